@@ -1,0 +1,293 @@
+"""Collators: from sequences to batches, and from batches to corrupted batches.
+
+A collator runs ahead of time in worker processes, where neither the newest noiser nor its gradient is at hand. So both
+collators here have two stages. Calling one (`collator(examples)`) does the work of the CPU: encode, crop, pad, mark
+the residues. `collator.corrupt(batch, keys)` then decides on the device what is masked, and is what the trainer calls.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .data_order import crop_start
+from .modeling_noiser import NoiserModel
+from .noising import NoisedBatch, noise_batch
+from .sampling import exact_budget
+from .tokenization_protein import ResidueVocabulary, encode_sequence, has_byte_table
+
+
+class SequenceEncoder:
+    """The stage for the CPU: examples with a `sequence` to a padded batch. Light, so that workers may have a copy.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Encodes one residue to one token. With this package's own tokenizer a
+            byte table does the same work some hundred times faster.
+        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included. A longer sequence takes
+            a random window, a fresh one each epoch.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
+        seed (`int`, *optional*, defaults to 0): Of the crops.
+
+    Raises:
+        ValueError: If `max_length` leaves no room for a residue, if the tokenizer does not surround a residue by the
+            same special tokens each time, or lacks a token that is needed.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 512,
+        pad_to_multiple_of: int | None = None,
+        seed: int = 0,
+    ):
+        self.vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+        self.prefix, self.suffix = _surrounding_tokens(tokenizer)
+        self.max_residues = max_length - len(self.prefix) - len(self.suffix)
+        if self.max_residues < 1:
+            raise ValueError(f"max_length is {max_length}, which leaves no room for a residue beside special tokens")
+        self.max_length, self.pad_to_multiple_of, self.seed = max_length, pad_to_multiple_of, seed
+        # a tokenizer is heavy to copy into workers, and not needed there beside the table
+        self.tokenizer = None if has_byte_table(tokenizer) else tokenizer
+        self._is_residue = np.zeros(self.vocabulary.vocab_size, dtype=bool)
+        self._is_residue[list(self.vocabulary.residue_ids)] = True
+        self._stateful_crops: dict[int, np.random.Generator] = {}
+
+    def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """Encode, crop and pad.
+
+        Args:
+            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`); with `epoch` and `record` (`int`) the crop
+                is a function of them, without them it is drawn afresh each time.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
+            `(batch, length)`, and `num_residues` `(batch,)` int64.
+        """
+        rows = [self._crop(self._encode(example["sequence"]), example) for example in examples]
+        extra = len(self.prefix) + len(self.suffix)
+        longest = max(len(row) for row in rows) + extra
+        if self.pad_to_multiple_of:
+            longest = min(-(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of, self.max_length)
+        input_ids = np.full((len(rows), longest), self.vocabulary.pad_token_id, dtype=np.int64)
+        lengths = np.array([len(row) + extra for row in rows])
+        for ids, row in zip(input_ids, rows, strict=True):
+            ids[: len(self.prefix)] = self.prefix
+            end = len(self.prefix) + len(row)
+            ids[len(self.prefix) : end] = row
+            ids[end : end + len(self.suffix)] = self.suffix
+        attention_mask = np.arange(longest) < lengths[:, None]
+        residue_mask = self._is_residue[input_ids] & attention_mask
+        return {
+            "input_ids": torch.from_numpy(input_ids),
+            "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
+            "residue_mask": torch.from_numpy(residue_mask),
+            "num_residues": torch.from_numpy(residue_mask.sum(axis=1)),
+        }
+
+    def _encode(self, sequence: str) -> np.ndarray:
+        if self.tokenizer is None:
+            return encode_sequence(sequence)
+        return np.asarray(self.tokenizer(sequence, add_special_tokens=False)["input_ids"])
+
+    def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
+        if len(ids) <= self.max_residues:
+            return ids
+        if "record" in example:
+            start = crop_start(len(ids), self.max_residues, self.seed, example["epoch"], example["record"])
+        else:
+            start = int(self._worker_generator().integers(len(ids) - self.max_residues + 1))
+        return ids[start : start + self.max_residues]
+
+    def _worker_generator(self) -> np.random.Generator:
+        # one for each process, seeded by what PyTorch gives each worker: forked workers must not share their crops
+        generator = self._stateful_crops.get(os.getpid())
+        if generator is None:
+            generator = np.random.default_rng([self.seed, torch.initial_seed()])
+            self._stateful_crops[os.getpid()] = generator
+        return generator
+
+
+def _surrounding_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The special tokens that the tokenizer puts before and after a sequence."""
+    residue = tokenizer.convert_tokens_to_ids("A")
+    ids = tokenizer("A")["input_ids"]
+    if ids.count(residue) != 1:
+        raise ValueError(
+            "the tokenizer does not encode the residue A as one token between special tokens; it gives "
+            f"{tokenizer.convert_ids_to_tokens(ids)}"
+        )
+    place = ids.index(residue)
+    return ids[:place], ids[place + 1 :]
+
+
+def _drawn_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    size, device = len(batch["input_ids"]), batch["input_ids"].device
+    return torch.randint(-(2**63), 2**63 - 1, (size,), device=device)
+
+
+class DataCollatorForRandomMLM:
+    """Random masks, exact numbers of them in every protein: the baseline, and what evaluation uses.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
+        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included; longer sequences are
+            cropped at random.
+        random_rate (`float`, *optional*, defaults to 0.2): Share of the residues that is masked.
+        mask_options (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep and
+            replace-by-a-standard-residue.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
+        seed (`int`, *optional*, defaults to 0): Of the crops. The masks' noise comes with the keys.
+
+    Raises:
+        ValueError: If a rate or share is out of range.
+    """
+
+    noiser = None
+    adversarial_rate = 0.0
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int = 512,
+        random_rate: float = 0.2,
+        mask_options: Sequence[float] = (0.8, 0.1, 0.1),
+        pad_to_multiple_of: int | None = None,
+        seed: int = 0,
+    ):
+        shares = tuple(mask_options)
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
+        if not 0 <= random_rate < 1:
+            raise ValueError(f"random_rate must lie in [0, 1), got {random_rate}")
+        self.tokenizer = tokenizer
+        self.encoder = SequenceEncoder(tokenizer, max_length, pad_to_multiple_of, seed)
+        self.random_rate, self.mask_options = random_rate, shares
+
+    @property
+    def vocabulary(self) -> ResidueVocabulary:
+        """What counts as a residue, and what may replace one."""
+        return self.encoder.vocabulary
+
+    @property
+    def mask_rate(self) -> float:
+        """Share of the residues that is masked in any way."""
+        return self.adversarial_rate + self.random_rate
+
+    def mask_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
+        """How many residues of a row with `num_residues` are masked in any way; int64, of the same shape."""
+        return exact_budget(num_residues, self.mask_rate)
+
+    def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """The CPU stage, see [`SequenceEncoder.__call__`]."""
+        return self.encoder(examples)
+
+    def hide_at_random(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rate: float) -> NoisedBatch:
+        """Replace that share of every row's residues by [MASK], at random: the masks of evaluation."""
+        return noise_batch(batch, keys, self.vocabulary, random_rate=rate, mask_options=(1.0, 0.0, 0.0))
+
+    def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> NoisedBatch:
+        """Mask a batch of the CPU stage.
+
+        Args:
+            batch (`Mapping[str, torch.Tensor]`): What calling the collator returned, on the device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of the rows' noise, see
+                [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
+
+        Returns:
+            [`NoisedBatch`]
+        """
+        return noise_batch(
+            batch,
+            _drawn_keys(batch) if keys is None else keys,
+            self.vocabulary,
+            random_rate=self.random_rate,
+            mask_options=self.mask_options,
+        )
+
+
+class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
+    """Masks chosen by a trainable noiser, and random ones beside them. The noiser lives here.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
+        noiser ([`NoiserModel`]): Made for this tokenizer (`NoiserConfig.from_tokenizer`).
+        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included; longer sequences are
+            cropped at random.
+        adversarial_rate (`float`, *optional*, defaults to 0.1): Share of the residues that the noiser masks.
+        random_rate (`float`, *optional*, defaults to 0.1): Share that is masked at random, beside those.
+        mask_options (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep and
+            replace among the random masks.
+        learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser chooses how to mask, too. With
+            `False` it only writes [MASK].
+        temperature (`float`, *optional*, defaults to 1.0): Of the relaxed choices.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
+        seed (`int`, *optional*, defaults to 0): Of the crops.
+
+    Raises:
+        ValueError: If a rate or share is out of range, or if the noiser was made for another tokenizer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        noiser: NoiserModel,
+        max_length: int = 512,
+        adversarial_rate: float = 0.1,
+        random_rate: float = 0.1,
+        mask_options: Sequence[float] = (0.8, 0.1, 0.1),
+        learned_options: bool = True,
+        temperature: float = 1.0,
+        pad_to_multiple_of: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(tokenizer, max_length, random_rate, mask_options, pad_to_multiple_of, seed)
+        if not 0 < adversarial_rate <= 1 - random_rate:
+            raise ValueError(
+                f"adversarial_rate must be above 0 and, with random_rate, at most 1; got {adversarial_rate} "
+                f"beside {random_rate}"
+            )
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        noiser.config.check_vocabulary(self.vocabulary)
+        self.noiser, self.adversarial_rate = noiser, adversarial_rate
+        self.learned_options, self.temperature = learned_options, temperature
+
+    def corrupt(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        keys: torch.Tensor | None = None,
+        *,
+        differentiable: bool = False,
+        noiser: torch.nn.Module | None = None,
+    ) -> NoisedBatch:
+        """Let the noiser mask a batch of the CPU stage.
+
+        Args:
+            batch (`Mapping[str, torch.Tensor]`): What calling the collator returned, on the noiser's device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of the rows' noise, see
+                [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
+            differentiable (`bool`, *optional*, defaults to `False`): Whether `one_hot` is wanted, through which a
+                gradient reaches the noiser. Otherwise the noiser runs without a graph.
+            noiser (`torch.nn.Module`, *optional*): Called in place of the collator's own; for a trainer that has
+                wrapped it, as for distributed training.
+
+        Returns:
+            [`NoisedBatch`]
+        """
+        noiser = self.noiser if noiser is None else noiser
+        with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
+            scores = noiser(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return noise_batch(
+            batch,
+            _drawn_keys(batch) if keys is None else keys,
+            self.vocabulary,
+            random_rate=self.random_rate,
+            mask_options=self.mask_options,
+            adversarial_rate=self.adversarial_rate,
+            scores=scores,
+            learned_options=self.learned_options,
+            temperature=self.temperature,
+            differentiable=differentiable,
+        )

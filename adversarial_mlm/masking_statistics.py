@@ -1,0 +1,112 @@
+"""What the masks look like and how well the encoder copes: sums over batches, turned into readable figures."""
+
+from collections.abc import Callable
+
+import torch
+
+from .modeling_noiser import KEEP, MASK, REPLACE
+from .noising import NoisedBatch
+from .tokenization_protein import ResidueVocabulary
+
+
+class MaskingStatistics:
+    """Sums over corrupted batches, kept on the device and read back only when figures are wanted.
+
+    Args:
+        vocabulary ([`ResidueVocabulary`]): Gives the residues their letters.
+        adversarial (`bool`): Whether there is a noiser to report on.
+    """
+
+    def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool):
+        self.vocabulary, self.adversarial = vocabulary, adversarial
+        self.sums: torch.Tensor | None = None
+
+    def update(
+        self, noised: NoisedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            noised ([`NoisedBatch`]): What the encoder read.
+            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue, 0 elsewhere.
+            true_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is.
+            residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
+        """
+        losses = losses.detach().double()
+        entropy = torch.zeros(len(true_ids), device=losses.device) if noised.entropy is None else noised.entropy
+        reported = noised.adversarial if self.adversarial else noised.random
+        scalars = [
+            (losses * noised.adversarial).sum(),
+            noised.adversarial.sum(),
+            (losses * noised.random).sum(),
+            noised.random.sum(),
+            *((reported & (noised.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
+            entropy.double().sum(),
+            torch.tensor(len(true_ids), device=losses.device),
+        ]
+        sums = torch.cat(
+            [
+                torch.stack([scalar.double() for scalar in scalars]),
+                self._letter_counts(true_ids, residues),
+                self._letter_counts(true_ids, reported),
+            ]
+        )
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        # index_add_ and not bincount, which waits for the device
+        counts = torch.zeros(self.vocabulary.vocab_size, dtype=torch.float64, device=ids.device)
+        return counts.index_add_(0, ids.flatten(), where.flatten().double())
+
+    def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
+        """The figures of everything added since the last call, and start anew.
+
+        Args:
+            reduce (`Callable`, *optional*): Sums a tensor over all processes.
+
+        Returns:
+            `dict[str, float]`: Always `mask_rate` (of the residues), `residues` (their number), and `share_mask`,
+            `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser). With a
+            noiser also `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser
+            and at random, nats), `gap` (their difference), `entropy` (of the noiser's distribution over positions,
+            1 = uniform), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
+            `enrichment_max` (of the standard residues).
+        """
+        if self.sums is None:
+            return {}
+        sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
+        self.sums = None
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, rows = sums[:9]
+        background = sums[9 : 9 + self.vocabulary.vocab_size]
+        chosen = sums[9 + self.vocabulary.vocab_size :]
+        residues, reported = sum(background), max(masked + kept + replaced, 1.0)
+        figures = {
+            "mask_rate": (adv_count + random_count) / max(residues, 1.0),
+            "share_mask": masked / reported,
+            "share_keep": kept / reported,
+            "share_replace": replaced / reported,
+            "residues": residues,
+        }
+        if not self.adversarial:
+            return figures
+        if adv_count and random_count:
+            figures["adversarial_loss"] = adv_loss / adv_count
+            figures["random_loss"] = random_loss / random_count
+            figures["gap"] = adv_loss / adv_count - random_loss / random_count
+        figures["entropy"] = entropy / max(rows, 1.0)
+        return {**figures, **self._enrichment(background, chosen)}
+
+    def _enrichment(self, background: list[float], chosen: list[float]) -> dict[str, float]:
+        residues, reported = max(sum(background), 1.0), max(sum(chosen), 1.0)
+        enrichment = {
+            f"enrichment_{self.vocabulary.residue_letters[token]}": (chosen[token] / reported)
+            / (background[token] / residues)
+            for token in self.vocabulary.residue_ids
+            if background[token]
+        }
+        standard = [
+            enrichment[key]
+            for token in self.vocabulary.replacement_ids
+            if (key := f"enrichment_{self.vocabulary.residue_letters[token]}") in enrichment
+        ]
+        return {**enrichment, "enrichment_max": max(standard, default=0.0)}

@@ -1,0 +1,82 @@
+"""The model card, rendered from one template at every save."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .trainer import AdversarialMLMTrainer
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+
+
+def write(trainer: "AdversarialMLMTrainer", output_dir: str) -> None:
+    """Render the card of a run as it stands into `output_dir/README.md`.
+
+    Args:
+        trainer ([`AdversarialMLMTrainer`]): Its `run_facts["data"]` and `run_facts["command"]` (`str`), where set, are
+            told in the card.
+        output_dir (`str`): Where the model is saved.
+    """
+    tags = ["protein", "masked-language-modeling"] + (["adversarial-masking"] if trainer.noiser is not None else [])
+    tokenizer = trainer.data_collator.tokenizer
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", pipeline_tag="fill-mask", tags=tags),
+        template_path=str(TEMPLATE),
+        name=trainer.args.hub_model_id or Path(trainer.args.output_dir).name,
+        location=trainer.args.hub_model_id or "PATH-OR-NAME-OF-THIS-MODEL",
+        architecture=type(trainer.model).__name__,
+        parameters=f"{trainer.model.num_parameters() / 1e6:.1f} M",
+        hidden_size=trainer.model.config.hidden_size,
+        noiser=trainer.noiser is not None,
+        version=__version__,
+        facts=_facts(trainer),
+        step=trainer.state.global_step,
+        metrics=_metrics(trainer.state.log_history),
+        mask_percent=f"{100 * trainer.args.eval_mask_rate:g}",
+        mask_token=tokenizer.mask_token,
+    )
+    # newline fixed, so that the same card comes out on every system
+    with open(os.path.join(output_dir, "README.md"), "w", encoding="utf-8", newline="\n") as file:
+        file.write(str(card))
+
+
+def _facts(trainer: "AdversarialMLMTrainer") -> list[str]:
+    args, collator = trainer.args, trainer.data_collator
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    facts = [
+        f"{trainer.state.global_step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, AdamW, "
+        f"peak learning rate {args.learning_rate:g}, weight decay {args.weight_decay:g}, seed {args.seed}",
+        f"random masks: {100 * collator.random_rate:g} % of the residues of every protein, "
+        f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in collator.mask_options)}",
+    ]
+    if trainer.noiser is not None:
+        facts.append(
+            f"adversarial masks: {100 * collator.adversarial_rate:g} % of the residues, chosen by a GRU noiser with "
+            f"{trainer.noiser.num_parameters() / 1e6:.1f} M parameters, {args.noiser_steps} noiser updates to every "
+            f"{args.encoder_steps} of the encoder, learning rate {args.noiser_learning_rate:g}"
+        )
+    facts.append(f"sequences cut to windows of {collator.encoder.max_residues} residues, a fresh one each epoch")
+    for name in ("data", "command"):
+        if name in trainer.run_facts:
+            facts.append(f"{name}: {trainer.run_facts[name]}")
+    return facts
+
+
+def _metrics(log_history: list[dict]) -> list[dict[str, str]]:
+    """The newest figures of each evaluation set, as text."""
+    newest: dict[str, dict] = {}
+    for entry in log_history:
+        for key in entry:
+            if key.startswith("eval") and key.endswith("_perplexity"):
+                newest[key.removesuffix("_perplexity")] = entry
+    columns = ("loss", "perplexity", "accuracy", "background_loss", "adversarial_loss", "random_loss")
+    return [
+        {"name": prefix.removeprefix("eval").strip("_") or "validation"}
+        | {c: f"{entry[f'{prefix}_{c}']:.3f}" if f"{prefix}_{c}" in entry else "–" for c in columns}
+        for prefix, entry in newest.items()
+    ]

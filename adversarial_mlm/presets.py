@@ -1,0 +1,61 @@
+"""Sizes of encoders and noisers, by name."""
+
+from transformers import BertConfig
+
+from .configuration_noiser import NoiserConfig
+from .tokenization_protein import ResidueVocabulary
+
+# `tape-38m` is the transformer that TAPE's paper profiles, which McDermott et al. say they match; `tape-92m` is TAPE's
+# released PyTorch model. Both are BERTs of that size and not TAPE's architecture, which normalises before each layer
+# and has sinusoidal positions (the 38M one).
+ENCODERS = {
+    "tape-38m": {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048},
+    "tape-92m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "small": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+}
+
+# `paper` is NoiserConfig's default; the others have its shape and the width of the encoder of the same name.
+NOISERS = {
+    "paper": {},
+    "small": {"embedding_size": 256, "hidden_size": 256, "num_hidden_layers": 2},
+    "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
+}
+
+
+def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **overrides) -> BertConfig:
+    """Configuration of an encoder.
+
+    Args:
+        name (`str`): `tape-38m` (38.4 M parameters at 512 positions), `tape-92m` (85.8 M), `small` (5.0 M) or `tiny`
+            (0.9 M). All have dropout 0.1, as BERT has.
+        vocabulary ([`ResidueVocabulary`], *optional*): Of the tokenizer. Defaults to TAPE's 30 tokens.
+        **overrides: Any argument of `BertConfig`, for example `max_position_embeddings` (512 by default).
+
+    Raises:
+        ValueError: If there is no encoder of that name.
+    """
+    sizes = _named(name, ENCODERS, "encoder")
+    vocab_size, pad_token_id = (30, 0) if vocabulary is None else (vocabulary.vocab_size, vocabulary.pad_token_id)
+    settings = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "type_vocab_size": 1, **sizes, **overrides}
+    return BertConfig(**settings)
+
+
+def noiser_config(name: str, vocabulary: ResidueVocabulary, **overrides) -> NoiserConfig:
+    """Configuration of a noiser for a vocabulary.
+
+    Args:
+        name (`str`): `paper` (4.4 M parameters), `small` or `tiny`.
+        vocabulary ([`ResidueVocabulary`]): Of the tokenizer.
+        **overrides: Any argument of [`NoiserConfig`].
+
+    Raises:
+        ValueError: If there is no noiser of that name.
+    """
+    return NoiserConfig.from_vocabulary(vocabulary, **{**_named(name, NOISERS, "noiser"), **overrides})
+
+
+def _named(name: str, table: dict[str, dict], kind: str) -> dict:
+    if name not in table:
+        raise ValueError(f"there is no {kind} preset '{name}'; there are {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,255 @@
+"""A whole pre-training run from a recipe: data, networks, training, and the evaluation of what was saved."""
+
+import copy
+import json
+import logging
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from . import model_card, presets
+from .corpus import Corpus, load_corpus, read_cluster_table, split_corpus
+from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .modeling_noiser import NoiserModel
+from .recipe import RECIPE_FILE, DataArguments, Recipe
+from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
+from .trainer import METRICS_FILE, NOISER_FOLDER, AdversarialMLMTrainer
+
+logger = logging.getLogger(__name__)
+
+DATA_FILE = "data.json"
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run, said in one sentence."""
+
+
+@dataclass
+class ProteinData:
+    """Training and held-out proteins, and what is to be told about them.
+
+    Attributes:
+        train: `Dataset` or `IterableDataset` with a `sequence` column.
+        held_out: Name → `Dataset`.
+        facts: Sources, counts of the cleaning, sizes; plain values.
+    """
+
+    train: object
+    held_out: dict[str, Dataset]
+    facts: dict
+
+
+def load_data(args: DataArguments, seed: int) -> ProteinData:
+    """Read, clean and split the proteins of a recipe.
+
+    Raises:
+        RecipeError: If options contradict each other.
+        CorpusError: If the data cannot be read.
+    """
+    holdout = {name: getattr(args, name) for name in ("holdout_families", "holdout_members", "holdout_random")}
+    if args.streaming and any(holdout.values()):
+        raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
+    corpus = _load(args, args.train_data, streaming=args.streaming)
+    train, held_out = corpus.dataset, {}
+    if any(holdout.values()):
+        clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
+        splits = split_corpus(
+            train,
+            clusters=clusters,
+            family_fraction=args.holdout_families,
+            member_fraction=args.holdout_members,
+            random_fraction=args.holdout_random,
+            seed=seed,
+        )
+        train, held_out = splits.train, dict(splits.held_out)
+    facts = {"train_data": args.train_data, "cleaning": corpus.counts.as_dict()}
+    if args.validation_data:
+        validation = _load(args, args.validation_data, streaming=False)
+        held_out["validation"] = validation.dataset
+        facts |= {"validation_data": args.validation_data, "validation_cleaning": validation.counts.as_dict()}
+    if not args.streaming:
+        facts["train_records"] = len(train)
+    held_out = {name: _at_most(dataset, args.max_eval_records, seed) for name, dataset in held_out.items()}
+    facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
+    return ProteinData(train, held_out, facts)
+
+
+def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
+    corpus = load_corpus(
+        source,
+        sequence_column=args.sequence_column,
+        id_column=args.id_column,
+        dataset_split=args.dataset_split,
+        dataset_config=args.dataset_config,
+        min_length=args.min_length,
+        streaming=streaming,
+        cache_dir=args.cache_dir,
+    )
+    if not streaming:
+        logger.info("%s: %s", corpus.source, corpus.counts.summary())
+    return corpus
+
+
+def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    if limit is None or len(dataset) <= limit:
+        return dataset
+    chosen = np.random.default_rng([seed, limit]).permutation(len(dataset))[:limit]
+    return dataset.select(np.sort(chosen))
+
+
+def build_collator(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, noiser: NoiserModel | None = None
+) -> DataCollatorForRandomMLM:
+    """The collator that a recipe asks for: with the noiser, or random masks at the sum of both rates."""
+    masking = recipe.masking
+    common = {
+        "max_length": recipe.data.max_length,
+        "mask_options": masking.mask_options,
+        "seed": recipe.training.seed,
+    }
+    if noiser is None:
+        return DataCollatorForRandomMLM(
+            tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
+        )
+    return DataCollatorForAdversarialMLM(
+        tokenizer,
+        noiser=noiser,
+        adversarial_rate=masking.adversarial_rate,
+        random_rate=masking.random_rate,
+        learned_options=masking.learned_options,
+        temperature=masking.temperature,
+        **common,
+    )
+
+
+def build_trainer(recipe: Recipe, data: ProteinData, callbacks: list | None = None) -> AdversarialMLMTrainer:
+    """Fresh networks and the trainer of a recipe.
+
+    The encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same ones.
+    """
+    tokenizer = build_protein_tokenizer(model_max_length=recipe.data.max_length)
+    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+    positions = max(recipe.data.max_length, 512)
+    set_seed(recipe.training.seed)
+    encoder = BertForMaskedLM(
+        presets.encoder_config(recipe.model.encoder, vocabulary, max_position_embeddings=positions)
+    )
+    noiser = None
+    if recipe.masking.masking == "adversarial":
+        noiser = NoiserModel(presets.noiser_config(recipe.model.noiser, vocabulary))
+    trainer = AdversarialMLMTrainer(
+        model=encoder,
+        args=recipe.training,
+        data_collator=build_collator(recipe, tokenizer, noiser),
+        train_dataset=data.train,
+        eval_dataset=data.held_out or None,
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+    records = data.facts.get("train_records")
+    trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
+    trainer.run_facts["command"] = f"`{' '.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}`"
+    return trainer
+
+
+def check_output_dir(recipe: Recipe) -> str | None:
+    """Make sure that the run's folder is free, and find the checkpoint to resume from.
+
+    Returns:
+        `str`, the checkpoint's folder, or `None` for a fresh run. `resume_from_checkpoint: latest` (or `true`) takes
+        the newest checkpoint in `output_dir`.
+
+    Raises:
+        RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, or if
+            there is nothing to resume from.
+    """
+    folder, wanted = recipe.training.output_dir, recipe.training.resume_from_checkpoint
+    if wanted:
+        latest = str(wanted).lower() in ("latest", "true")
+        checkpoint = (get_last_checkpoint(folder) if os.path.isdir(folder) else None) if latest else wanted
+        if checkpoint is None or not os.path.isdir(checkpoint):
+            raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such checkpoint in {folder}")
+        return checkpoint
+    earlier = [name for name in (METRICS_FILE, RECIPE_FILE, "model.safetensors") if Path(folder, name).exists()]
+    if earlier and not recipe.run.overwrite_output_dir:
+        raise RecipeError(
+            f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
+            "resume_from_checkpoint: latest, or overwrite_output_dir: true"
+        )
+    return None
+
+
+def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
+    """Train as the recipe says and save the result into `output_dir`.
+
+    Raises:
+        RecipeError: See [`check_output_dir`] and [`load_data`].
+        CorpusError: If the data cannot be read.
+    """
+    args = recipe.training
+    checkpoint = check_output_dir(recipe)
+    with args.main_process_first(local=False, desc="reading the proteins"):
+        data = load_data(recipe.data, args.seed)
+    if recipe.run.background_gate is not None and recipe.run.background_gate not in data.held_out:
+        raise RecipeError(
+            f"background_gate is {recipe.run.background_gate}, but the held-out sets are {', '.join(data.held_out)}"
+        )
+    if not data.held_out and args.eval_strategy != "no":
+        raise RecipeError(f"eval_strategy is {args.eval_strategy}, but no proteins are held out")
+    trainer = build_trainer(recipe, data)
+    if trainer.is_world_process_zero():
+        if checkpoint is None:
+            _clear(args.output_dir)
+        recipe.save(args.output_dir)
+        Path(args.output_dir, DATA_FILE).write_text(json.dumps(data.facts, indent=2) + "\n", encoding="utf-8")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def _clear(folder: str) -> None:
+    """Remove what an earlier run left in its folder, and nothing else."""
+    for path in [*Path(folder).glob("checkpoint-*"), Path(folder, NOISER_FOLDER)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+    Path(folder, METRICS_FILE).unlink(missing_ok=True)
+
+
+def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:
+    """Load what a run wrote, as a user would, and evaluate that.
+
+    The figures are appended to the run's `metrics.jsonl` and go into its card.
+
+    Returns:
+        `dict[str, float]`: As `Trainer.evaluate` gives them; empty where nothing is held out.
+    """
+    folder = recipe.training.output_dir
+    trainer.accelerator.wait_for_everyone()
+    encoder = AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    noiser = None
+    if trainer.noiser is not None:
+        noiser = NoiserModel.from_pretrained(folder, subfolder=NOISER_FOLDER)
+    args = copy.copy(recipe.training)
+    args.report_to = []
+    evaluator = AdversarialMLMTrainer(
+        model=encoder,
+        args=args,
+        data_collator=build_collator(recipe, tokenizer, noiser),
+        train_dataset=trainer.train_dataset,
+        eval_dataset=trainer.eval_dataset,
+        processing_class=tokenizer,
+    )
+    evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
+    figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
+    if evaluator.is_world_process_zero():
+        model_card.write(evaluator, folder)
+    return figures

@@ -1,0 +1,195 @@
+"""Recipes: one YAML file with every option of a run, and command-line overrides on top of it.
+
+Built on `HfArgumentParser`, which reads a YAML file or a command line but not both, and leaves a YAML `1e-4` a string.
+Here the file is turned into the command line that would say the same, and the user's own words come after it.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+from .training_args import AdversarialMLMTrainingArguments
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass
+class DataArguments:
+    """Where the proteins come from, and which of them are held out."""
+
+    train_data: list[str] = field(
+        default_factory=list,
+        metadata={"help": "FASTA, parquet, jsonl or csv files, globs, a `datasets` folder, or a Hub dataset's name."},
+    )
+    validation_data: list[str] = field(default_factory=list, metadata={"help": "Held-out data of its own."})
+    sequence_column: str = field(default="sequence", metadata={"help": "Column with the proteins, in tables."})
+    id_column: str | None = field(default=None, metadata={"help": "Column with the ids, in tables."})
+    dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset or a `datasets` folder."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    streaming: bool = field(default=False, metadata={"help": "Read on the fly and write no memory-mapped copy."})
+    cache_dir: str | None = field(default=None, metadata={"help": "Where the memory-mapped copy goes."})
+    min_length: int = field(default=10, metadata={"help": "Drop shorter proteins (residues); they are counted."})
+    max_length: int = field(default=512, metadata={"help": "Longest row in tokens; longer proteins are cropped."})
+    cluster_table: str | None = field(
+        default=None, metadata={"help": "TSV of `id` and `cluster`, for holding out by family."}
+    )
+    holdout_families: float = field(default=0.0, metadata={"help": "Share held out as whole families."})
+    holdout_members: float = field(default=0.0, metadata={"help": "Share held out of each remaining family."})
+    holdout_random: float = field(default=0.0, metadata={"help": "Share held out at random; families then leak."})
+    max_eval_records: int | None = field(
+        default=None, metadata={"help": "Evaluate on this many proteins of each held-out set, always the same ones."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """Sizes of the two networks."""
+
+    encoder: str = field(default="tape-38m", metadata={"help": "Preset: tape-38m, tape-92m, small or tiny."})
+    noiser: str = field(default="paper", metadata={"help": "Preset: paper, small or tiny."})
+
+
+@dataclass
+class MaskingArguments:
+    """What is masked, and how."""
+
+    masking: Literal["adversarial", "random"] = field(
+        default="adversarial",
+        metadata={"help": "`random` is the baseline: the sum of both rates, all of it at random."},
+    )
+    adversarial_rate: float = field(default=0.1, metadata={"help": "Share of the residues that the noiser masks."})
+    random_rate: float = field(default=0.1, metadata={"help": "Share of the residues masked at random."})
+    mask_options: list[float] = field(
+        default_factory=lambda: [0.8, 0.1, 0.1],
+        metadata={"help": "Shares of [MASK], keep and replace among the random masks."},
+    )
+    learned_options: bool = field(
+        default=True, metadata={"help": "Whether the noiser also chooses how to mask; else it only writes [MASK]."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Of the relaxed choices."})
+
+
+@dataclass
+class RunArguments:
+    """How the run treats its folder, and when it counts as failed."""
+
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace an earlier run in output_dir."})
+    background_gate: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a held-out set on which the encoder must end below the cross-entropy of the background "
+            "predictor; otherwise the run ends with exit status 1."
+        },
+    )
+
+
+@dataclass
+class Recipe:
+    """Every option of a run."""
+
+    data: DataArguments
+    model: ModelArguments
+    masking: MaskingArguments
+    run: RunArguments
+    training: AdversarialMLMTrainingArguments
+
+    def resolved(self) -> dict[str, Any]:
+        """All options as plain values, without tokens: a recipe that gives the same run."""
+        ours = {}
+        for part in (self.data, self.model, self.masking, self.run):
+            ours.update(dataclasses.asdict(part))
+        theirs = {
+            name: value
+            for name, value in self.training.to_dict().items()
+            if not name.endswith("_token") and value is not None
+        }
+        return {**{name: value for name, value in ours.items() if value not in (None, [])}, **theirs}
+
+    def save(self, folder: str) -> str:
+        """Write `recipe.yaml` into the folder; returns its path."""
+        os.makedirs(folder, exist_ok=True)
+        path = os.path.join(folder, RECIPE_FILE)
+        with open(path, "w", encoding="utf-8") as file:
+            # through JSON, which has no enums, tuples or subclasses of str for the YAML writer to choke on
+            plain = json.loads(json.dumps(self.resolved(), default=str))
+            yaml.safe_dump(plain, file, sort_keys=False, allow_unicode=True)
+        return path
+
+
+_PARTS = (DataArguments, ModelArguments, MaskingArguments, RunArguments, AdversarialMLMTrainingArguments)
+
+
+def parse_recipe(argv: list[str]) -> Recipe:
+    """Read `[recipe.yaml] [--option value ...]`; what comes on the command line wins.
+
+    A mistake ends the program with exit status 2 and one sentence that names the file or option.
+
+    Args:
+        argv (`list[str]`): The command line without the program's name.
+
+    Returns:
+        [`Recipe`]
+    """
+    parser = HfArgumentParser(_PARTS, allow_abbrev=False, usage="%(prog)s [recipe.yaml] [--option value ...]")
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        words = [*_words_of_file(parser, words[0]), *words[1:]]
+    try:
+        *parts, rest = parser.parse_args_into_dataclasses(
+            args=words, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, json.JSONDecodeError) as error:
+        _refuse(parser, str(error))
+    if rest:
+        _refuse_unknown(parser, rest[0])
+    recipe = Recipe(*parts)
+    if not recipe.data.train_data:
+        _refuse(parser, "train_data is missing: name the file, folder or dataset with the proteins")
+    return recipe
+
+
+def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
+    """The command line that says what the YAML file says."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        _refuse(parser, f"cannot read the recipe {path}: {reason}")
+    if not isinstance(content, dict):
+        _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
+    known, words = _option_names(), []
+    for name, value in content.items():
+        if name not in known:
+            _refuse_unknown(parser, str(name), path)
+        if value is None:
+            continue
+        words.append(f"--{name}")
+        if isinstance(value, list):
+            words.extend(str(item) for item in value)
+        else:
+            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
+    return words
+
+
+def _option_names() -> list[str]:
+    return [item.name for part in _PARTS for item in dataclasses.fields(part) if item.init]
+
+
+def _refuse_unknown(parser: HfArgumentParser, word: str, path: str | None = None) -> NoReturn:
+    name = word.lstrip("-").split("=")[0].replace("-", "_")
+    where = f"in {path}" if path else "on the command line"
+    if not word.startswith("-") and path is None:
+        _refuse(parser, f"cannot make sense of '{word}' on the command line; options look like --name value")
+    near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.5)
+    _refuse(parser, f"unknown option '{name}' {where}" + (f"; did you mean '{near[0]}'?" if near else ""))
+
+
+def _refuse(parser: HfArgumentParser, message: str) -> NoReturn:
+    parser.exit(2, f"{parser.prog}: {message}\n")

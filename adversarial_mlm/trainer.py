@@ -1,0 +1,570 @@
+"""The trainer: encoder and noiser in turns, on top of `transformers.Trainer`."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from transformers import PreTrainedModel, Trainer
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput
+
+from . import model_card
+from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .data_order import EpochSampler, KeyedRecords, NoiserBatchSampler, global_rows
+from .keyed_noise import ENCODER_PHASE, EVALUATION, NOISER_PHASE, row_keys
+from .losses import IGNORE_INDEX, token_losses
+from .masking_statistics import MaskingStatistics
+from .modeling_noiser import NoiserModel
+from .noising import NoisedBatch
+from .training_args import AdversarialMLMTrainingArguments
+
+NOISER_FOLDER = "noiser"
+METRICS_FILE = "metrics.jsonl"
+ARGUMENTS_FILE = "training_args.json"
+
+_BACKGROUND_RECORDS = 10_000
+_CONSOLE_KEYS = (
+    "loss", "learning_rate", "adversarial_loss", "random_loss", "gap", "enrichment_max", "residues_per_second", "epoch"
+)  # fmt: skip
+
+
+class BriefProgressCallback(ProgressCallback):
+    """The stock progress bar, with the main figures only; all of them go to `metrics.jsonl` and the trackers."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        main = {
+            key: value
+            for key, value in (logs or {}).items()
+            if key in _CONSOLE_KEYS or key.endswith(("_loss", "_perplexity", "_accuracy", "_gap", "runtime"))
+        }
+        super().on_log(args, state, control, logs=main, **kwargs)
+
+
+class AdversarialMLMTrainer(Trainer):
+    """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
+
+    A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
+    count those. Whenever `encoder_steps` of them are done, and before the first, the noiser makes `noiser_steps`
+    updates in the opposite direction, on batches of its own. The encoder therefore sees the same batches at the same
+    step with and without a noiser.
+
+    In the noiser's phase the encoder is frozen: no gradient of its weights is computed, and its dropout is off, so
+    that the noiser plays against the network that will be used. In the encoder's phase the noiser runs without a
+    graph.
+
+    Args:
+        model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`.
+        args ([`AdversarialMLMTrainingArguments`]): Arguments.
+        data_collator ([`DataCollatorForAdversarialMLM`] or [`DataCollatorForRandomMLM`]): With the noiser, or without
+            one for the random baseline.
+        **kwargs: As for `transformers.Trainer`: `train_dataset` and `eval_dataset` (with a `sequence` column; a
+            dictionary of several evaluation sets is possible), `processing_class`, `callbacks`, `optimizers`.
+
+    Raises:
+        ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
+            or if several GPUs are visible to one process (`nn.DataParallel`).
+    """
+
+    # compute_loss divides by the number of masked residues of the whole accumulated batch
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: AdversarialMLMTrainingArguments,
+        data_collator: DataCollatorForRandomMLM | DataCollatorForAdversarialMLM,
+        **kwargs,
+    ):
+        _check_fit(model, args, data_collator)
+        self.noiser: NoiserModel | None = data_collator.noiser
+        self._noiser_wrapped: nn.Module | None = self.noiser
+        self._noiser_iterator: Iterator | None = None
+        self._train_sampler: EpochSampler | None = None
+        self._background: torch.Tensor | None = None
+        self._metrics_started = False
+        self.run_facts: dict = {}
+        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        if self.noiser is not None:
+            self._move_model_to_device(self.noiser, self.args.device)
+        self._statistics = MaskingStatistics(data_collator.vocabulary, adversarial=self.noiser is not None)
+        self._noiser_figures = _Means()
+        self._clock = _Clock()
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(BriefProgressCallback)
+
+    # ---- Data ----
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # what the collator reads, not what the encoder's forward takes
+        self._signature_columns = ["sequence", "epoch", "record"]
+
+    def _get_train_sampler(self, train_dataset=None):
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        shuffle = self.args.train_sampling_strategy == "random"
+        self._train_sampler = EpochSampler(len(dataset), self._data_seed, shuffle=shuffle)
+        return self._train_sampler
+
+    def _get_eval_sampler(self, eval_dataset=None):
+        return SequentialSampler(eval_dataset)
+
+    def _get_dataloader(
+        self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
+    ) -> DataLoader:
+        return self.accelerator.prepare(self._plain_loader(dataset, batch_size, sampler_fn, is_training))
+
+    def _plain_loader(self, dataset, batch_size, sampler_fn=None, is_training=False, batch_sampler=None) -> DataLoader:
+        # the collator's light stage alone goes to the workers: neither noiser nor gradient has business there
+        settings = {
+            "collate_fn": self.data_collator.encoder,
+            "num_workers": self.args.dataloader_num_workers,
+            "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
+            "persistent_workers": self.args.dataloader_persistent_workers,
+            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
+            "prefetch_factor": self.args.dataloader_prefetch_factor,
+        }
+        if isinstance(dataset, IterableDataset):
+            return DataLoader(dataset, batch_size=batch_size, drop_last=self.args.dataloader_drop_last, **settings)
+        if batch_sampler is not None:
+            return DataLoader(KeyedRecords(dataset), batch_sampler=batch_sampler, **settings)
+        drop_last = is_training and self.args.dataloader_drop_last
+        sampler = sampler_fn(dataset)
+        return DataLoader(
+            KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings
+        )
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _run_epoch(self, *args, epoch, **kwargs):
+        # accelerate's set_epoch does not reach a sampler behind the batches that a resume skips
+        if self._train_sampler is not None:
+            self._train_sampler.set_epoch(epoch)
+        return super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    def _number_rows(self, batches: list[dict]) -> list[dict]:
+        """Tell every row its index in the global batch, which keys its noise."""
+        size = self.args.train_batch_size
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        return [
+            {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, world, rank)}
+            for micro_step, batch in enumerate(batches)
+        ]
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        # called once per step: the place to let the noiser move before the encoder does
+        with self._clock("data"):
+            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and self.noiser is not None and self.state.global_step % self.args.encoder_steps == 0:
+            self._noiser_phase()
+        self._clock.start("encoder")
+        return self._number_rows(batches), num_items
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Masked residues of the whole update: all micro-batches, all processes. Exact before any mask is drawn."""
+        if not batch_samples:
+            return None
+        budgets = sum(self.data_collator.mask_budget(batch["num_residues"]).sum() for batch in batch_samples)
+        return self.accelerator.reduce(budgets.to(device), reduction="sum").clamp_min(1)
+
+    # ---- Encoder ----
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Masked-LM loss of the encoder: the micro-batch's sum of cross-entropies ÷ masked residues of the update.
+
+        Args:
+            model (`nn.Module`): The encoder, wrapped where training is distributed.
+            inputs (`dict[str, torch.Tensor]`): What the collator's CPU stage returned, with `row` `(batch,)`.
+            return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the encoder's output, too.
+            num_items_in_batch (`torch.Tensor`, *optional*): Masked residues of the update; without it, of this batch.
+
+        Returns:
+            `torch.Tensor`, a scalar, or that and the encoder's output.
+        """
+        keys = row_keys(self.args.seed, ENCODER_PHASE, self.state.global_step, inputs["row"])
+        noised = self.data_collator.corrupt(inputs, keys)
+        outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
+        losses = token_losses(outputs.logits, noised.labels)
+        self._statistics.update(noised, losses, inputs["input_ids"], inputs["residue_mask"])
+        loss = self._normalised(losses, noised, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def _normalised(self, losses: torch.Tensor, noised: NoisedBatch, num_items: torch.Tensor | None) -> torch.Tensor:
+        if num_items is None:
+            return losses.sum() / (noised.labels != IGNORE_INDEX).sum().clamp_min(1)
+        # times the processes, because DistributedDataParallel takes the mean of their gradients
+        return losses.sum() / num_items * self.accelerator.num_processes
+
+    # ---- Noiser ----
+
+    def _noiser_phase(self) -> None:
+        """`noiser_steps` updates of the noiser; which ones is a function of the encoder's step alone."""
+        first = self.state.global_step // self.args.encoder_steps * self.args.noiser_steps
+        if self._noiser_iterator is None:
+            self._noiser_iterator = self._noiser_batches(first)
+        self.noiser.train()
+        with _frozen(self.model):
+            for update in range(first, first + self.args.noiser_steps):
+                with self._clock("data"):
+                    batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
+                with self._clock("noiser"):
+                    self._noiser_update(update, self._number_rows(batches))
+
+    def _noiser_update(self, update: int, batches: list[dict]) -> None:
+        """One step up the masked-LM loss (`update_noiser` of Algorithm 4)."""
+        num_items = self._get_num_items_in_batch(batches, self.args.device)
+        total = torch.zeros((), device=self.args.device)
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
+                loss = self._noiser_loss(self._prepare_inputs(batch), update, num_items)
+                self.accelerator.backward(-loss)
+            total += loss.detach()
+        clip = self.args.noiser_max_grad_norm or math.inf
+        grad_norm = self.accelerator.clip_grad_norm_(self.noiser.parameters(), clip)
+        self.optimizer.step()
+        self.noiser.zero_grad(set_to_none=True)
+        self._noiser_figures.add(noiser_loss=total, noiser_grad_norm=grad_norm)
+
+    def _noiser_loss(self, inputs: dict[str, torch.Tensor], update: int, num_items: torch.Tensor) -> torch.Tensor:
+        keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
+        noised = self.data_collator.corrupt(inputs, keys, differentiable=True, noiser=self._noiser_wrapped)
+        embeddings = self.model.get_input_embeddings().weight  # (vocab, hidden)
+        outputs = self.model(
+            inputs_embeds=noised.one_hot.to(embeddings.dtype) @ embeddings, attention_mask=noised.attention_mask
+        )
+        return self._normalised(token_losses(outputs.logits, noised.labels), noised, num_items)
+
+    def _noiser_batches(self, first_update: int) -> Iterator[dict]:
+        """The noiser's stream of micro-batches, on the device's side, from any update on."""
+        if not isinstance(self.train_dataset, IterableDataset):
+            sampler = NoiserBatchSampler(
+                len(self.train_dataset),
+                self._data_seed,
+                self.args.train_batch_size,
+                self.args.gradient_accumulation_steps,
+                self.accelerator.num_processes,
+                self.accelerator.process_index,
+                first_update,
+            )
+            yield from self._plain_loader(self.train_dataset, self.args.train_batch_size, batch_sampler=sampler)
+            return
+        shift = 1 + self.accelerator.process_index
+        dataset = self.train_dataset.shuffle(seed=self._data_seed + shift, buffer_size=10_000)
+        for epoch in range(first_update, 1 << 62):
+            dataset.set_epoch(epoch)
+            yield from self._plain_loader(dataset, self.args.train_batch_size)
+
+    # ---- Optimizer ----
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """One optimizer with groups of its own for the noiser.
+
+        A parameter without a gradient is skipped entirely and keeps its own step count, so this equals two optimizers.
+
+        Raises:
+            ValueError: If an optimizer was passed to the trainer that does not hold the noiser's parameters.
+        """
+        given = self.optimizer is not None
+        super().create_optimizer(model)
+        if self.noiser is None:
+            return self.optimizer
+        if given:
+            held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+            if not all(id(parameter) in held for parameter in self.noiser.parameters()):
+                raise ValueError("the optimizer passed to the trainer does not hold the noiser's parameters")
+            return self.optimizer
+        decayed = set(self.get_decay_parameter_names(self.noiser))
+        for decay in (True, False):
+            self.optimizer.add_param_group(
+                {
+                    "params": [p for name, p in self.noiser.named_parameters() if (name in decayed) == decay],
+                    "lr": self.args.noiser_learning_rate,
+                    "weight_decay": self.args.noiser_weight_decay if decay else 0.0,
+                }
+            )
+        return self.optimizer
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self.noiser is not None:
+            self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
+        self._noiser_iterator = None
+        self._start_metrics_file(resumed=resume_from_checkpoint is not None)
+        return prepared
+
+    # ---- Evaluation ----
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Perplexity and accuracy under fixed random masks, and figures under the noiser's masks.
+
+        The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`, whatever the
+        batch size, the number of processes and the masks used in training: that share of each protein's residues, all
+        hidden by [MASK].
+
+        Returns:
+            `EvalLoopOutput` whose `metrics` are, with the prefix: `loss` (mean cross-entropy, nats), `perplexity`,
+            `accuracy`, `masked_residues`; `background_loss`, the cross-entropy on the same residues of a predictor
+            that only knows how frequent each residue is in the training set; and with a noiser what
+            [`MaskingStatistics.figures`] reports.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        if self.noiser is not None:
+            self.noiser.eval()
+        statistics = MaskingStatistics(self.data_collator.vocabulary, adversarial=self.noiser is not None)
+        sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
+        for batch in self._eval_batches(dataloader):
+            with torch.no_grad():
+                sums += self._evaluate_random_masks(batch)
+                if self.noiser is not None:
+                    self._evaluate_noiser(batch, statistics)
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        self.model.train(was_training)
+        loss, background, correct, masked, rows = self.accelerator.reduce(sums, reduction="sum").tolist()
+        if not masked:
+            raise ValueError(f"evaluation ({metric_key_prefix}) found no residue to mask")
+        metrics = {
+            "loss": loss / masked,
+            "perplexity": math.exp(loss / masked),
+            "accuracy": correct / masked,
+            "masked_residues": int(masked),
+        }
+        if self._background_log_shares() is not None:
+            metrics["background_loss"] = background / masked
+        metrics.update(statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum")))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(rows))
+
+    def _eval_batches(self, dataloader) -> Iterator[dict[str, torch.Tensor]]:
+        """Batches on the device with the rows' positions, without the rows that pad the last round of processes."""
+        size, world, rank = self.args.eval_batch_size, self.accelerator.num_processes, self.accelerator.process_index
+        streamed = isinstance(dataloader.dataset, IterableDataset)
+        for step, batch in enumerate(dataloader):
+            rows = global_rows(size, len(batch["input_ids"]), step, world, rank)
+            batch = self._prepare_inputs({**batch, "row": rows})
+            if not streamed:
+                real = batch["row"] < len(dataloader.dataset)
+                batch = {name: tensor[real] for name, tensor in batch.items()}
+            if len(batch["row"]):
+                yield batch
+
+    def _evaluate_random_masks(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        keys = row_keys(self.args.eval_mask_seed, EVALUATION, 0, batch["row"])
+        noised = self.data_collator.hide_at_random(batch, keys, self.args.eval_mask_rate)
+        logits = self.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+        masked = noised.labels != IGNORE_INDEX
+        background = torch.zeros((), dtype=torch.float64, device=logits.device)
+        if (log_shares := self._background_log_shares()) is not None:
+            background = -log_shares[noised.labels[masked]].sum()
+        return torch.stack(
+            [
+                token_losses(logits, noised.labels).double().sum(),
+                background,
+                ((logits.argmax(dim=-1) == noised.labels) & masked).sum().double(),
+                masked.sum().double(),
+                torch.tensor(len(batch["row"]), dtype=torch.float64, device=logits.device),
+            ]
+        )
+
+    def _evaluate_noiser(self, batch: dict[str, torch.Tensor], statistics: MaskingStatistics) -> None:
+        keys = row_keys(self.args.eval_mask_seed, EVALUATION, 1, batch["row"])
+        noised = self.data_collator.corrupt(batch, keys)
+        logits = self.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+        statistics.update(noised, token_losses(logits, noised.labels), batch["input_ids"], batch["residue_mask"])
+
+    def _background_log_shares(self) -> torch.Tensor | None:
+        """Log of each token's share among the residues of the training set (10,000 records of it), `(vocab,)`."""
+        dataset = self.train_dataset
+        if self._background is None and dataset is not None and not isinstance(dataset, IterableDataset):
+            stride = max(len(dataset) // _BACKGROUND_RECORDS, 1)
+            records = KeyedRecords(dataset)
+            counts = torch.zeros(self.data_collator.vocabulary.vocab_size, dtype=torch.float64)
+            # one of each, so that a residue that training never showed has no infinite surprise
+            counts[list(self.data_collator.vocabulary.residue_ids)] = 1
+            for start in range(0, len(dataset), 1000 * stride):
+                keys = list(range(start, min(start + 1000 * stride, len(dataset)), stride))
+                batch = self.data_collator.encoder(records.__getitems__(keys))
+                counts += torch.bincount(batch["input_ids"][batch["residue_mask"]], minlength=len(counts))
+            self._background = torch.log(counts / counts.sum()).to(self.args.device)
+        return self._background
+
+    # ---- Logging ----
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        self._clock.stop("encoder")
+        return super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too."""
+        if "loss" in logs and "learning_rate" in logs:
+            logs = {**logs, **self._training_figures()}
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            self._metrics_started = True
+            with open(os.path.join(self.args.output_dir, METRICS_FILE), "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.state.log_history[-1]) + "\n")
+
+    def _training_figures(self) -> dict[str, float]:
+        figures = self._statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum"))
+        seconds = self._clock.read()
+        residues = figures.pop("residues", 0.0)
+        figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
+        figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
+        if self.noiser is not None:
+            figures.update(self._noiser_figures.read())
+            figures["noiser_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
+        return figures
+
+    def _start_metrics_file(self, resumed: bool) -> None:
+        """Drop what an earlier run logged: all of it, or on a resume what comes after the checkpoint."""
+        path = os.path.join(self.args.output_dir, METRICS_FILE)
+        if not self.is_world_process_zero() or not os.path.exists(path) or (self._metrics_started and not resumed):
+            return
+        kept = []
+        if resumed:
+            with open(path, encoding="utf-8") as file:
+                kept = [line for line in file if _step_of(line) <= self.state.global_step]
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(kept)
+
+    # ---- Saving and loading ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Encoder and tokenizer at the root, the noiser in `noiser/`, the card, the arguments as JSON.
+
+        The stock trainer's `training_args.bin` is not written: it is a pickle and may hold a token.
+        """
+        if not self.args.should_save:
+            return
+        output_dir = self.args.output_dir if output_dir is None else output_dir
+        os.makedirs(output_dir, exist_ok=True)
+        self.model.save_pretrained(output_dir, state_dict=state_dict)
+        tokenizer = self.processing_class if self.processing_class is not None else self.data_collator.tokenizer
+        tokenizer.save_pretrained(output_dir)
+        if self.noiser is not None:
+            self.noiser.save_pretrained(os.path.join(output_dir, NOISER_FOLDER))
+        with open(os.path.join(output_dir, ARGUMENTS_FILE), "w", encoding="utf-8") as file:
+            json.dump(self.args.to_dict(), file, indent=2, sort_keys=True, default=str)
+        model_card.write(self, output_dir)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write the card of this package into the output folder."""
+        if self.is_world_process_zero():
+            model_card.write(self, self.args.output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_noiser(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_noiser(self.state.best_model_checkpoint)
+
+    def _load_noiser(self, checkpoint: str) -> None:
+        if self.noiser is None:
+            return
+        folder = os.path.join(checkpoint, NOISER_FOLDER)
+        if not os.path.isdir(folder):
+            raise ValueError(f"the checkpoint {checkpoint} has no {NOISER_FOLDER}/ folder, and this run has a noiser")
+        self.noiser.load_state_dict(NoiserModel.from_pretrained(folder).state_dict())
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients of the module's parameters, and no dropout, for a while."""
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    was_training = module.training
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    module.eval()
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        module.train(was_training)
+
+
+class _Means:
+    """Means of named tensors, read back only when asked for."""
+
+    def __init__(self):
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, **values: torch.Tensor) -> None:
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+
+    def read(self) -> dict[str, float]:
+        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+class _Clock:
+    """Seconds spent in each phase. On a GPU work is asynchronous, so that only their sum is exact."""
+
+    def __init__(self):
+        self._seconds: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def start(self, phase: str) -> None:
+        self._started[phase] = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        if phase in self._started:
+            elapsed = time.perf_counter() - self._started.pop(phase)
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self.start(phase)
+        try:
+            yield
+        finally:
+            self.stop(phase)
+
+    def read(self) -> dict[str, float]:
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # half a line, from a run that was killed while writing it
+
+
+def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
+    if not isinstance(args, AdversarialMLMTrainingArguments):
+        raise ValueError(f"args must be AdversarialMLMTrainingArguments, got {type(args).__name__}")
+    if not isinstance(data_collator, DataCollatorForRandomMLM):
+        raise ValueError(
+            "data_collator must be DataCollatorForAdversarialMLM or DataCollatorForRandomMLM, "
+            f"got {type(data_collator).__name__}"
+        )
+    if args.n_gpu > 1:
+        raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
+    vocabulary, encoder = data_collator.vocabulary, data_collator.encoder
+    embeddings = model.get_input_embeddings().num_embeddings
+    if embeddings != vocabulary.vocab_size:
+        raise ValueError(
+            f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and encoder.max_length > positions:
+        raise ValueError(f"max_length is {encoder.max_length}, but the encoder has {positions} positions")
