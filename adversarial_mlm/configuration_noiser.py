@@ -4,7 +4,7 @@ import math
 
 from transformers import PreTrainedConfig
 
-from .tokenization_protein import ResidueVocabulary
+from .tokenization_protein import AMBIGUOUS_RESIDUES, STANDARD_RESIDUES, VOCABULARY, ResidueVocabulary
 
 
 class NoiserConfig(PreTrainedConfig):
@@ -57,9 +57,8 @@ class NoiserConfig(PreTrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.bidirectional = bidirectional
         self.hidden_dropout_prob = hidden_dropout_prob
-        self.residue_ids = list(range(5, 30)) if residue_ids is None else list(residue_ids)
-        ambiguous = {6, 17, 24, 26, 29}  # B, O, U, X, Z in TAPE's vocabulary
-        standard = [token for token in range(5, 30) if token not in ambiguous]
+        standard, ambiguous = ([VOCABULARY.index(x) for x in y] for y in (STANDARD_RESIDUES, AMBIGUOUS_RESIDUES))
+        self.residue_ids = standard + ambiguous if residue_ids is None else list(residue_ids)
         self.replacement_ids = standard if replacement_ids is None else list(replacement_ids)
         self.mask_token_id = mask_token_id
         self.initial_mask_options = [0.8, 0.1, 0.1] if initial_mask_options is None else list(initial_mask_options)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -18,7 +17,7 @@ MASK, KEEP, REPLACE = 0, 1, 2
 
 @dataclass
 class NoiserOutput(ModelOutput):
-    """Scores of the noiser, unnormalised, float32.
+    """Scores of the noiser, unnormalised, float32 at least.
 
     Attributes:
         any_mask_scores (`torch.Tensor` of shape `(batch, length)`): `s[:, :, 0]` of the paper: whether to mask at all.
@@ -28,6 +27,43 @@ class NoiserOutput(ModelOutput):
 
     any_mask_scores: torch.Tensor | None = None
     option_scores: torch.Tensor | None = None
+
+
+class ResidueGRU(nn.Module):
+    """Layers of GRUs over right-padded rows, each direction starting at the protein's own end.
+
+    Rows are turned round within their own length instead of being packed: nothing is read back from the device, and on
+    a CPU the backward pass takes less than half the time of packed rows.
+
+    Args:
+        config ([`NoiserConfig`]): Sizes and directions.
+    """
+
+    def __init__(self, config: NoiserConfig):
+        super().__init__()
+        directions = 2 if config.bidirectional else 1
+        widths = [config.embedding_size] + [config.hidden_size] * (config.num_hidden_layers - 1)
+        units = config.hidden_size // directions
+        self.forwards = nn.ModuleList(nn.GRU(width, units, batch_first=True) for width in widths)
+        self.backwards = nn.ModuleList(
+            nn.GRU(width, units, batch_first=True) for width in (widths if config.bidirectional else [])
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """`(batch, length, embedding)` and `(batch,)` to `(batch, length, hidden)`."""
+        position = torch.arange(hidden.shape[1], device=hidden.device)
+        # 0 … n-1 becomes n-1 … 0, and padding stays where it is; turning twice gives the row back
+        turned = torch.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)[..., None]
+        for layer, ahead in enumerate(self.forwards):
+            if layer:
+                hidden = self.dropout(hidden)
+            outputs = [ahead(hidden)[0]]
+            if self.backwards:
+                reverse = self.backwards[layer](hidden.gather(1, turned.expand_as(hidden)))[0]
+                outputs.append(reverse.gather(1, turned.expand_as(reverse)))
+            hidden = torch.cat(outputs, dim=-1)
+        return hidden
 
 
 class NoiserModel(PreTrainedModel):
@@ -43,16 +79,8 @@ class NoiserModel(PreTrainedModel):
 
     def __init__(self, config: NoiserConfig):
         super().__init__(config)
-        directions = 2 if config.bidirectional else 1
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
-        self.rnn = nn.GRU(
-            config.embedding_size,
-            config.hidden_size // directions,
-            num_layers=config.num_hidden_layers,
-            bidirectional=config.bidirectional,
-            dropout=config.hidden_dropout_prob if config.num_hidden_layers > 1 else 0.0,
-            batch_first=True,
-        )
+        self.rnn = ResidueGRU(config)
         self.score = nn.Linear(config.hidden_size, 1 + 2 + len(config.replacement_ids))
         self.post_init()
 
@@ -86,14 +114,9 @@ class NoiserModel(PreTrainedModel):
         Returns:
             [`NoiserOutput`]
         """
-        length = input_ids.shape[1]
-        embedded = self.embeddings(input_ids)  # (batch, length, embedding)
         if attention_mask is None:
-            hidden, _ = self.rnn(embedded)
-        else:
-            # packed, so that the backward direction starts at the protein's end and not in the padding
-            lengths = attention_mask.sum(dim=1).clamp_min(1).cpu()
-            packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
-            hidden, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=length)
-        scores = self.score(hidden).float()  # (batch, length, 1 + 2 + replacements)
+            attention_mask = torch.ones_like(input_ids)
+        hidden = self.rnn(self.embeddings(input_ids), attention_mask.sum(dim=1))  # (batch, length, hidden)
+        scores = self.score(hidden)  # (batch, length, 1 + 2 + replacements)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return NoiserOutput(any_mask_scores=scores[..., 0], option_scores=scores[..., 1:])

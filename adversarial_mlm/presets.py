@@ -27,8 +27,8 @@ def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **ove
     """Configuration of an encoder.
 
     Args:
-        name (`str`): `tape-38m` (38.4 M parameters at 512 positions), `tape-92m` (85.8 M), `small` (5.0 M) or `tiny`
-            (0.9 M). All have dropout 0.1, as BERT has.
+        name (`str`): `tape-38m` (38.4 M parameters at 512 positions), `tape-92m` (86.1 M; 92 M at TAPE's 8,192
+            positions), `small` (4.9 M) or `tiny` (0.9 M). All have dropout 0.1, as BERT has.
         vocabulary ([`ResidueVocabulary`], *optional*): Of the tokenizer. Defaults to TAPE's 30 tokens.
         **overrides: Any argument of `BertConfig`, for example `max_position_embeddings` (512 by default).
 

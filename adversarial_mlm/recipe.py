@@ -165,16 +165,16 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
     if not isinstance(content, dict):
         _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
     known, words = _option_names(), []
+    takes_many = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
     for name, value in content.items():
         if name not in known:
             _refuse_unknown(parser, str(name), path)
-        if value is None:
-            continue
-        words.append(f"--{name}")
-        if isinstance(value, list):
-            words.extend(str(item) for item in value)
-        else:
-            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
+        items = value if isinstance(value, list) else [] if value is None else [value]
+        if len(items) > 1 and name not in takes_many:
+            _refuse(parser, f"the option '{name}' in {path} takes one value, and {len(items)} are given")
+        if items:
+            words.append(f"--{name}")
+            words.extend(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)
     return words
 
 

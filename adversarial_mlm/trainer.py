@@ -128,6 +128,9 @@ class AdversarialMLMTrainer(Trainer):
             "persistent_workers": self.args.dataloader_persistent_workers,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
             "prefetch_factor": self.args.dataloader_prefetch_factor,
+            # a loader without a generator draws from the global one whenever it starts, and would so change the dropout
+            # of a run that evaluates more often, has a noiser, or was resumed
+            "generator": torch.Generator().manual_seed(self._data_seed),
         }
         if isinstance(dataset, IterableDataset):
             return DataLoader(dataset, batch_size=batch_size, drop_last=self.args.dataloader_drop_last, **settings)

@@ -1,0 +1,31 @@
+"""Every way in for protein sequences: files, folders and Hub datasets become one clean, counted corpus.
+
+[`load_corpus`] reads FASTA, Parquet, JSON, CSV and TSV files, folders written by `datasets`, and Hub datasets, and
+returns rows with three columns: `id` (string), `sequence` (string, clean) and `length` (int32, in residues).
+[`split_corpus`] holds out whole protein families, members of the remaining families, or random records.
+
+Nothing is repaired or dropped without being counted in [`CleaningCounts`], and every complaint about the input is a
+[`CorpusError`] whose message names the file and, where it is known, the record or line.
+
+Inside, a module imports only from those above it: `cleaning` (one sequence, the counts), `reading` (formats),
+`sources` (files, folders, the Hub),
+`loading` (cache, streaming), `splits` (held-out data).
+"""
+
+from .cleaning import CleanedSequence, CleaningCounts, clean_sequence
+from .loading import Corpus, load_corpus
+from .reading import CorpusError
+from .splits import Splits, read_cluster_table, remove_shared_sequences, split_corpus
+
+__all__ = [
+    "CleanedSequence",
+    "CleaningCounts",
+    "Corpus",
+    "CorpusError",
+    "Splits",
+    "clean_sequence",
+    "load_corpus",
+    "read_cluster_table",
+    "remove_shared_sequences",
+    "split_corpus",
+]

@@ -1,0 +1,136 @@
+"""Cleaning of sequences, and the counts of what it did."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Part of every cache fingerprint: raise it whenever the same input would give other rows or other counts.
+CLEANING_VERSION = 2
+
+# All capital letters except J, which stands for no residue in the tokenizer's alphabet.
+_RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
+_RESIDUE_BYTES = _RESIDUES.encode()
+_UNKNOWN = "?"
+_NOT_A_RESIDUE = re.compile(f"[^{_RESIDUES}]")
+_LOWER_CASE = re.compile("[a-z]")
+_WHITESPACE = re.compile(r"\s")
+_TO_REMOVE = re.compile(r"[\s*.\-]+")
+# `str.upper` would also turn letters outside ASCII into other letters, some into residues (a long s into S).
+_ASCII_UPPER = {ord(letter): letter.upper() for letter in "abcdefghijklmnopqrstuvwxyz"}
+
+
+@dataclass
+class CleaningCounts:
+    """What cleaning did to a corpus. All numbers are records, except `unknown_residues`.
+
+    Attributes:
+        records_read (`int`, defaults to 0): records found in the source.
+        records_kept (`int`, defaults to 0): records that are in the corpus.
+        lower_case (`int`, defaults to 0): records in which letters were upper-cased.
+        stops_removed (`int`, defaults to 0): records from which `*` was removed.
+        gaps_removed (`int`, defaults to 0): records from which `-` or `.` was removed.
+        whitespace_removed (`int`, defaults to 0): records with white space inside the sequence (line ends of a FASTA
+            file do not count).
+        unknown_residues (`int`, defaults to 0): *residues* that were turned to `?`.
+        records_with_unknown (`int`, defaults to 0): records that hold such residues.
+        dropped_empty (`int`, defaults to 0): records left out because nothing remained of the sequence.
+        dropped_too_short (`int`, defaults to 0): records left out because fewer than `min_length` residues remained.
+    """
+
+    records_read: int = 0
+    records_kept: int = 0
+    lower_case: int = 0
+    stops_removed: int = 0
+    gaps_removed: int = 0
+    whitespace_removed: int = 0
+    unknown_residues: int = 0
+    records_with_unknown: int = 0
+    dropped_empty: int = 0
+    dropped_too_short: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counts by name, in the order of the attributes."""
+        return dataclasses.asdict(self)
+
+    def summary(self) -> str:
+        """Return one readable line. Counts that are zero are left out, except those of records read and kept."""
+        text = f"{self.records_read:,} records read, {self.records_kept:,} kept"
+        remarks = [
+            (self.dropped_empty, "dropped as empty"),
+            (self.dropped_too_short, "dropped as too short"),
+            (self.lower_case, "upper-cased"),
+            (self.stops_removed, "with stops (*) removed"),
+            (self.gaps_removed, "with gaps (- or .) removed"),
+            (self.whitespace_removed, "with white space removed"),
+            (self.records_with_unknown, f"with unknown residues ({self.unknown_residues:,} residues)"),
+        ]
+        said = [f"{number:,} {remark}" for number, remark in remarks if number]
+        return f"{text}; {', '.join(said)}" if said else text
+
+    def __add__(self, other: "CleaningCounts") -> "CleaningCounts":
+        return CleaningCounts(**{name: number + getattr(other, name) for name, number in vars(self).items()})
+
+
+class CleanedSequence(NamedTuple):
+    """A clean sequence and what had to be done to it: four flags, and `unknown`, a number of residues."""
+
+    sequence: str
+    lower_case: bool = False
+    stops: bool = False
+    gaps: bool = False
+    whitespace: bool = False
+    unknown: int = 0
+
+
+def clean_sequence(text: str) -> CleanedSequence:
+    """Clean one protein sequence.
+
+    Letters are upper-cased; white space, `*` (stops), `-` and `.` (gaps) are removed; every character that is then
+    not a capital letter, and `J`, becomes `?`, which the tokenizer reads as its unknown token.
+
+    Args:
+        text (`str`): the sequence as found in the source.
+
+    Returns:
+        [`CleanedSequence`]: the sequence, possibly empty, and what was done.
+    """
+    # Deleting all residues from the bytes is several times faster than matching a regular expression. `isascii` comes
+    # first because not every string can be encoded.
+    if text.isascii() and not text.encode().translate(None, _RESIDUE_BYTES):
+        return CleanedSequence(text)
+    sequence = _TO_REMOVE.sub("", text).translate(_ASCII_UPPER)
+    sequence, unknown = _NOT_A_RESIDUE.subn(_UNKNOWN, sequence)
+    return CleanedSequence(
+        sequence,
+        lower_case=_LOWER_CASE.search(text) is not None,
+        stops="*" in text,
+        gaps="-" in text or "." in text,
+        whitespace=_WHITESPACE.search(text) is not None,
+        unknown=unknown,
+    )
+
+
+def clean_rows(
+    rows: Iterable[tuple[str, str]], min_length: int, counts: CleaningCounts
+) -> Iterator[tuple[str, str, int]]:
+    """Yield (id, clean sequence, residues) of the records to keep, and count in `counts`."""
+    for identifier, text in rows:
+        cleaned = clean_sequence(text)
+        length = len(cleaned.sequence)
+        counts.records_read += 1
+        if cleaned.sequence is not text:
+            counts.lower_case += cleaned.lower_case
+            counts.stops_removed += cleaned.stops
+            counts.gaps_removed += cleaned.gaps
+            counts.whitespace_removed += cleaned.whitespace
+            counts.unknown_residues += cleaned.unknown
+            counts.records_with_unknown += cleaned.unknown > 0
+        if length == 0:
+            counts.dropped_empty += 1
+        elif length < min_length:
+            counts.dropped_too_short += 1
+        else:
+            counts.records_kept += 1
+            yield identifier, cleaned.sequence, length

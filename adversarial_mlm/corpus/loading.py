@@ -1,0 +1,232 @@
+"""`load_corpus`: cleaned rows from a cache of Arrow files, or streamed."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from datasets import Dataset, Features, IterableDataset, Value
+
+from .cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
+from .reading import Columns, CorpusError, Shard, read_rows
+from .sources import find_shards
+
+_FEATURES = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")})
+
+_ROWS_PER_BATCH = 1000
+
+
+@dataclass
+class Corpus:
+    """A cleaned corpus, as returned by [`load_corpus`].
+
+    Attributes:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): rows with the columns `id`, `sequence` and
+            `length` (in residues).
+        source (`str`): the source as it was asked for, for logs and model cards.
+        read_counts (`Callable`): gives the counts of this moment; use `counts` instead.
+    """
+
+    dataset: Dataset | IterableDataset
+    source: str
+    read_counts: Callable[[], CleaningCounts] = dataclasses.field(repr=False)
+
+    @property
+    def counts(self) -> CleaningCounts:
+        """What cleaning did.
+
+        With `streaming=True` the counts are those of this moment, over all `DataLoader` workers of this process: for
+        every shard those of its latest pass, as far as it has got. They start at zero, are complete after one whole
+        pass, and do not grow with further epochs; of a resumed pass, only what was read again is counted. Read them
+        anew each time, since the returned object stands still.
+        """
+        return self.read_counts()
+
+
+def load_corpus(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    sequence_column: str = "sequence",
+    id_column: str | None = None,
+    dataset_split: str = "train",
+    dataset_config: str | None = None,
+    min_length: int = 10,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+) -> Corpus:
+    """Turn a source of protein sequences into a clean dataset with the columns `id`, `sequence` and `length`.
+
+    By default the clean rows are written once to `<cache_dir>/adversarial_mlm/` and mapped into memory from there. A
+    changed file, another column or another `min_length` makes a new cache entry. FASTA files have no columns, splits
+    or configurations and ignore these four options, so that one recipe can set them for another source.
+
+    Args:
+        source (`str`, path or list of these): a folder written by `save_to_disk` of `datasets`; the name of a Hub
+            dataset, `owner/name`; or a file, a glob pattern (`**` goes through folders) or a list of files and
+            patterns, all of one format: FASTA (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or
+            `.json` (lines or one list), `.csv`, `.tsv`; all but Parquet also with `.gz`.
+        sequence_column (`str`, defaults to `"sequence"`): column of a table that holds the sequences.
+        id_column (`str`, *optional*): column of a table that holds the ids. By default `id` if there is such a
+            column, else the ids are the row numbers of each file, from 0 (`<shard>-<row>` where a Hub dataset is
+            streamed). The id of a FASTA record is the accession of a UniProt header (`sp|A0AJR1|...`), else the first
+            word of its header, else its number in the file.
+        dataset_split (`str`, defaults to `"train"`): split of a Hub dataset or of a folder with several splits.
+        dataset_config (`str`, *optional*): configuration of a Hub dataset.
+        min_length (`int`, defaults to 10): sequences with fewer residues after cleaning are dropped.
+        streaming (`bool`, defaults to `False`): return an `IterableDataset` that cleans on the fly and stores
+            nothing. Files are its shards, so that as many `DataLoader` workers can read as there are files.
+        cache_dir (`str`, *optional*): folder for the cache, by default that of `datasets` (`HF_DATASETS_CACHE`).
+
+    Returns:
+        [`Corpus`]: the dataset, what cleaning did, and the source.
+
+    Raises:
+        [`CorpusError`]: if the source is missing, empty, damaged or of another format than its name says, lacks a
+            column, leaves no sequence after cleaning, if an option has no meaning for this source, or if the cache
+            folder cannot be written. When streaming, errors behind the first record of a file come during iteration.
+    """
+    if min_length < 0:
+        raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    sources = [os.path.expanduser(os.fspath(item)) for item in sources]
+    if not sources or not all(sources):
+        raise CorpusError("The source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    shards, columns = find_shards(
+        sources, Columns(sequence_column, id_column), dataset_config, dataset_split, streaming, cache_dir
+    )
+    name = ", ".join(sources)
+    if streaming:
+        return _streamed_corpus(name, shards, columns, min_length)
+    return _cached_corpus(name, shards, columns, min_length, cache_dir)
+
+
+def _cached_corpus(name: str, shards: list[Shard], columns: Columns, min_length: int, cache_dir: str | None) -> Corpus:
+    """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
+    key = [CLEANING_VERSION, *columns, min_length, [_shard_key(shard) for shard in shards]]
+    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    folder = os.path.join(os.path.expanduser(cache_dir or str(datasets.config.HF_DATASETS_CACHE)), "adversarial_mlm")
+    table_path = os.path.join(folder, f"{fingerprint}.arrow")
+    counts_path = os.path.join(folder, f"{fingerprint}.json")
+
+    counts = _load_counts(counts_path) if os.path.exists(table_path) else None
+    if counts is None:
+        _check_first_records(shards, columns)
+        try:
+            counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
+        except OSError as error:  # the readers turn theirs into CorpusError
+            raise CorpusError(
+                f"{folder}: the cleaned corpus could not be written to this folder ({error.strerror or error}); name "
+                "another one with cache_dir."
+            ) from error
+    return Corpus(Dataset.from_file(table_path), name, lambda: counts)
+
+
+def _shard_key(shard: Shard) -> list | str:
+    if shard.dataset is not None:
+        return shard.dataset._fingerprint
+    status = os.stat(shard.name)
+    return [os.path.abspath(shard.name), status.st_size, status.st_mtime_ns]
+
+
+def _load_counts(path: str) -> CleaningCounts | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return CleaningCounts(**json.load(file))
+    except (OSError, ValueError, TypeError):
+        return None  # never written, or by another version: the caller cleans again
+
+
+def _write_cache(
+    name: str, shards: list[Shard], columns: Columns, min_length: int, table_path: str, counts_path: str
+) -> CleaningCounts:
+    counts = CleaningCounts()
+    schema = _FEATURES.arrow_schema
+    folder = os.path.dirname(table_path)
+    os.makedirs(folder, exist_ok=True)
+    # Written elsewhere and renamed when complete: a reader sees a whole file or none, and of two processes that write
+    # the same corpus at once the later simply puts equal files in place.
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
+        with open(new_table, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            for shard in shards:
+                rows = clean_rows(read_rows(shard, columns), min_length, counts)
+                while batch := list(islice(rows, _ROWS_PER_BATCH)):
+                    arrays = [list(column) for column in zip(*batch, strict=True)]
+                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+        if counts.records_kept == 0:
+            raise _nothing_left(name, min_length, counts)
+        with open(new_counts, "w", encoding="utf-8") as file:
+            json.dump(counts.as_dict(), file, indent=1)
+        # The counts first: the table is what a reader looks for.
+        os.replace(new_counts, counts_path)
+        os.replace(new_table, table_path)
+    return counts
+
+
+def _check_first_records(shards: list[Shard], columns: Columns) -> None:
+    """Read one record of every file, so that a wrong file is refused now and not after hours of training."""
+    for shard in shards:
+        # The shards of a dataset share its columns, which were checked, and on the Hub each would be one more request.
+        if shard.dataset is None and next(read_rows(shard, columns), None) is None:
+            raise CorpusError(f"{shard.name}: the file holds no records.")
+
+
+def _nothing_left(name: str, min_length: int, counts: CleaningCounts) -> CorpusError:
+    return CorpusError(f"{name}: no sequence is left with min_length={min_length} ({counts.summary()}).")
+
+
+def _streamed_corpus(name: str, shards: list[Shard], columns: Columns, min_length: int) -> Corpus:
+    _check_first_records(shards, columns)
+    shared_counts = _SharedCounts(len(shards))
+    # `shards` is the only list, because `datasets` divides lists among workers and ranks.
+    arguments = dict(shards=shards, columns=columns, min_length=min_length, shared_counts=shared_counts, name=name)
+    dataset = IterableDataset.from_generator(_stream_rows, features=_FEATURES, gen_kwargs=arguments)
+    return Corpus(dataset, name, shared_counts.total)
+
+
+class _SharedCounts:
+    """Counts that live in shared memory: one row per shard, written by the one process that reads the shard.
+
+    One row per shard rather than per worker: a new pass over a shard starts its row afresh, so that further epochs do
+    not add up, and no two processes write to the same row. `torch.multiprocessing` hands the memory itself, not a
+    copy, to forked and spawned `DataLoader` workers.
+    """
+
+    def __init__(self, num_shards: int):
+        import torch  # takes a second or more, and only streaming needs it
+
+        # The last column says whether the pass over the shard is complete.
+        self.table = torch.zeros((num_shards, len(vars(CleaningCounts())) + 1), dtype=torch.int64).share_memory_()
+
+    def __deepcopy__(self, memo: dict) -> "_SharedCounts":
+        return self  # a copied dataset goes on counting in the same place
+
+    def write(self, shard: int, counts: CleaningCounts, complete: bool = False) -> None:
+        # The view is made anew each time, because a kept one would be pickled as a copy.
+        self.table.numpy()[shard] = (*vars(counts).values(), complete)
+
+    def total(self) -> CleaningCounts:
+        return CleaningCounts(*self.table[:, :-1].sum(dim=0).tolist())
+
+    def all_complete(self) -> bool:
+        return bool(self.table[:, -1].all())
+
+
+def _stream_rows(
+    shards: list[Shard], columns: Columns, min_length: int, shared_counts: _SharedCounts, name: str
+) -> Iterator[dict[str, Any]]:
+    for shard in shards:
+        counts = CleaningCounts()
+        for identifier, sequence, length in clean_rows(read_rows(shard, columns), min_length, counts):
+            shared_counts.write(shard.index, counts)
+            yield {"id": identifier, "sequence": sequence, "length": length}
+        shared_counts.write(shard.index, counts, complete=True)
+        if shared_counts.all_complete() and shared_counts.total().records_kept == 0:
+            raise _nothing_left(name, min_length, shared_counts.total())

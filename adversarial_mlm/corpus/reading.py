@@ -1,0 +1,262 @@
+"""Formats: every reader yields (id, sequence as found) and complains with a [`CorpusError`]."""
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, IterableDataset
+
+# What reading a damaged or unreadable file raises, from the gzip, text and Arrow layers.
+_READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+
+_ROWS_PER_BATCH = 1000
+
+# How the error handler "surrogateescape" decodes a byte that is not UTF-8, and the Latin-1 character of that byte.
+_ESCAPED_TO_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+
+class CorpusError(ValueError):
+    """The input cannot be used as asked; the message is one sentence that names the file, column or option."""
+
+
+class Columns(NamedTuple):
+    """The columns of a table that hold the sequences and, if any does, the ids."""
+
+    sequence: str = "sequence"
+    id: str | None = None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a source that is read by one process at a time: a file, or a part of a dataset."""
+
+    index: int
+    name: str
+    format: str
+    dataset: Dataset | IterableDataset | None = None
+    first_row: int = 0
+    id_prefix: str = ""
+
+
+def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
+    """Yield (id, sequence as found) of every record; ids that are missing become row numbers."""
+    name = shard.name
+    try:
+        records = _READERS[shard.format](shard, columns)
+        for row, (identifier, sequence) in enumerate(records, start=shard.first_row):
+            if sequence is None:
+                sequence = ""
+            elif not isinstance(sequence, str):
+                raise CorpusError(
+                    f'{name}: column "{columns.sequence}" holds {type(sequence).__name__} values (record {row + 1:,}),'
+                    " but sequences must be text."
+                )
+            if identifier is None:
+                identifier = f"{shard.id_prefix}{row}"
+            # JSON can spell characters that UTF-8, and so Arrow, cannot hold.
+            yield str(identifier).encode("utf-8", "replace").decode("utf-8"), sequence
+    except _READ_ERRORS as error:
+        raise _read_failure(name, error) from error
+
+
+def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Columns:
+    """Check that the columns asked for are there, and take `id` as id column if none was asked for."""
+    for column, option in ((asked.sequence, "sequence_column"), (asked.id, "id_column")):
+        if column is not None and column not in present:
+            there = ", ".join(f'"{other}"' for other in present[:30]) + (", ..." if len(present) > 30 else "")
+            raise CorpusError(f'{name}: there is no column "{column}" ({option}); the columns are {there or "none"}.')
+    return Columns(asked.sequence, asked.id or ("id" if "id" in present else None))
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error, for use inside a sentence."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a foreign text, quoted and in ASCII."""
+    text = text.strip()
+    return ascii(text if len(text) <= 40 else text[:40] + "...")
+
+
+def read_lines(path: str, errors: str = "strict", newline: str | None = None) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, plain or gzip-compressed; `errors` and `newline` are those of `open`."""
+    number = 0
+    try:
+        # The magic bytes decide rather than the name, because browsers and copy tools unpack files and keep the name.
+        with open(path, "rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+        with (gzip.open if compressed else open)(path, "rb") as file:
+            head = file.peek(1)  # a whole buffer, at least 8 KiB of a longer file
+            if not head:
+                raise CorpusError(f"{path}: the file is empty.")
+            if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+                raise CorpusError(f"{path}: the file is UTF-16 text; save it as UTF-8.")
+            if b"\0" in head:
+                raise CorpusError(f"{path}: the file is binary, not text.")
+            if head.startswith(b"\xef\xbb\xbf"):
+                file.read(3)  # the byte order mark that some editors write
+            text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline=newline)
+            for line in text:
+                number += 1
+                yield line
+    except _READ_ERRORS as error:
+        raise _read_failure(path, error, after_line=number) from error
+
+
+def _read_failure(name: str, error: BaseException, after_line: int = 0) -> CorpusError:
+    what, detail = "could not be read", getattr(error, "strerror", None) or one_line(error)
+    if isinstance(error, EOFError):
+        what, detail = "the compressed file ends too early", "it was probably not copied completely"
+    elif isinstance(error, gzip.BadGzipFile | zlib.error):
+        what = "the compressed file is damaged"
+    elif isinstance(error, UnicodeDecodeError):
+        what, detail = "not UTF-8 text", error.reason
+    where = f" after line {after_line:,}" if after_line else ""
+    return CorpusError(f"{name}: {what}{where} ({detail}).")
+
+
+def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
+    # Not with dnaio, a good strict reader, because it refuses headers that are not ASCII and leaves out lines that
+    # start with "#" without a word; it reads FASTA in Python too and is no faster.
+    path, header, parts, records = shard.name, None, [], 0
+    # Headers may be in any encoding. One more header ends the last record.
+    lines = itertools.chain(read_lines(path, errors="surrogateescape"), [">"])
+    for number, line in enumerate(lines, start=1):
+        if line[0] == ">":
+            if header is not None:
+                records += 1
+                sequence = "".join(parts).replace("\n", "")
+                # Letters of a header glued to a sequence would pass as residues, binary data as unknown residues.
+                for sign, what in ((">", '">" inside its sequence; a line end is missing'), ("\0", "binary data")):
+                    if sign in sequence:
+                        raise CorpusError(
+                            f"{path}: record {records:,}, which ends at line {number - 1:,}, has {what}."
+                        )
+                yield _fasta_id(header), sequence
+            header, parts = line, []
+        elif header is None and line.strip():
+            raise CorpusError(
+                f"{path}: not a FASTA file: line {number:,} is {shorten(line)}, where a header that starts with "
+                '">" must stand.'
+            )
+        elif line[0] in ";#":
+            raise CorpusError(f"{path}: line {number:,} is neither a header nor a sequence: {shorten(line)}.")
+        else:
+            parts.append(line)
+    if not records:
+        raise CorpusError(f"{path}: the file holds no FASTA record, only blank lines.")
+
+
+def _fasta_id(header: str) -> str | None:
+    """Return the accession of a UniProt header, else the first word if there is one."""
+    words = header[1:].split(maxsplit=1)
+    if not words:
+        return None
+    word = words[0].translate(_ESCAPED_TO_LATIN_1)
+    if word.startswith(("sp|", "tr|")):
+        return word.split("|")[1] or word
+    return word
+
+
+def _read_csv(shard: Shard, columns: Columns) -> Iterator[tuple[str | None, str]]:
+    rows = csv_rows(shard.name, delimiter="\t" if shard.format == "tsv" else ",")
+    _, header = next(rows, (0, []))
+    columns = resolve_columns(shard.name, columns, header)
+    sequence_at = header.index(columns.sequence)
+    id_at = None if columns.id is None else header.index(columns.id)
+    for _, fields in rows:
+        yield (None if id_at is None else fields[id_at] or None), fields[sequence_at]
+
+
+def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields) of each row, the header first; by default a tab in it makes tab the delimiter."""
+    # Read with the standard library, because its errors carry the line number, which pyarrow's reader lacks.
+    lines = read_lines(path, newline="")
+    first_line = next(lines, "")
+    delimiter = delimiter or ("\t" if "\t" in first_line else ",")
+    reader = csv.reader(itertools.chain([first_line], lines), delimiter=delimiter, strict=True)
+    width = None
+    try:
+        for fields in filter(None, reader):
+            width = width or len(fields)
+            if len(fields) != width:
+                raise CorpusError(
+                    f"{path}: line {reader.line_num:,} has {len(fields)} fields where the header has {width}."
+                )
+            yield reader.line_num, fields
+    except csv.Error as error:
+        raise _read_failure(path, error, after_line=reader.line_num) from error
+
+
+def _read_json(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
+    for where, record in _json_records(shard.name):
+        if not isinstance(record, dict):
+            raise CorpusError(f"{shard.name}: {where} is not a JSON object but {shorten(str(record))}.")
+        found = resolve_columns(f"{shard.name}, {where}", columns, list(record))
+        yield (None if found.id is None else record[found.id]), record[found.sequence]
+
+
+def _json_records(path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where it stands, record) from JSON lines, or from one JSON list, which is held in memory as a whole."""
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        is_list = line.lstrip().startswith("[")
+        try:
+            found = json.loads(line + "".join(lines) if is_list else line)
+        except json.JSONDecodeError as error:
+            if is_list:
+                line_at = number - 1 + error.lineno
+                raise CorpusError(f"{path}: not a JSON list ({error.msg} at line {line_at:,}).") from error
+            raise CorpusError(f"{path}: line {number:,} is not a JSON object ({error.msg}).") from error
+        if is_list:
+            yield from ((f"record {index:,}", record) for index, record in enumerate(found, start=1))
+        else:
+            yield f"line {number:,}", found
+
+
+def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
+    if os.path.getsize(shard.name) == 0:
+        raise CorpusError(f"{shard.name}: the file is empty.")
+    with pq.ParquetFile(shard.name, memory_map=True) as file:
+        columns = resolve_columns(shard.name, columns, file.schema_arrow.names)
+        for batch in file.iter_batches(_ROWS_PER_BATCH, columns=_to_select(columns)):
+            yield from _batch_rows(batch.to_pydict(), columns)
+
+
+def _read_dataset(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
+    # Unlike iterating over single rows, `iter` reads the whole shard also inside a DataLoader worker, where an
+    # `IterableDataset` would divide itself among the workers a second time.
+    selected = shard.dataset.select_columns(_to_select(columns)).with_format(None)
+    for batch in selected.iter(_ROWS_PER_BATCH):
+        yield from _batch_rows(batch, columns)
+
+
+def _to_select(columns: Columns) -> list[str]:
+    return list(dict.fromkeys(column for column in columns if column is not None))
+
+
+def _batch_rows(batch: dict[str, list], columns: Columns) -> Iterator[tuple[Any, Any]]:
+    sequences = batch[columns.sequence]
+    return zip(itertools.repeat(None) if columns.id is None else batch[columns.id], sequences, strict=False)
+
+
+_READERS = {
+    "fasta": _read_fasta,
+    "csv": _read_csv,
+    "tsv": _read_csv,
+    "json": _read_json,
+    "parquet": _read_parquet,
+    "dataset": _read_dataset,
+}

@@ -1,0 +1,269 @@
+"""Held-out data: whole families, members of the remaining families, random records."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from .reading import CorpusError, csv_rows
+
+logger = logging.getLogger(__name__)
+
+_MIN_FAMILY_FOR_MEMBERS = 5
+
+
+@dataclass
+class Splits:
+    """Train and held-out data, as returned by [`split_corpus`].
+
+    Attributes:
+        train (`datasets.Dataset`): the records to train on.
+        held_out (`dict[str, datasets.Dataset]`): held-out records by name: `"families"`, `"members"`, `"random"`.
+        duplicates_removed (`int`, defaults to 0): records taken out of train because their sequence stands verbatim
+            in a held-out set.
+        missing_in_clusters (`int`, defaults to 0): records that the cluster table does not list.
+    """
+
+    train: Dataset
+    held_out: dict[str, Dataset]
+    duplicates_removed: int = 0
+    missing_in_clusters: int = 0
+
+
+def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
+    """Read which protein belongs to which family.
+
+    Args:
+        path (`str` or path): a tab- or comma-separated file, also with `.gz`, whose header line names the columns
+            `id` and `cluster`. Other columns are ignored.
+
+    Returns:
+        `dict[str, str]`: the name of the family by record id.
+
+    Raises:
+        [`CorpusError`]: if the file is missing, empty or damaged, lacks a column, has a line with an empty field or
+            another number of fields than its header, or puts one id in two families.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    rows = csv_rows(path)
+    _, header = next(rows, (0, []))
+    if not {"id", "cluster"} <= set(header):
+        raise CorpusError(
+            f'{path}: the header line of a cluster table must name the columns "id" and "cluster", but it is {header}.'
+        )
+    id_at, cluster_at = header.index("id"), header.index("cluster")
+    clusters: dict[str, str] = {}
+    for number, fields in rows:
+        identifier, cluster = fields[id_at], fields[cluster_at]
+        if not identifier or not cluster:
+            raise CorpusError(f"{path}: line {number:,} does not have an id and a cluster as the header says.")
+        if clusters.setdefault(identifier, cluster) != cluster:
+            raise CorpusError(
+                f"{path}: line {number:,} puts {identifier} in cluster {cluster}, but an earlier line put it in "
+                f"{clusters[identifier]}."
+            )
+    if not clusters:
+        raise CorpusError(f"{path}: the cluster table has no line after its header.")
+    return clusters
+
+
+def split_corpus(
+    dataset: Dataset,
+    *,
+    clusters: dict[str, str] | None = None,
+    family_fraction: float = 0.0,
+    member_fraction: float = 0.0,
+    random_fraction: float = 0.0,
+    seed: int = 0,
+) -> Splits:
+    """Hold out records for evaluation: unseen families, unseen members of known families, or random records.
+
+    The result depends only on the arguments. Records whose sequence stands verbatim in a held-out set are taken out
+    of train. A record that `clusters` does not list counts as a family of its own.
+
+    Args:
+        dataset (`datasets.Dataset`): rows with the columns `id` and `sequence`.
+        clusters (`dict[str, str]`, *optional*): family by record id, see [`read_cluster_table`].
+        family_fraction (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
+            depends on the seed and their names only, until their members reach this fraction of all records. A family
+            that would carry the set beyond one and a half times the fraction is passed over.
+        member_fraction (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
+            of its members, rounded but at least one, is held out as `"members"`.
+        random_fraction (`float`, defaults to 0.0): this fraction of all records is held out at random as `"random"`;
+            families then stand on both sides, which is said in a warning.
+        seed (`int`, defaults to 0): seed of all choices.
+
+    Returns:
+        [`Splits`]: train and the held-out sets that were asked for.
+
+    Raises:
+        [`CorpusError`]: if the dataset is streamed or lacks a column, a fraction is outside 0 to 1 or they add up to
+            1 or more, one needs `clusters` and there are none, or a requested set or train would be empty.
+    """
+    fractions = dict(family_fraction=family_fraction, member_fraction=member_fraction, random_fraction=random_fraction)
+    _check_options(dataset, clusters, fractions, seed)
+    held_out, missing = _choose_records(dataset, clusters, fractions, seed)
+    if not held_out:
+        return Splits(dataset, {})
+    in_train = np.ones(len(dataset), dtype=bool)
+    in_train[np.concatenate(list(held_out.values()))] = False
+    if not in_train.any():
+        raise CorpusError(f"No record of {len(dataset):,} is left to train on, with held-out fractions {fractions}.")
+    train, removed = remove_shared_sequences(
+        dataset.select(np.flatnonzero(in_train)), dataset.select(np.flatnonzero(~in_train))
+    )
+    return Splits(train, {name: dataset.select(rows) for name, rows in held_out.items()}, removed, missing)
+
+
+def remove_shared_sequences(train: Dataset, held_out: Dataset) -> tuple[Dataset, int]:
+    """Take the records out of `train` whose sequence stands verbatim in `held_out`.
+
+    [`split_corpus`] does so for the sets it makes; this is for held-out data that come from a file of their own.
+
+    Args:
+        train (`datasets.Dataset`): rows with the column `sequence`.
+        held_out (`datasets.Dataset`): rows with the column `sequence`.
+
+    Returns:
+        `tuple[datasets.Dataset, int]`: the remaining records, and the number of records taken out.
+
+    Raises:
+        [`CorpusError`]: if nothing is left to train on.
+    """
+    shared = np.isin(_digests(train), _digests(held_out))
+    removed = int(shared.sum())
+    if not removed:
+        return train, 0
+    if removed == len(train):
+        raise CorpusError(f"All {removed:,} records to train on also stand in the held-out data.")
+    logger.warning("%d records were taken out of train: their sequences stand in the held-out data.", removed)
+    return train.select(np.flatnonzero(~shared)), removed
+
+
+def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int) -> None:
+    if not isinstance(dataset, Dataset):
+        raise CorpusError("A streamed corpus cannot be split; load it with streaming=False or give separate files.")
+    for column in ("id", "sequence"):
+        if column not in dataset.column_names:
+            raise CorpusError(f'The dataset to split has no column "{column}", only {dataset.column_names}.')
+    for name, fraction in fractions.items():
+        if not 0.0 <= fraction < 1.0:
+            raise CorpusError(f"{name} must be at least 0 and less than 1, and not {fraction!r}.")
+        if fraction and name != "random_fraction" and not clusters:
+            raise CorpusError(f"{name}={fraction!r} needs a cluster table (clusters) to know the families.")
+    if sum(fractions.values()) >= 1.0:
+        raise CorpusError(f"The held-out fractions add up to 1 or more: {fractions}.")
+    if seed < 0:
+        raise CorpusError(f"seed must be 0 or more, and not {seed!r}.")
+
+
+def _choose_records(
+    dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return the row numbers of every held-out set, and how many records `clusters` lacks."""
+    generator = np.random.default_rng(seed)
+    rest = np.arange(len(dataset))
+    held_out: dict[str, np.ndarray] = {}
+    missing = 0
+    if fractions["family_fraction"] or fractions["member_fraction"]:
+        families, names, missing = _family_of_records(dataset, clusters)
+    if fractions["family_fraction"]:
+        chosen = _choose_families(names, np.bincount(families), fractions["family_fraction"] * len(dataset), seed)
+        held_out["families"] = np.flatnonzero(chosen[families])
+        rest = np.flatnonzero(~chosen[families])
+    if fractions["member_fraction"]:
+        held_out["members"] = _choose_members(families, rest, fractions["member_fraction"], generator)
+        rest = np.setdiff1d(rest, held_out["members"])
+    if fractions["random_fraction"]:
+        logger.warning(
+            "Records are held out at random, so that relatives of the held-out proteins stay in train: results on the "
+            'held-out set "random" are optimistic. Hold out families with a cluster table to avoid it.'
+        )
+        wanted = max(1, round(fractions["random_fraction"] * len(dataset)))
+        held_out["random"] = np.sort(generator.permutation(rest)[:wanted])
+    return held_out, missing
+
+
+def _family_of_records(dataset: Dataset, clusters: dict[str, str]) -> tuple[np.ndarray, list[str], int]:
+    """Number the families: returns (family number of each record, names by number, records without a family)."""
+    missing = sum(identifier not in clusters for identifier in _values(dataset, "id"))
+    if missing == len(dataset):
+        raise CorpusError(
+            f"None of the {missing:,} record ids (such as {dataset[0]['id']!r}) is in the cluster table, whose ids "
+            f"are such as {next(iter(clusters))!r}."
+        )
+    if missing:
+        logger.warning(
+            "%d of %d records are not in the cluster table; each id is treated as a family of its own.",
+            missing,
+            len(dataset),
+        )
+    # Families are often named after a member: the mark keeps a record without a family apart from them.
+    names = (clusters.get(identifier, f"\0{identifier}") for identifier in _values(dataset, "id"))
+    numbers: dict[str, int] = {}
+    families = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
+    return families, list(numbers), missing
+
+
+def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
+    """Return a mask over families whose members together reach `wanted` records, or come near it."""
+
+    # Keyed by name: other records, or another order of them, do not change the order of the families.
+    def key(number: int) -> bytes:
+        return hashlib.blake2b(f"{seed}:{names[number]}".encode(), digest_size=16).digest()
+
+    chosen = np.zeros(len(names), dtype=bool)
+    taken = 0
+    for number in sorted(range(len(names)), key=key):
+        if taken >= wanted:
+            break
+        # Without this bound one large family could put a third of a corpus into a set meant to be a twentieth.
+        if taken + sizes[number] <= max(1.0, 1.5 * wanted):
+            chosen[number] = True
+            taken += int(sizes[number])
+    if taken == 0:
+        raise CorpusError(
+            f"family_fraction asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
+            "too many to hold it out; raise the fraction."
+        )
+    if taken < wanted:
+        logger.warning("Families of %d records are held out instead of %.0f: the others are too large.", taken, wanted)
+    return chosen
+
+
+def _choose_members(
+    families: np.ndarray, candidates: np.ndarray, fraction: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Return the sorted indices, out of `candidates`, of the members to hold out."""
+    candidate_families = families[candidates]
+    # Sorted by family and at random within each, so that the first members of every family are a random choice.
+    order = np.lexsort((generator.random(len(candidates)), candidate_families))
+    _, starts, sizes = np.unique(candidate_families[order], return_index=True, return_counts=True)
+    # At least one member, but never the whole family: that would be a held-out family.
+    quotas = np.clip(np.floor(sizes * fraction + 0.5).astype(np.int64), 1, np.maximum(sizes - 1, 1))
+    quotas[sizes < _MIN_FAMILY_FOR_MEMBERS] = 0
+    if not quotas.any():
+        raise CorpusError(
+            f"member_fraction={fraction!r} cannot be honoured: no family with {_MIN_FAMILY_FOR_MEMBERS} or more "
+            "members is left to take members from."
+        )
+    rank = np.arange(len(candidates)) - np.repeat(starts, sizes)
+    return np.sort(candidates[order[rank < np.repeat(quotas, sizes)]])
+
+
+def _digests(dataset: Dataset) -> np.ndarray:
+    """Return one 64-bit digest per sequence."""
+    # 8 bytes per record instead of the sequences: with a million records, the chance that a record is taken for a
+    # copy of another that it is not is below one in ten million.
+    sequences = _values(dataset, "sequence")
+    digests = b"".join(hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences)
+    return np.frombuffer(digests, dtype=np.uint64)
+
+
+def _values(dataset: Dataset, column: str) -> Iterator[str]:
+    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
+        yield from table.column(column).to_pylist()

@@ -1,0 +1,70 @@
+"""Shared fixtures. No test needs the network, nor writes outside of pytest's own folders."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adversarial-mlm-tests-")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import BertForMaskedLM  # noqa: E402
+
+from adversarial_mlm import NoiserConfig, NoiserModel, build_protein_tokenizer, presets  # noqa: E402
+from adversarial_mlm.tokenization_protein import ResidueVocabulary  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def demo_fasta() -> Path:
+    return ROOT / "examples" / "data" / "demo.fasta"
+
+
+@pytest.fixture(scope="session")
+def proteins(demo_fasta) -> list[str]:
+    """Real proteins, 33 to 250 residues long."""
+    records = demo_fasta.read_text().split(">")[1:]
+    return ["".join(record.split("\n")[1:]) for record in records]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return build_protein_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tokenizer) -> ResidueVocabulary:
+    return ResidueVocabulary.from_tokenizer(tokenizer)
+
+
+@pytest.fixture
+def make_encoder():
+    """A BERT of a few thousand parameters, the same one for the same seed."""
+
+    def make(seed: int = 0, **overrides) -> BertForMaskedLM:
+        torch.manual_seed(seed)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        return BertForMaskedLM(presets.encoder_config("tiny", **{**sizes, **overrides}))
+
+    return make
+
+
+@pytest.fixture
+def make_noiser(tokenizer):
+    """A noiser of a few thousand parameters whose scores differ between positions, the same one for the same seed."""
+
+    def make(seed: int = 0, **overrides) -> NoiserModel:
+        torch.manual_seed(seed)
+        sizes = {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 2}
+        noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer, **{**sizes, **overrides}))
+        torch.nn.init.normal_(noiser.score.weight)
+        return noiser
+
+    return make

@@ -1,0 +1,182 @@
+import gzip
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus
+
+FORMATS = {
+    "a.fasta": "FASTA",
+    "a.FA": "FASTA",
+    "a.faa.gz": "FASTA",
+    "a.parquet": "parquet",
+    "a.jsonl": "JSON lines",
+    "b.json": "JSON lines",
+    "a.jsonl.gz": "JSON lines",
+    "a.json": "JSON list",
+    "a.csv": "CSV",
+    "a.csv.gz": "CSV",
+    "a.tsv": "TSV",
+    "folder": "folder",
+    "dict_folder": "folder of splits",
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_gives_the_same_rows_and_counts(
+    tmp_path, name, streaming, write_records, rows_of, clean_rows, counts
+):
+    write_records(tmp_path / name, FORMATS[name])
+    corpus = load_corpus(str(tmp_path / name), streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    assert rows_of(corpus.dataset) == clean_rows
+    assert corpus.counts == counts
+    assert corpus.source == str(tmp_path / name)
+    assert corpus.dataset.column_names == ["id", "sequence", "length"]
+    assert corpus.dataset.features["length"].dtype == "int32"
+    assert (tmp_path / "cache").exists() is not streaming
+
+
+def test_table_columns_by_name_and_row_numbers_as_ids(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("primary,Entry\nMKVLAAGIVG,P1\nMK,P2\nMKVLAAGIVC,P3\n")
+    cache_dir = str(tmp_path / "cache")
+    numbered = load_corpus(str(path), sequence_column="primary", cache_dir=cache_dir)
+    assert numbered.dataset["id"][:] == ["0", "2"]
+    named = load_corpus(str(path), sequence_column="primary", id_column="Entry", cache_dir=cache_dir)
+    assert named.dataset["id"][:] == ["P1", "P3"]
+
+
+def test_missing_values_count_as_empty(tmp_path, rows_of):
+    pq.write_table(pa.table({"id": [7, None], "sequence": [None, "MKVLAAGIVG"]}), tmp_path / "a.parquet")
+    corpus = load_corpus(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("1", "MKVLAAGIVG", 10)]
+    assert corpus.counts.dropped_empty == 1
+
+
+def test_json_characters_that_utf8_cannot_hold(tmp_path, rows_of):
+    (tmp_path / "a.jsonl").write_text('{"id": "a\\ud800", "sequence": "MKVLA\\ud800AGIVG"}')
+    corpus = load_corpus(str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("a?", "MKVLA?AGIVG", 11)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (">sp|A0AJR1|ACP_LISW6 Acyl carrier\nMK\n", "A0AJR1"),
+        (">tr|Q9|Q9_HUMAN\nMK\n", "Q9"),
+        (">UniRef50_P1 n=3\nMK\n", "UniRef50_P1"),
+        (">  spaced\tout\nMK\n", "spaced"),
+        (">gi|5|ref|X| thing\nMK\n", "gi|5|ref|X|"),
+        (">\nMK\n", "0"),
+    ],
+)
+def test_fasta_ids(tmp_path, text, expected):
+    (tmp_path / "a.fasta").write_text(text)
+    assert load_corpus(str(tmp_path / "a.fasta"), min_length=1, cache_dir=str(tmp_path)).dataset[0]["id"] == expected
+
+
+FASTA_VARIANTS = {
+    "several lines": b">a one\nMKVLA\nAGIVG\n\nLC\n>b\nMKVLAAGIVG\n",
+    "CRLF": b">a one\r\nMKVLA\r\nAGIVGLC\r\n>b\r\nMKVLAAGIVG\r\n",
+    "old Mac": b">a one\rMKVLA\rAGIVGLC\r>b\rMKVLAAGIVG\r",
+    "no last line end": b">a one\nMKVLAAGIVGLC\n>b\nMKVLAAGIVG",
+    "blank lines first": b"\n\n>a\nMKVLAAGIVGLC\n>b\nMKVLAAGIVG\n",
+    "byte order mark": b"\xef\xbb\xbf>a\nMKVLAAGIVGLC\n>b\nMKVLAAGIVG\n",
+    "Latin-1 header": b">a prot\xe9ine \xb5\nMKVLAAGIVGLC\n>b \xa0 x\nMKVLAAGIVG\n",
+    "same id twice": b">a\nMKVLAAGIVGLC\n>b\nMKVLAAGIVG\n",
+    "gzip members joined": gzip.compress(b">a\nMKVLAAGIVGLC\n") + gzip.compress(b">b\nMKVLAAGIVG\n"),
+}
+
+
+@pytest.mark.parametrize("variant", FASTA_VARIANTS)
+def test_fasta_variants_read_alike(tmp_path, variant, rows_of):
+    (tmp_path / "a.fasta").write_bytes(FASTA_VARIANTS[variant])
+    corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("a", "MKVLAAGIVGLC", 12), ("b", "MKVLAAGIVG", 10)]
+    assert corpus.counts == CleaningCounts(records_read=2, records_kept=2)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_fasta_ids_outside_ascii(tmp_path, encoding):
+    # "à" in UTF-8 ends with the byte that is a no-break space in Latin-1: the id must not end there.
+    (tmp_path / "a.fasta").write_bytes(">\u00e0bc d\nMKVLAAGIVG\n".encode(encoding))
+    assert load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path)).dataset[0]["id"] == "\u00e0bc"
+
+
+def test_header_without_sequence_is_counted(tmp_path):
+    (tmp_path / "a.fasta").write_text(">a\n>b\nMKVLAAGIVG\n>c\n")
+    corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
+    assert corpus.dataset["id"][:] == ["b"]
+    assert corpus.counts == CleaningCounts(records_read=3, records_kept=1, dropped_empty=2)
+
+
+# Bytes that barely compress, so that a damaged place is not the last line.
+GOOD_GZ = gzip.compress(
+    b"".join(b">%d\n%s\n" % (i, random.Random(i).randbytes(20).hex().upper().encode()) for i in range(3000))
+)
+
+# name of the file, its bytes, what the message says besides the name
+WRONG_FILES = {
+    "empty fasta": ("x.fasta", b"", "empty"),
+    "blank fasta": ("x.fasta", b"\n \n", "no FASTA record"),
+    "empty gz": ("x.fasta.gz", gzip.compress(b""), "empty"),
+    "not a fasta": ("x.fasta", b"hello\nworld\n", r"not a FASTA.*line 1 .*'hello'"),
+    "text before": ("x.fasta", b"\nsome words\n>a\nMKVLAAGIVG\n", "line 2 .*'some words'"),
+    "fastq": ("x.fasta", b"@a\nACGT\n+\n!!!!\n", "not a FASTA"),
+    "comment": ("x.fasta", b">a\nMKVLA\n;AGIVG\n", "line 3 "),
+    "hash line": ("x.fasta", b">a\nMKVLA\n# AGIVG\n", "line 3 "),
+    "lost line end": ("x.fasta", b">a\nMKVLA\n>b\nAGIVG>c\nMMM\n", "record 2, .* line 5.*line end is missing"),
+    "binary": ("x.fasta", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary"),
+    "UTF-16": ("x.fasta", ">a\nMKV\n".encode("utf-16"), "UTF-16"),
+    "damaged gz": ("x.fasta.gz", b"\x1f\x8b\x08\0garbage", r"compressed file"),
+    "bytes changed in gz": ("x.fasta.gz", GOOD_GZ[:2000] + b"\xff" * 40 + GOOD_GZ[2040:], "damaged"),
+    "empty parquet": ("x.parquet", b"", "empty"),
+    "not parquet": ("x.parquet", b"id,sequence\n", "could not be read"),
+    "empty json": ("x.json", b"", "empty"),
+    "empty list": ("x.json", b"[]", "no records"),
+    "broken json line": ("x.jsonl", b'{"sequence": "MKVLAAGIVG"}\n{"sequence": \n', "line 2 .*not a JSON object"),
+    "broken json list": ("x.json", b'[{"sequence": "MKVLAAGIVG"},\n', "not a JSON list"),
+    "json number": ("x.jsonl", b"17\n", "line 1 is not a JSON object"),
+    "json no column": ("x.jsonl", b'{"primary": "MKV"}', 'line 1.*no column "sequence".*"primary"'),
+    "json wrong type": ("x.jsonl", b'{"sequence": ["M", "K"]}', 'column "sequence" holds list'),
+    "empty csv": ("x.csv", b"", "empty"),
+    "csv header only": ("x.csv", b"id,sequence\n", "no records"),
+    "csv no column": ("x.csv", b"Entry,primary\nP1,MKV\n", 'no column "sequence".*"Entry", "primary"'),
+    "csv ragged": ("x.csv", b"id,sequence\na,MKVLAAGIVG\nb\n", "line 3 has 1 fields"),
+    "csv open quote": ("x.csv", b'id,sequence\na,"MKVLAAGIVG\n', "could not be read"),
+    "csv Latin-1": ("x.csv", b"id,sequence\n\xe9,MKVLAAGIVG\n", "UTF-8"),
+    "tsv with commas": ("x.tsv", b"id,sequence\na,MKVLAAGIVG\n", '"id,sequence"'),
+    "no known ending": ("x.sdf", b"anything", "ending"),
+    "parquet gz": ("x.parquet.gz", b"anything", "ending"),
+    "nothing left": ("x.fasta", b">a\nMKV\n>b\n\n", "min_length=10.*2 records read, 0 kept"),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_wrong_files_are_refused_by_name(tmp_path, case, streaming):
+    name, content, message = WRONG_FILES[case]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"(?s){name}.*{message}") as caught:
+        corpus = load_corpus(str(tmp_path / name), streaming=streaming, cache_dir=str(tmp_path / "cache"))
+        list(corpus.dataset)
+    assert "\n" not in str(caught.value)
+    left = list((tmp_path / "cache").glob("adversarial_mlm/*"))
+    assert not left, "a failed start leaves nothing in the cache"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_truncated_gzip_is_refused_with_the_line(tmp_path, streaming):
+    (tmp_path / "x.fasta.gz").write_bytes(GOOD_GZ[: len(GOOD_GZ) // 2])
+    with pytest.raises(CorpusError, match=r"x\.fasta\.gz.*ends too early after line \d"):
+        list(load_corpus(str(tmp_path / "x.fasta.gz"), streaming=streaming, cache_dir=str(tmp_path)).dataset)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "folder"])
+def test_missing_column_of_typed_tables(tmp_path, write_records, file_format):
+    write_records(tmp_path / "x.parquet", file_format)
+    with pytest.raises(CorpusError, match='x.parquet.*no column "primary".*sequence_column.*"id", "sequence"'):
+        load_corpus(str(tmp_path / "x.parquet"), sequence_column="primary", cache_dir=str(tmp_path))

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from adversarial_mlm.masking_statistics import MaskingStatistics
+from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE
+from adversarial_mlm.noising import NOT_MASKED, NoisedBatch
+
+
+@pytest.fixture
+def counted(tokenizer):
+    """AALLK…: the noiser took both A (masked, replaced) and one L (kept), chance took K."""
+    ids = torch.tensor([tokenizer("AALLKGGGGG")["input_ids"]])
+    positions = torch.arange(12)
+    adversarial = ((positions >= 1) & (positions <= 3))[None]
+    option = torch.full((1, 12), NOT_MASKED)
+    option[0, 1:4] = torch.tensor([MASK, REPLACE, KEEP])
+    option[0, 5] = MASK
+    noised = NoisedBatch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        labels=ids,
+        adversarial=adversarial,
+        random=(positions == 5)[None],
+        option=option,
+        entropy=torch.tensor([0.5]),
+    )
+    losses = torch.zeros(1, 12)
+    losses[0, 1:4] = torch.tensor([1.0, 2.0, 3.0])
+    losses[0, 5] = 0.5
+    return noised, losses, ids, ((positions >= 1) & (positions <= 10))[None]
+
+
+def test_figures_are_those_counted_by_hand(counted, vocabulary):
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    statistics.update(*counted)
+    statistics.update(*counted)
+    figures = statistics.figures()
+    assert figures["adversarial_loss"] == 2.0 and figures["random_loss"] == 0.5 and figures["gap"] == 1.5
+    assert figures["mask_rate"] == pytest.approx(0.4) and figures["residues"] == 20
+    assert [figures[f"share_{name}"] for name in ("mask", "keep", "replace")] == [pytest.approx(1 / 3)] * 3
+    assert figures["entropy"] == 0.5
+    assert figures["enrichment_A"] == pytest.approx((2 / 3) / 0.2)
+    assert figures["enrichment_L"] == pytest.approx((1 / 3) / 0.2)
+    assert figures["enrichment_G"] == 0 and figures["enrichment_max"] == figures["enrichment_A"]
+    assert "enrichment_W" not in figures  # never seen, so nothing to compare
+
+
+def test_reading_the_figures_starts_anew(counted, vocabulary):
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    statistics.update(*counted)
+    statistics.figures()
+    assert statistics.figures() == {}
+
+
+def test_without_a_noiser_the_shares_are_those_of_the_random_masks(counted, vocabulary):
+    statistics = MaskingStatistics(vocabulary, adversarial=False)
+    statistics.update(*counted)
+    figures = statistics.figures()
+    assert figures["share_mask"] == 1.0 and "gap" not in figures and "enrichment_A" not in figures
+
+
+def test_sums_are_reduced_before_they_are_divided(counted, vocabulary):
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    statistics.update(*counted)
+    figures = statistics.figures(lambda sums: 3 * sums)
+    assert figures["residues"] == 30 and figures["adversarial_loss"] == 2.0

@@ -1,0 +1,74 @@
+import pytest
+import torch
+from torch import nn
+
+from adversarial_mlm import NoiserConfig, NoiserModel
+
+
+@pytest.fixture
+def batch(tokenizer, proteins):
+    return tokenizer(proteins[:4], padding=True, return_tensors="pt")
+
+
+def test_an_untrained_noiser_is_a_random_masker_with_80_10_10(tokenizer, batch):
+    noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer, embedding_size=16, hidden_size=16))
+    scores = noiser(batch["input_ids"], batch["attention_mask"])
+    assert (scores.any_mask_scores == 0).all()
+    shares = torch.softmax(scores.option_scores, dim=-1)
+    assert torch.allclose(shares[..., 0], torch.tensor(0.8)) and torch.allclose(shares[..., 1], torch.tensor(0.1))
+    assert torch.allclose(shares[..., 2:], torch.tensor(0.1 / 20))
+
+
+def test_scores_do_not_depend_on_padding(make_noiser, batch):
+    noiser = make_noiser()
+    together = noiser(batch["input_ids"], batch["attention_mask"])
+    for row, length in enumerate(batch["attention_mask"].sum(dim=1)):
+        alone = noiser(batch["input_ids"][row : row + 1, :length])
+        assert torch.allclose(together.any_mask_scores[row, :length], alone.any_mask_scores[0], atol=1e-6)
+        assert torch.allclose(together.option_scores[row, :length], alone.option_scores[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_it_is_pytorchs_gru(make_noiser, batch, bidirectional):
+    noiser = make_noiser(bidirectional=bidirectional)
+    units = 6 if bidirectional else 12
+    reference = nn.GRU(8, units, num_layers=2, batch_first=True, bidirectional=bidirectional)
+    directions = {"": noiser.rnn.forwards, "_reverse": noiser.rnn.backwards}
+    for suffix, layers in directions.items():
+        for index, layer in enumerate(layers):
+            for name, value in layer.named_parameters():
+                getattr(reference, f"{name[:-1]}{index}{suffix}").data.copy_(value)
+    ids = batch["input_ids"][:1, :33]
+    expected = noiser.score(reference(noiser.embeddings(ids))[0])
+    assert torch.allclose(noiser(ids).any_mask_scores, expected[..., 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("bidirectional", "sees_ahead"), [(True, True), (False, False)])
+def test_only_a_bidirectional_noiser_sees_what_comes_later(make_noiser, batch, bidirectional, sees_ahead):
+    noiser = make_noiser(bidirectional=bidirectional)
+    ids = batch["input_ids"][:1, :20].clone()
+    before = noiser(ids).any_mask_scores
+    ids[0, 15] = 5 if ids[0, 15] != 5 else 6
+    assert (not torch.equal(noiser(ids).any_mask_scores[:, :15], before[:, :15])) == sees_ahead
+
+
+def test_every_parameter_gets_a_gradient(make_noiser, batch):
+    noiser = make_noiser()
+    scores = noiser(batch["input_ids"], batch["attention_mask"])
+    (scores.any_mask_scores.square().sum() + scores.option_scores.square().sum()).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in noiser.parameters())
+
+
+def test_save_and_load(make_noiser, batch, tmp_path):
+    noiser = make_noiser()
+    noiser.save_pretrained(tmp_path / "noiser")
+    loaded = NoiserModel.from_pretrained(tmp_path, subfolder="noiser")
+    assert torch.equal(noiser(batch["input_ids"]).option_scores, loaded(batch["input_ids"]).option_scores)
+    of_loading = {"dtype": None, "_name_or_path": None}
+    assert loaded.config.to_dict() | of_loading == noiser.config.to_dict() | of_loading
+    assert {path.name for path in (tmp_path / "noiser").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_scores_are_float32_under_autocast(make_noiser, batch):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert make_noiser()(batch["input_ids"]).any_mask_scores.dtype == torch.float32

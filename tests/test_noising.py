@@ -1,0 +1,205 @@
+import pytest
+import torch
+
+from adversarial_mlm.data_collator import SequenceEncoder
+from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
+from adversarial_mlm.losses import IGNORE_INDEX
+from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
+from adversarial_mlm.noising import NOT_MASKED, adversarial_and_random_budgets, noise_batch
+from adversarial_mlm.sampling import exact_budget
+
+
+@pytest.fixture
+def batch(tokenizer, proteins):
+    # with letters that can be masked but never stand in, and an unknown that can be neither
+    return SequenceEncoder(tokenizer)([{"sequence": s} for s in [*proteins[:30:3], "MKBZXUO?" * 10, "ACDEFGHIKL"]])
+
+
+@pytest.fixture
+def many(tokenizer, proteins):
+    return SequenceEncoder(tokenizer)([{"sequence": s} for s in proteins[:400]])
+
+
+def keys_of(batch, update: int = 0) -> torch.Tensor:
+    return row_keys(0, ENCODER_PHASE, update, torch.arange(len(batch["input_ids"])))
+
+
+def random_scores(batch, scale: float = 1.0, dtype=torch.float32) -> NoiserOutput:
+    generator = torch.Generator().manual_seed(3)
+    shape = batch["input_ids"].shape
+    return NoiserOutput(
+        any_mask_scores=(scale * torch.randn(*shape, generator=generator)).to(dtype).requires_grad_(),
+        option_scores=(scale * torch.randn(*shape, 22, generator=generator)).to(dtype).requires_grad_(),
+    )
+
+
+def test_both_kinds_of_masks_spend_their_budgets_exactly_and_never_meet(batch, vocabulary):
+    noised = noise_batch(
+        batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=random_scores(batch, 3.0)
+    )
+    adversarial, random = adversarial_and_random_budgets(batch["num_residues"], 0.1, 0.1)
+    assert torch.equal(noised.adversarial.sum(dim=1), adversarial)
+    assert torch.equal(noised.random.sum(dim=1), random)
+    assert not (noised.adversarial & noised.random).any()
+    assert torch.equal((noised.labels != IGNORE_INDEX).sum(dim=1), exact_budget(batch["num_residues"], 0.2))
+
+
+def test_a_run_without_a_noiser_masks_as_many_residues():
+    residues = torch.arange(600)
+    adversarial, random = adversarial_and_random_budgets(residues, 0.1, 0.1)
+    assert torch.equal(adversarial + random, exact_budget(residues, 0.2))
+    assert (adversarial >= 0).all() and (random >= 0).all() and ((adversarial - random).abs() <= 1).all()
+
+
+def test_only_residues_are_masked_and_only_standard_ones_stand_in(many, batch, vocabulary):
+    for data in (many, batch):
+        noised = noise_batch(
+            data, keys_of(data), vocabulary, random_rate=0.4, adversarial_rate=0.4, scores=random_scores(data)
+        )
+        masked = noised.adversarial | noised.random
+        assert not (masked & ~data["residue_mask"]).any()
+        assert torch.equal(noised.input_ids[~masked], data["input_ids"][~masked])
+        replaced = noised.input_ids[noised.option == REPLACE]
+        assert set(replaced.tolist()) == set(vocabulary.replacement_ids)
+        assert (noised.input_ids[noised.option == MASK] == vocabulary.mask_token_id).all()
+        assert torch.equal(noised.input_ids[noised.option == KEEP], data["input_ids"][noised.option == KEEP])
+        assert torch.equal(noised.option == NOT_MASKED, ~masked)
+        assert torch.equal(noised.labels[masked], data["input_ids"][masked])
+
+
+def test_random_masks_are_80_10_10_and_fall_everywhere_alike(many, vocabulary):
+    noised = noise_batch(many, keys_of(many), vocabulary, random_rate=0.2)
+    options = torch.bincount(noised.option[noised.random], minlength=3) / noised.random.sum()
+    # about 10,000 masks: three standard errors are 0.012
+    assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.012)
+    first_ten = noised.random[:, 1:11].float().mean()
+    assert abs(first_ten - 0.2) < 0.02
+    letters = torch.bincount(noised.input_ids[noised.option == REPLACE], minlength=30)[
+        list(vocabulary.replacement_ids)
+    ]
+    assert ((letters - letters.float().mean()) ** 2 / letters.float().mean()).sum() < 50  # chi-square, 19 degrees
+
+
+def test_an_untrained_noiser_chooses_80_10_10_too(many, vocabulary, tokenizer):
+    from adversarial_mlm import NoiserConfig, NoiserModel
+
+    noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer, embedding_size=8, hidden_size=8))
+    scores = noiser(many["input_ids"], many["attention_mask"])
+    noised = noise_batch(many, keys_of(many), vocabulary, random_rate=0.1, adversarial_rate=0.2, scores=scores)
+    options = torch.bincount(noised.option[noised.adversarial], minlength=3) / noised.adversarial.sum()
+    assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.012)
+    assert torch.allclose(noised.entropy, torch.ones(len(noised.entropy)), atol=1e-5)
+
+
+def test_the_noiser_decides(batch, vocabulary):
+    scores = random_scores(batch)
+    wanted = batch["residue_mask"] & (batch["input_ids"] == vocabulary.replacement_ids[9])  # leucines
+    scores.any_mask_scores.data[wanted] += 1e3
+    scores.option_scores.data[..., 2 + 4] += 1e3  # replace by the fifth letter
+    noised = noise_batch(batch, keys_of(batch), vocabulary, random_rate=0.0, adversarial_rate=0.1, scores=scores)
+    budget = exact_budget(batch["num_residues"], 0.1)
+    assert torch.equal((noised.adversarial & wanted).sum(dim=1), torch.minimum(budget, wanted.sum(dim=1)))
+    assert (noised.input_ids[noised.adversarial] == vocabulary.replacement_ids[4]).all()
+    assert (noised.entropy[:10] < 0.5).all()
+
+
+def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vocabulary):
+    noised = noise_batch(
+        batch,
+        keys_of(batch),
+        vocabulary,
+        random_rate=0.1,
+        adversarial_rate=0.1,
+        scores=random_scores(batch),
+        learned_options=False,
+        differentiable=True,
+    )
+    assert (noised.input_ids[noised.adversarial] == vocabulary.mask_token_id).all()
+    assert torch.equal(noised.one_hot.argmax(dim=-1), noised.input_ids)
+
+
+def test_the_differentiable_batch_is_the_hard_one(batch, vocabulary):
+    settings = {"random_rate": 0.1, "adversarial_rate": 0.1, "scores": random_scores(batch, 2.0)}
+    hard = noise_batch(batch, keys_of(batch), vocabulary, **settings)
+    soft = noise_batch(batch, keys_of(batch), vocabulary, differentiable=True, **settings)
+    assert torch.equal(hard.input_ids, soft.input_ids) and torch.equal(hard.labels, soft.labels)
+    expected = torch.nn.functional.one_hot(hard.input_ids, 30).float()
+    assert torch.allclose(soft.one_hot, expected, atol=1e-5)
+
+
+def test_gradient_reaches_both_kinds_of_scores_and_only_where_they_matter(batch, vocabulary):
+    # as printed, Algorithm 3 gives the any-mask scores none
+    scores = random_scores(batch)
+    noised = noise_batch(
+        batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores, differentiable=True
+    )
+    weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0))
+    (noised.one_hot * weights).sum().backward()
+    residues = batch["residue_mask"]
+    assert (scores.any_mask_scores.grad[residues] != 0).float().mean() > 0.99
+    assert not scores.any_mask_scores.grad[~residues].any()
+    assert (scores.option_scores.grad[noised.adversarial] != 0).any(dim=-1).all()
+    assert not scores.option_scores.grad[~noised.adversarial].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabulary, temperature):
+    """d one_hot / d score must equal that of the relaxation, with the hard values as its coefficients."""
+    from adversarial_mlm.keyed_noise import ANY_MASK, MASK_OPTION, gumbel
+    from adversarial_mlm.sampling import rss
+
+    scores, keys = random_scores(batch, dtype=torch.float64), keys_of(batch)
+    length = batch["input_ids"].shape[1]
+    noised = noise_batch(
+        batch,
+        keys,
+        vocabulary,
+        random_rate=0.1,
+        adversarial_rate=0.1,
+        scores=scores,
+        temperature=temperature,
+        differentiable=True,
+    )
+    weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (noised.one_hot * weights).sum().backward()
+
+    # by hand: gain of masking position i adversarially over leaving it (with its random mask) alone …
+    base_ids = torch.where(noised.adversarial, batch["input_ids"], noised.input_ids)
+    gain_of = lambda ids: weights.gather(-1, ids[..., None])[..., 0]  # noqa: E731
+    letters = torch.tensor(vocabulary.replacement_ids)
+    of_option = torch.cat(
+        [weights[..., vocabulary.mask_token_id, None], gain_of(batch["input_ids"])[..., None], weights[..., letters]],
+        -1,
+    )
+    noisy = scores.option_scores.detach() + gumbel(keys, MASK_OPTION, length, 22)
+    gain = of_option.gather(-1, noisy.argmax(dim=-1, keepdim=True))[..., 0] - gain_of(base_ids)
+    # … through the relaxed choice of positions
+    leaf = scores.any_mask_scores.detach().requires_grad_()
+    adversarial_budget, _ = adversarial_and_random_budgets(batch["num_residues"], 0.1, 0.1)
+    soft = rss(leaf, batch["residue_mask"], adversarial_budget, gumbel(keys, ANY_MASK, length), temperature)
+    (soft * gain).sum().backward()
+    assert torch.allclose(scores.any_mask_scores.grad, leaf.grad, atol=1e-9)
+    # and the options through their softmax, where they were used
+    p = torch.softmax(noisy / temperature, dim=-1)
+    by_hand = p * (of_option - (p * of_option).sum(-1, keepdim=True)) / temperature * noised.adversarial[..., None]
+    assert torch.allclose(scores.option_scores.grad, by_hand, atol=1e-9)
+
+
+def test_masks_do_not_depend_on_padding_nor_on_the_other_rows(batch, vocabulary):
+    keys, scores = keys_of(batch), random_scores(batch)
+    together = noise_batch(batch, keys, vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores)
+    row, length = 4, int(batch["attention_mask"][4].sum())
+    alone = {name: t[row : row + 1] if t.dim() == 1 else t[row : row + 1, :length] for name, t in batch.items()}
+    alone_scores = NoiserOutput(
+        any_mask_scores=scores.any_mask_scores[row : row + 1, :length],
+        option_scores=scores.option_scores[row : row + 1, :length],
+    )
+    noised = noise_batch(
+        alone, keys[row : row + 1], vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=alone_scores
+    )
+    assert torch.equal(noised.input_ids[0], together.input_ids[row, :length])
+
+
+def test_every_update_has_new_masks(batch, vocabulary):
+    first, second = (noise_batch(batch, keys_of(batch, update), vocabulary, random_rate=0.2) for update in (0, 1))
+    assert not torch.equal(first.random, second.random)

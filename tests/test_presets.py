@@ -1,0 +1,30 @@
+import pytest
+from transformers import BertConfig, BertForMaskedLM
+
+from adversarial_mlm import NoiserModel, presets
+
+
+@pytest.mark.parametrize(("name", "millions"), [("tape-38m", 38.4), ("tape-92m", 86.1), ("small", 4.9), ("tiny", 0.9)])
+def test_encoders_have_the_stated_size_and_are_plain_berts(name, millions):
+    config = presets.encoder_config(name)
+    assert type(config) is BertConfig and config.hidden_dropout_prob == config.attention_probs_dropout_prob == 0.1
+    assert round(BertForMaskedLM(config).num_parameters() / 1e6, 1) == millions
+
+
+def test_tape_38m_is_the_transformer_profiled_in_tape():
+    config = presets.encoder_config("tape-38m", max_position_embeddings=1024)
+    sizes = (config.hidden_size, config.num_hidden_layers, config.num_attention_heads, config.intermediate_size)
+    assert sizes == (512, 12, 8, 2048) and config.max_position_embeddings == 1024
+
+
+@pytest.mark.parametrize(("name", "millions"), [("paper", 4.4), ("small", 0.6), ("tiny", 0.1)])
+def test_noisers_have_the_stated_size(name, millions, vocabulary):
+    noiser = NoiserModel(presets.noiser_config(name, vocabulary))
+    assert round(noiser.num_parameters() / 1e6, 1) == millions
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(vocabulary):
+    with pytest.raises(ValueError, match="no encoder preset 'huge'; there are tape-38m, tape-92m, small, tiny"):
+        presets.encoder_config("huge")
+    with pytest.raises(ValueError, match="no noiser preset 'huge'"):
+        presets.noiser_config("huge", vocabulary)

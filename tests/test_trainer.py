@@ -1,0 +1,466 @@
+import json
+import subprocess
+import sys
+
+import datasets
+import pytest
+import torch
+from torch.utils.data import RandomSampler
+from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback, TrainingArguments
+
+from adversarial_mlm import (
+    AdversarialMLMTrainer,
+    AdversarialMLMTrainingArguments,
+    DataCollatorForAdversarialMLM,
+    DataCollatorForRandomMLM,
+    NoiserModel,
+)
+from adversarial_mlm.losses import IGNORE_INDEX
+
+
+@pytest.fixture
+def dataset(proteins):
+    return datasets.Dataset.from_dict({"id": [str(i) for i in range(40)], "sequence": proteins[:400:10]})
+
+
+@pytest.fixture
+def make_trainer(tmp_path, tokenizer, make_encoder, make_noiser, dataset):
+    """A trainer of tiny networks; `masking="random"` has no noiser."""
+
+    def make(
+        masking="adversarial",
+        folder="run",
+        dropout=0.0,
+        double=False,
+        data=dataset,
+        collator=None,
+        cls=None,
+        **settings,
+    ):
+        encoder = make_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+        noiser = make_noiser()
+        if double:
+            encoder, noiser = encoder.double(), noiser.double()
+        if collator is None:
+            if masking == "adversarial":
+                collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=64)
+            else:
+                collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=64)
+        arguments = {
+            "output_dir": str(tmp_path / folder),
+            "max_steps": 4,
+            "per_device_train_batch_size": 4,
+            "noiser_steps": 2,
+            "encoder_steps": 2,
+            "learning_rate": 1e-3,
+            "noiser_learning_rate": 1e-3,
+            "save_strategy": "no",
+            "logging_steps": 2,
+            "disable_tqdm": True,
+            "report_to": [],
+            "use_cpu": True,
+            **settings,
+        }
+        return (cls or AdversarialMLMTrainer)(
+            model=encoder,
+            args=AdversarialMLMTrainingArguments(**arguments),
+            data_collator=collator,
+            train_dataset=data,
+            eval_dataset=dataset,
+            processing_class=tokenizer,
+        )
+
+    return make
+
+
+class Recorder(AdversarialMLMTrainer):
+    """Notes what happens in which phase."""
+
+    def __init__(self, *args, **kwargs):
+        self.events, self.encoder_batches = [], []
+        super().__init__(*args, **kwargs)
+
+    def _noiser_update(self, update, batches):
+        super()._noiser_update(update, batches)
+        self.events.append(("noiser", update))
+
+    def compute_loss(self, model, inputs, **kwargs):
+        self.events.append(("encoder", self.state.global_step))
+        self.encoder_batches.append(inputs["input_ids"])
+        return super().compute_loss(model, inputs, **kwargs)
+
+
+def parameters_of(trainer) -> dict[str, torch.Tensor]:
+    networks = {"encoder": trainer.model, "noiser": trainer.noiser}
+    return {
+        f"{network}.{name}": value.detach().clone()
+        for network, module in networks.items()
+        if module is not None
+        for name, value in module.named_parameters()
+    }
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max((a[name] - b[name]).abs().max().item() for name in a)
+
+
+def log_of(trainer) -> list[dict]:
+    with open(f"{trainer.args.output_dir}/metrics.jsonl") as file:
+        return [json.loads(line) for line in file]
+
+
+# ---- the two phases ----
+
+
+def test_noiser_updates_come_before_every_cycle_of_the_encoder(make_trainer):
+    trainer = make_trainer(cls=Recorder, max_steps=5, noiser_steps=3, encoder_steps=2)
+    trainer.train()
+    cycles = [[("noiser", 3 * c + i) for i in range(3)] + [("encoder", 2 * c + i) for i in range(2)] for c in range(3)]
+    assert trainer.events == sum(cycles, [])[:-1]
+    assert trainer.state.global_step == 5
+
+
+def test_each_phase_gives_gradients_to_its_own_network_only(make_trainer):
+    trainer = make_trainer()
+    seen = {}
+
+    class Watch(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            seen["encoder"] = [
+                (p.grad is not None and bool(p.grad.any()), "encoder") for p in trainer.model.parameters()
+            ] + [(p.grad is None, "noiser") for p in trainer.noiser.parameters()]
+
+    real_step = trainer.accelerator.backward
+
+    def backward(loss, **kwargs):
+        real_step(loss, **kwargs)
+        if not any(p.requires_grad for p in trainer.model.parameters()):
+            seen["noiser"] = [(p.grad is None, "encoder") for p in trainer.model.parameters()] + [
+                (p.grad is not None and bool(p.grad.any()), "noiser") for p in trainer.noiser.parameters()
+            ]
+
+    trainer.accelerator.backward = backward
+    trainer.add_callback(Watch())
+    trainer.train()
+    # positions beyond the longest row and unused tokens have zero gradients, so ask for most and not for all
+    for phase in ("encoder", "noiser"):
+        silent = [right for right, network in seen[phase] if network != phase]
+        assert all(silent) and len(silent) > 5
+        assert sum(right for right, network in seen[phase] if network == phase) > 0.9 * (
+            len(seen[phase]) - len(silent)
+        )
+    assert all(p.requires_grad for p in trainer.model.parameters())
+
+
+def test_the_noiser_climbs_what_the_encoder_descends(make_trainer):
+    trainer = make_trainer(
+        max_steps=1, learning_rate=0.0, weight_decay=0.0, noiser_steps=60, noiser_learning_rate=1e-2
+    )
+    teach_to_copy(trainer.model, trainer.get_eval_dataloader())
+    before, weights = trainer.evaluate(), parameters_of(trainer)
+    trainer.train()
+    after = trainer.evaluate()
+    # against an encoder that believes what it reads, a wrong residue hurts most and a true one least
+    assert after["eval_adversarial_loss"] > before["eval_adversarial_loss"] + 0.2
+    assert after["eval_share_replace"] > before["eval_share_replace"] + 0.2
+    assert after["eval_share_keep"] < before["eval_share_keep"]
+    assert all(torch.equal(v, weights[name]) for name, v in parameters_of(trainer).items() if name[0] == "e")
+
+
+def teach_to_copy(encoder, batches) -> None:
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+    for _ in range(30):
+        for batch in batches:
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+            encoder(**inputs, labels=batch["input_ids"]).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_parameters_the_user_froze_stay_frozen(make_trainer):
+    trainer = make_trainer()
+    frozen = trainer.model.get_input_embeddings().weight
+    frozen.requires_grad_(False)
+    before = frozen.clone()
+    trainer.train()
+    assert torch.equal(frozen, before) and not frozen.requires_grad
+
+
+def test_the_encoder_sees_the_same_batches_with_and_without_a_noiser(make_trainer):
+    adversarial = make_trainer(cls=Recorder, max_steps=12)
+    adversarial.train()
+    random = make_trainer("random", cls=Recorder, max_steps=12)
+    random.train()
+    pairs = list(zip(adversarial.encoder_batches, random.encoder_batches, strict=True))
+    assert len(pairs) == 12 and all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_both_networks_have_their_own_rate_decay_and_clip(make_trainer):
+    trainer = make_trainer(noiser_learning_rate=5e-3, noiser_weight_decay=0.3, weight_decay=0.1, warmup_steps=0)
+    clips = []
+    real = trainer.accelerator.clip_grad_norm_
+    trainer.accelerator.clip_grad_norm_ = lambda parameters, clip, *a: clips.append(clip) or real(parameters, clip, *a)
+    trainer.args.max_grad_norm, trainer.args.noiser_max_grad_norm = 0.7, 0.2
+    trainer.train()
+    groups = trainer.optimizer.param_groups
+    assert [(g["initial_lr"], g["weight_decay"]) for g in groups] == [(1e-3, 0.1), (1e-3, 0), (5e-3, 0.3), (5e-3, 0)]
+    held = [id(p) for g in groups for p in g["params"]]
+    assert (
+        len(held) == len(set(held)) == len(list(trainer.model.parameters())) + len(list(trainer.noiser.parameters()))
+    )
+    assert set(clips) == {0.7, 0.2}
+    steps = {
+        network: {int(trainer.optimizer.state[p]["step"]) for p in module.parameters() if p in trainer.optimizer.state}
+        for network, module in (("encoder", trainer.model), ("noiser", trainer.noiser))
+    }
+    assert steps == {"encoder": {4}, "noiser": {4}}
+
+
+# ---- exact sums ----
+
+
+@pytest.mark.parametrize("masking", ["adversarial", "random"])
+def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, masking):
+    settings = {"double": True, "max_steps": 8, "optim": "adamw_torch"}
+    whole = make_trainer(masking, "whole", per_device_train_batch_size=8, **settings)
+    parts = make_trainer(masking, "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
+    assert largest_difference(parameters_of(whole), parameters_of(parts)) == 0
+    whole.train()
+    parts.train()
+    assert largest_difference(parameters_of(whole), parameters_of(parts)) < 1e-10
+    for a, b in zip(log_of(whole), log_of(parts), strict=True):
+        for key in ("loss", "grad_norm", "noiser_loss", "noiser_grad_norm", "mask_rate", "gap"):
+            assert (key in a) == (key in b)
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
+
+
+def test_the_logged_loss_is_the_mean_over_masked_residues(make_trainer, dataset, tokenizer):
+    trainer = make_trainer("random", max_steps=1, logging_steps=1, gradient_accumulation_steps=3, learning_rate=0.0)
+    sums = []
+
+    class Spy(DataCollatorForRandomMLM):
+        def corrupt(self, batch, keys=None):
+            noised = super().corrupt(batch, keys)
+            logits = trainer.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), noised.labels.flatten(), reduction="sum")
+            sums.append((loss.item(), (noised.labels != IGNORE_INDEX).sum().item()))
+            return noised
+
+    trainer.data_collator = Spy(tokenizer, random_rate=0.2, max_length=64)
+    trainer.train()
+    assert log_of(trainer)[0]["loss"] == pytest.approx(sum(a for a, _ in sums) / sum(n for _, n in sums), rel=1e-5)
+
+
+# ---- resume ----
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("stop", [3, 4, 11])
+def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(make_trainer, stop, workers):
+    # 40 records in batches of 4 accumulated twice make an epoch of 5 updates, so that 11 lies in the third
+    settings = {
+        "dropout": 0.1,
+        "max_steps": 14,
+        "gradient_accumulation_steps": 2,
+        "encoder_steps": 4,
+        "noiser_steps": 3,
+        "dataloader_num_workers": workers,
+    }
+    straight = make_trainer(folder="straight", **settings)
+    straight.train()
+    stopped = make_trainer(folder="stopped", save_strategy="steps", save_steps=stop, **settings)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_training_stop = state.global_step == stop
+
+    stopped.add_callback(Stop())
+    stopped.train()
+    resumed = make_trainer(folder="stopped", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0
+    logged = [entry["step"] for entry in log_of(resumed) if "loss" in entry]
+    assert logged == sorted(set(logged))
+
+
+def test_a_checkpoint_without_its_noiser_is_refused(make_trainer, tmp_path):
+    make_trainer(folder="random", masking="random", save_strategy="steps", save_steps=2).train()
+    with pytest.raises(ValueError, match="has no noiser/ folder"):
+        make_trainer().train(resume_from_checkpoint=str(tmp_path / "random" / "checkpoint-2"))
+
+
+# ---- evaluation ----
+
+
+def test_evaluation_does_not_depend_on_batches_nor_on_the_masks_of_training(make_trainer):
+    keys = ("loss", "perplexity", "accuracy", "masked_residues", "background_loss")
+    figures = [
+        make_trainer(masking, per_device_eval_batch_size=size).evaluate()
+        for masking, size in (("adversarial", 3), ("adversarial", 40), ("random", 7))
+    ]
+    for other in figures[1:]:
+        assert all(other[f"eval_{key}"] == pytest.approx(figures[0][f"eval_{key}"], rel=1e-6) for key in keys)
+    assert figures[0]["eval_gap"] == pytest.approx(figures[1]["eval_gap"], rel=1e-4)
+    other_masks = make_trainer(eval_mask_seed=1).evaluate()
+    assert other_masks["eval_loss"] != figures[0]["eval_loss"]
+
+
+def test_background_loss_is_the_cross_entropy_of_the_letters_shares(make_trainer, proteins):
+    short = datasets.Dataset.from_dict({"sequence": [protein[:60] for protein in proteins]})
+    letters = "".join(short["sequence"])
+    shares = torch.tensor([letters.count(letter) / len(letters) for letter in set(letters)])
+    trainer = make_trainer(eval_mask_rate=0.5, data=short)
+    figures = trainer.evaluate(short)
+    assert figures["eval_background_loss"] == pytest.approx(-(shares * shares.log()).sum().item(), abs=0.005)
+
+
+def test_several_sets_are_evaluated_under_their_names(make_trainer, dataset):
+    trainer = make_trainer()
+    trainer.eval_dataset = {"members": dataset.select(range(10)), "families": dataset.select(range(10, 40))}
+    figures = trainer.evaluate()
+    assert {"eval_members_perplexity", "eval_families_perplexity", "eval_families_adversarial_loss"} <= set(figures)
+
+
+def test_evaluation_leaves_the_run_untouched(make_trainer):
+    quiet = make_trainer(folder="quiet", dropout=0.1)
+    quiet.train()
+    watched = make_trainer(folder="watched", dropout=0.1, eval_strategy="steps", eval_steps=1)
+    watched.train()
+    assert largest_difference(parameters_of(quiet), parameters_of(watched)) == 0
+
+
+# ---- logs ----
+
+
+def test_everything_promised_is_logged(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    entry = next(entry for entry in log_of(trainer) if "loss" in entry)
+    promised = {
+        "loss", "adversarial_loss", "random_loss", "gap", "mask_rate", "share_mask", "share_keep", "share_replace",
+        "entropy", "enrichment_A", "enrichment_max", "grad_norm", "noiser_grad_norm", "noiser_loss", "learning_rate",
+        "noiser_learning_rate", "residues_per_second", "seconds_encoder", "seconds_noiser", "seconds_data",
+    }  # fmt: skip
+    assert promised <= set(entry)
+    assert entry["mask_rate"] == pytest.approx(0.2, abs=0.01)
+    assert entry["share_mask"] + entry["share_keep"] + entry["share_replace"] == pytest.approx(1)
+    assert entry["loss"] == pytest.approx((entry["adversarial_loss"] + entry["random_loss"]) / 2, rel=0.02)
+
+
+def test_a_random_run_logs_nothing_of_a_noiser(make_trainer):
+    trainer = make_trainer("random")
+    trainer.train()
+    entry = next(entry for entry in log_of(trainer) if "loss" in entry)
+    assert entry["share_mask"] == pytest.approx(0.8, abs=0.15)
+    assert not any("noiser" in key or "adversarial" in key or "enrichment" in key for key in entry)
+
+
+def test_a_fresh_run_starts_a_fresh_log(make_trainer):
+    make_trainer().train()
+    trainer = make_trainer(max_steps=2)
+    trainer.train()
+    assert max(entry["step"] for entry in log_of(trainer)) == 2
+
+
+# ---- what is written ----
+
+
+def test_the_result_loads_in_an_interpreter_without_this_package(make_trainer, proteins, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model()
+    trainer.model.eval()
+    inputs = trainer.processing_class(proteins[:2], padding=True, return_tensors="pt")
+    expected = trainer.model(**inputs).logits.sum().item()
+    code = f"""
+import sys, torch
+sys.modules["adversarial_mlm"] = None  # importing it fails
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+model = AutoModelForMaskedLM.from_pretrained({trainer.args.output_dir!r})
+tokenizer = AutoTokenizer.from_pretrained({trainer.args.output_dir!r})
+inputs = tokenizer({proteins[:2]!r}, padding=True, return_tensors="pt")
+print(type(model).__name__, model(**inputs).logits.sum().item())
+"""
+    result = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    name, value = result.stdout.split()
+    assert name == "BertForMaskedLM" and float(value) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_output_holds_no_pickle_and_no_token(make_trainer, tmp_path):
+    trainer = make_trainer(hub_token="hf_secret", save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model()
+    root = tmp_path / "run"
+    names = {path.name for path in root.iterdir() if path.is_file()}
+    assert names == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md", "metrics.jsonl",
+        "training_args.json",
+    }  # fmt: skip
+    assert {path.name for path in (root / "noiser").iterdir()} == {"config.json", "model.safetensors"}
+    assert not list(root.rglob("training_args.bin"))
+    for path in root.rglob("*"):
+        assert path.is_dir() or b"hf_secret" not in path.read_bytes()
+
+
+def test_the_saved_noiser_is_the_trained_one(make_trainer, proteins):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_model()
+    loaded = NoiserModel.from_pretrained(trainer.args.output_dir, subfolder="noiser")
+    ids = AutoTokenizer.from_pretrained(trainer.args.output_dir)(proteins[0], return_tensors="pt")["input_ids"]
+    assert torch.equal(loaded(ids).any_mask_scores, trainer.noiser.eval()(ids).any_mask_scores)
+
+
+def test_the_best_model_comes_back_with_its_noiser(make_trainer):
+    trainer = make_trainer(
+        max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=3e-2, noiser_learning_rate=3e-2,
+    )  # fmt: skip
+    trainer.train()
+    best = trainer.state.best_model_checkpoint
+    noiser = NoiserModel.from_pretrained(best, subfolder="noiser")
+    encoder = AutoModelForMaskedLM.from_pretrained(best)
+    loaded = parameters_of(trainer)
+    assert all(torch.equal(loaded[f"noiser.{name}"], value) for name, value in noiser.named_parameters())
+    assert all(torch.equal(loaded[f"encoder.{name}"], value) for name, value in encoder.named_parameters())
+
+
+# ---- streams ----
+
+
+def test_an_iterable_dataset_trains_with_a_noiser(make_trainer, dataset):
+    trainer = make_trainer(data=dataset.to_iterable_dataset(), max_steps=6, encoder_steps=3)
+    before = parameters_of(trainer)
+    trainer.train()
+    after = parameters_of(trainer)
+    moved = [name for name in after if not torch.equal(after[name], before[name])]
+    assert trainer.state.global_step == 6 and len(moved) > 0.9 * len(after)
+
+
+# ---- refusals ----
+
+
+def test_networks_that_do_not_fit_are_refused(make_trainer, make_encoder, make_noiser, tokenizer, tmp_path):
+    args = AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
+    with pytest.raises(ValueError, match="33 token embeddings, but the tokenizer has 30"):
+        AdversarialMLMTrainer(make_encoder(vocab_size=33), args, collator)
+    with pytest.raises(ValueError, match="max_length is 512, but the encoder has 100 positions"):
+        AdversarialMLMTrainer(make_encoder(max_position_embeddings=100), args, collator)
+    with pytest.raises(ValueError, match="AdversarialMLMTrainingArguments, got TrainingArguments"):
+        AdversarialMLMTrainer(make_encoder(), TrainingArguments(str(tmp_path), report_to=[]), collator)
+    with pytest.raises(ValueError, match="data_collator must be .* got function"):
+        AdversarialMLMTrainer(make_encoder(), args, lambda examples: examples)
+
+
+def test_an_optimizer_without_the_noiser_is_refused(make_trainer):
+    trainer = make_trainer()
+    trainer.optimizer = torch.optim.AdamW(trainer.model.parameters())
+    with pytest.raises(ValueError, match="does not hold the noiser's parameters"):
+        trainer.train()
+
+
+def test_the_stock_sampler_is_not_used(make_trainer):
+    # it shuffles by a generator whose state a resume would have to carry along
+    assert not isinstance(make_trainer()._get_train_sampler(), RandomSampler)

@@ -1,0 +1,33 @@
+import pytest
+
+from adversarial_mlm import AdversarialMLMTrainingArguments
+
+
+def make(tmp_path, **settings):
+    return AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[], **settings)
+
+
+def test_the_defaults_are_the_papers(tmp_path):
+    args = make(tmp_path)
+    assert (args.noiser_steps, args.encoder_steps) == (10, 10)
+    assert (args.learning_rate, args.noiser_learning_rate) == (1e-4, 1e-4)
+    assert (args.weight_decay, args.noiser_weight_decay) == (0.01, 0.01)
+    assert (args.max_grad_norm, args.noiser_max_grad_norm) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noiser_steps": 0},
+        {"encoder_steps": 0},
+        {"noiser_learning_rate": -1.0},
+        {"noiser_max_grad_norm": -1.0},
+        {"eval_mask_rate": 1.0},
+        {"train_sampling_strategy": "group_by_length"},
+        {"label_smoothing_factor": 0.1},
+        {"auto_find_batch_size": True},
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        make(tmp_path, **settings)
