@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, P
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import model_card, presets
-from .corpus import Corpus, load_corpus, read_cluster_table, split_corpus
+from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .modeling_noiser import NoiserModel
 from .recipe import RECIPE_FILE, DataArguments, Recipe
@@ -39,11 +39,18 @@ class ProteinData:
         train: `Dataset` or `IterableDataset` with a `sequence` column.
         held_out: Name → `Dataset`.
         facts: Sources, counts of the cleaning, sizes; plain values.
+        corpus: The training proteins as they were read. In a stream its counts grow while training reads it.
     """
 
     train: object
     held_out: dict[str, Dataset]
     facts: dict
+    corpus: Corpus
+
+    def save_facts(self, folder: str) -> None:
+        """Write `data.json`: the facts, and what the cleaning did until now."""
+        facts = {**self.facts, "cleaning": self.corpus.counts.as_dict()}
+        Path(folder, DATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def load_data(args: DataArguments, seed: int) -> ProteinData:
@@ -53,12 +60,13 @@ def load_data(args: DataArguments, seed: int) -> ProteinData:
         RecipeError: If options contradict each other.
         CorpusError: If the data cannot be read.
     """
-    holdout = {name: getattr(args, name) for name in ("holdout_families", "holdout_members", "holdout_random")}
-    if args.streaming and any(holdout.values()):
+    holds_out = any((args.holdout_families, args.holdout_members, args.holdout_random))
+    if args.streaming and holds_out:
         raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
     corpus = _load(args, args.train_data, streaming=args.streaming)
+    facts = {"train_data": args.train_data}
     train, held_out = corpus.dataset, {}
-    if any(holdout.values()):
+    if holds_out:
         clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
         splits = split_corpus(
             train,
@@ -69,16 +77,32 @@ def load_data(args: DataArguments, seed: int) -> ProteinData:
             seed=seed,
         )
         train, held_out = splits.train, dict(splits.held_out)
-    facts = {"train_data": args.train_data, "cleaning": corpus.counts.as_dict()}
-    if args.validation_data:
-        validation = _load(args, args.validation_data, streaming=False)
-        held_out["validation"] = validation.dataset
-        facts |= {"validation_data": args.validation_data, "validation_cleaning": validation.counts.as_dict()}
+        facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
+        facts["not_in_cluster_table"] = splits.missing_in_clusters
+    for name, sources in _by_name(args.validation_data).items():
+        validation = _load(args, sources, streaming=False)
+        held_out[name] = validation.dataset
+        facts[f"cleaning_{name}"] = validation.counts.as_dict()
+        if not args.streaming:
+            train, removed = remove_shared_sequences(train, validation.dataset)
+            facts[f"removed_as_identical_to_{name}"] = removed
     if not args.streaming:
         facts["train_records"] = len(train)
     held_out = {name: _at_most(dataset, args.max_eval_records, seed) for name, dataset in held_out.items()}
     facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
-    return ProteinData(train, held_out, facts)
+    return ProteinData(train, held_out, facts, corpus)
+
+
+def _by_name(sources: list[str]) -> dict[str, list[str]]:
+    """`["homologs=a.fasta", "b.fasta"]` to `{"homologs": ["a.fasta"], "validation": ["b.fasta"]}`."""
+    named: dict[str, list[str]] = {}
+    for source in sources:
+        name, equals, path = source.partition("=")
+        if equals and name.isidentifier():
+            named.setdefault(name, []).append(path)
+        else:
+            named.setdefault("validation", []).append(source)
+    return named
 
 
 def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
@@ -92,7 +116,7 @@ def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
         streaming=streaming,
         cache_dir=args.cache_dir,
     )
-    if not streaming:
+    if not streaming:  # a stream is counted as it is read
         logger.info("%s: %s", corpus.source, corpus.counts.summary())
     return corpus
 
@@ -208,10 +232,13 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         if checkpoint is None:
             _clear(args.output_dir)
         recipe.save(args.output_dir)
-        Path(args.output_dir, DATA_FILE).write_text(json.dumps(data.facts, indent=2) + "\n", encoding="utf-8")
+        data.save_facts(args.output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
+    if recipe.data.streaming and trainer.is_world_process_zero():
+        data.save_facts(args.output_dir)
+        logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
     return trainer
 
 

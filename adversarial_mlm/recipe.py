@@ -28,7 +28,9 @@ class DataArguments:
         default_factory=list,
         metadata={"help": "FASTA, parquet, jsonl or csv files, globs, a `datasets` folder, or a Hub dataset's name."},
     )
-    validation_data: list[str] = field(default_factory=list, metadata={"help": "Held-out data of its own."})
+    validation_data: list[str] = field(
+        default_factory=list, metadata={"help": "Held-out data of its own; `name=source` for sets with names."}
+    )
     sequence_column: str = field(default="sequence", metadata={"help": "Column with the proteins, in tables."})
     id_column: str | None = field(default=None, metadata={"help": "Column with the ids, in tables."})
     dataset_split: str = field(default="train", metadata={"help": "Split of a Hub dataset or a `datasets` folder."})

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -128,8 +128,8 @@ class AdversarialMLMTrainer(Trainer):
             "persistent_workers": self.args.dataloader_persistent_workers,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
             "prefetch_factor": self.args.dataloader_prefetch_factor,
-            # a loader without a generator draws from the global one whenever it starts, and would so change the dropout
-            # of a run that evaluates more often, has a noiser, or was resumed
+            # a loader without a generator draws from the global one whenever it starts, and so would change the
+            # dropout of a run that evaluates more often, has a noiser, or was resumed
             "generator": torch.Generator().manual_seed(self._data_seed),
         }
         if isinstance(dataset, IterableDataset):
@@ -425,7 +425,8 @@ class AdversarialMLMTrainer(Trainer):
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         if self.noiser is not None:
-            figures.update(self._noiser_figures.read())
+            # each process holds its own share of the loss, times the number of processes
+            figures.update(self._noiser_figures.read(lambda x: self.accelerator.reduce(x, reduction="mean")))
             figures["noiser_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
         return figures
 
@@ -511,8 +512,8 @@ class _Means:
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0) + value
 
-    def read(self) -> dict[str, float]:
-        means = {name: float(value) / self._count for name, value in self._sums.items()}
+    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        means = {name: reduce(value).item() / self._count for name, value in self._sums.items()}
         self._sums, self._count = {}, 0
         return means
 

@@ -1,0 +1,75 @@
+"""A short run in float64 without dropout; writes parameters and log. Started by the test, once alone and once on two
+processes: `train.py OUTPUT_DIR WORLD_SIZE`."""
+
+import sys
+
+import datasets
+import torch
+from safetensors.torch import save_file
+from transformers import BertForMaskedLM
+
+from adversarial_mlm import (
+    AdversarialMLMTrainer,
+    AdversarialMLMTrainingArguments,
+    DataCollatorForAdversarialMLM,
+    NoiserModel,
+    build_protein_tokenizer,
+    presets,
+)
+from adversarial_mlm.tokenization_protein import ResidueVocabulary
+
+
+def main(output_dir: str, world_size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    letters = "ACDEFGHIKLMNPQRSTVWY"
+    proteins = [
+        "".join(letters[i] for i in torch.randint(20, (int(n),), generator=generator))
+        for n in torch.randint(20, 60, (37,), generator=generator)
+    ]
+    data = datasets.Dataset.from_dict({"sequence": proteins})
+    tokenizer = build_protein_tokenizer()
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    encoder = BertForMaskedLM(presets.encoder_config("tiny", **sizes, **dropout)).double()
+    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8)).double()
+    args = AdversarialMLMTrainingArguments(
+        output_dir=output_dir,
+        max_steps=7,
+        per_device_train_batch_size=8 // (2 * world_size),
+        gradient_accumulation_steps=2,
+        per_device_eval_batch_size=3,
+        noiser_steps=3,
+        encoder_steps=2,
+        learning_rate=1e-3,
+        noiser_learning_rate=1e-3,
+        dataloader_drop_last=True,
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=7,
+        save_strategy="no",
+        optim="adamw_torch",
+        use_cpu=True,
+        disable_tqdm=True,
+        report_to=[],
+    )
+    trainer = AdversarialMLMTrainer(
+        model=encoder,
+        args=args,
+        data_collator=DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=50),
+        train_dataset=data,
+        eval_dataset=data,
+        processing_class=tokenizer,
+    )
+    assert trainer.accelerator.num_processes == world_size, trainer.accelerator.num_processes
+    if world_size > 1:
+        assert torch.distributed.get_backend() == "gloo"
+    trainer.train()
+    parameters = {f"encoder.{n}": p.detach().contiguous() for n, p in trainer.model.named_parameters()}
+    parameters |= {f"noiser.{n}": p.detach().contiguous() for n, p in trainer.noiser.named_parameters()}
+    save_file(parameters, f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,146 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from adversarial_mlm import pretraining
+from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
+from adversarial_mlm.recipe import parse_recipe
+
+
+@pytest.fixture
+def make_recipe(repository, tmp_path, monkeypatch):
+    """The demo in miniature: networks of a few thousand parameters, a few steps."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    monkeypatch.setitem(pretraining.presets.ENCODERS, "tiny", sizes)
+    data = repository / "examples" / "data"
+    demo = (repository / "examples" / "recipes" / "demo.yaml").read_text().replace("examples/data", str(data))
+    (tmp_path / "demo.yaml").write_text(demo)
+
+    def make(**changes):
+        settings = {
+            "output_dir": tmp_path / "run",
+            "cache_dir": tmp_path / "cache",
+            "max_steps": 4,
+            "encoder_steps": 2,
+            "noiser_steps": 1,
+            "eval_steps": 4,
+            "logging_steps": 2,
+            "max_eval_records": 60,
+            "per_device_train_batch_size": 4,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            **changes,
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return parse_recipe([str(tmp_path / "demo.yaml"), *words])
+
+    return make
+
+
+def test_a_recipe_becomes_a_checkpoint_a_card_and_a_log(make_recipe, tmp_path, proteins):
+    recipe = make_recipe()
+    trainer = pretrain(recipe)
+    figures = evaluate_saved(recipe, trainer)
+    folder = tmp_path / "run"
+    for name in ("members", "families"):
+        for figure in ("loss", "perplexity", "accuracy", "background_loss", "adversarial_loss", "random_loss"):
+            assert f"eval_{name}_{figure}" in figures
+    encoder, tokenizer = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer(proteins[:2], padding=True, return_tensors="pt")
+    trainer.model.eval()
+    assert torch.equal(encoder(**inputs).logits, trainer.model(**inputs).logits)
+    facts = json.loads((folder / "data.json").read_text())
+    assert facts["cleaning"]["records_read"] == 2240
+    assert facts["held_out_records"] == {"families": 60, "members": 60}
+    assert "eval_members_loss" in (folder / "metrics.jsonl").read_text().splitlines()[-1]
+    card = (folder / "README.md").read_text()
+    assert f"{figures['eval_members_loss']:.3f}" in card and "4 of 4 encoder updates" in card
+
+
+def test_what_was_saved_scores_as_what_was_trained(make_recipe):
+    recipe = make_recipe(eval_strategy="no")
+    trainer = pretrain(recipe)
+    trained, saved = trainer.evaluate(), evaluate_saved(recipe, trainer)
+    for name, value in trained.items():
+        if name.endswith(("_loss", "_accuracy", "_gap")):
+            assert saved[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
+    recipes = [make_recipe(masking=masking) for masking in ("adversarial", "random")]
+    data = [load_data(recipe.data, recipe.training.seed) for recipe in recipes]
+    trainers = [pretraining.build_trainer(recipe, part) for recipe, part in zip(recipes, data, strict=True)]
+    assert data[0].train["id"] == data[1].train["id"]
+    for (name, a), (_, b) in zip(*(t.model.named_parameters() for t in trainers), strict=True):
+        assert torch.equal(a, b), name
+    assert trainers[0].noiser is not None and trainers[1].noiser is None
+    assert trainers[1].data_collator.random_rate == pytest.approx(0.2)
+
+
+def test_nothing_held_out_stands_in_the_training_set(make_recipe, demo_fasta):
+    recipe = make_recipe()
+    recipe.data.validation_data = [f"homologs={demo_fasta}"]
+    recipe.data.holdout_families = recipe.data.holdout_members = 0.0
+    recipe.data.train_data = [str(demo_fasta), str(demo_fasta).replace("demo.fasta", "*.fasta")]
+    with pytest.raises(CorpusError):  # the same file twice
+        load_data(recipe.data, 0)
+
+
+def test_sets_with_names_and_without(make_recipe, tmp_path, proteins):
+    for name, part in (
+        ("a", proteins[:20]),
+        ("b", proteins[20:40]),
+        ("c", proteins[40:60]),
+        ("train", proteins[:200]),
+    ):
+        (tmp_path / f"{name}.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(part)))
+    recipe = make_recipe(holdout_families=0, holdout_members=0)
+    recipe.data.train_data = [str(tmp_path / "train.fasta")]
+    recipe.data.validation_data = [f"near={tmp_path}/a.fasta", f"{tmp_path}/b.fasta", f"near={tmp_path}/c.fasta"]
+    data = load_data(recipe.data, 0)
+    assert {name: len(part) for name, part in data.held_out.items()} == {"near": 40, "validation": 20}
+    assert data.facts["removed_as_identical_to_near"] == 40 and data.facts["removed_as_identical_to_validation"] == 20
+    assert not set(data.train["sequence"]) & set(proteins[:60])
+
+
+def test_a_stream_trains_and_its_cleaning_is_counted(make_recipe, tmp_path, proteins):
+    (tmp_path / "train.fasta").write_text("".join(f">{i}\n{s.lower()}\n" for i, s in enumerate(proteins[:30])))
+    recipe = make_recipe(streaming=True, holdout_families=0, holdout_members=0, eval_strategy="no", max_steps=8)
+    recipe.run.background_gate = None
+    recipe.data.train_data = [str(tmp_path / "train.fasta")]
+    trainer = pretrain(recipe)
+    assert evaluate_saved(recipe, trainer) == {}
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert facts["cleaning"]["records_read"] == facts["cleaning"]["lower_case"] == 30
+
+
+def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path):
+    pretrain(make_recipe(save_strategy="steps", save_steps=2))
+    with pytest.raises(RecipeError, match="holds another run .*metrics.jsonl"):
+        pretrain(make_recipe(overwrite_output_dir=False))
+    pretrain(make_recipe(masking="random"))  # demo.yaml overwrites
+    assert not (tmp_path / "run" / "noiser").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_latest_resumes_the_newest_checkpoint(make_recipe):
+    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
+    trainer = pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4))
+    steps = [json.loads(line)["step"] for line in open(f"{trainer.args.output_dir}/metrics.jsonl")]
+    assert trainer.state.global_step == 4 and min(steps) == 2 and max(steps) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"streaming": True}, "streaming cannot hold proteins out"),
+        ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
+        ({"resume_from_checkpoint": "latest"}, "there is no such checkpoint"),
+        ({"holdout_families": 0, "holdout_members": 0, "background_gate": ""}, "background_gate"),
+    ],
+)
+def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):
+    with pytest.raises(RecipeError, match=words):
+        pretrain(make_recipe(**changes))
