@@ -24,10 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt -e '.[test]' ruff
 	@touch $@
 
-# accelerate warns about every value that is left to it, and sets one CPU thread unless told. Trainer would spread one
-# process over all GPUs it sees, so it sees one.
+# accelerate warns about every value that is left to it, and sets one CPU thread unless told; --quiet keeps its own
+# traceback away from a demo that reports its failure. One process needs one GPU, so it sees one.
 demo: install ## Train a small encoder against a noiser on the example proteins (on a GPU where there is one)
-	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/accelerate launch \
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/accelerate launch --quiet \
 		--num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		--num_cpu_threads_per_process "$$($(BIN)/python -c 'import torch; print(torch.get_num_threads())')" \
 		examples/run_adv_mlm.py examples/recipes/demo.yaml

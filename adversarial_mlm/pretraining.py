@@ -19,8 +19,9 @@ from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_seque
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .modeling_noiser import NoiserModel
 from .recipe import RECIPE_FILE, DataArguments, Recipe
+from .run_log import METRICS_FILE
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
-from .trainer import METRICS_FILE, NOISER_FOLDER, AdversarialMLMTrainer
+from .trainer import NOISER_FOLDER, AdversarialMLMTrainer
 
 logger = logging.getLogger(__name__)
 

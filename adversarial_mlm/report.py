@@ -2,7 +2,7 @@
 
 import os
 
-from .trainer import METRICS_FILE
+from .run_log import METRICS_FILE
 
 _MOST_MASKED = 5
 
@@ -56,7 +56,7 @@ def gate_line(figures: dict[str, float], gate: str) -> str:
         return f"PASSED      {gate}: cross-entropy {encoder:.3f} is below the background predictor's {background:.3f}"
     return (
         f"FAILED      {gate}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}; "
-        "the encoder has learned nothing of use"
+        "the encoder knows less than how frequent each residue is"
     )
 
 

@@ -4,8 +4,7 @@ import contextlib
 import json
 import math
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -22,28 +21,13 @@ from .losses import IGNORE_INDEX, token_losses
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
 from .noising import NoisedBatch
+from .run_log import METRICS_FILE, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
 NOISER_FOLDER = "noiser"
-METRICS_FILE = "metrics.jsonl"
 ARGUMENTS_FILE = "training_args.json"
 
 _BACKGROUND_RECORDS = 10_000
-_CONSOLE_KEYS = (
-    "loss", "learning_rate", "adversarial_loss", "random_loss", "gap", "enrichment_max", "residues_per_second", "epoch"
-)  # fmt: skip
-
-
-class BriefProgressCallback(ProgressCallback):
-    """The stock progress bar, with the main figures only; all of them go to `metrics.jsonl` and the trackers."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        main = {
-            key: value
-            for key, value in (logs or {}).items()
-            if key in _CONSOLE_KEYS or key.endswith(("_loss", "_perplexity", "_accuracy", "_gap", "runtime"))
-        }
-        super().on_log(args, state, control, logs=main, **kwargs)
 
 
 class AdversarialMLMTrainer(Trainer):
@@ -87,14 +71,14 @@ class AdversarialMLMTrainer(Trainer):
         self._noiser_iterator: Iterator | None = None
         self._train_sampler: EpochSampler | None = None
         self._background: torch.Tensor | None = None
-        self._metrics_started = False
         self.run_facts: dict = {}
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, adversarial=self.noiser is not None)
-        self._noiser_figures = _Means()
-        self._clock = _Clock()
+        self._noiser_figures = Means()
+        self._clock = Clock()
+        self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(BriefProgressCallback)
@@ -301,7 +285,8 @@ class AdversarialMLMTrainer(Trainer):
         if self.noiser is not None:
             self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
         self._noiser_iterator = None
-        self._start_metrics_file(resumed=resume_from_checkpoint is not None)
+        if self.is_world_process_zero():
+            self._metrics_file.begin(self.state.global_step if resume_from_checkpoint is not None else None)
         return prepared
 
     # ---- Evaluation ----
@@ -414,9 +399,7 @@ class AdversarialMLMTrainer(Trainer):
             logs = {**logs, **self._training_figures()}
         super().log(logs, start_time)
         if self.is_world_process_zero():
-            self._metrics_started = True
-            with open(os.path.join(self.args.output_dir, METRICS_FILE), "a", encoding="utf-8") as file:
-                file.write(json.dumps(self.state.log_history[-1]) + "\n")
+            self._metrics_file.append(self.state.log_history[-1])
 
     def _training_figures(self) -> dict[str, float]:
         figures = self._statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum"))
@@ -429,18 +412,6 @@ class AdversarialMLMTrainer(Trainer):
             figures.update(self._noiser_figures.read(lambda x: self.accelerator.reduce(x, reduction="mean")))
             figures["noiser_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
         return figures
-
-    def _start_metrics_file(self, resumed: bool) -> None:
-        """Drop what an earlier run logged: all of it, or on a resume what comes after the checkpoint."""
-        path = os.path.join(self.args.output_dir, METRICS_FILE)
-        if not self.is_world_process_zero() or not os.path.exists(path) or (self._metrics_started and not resumed):
-            return
-        kept = []
-        if resumed:
-            with open(path, encoding="utf-8") as file:
-                kept = [line for line in file if _step_of(line) <= self.state.global_step]
-        with open(path, "w", encoding="utf-8") as file:
-            file.writelines(kept)
 
     # ---- Saving and loading ----
 
@@ -498,59 +469,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         for parameter in trainable:
             parameter.requires_grad_(True)
         module.train(was_training)
-
-
-class _Means:
-    """Means of named tensors, read back only when asked for."""
-
-    def __init__(self):
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
-
-    def add(self, **values: torch.Tensor) -> None:
-        self._count += 1
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value
-
-    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        means = {name: reduce(value).item() / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
-
-
-class _Clock:
-    """Seconds spent in each phase. On a GPU work is asynchronous, so that only their sum is exact."""
-
-    def __init__(self):
-        self._seconds: dict[str, float] = {}
-        self._started: dict[str, float] = {}
-
-    def start(self, phase: str) -> None:
-        self._started[phase] = time.perf_counter()
-
-    def stop(self, phase: str) -> None:
-        if phase in self._started:
-            elapsed = time.perf_counter() - self._started.pop(phase)
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
-
-    @contextlib.contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        self.start(phase)
-        try:
-            yield
-        finally:
-            self.stop(phase)
-
-    def read(self) -> dict[str, float]:
-        seconds, self._seconds = self._seconds, {}
-        return seconds
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return math.inf  # half a line, from a run that was killed while writing it
 
 
 def _check_fit(model: PreTrainedModel, args, data_collator) -> None:

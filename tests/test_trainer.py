@@ -464,3 +464,17 @@ def test_an_optimizer_without_the_noiser_is_refused(make_trainer):
 def test_the_stock_sampler_is_not_used(make_trainer):
     # it shuffles by a generator whose state a resume would have to carry along
     assert not isinstance(make_trainer()._get_train_sampler(), RandomSampler)
+
+
+# ---- precision ----
+
+
+def test_bfloat16_trains_both_networks_close_to_float32(make_trainer):
+    full, half = make_trainer(folder="full"), make_trainer(folder="half", bf16=True)
+    full.train()
+    half.train()
+    for a, b in zip(log_of(full), log_of(half), strict=True):
+        for key in ("loss", "noiser_loss", "adversarial_loss"):
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=0.02)
+    assert largest_difference(parameters_of(full), parameters_of(half)) > 0
+    assert all(value.dtype == torch.float32 for value in parameters_of(half).values())

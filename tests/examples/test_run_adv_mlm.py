@@ -28,7 +28,8 @@ def run(repository, tmp_path):
 def test_the_demo_prints_its_block_and_fails_when_it_has_learned_nothing(run, tmp_path):
     result = run(
         "examples/recipes/demo.yaml", "--max_steps", "2", "--eval_strategy", "no", "--max_eval_records", "30",
-        "--per_device_train_batch_size", "4", "--logging_steps", "1", "--output_dir", str(tmp_path / "run"), "--noiser_steps", "1",
+        "--per_device_train_batch_size", "4", "--logging_steps", "1", "--output_dir", str(tmp_path / "run"),
+        "--noiser_steps", "1",
         launcher=True,
     )  # fmt: skip
     assert result.returncode == 1, result.stderr[-2000:]

@@ -1,0 +1,114 @@
+"""What a run tells while it goes: `metrics.jsonl`, the console, times and means between two log entries."""
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers.trainer_callback import ProgressCallback
+
+METRICS_FILE = "metrics.jsonl"
+
+_CONSOLE_KEYS = (
+    "loss", "learning_rate", "adversarial_loss", "random_loss", "gap", "enrichment_max", "residues_per_second", "epoch"
+)  # fmt: skip
+
+
+class BriefProgressCallback(ProgressCallback):
+    """The stock progress bar, with the main figures only; all of them go to `metrics.jsonl` and the trackers."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        main = {
+            key: value
+            for key, value in (logs or {}).items()
+            if key in _CONSOLE_KEYS or key.endswith(("_loss", "_perplexity", "_accuracy", "_gap", "runtime"))
+        }
+        super().on_log(args, state, control, logs=main, **kwargs)
+
+
+class MetricsFile:
+    """One JSON object a line: everything that the trainer logs, whichever trackers there are.
+
+    Args:
+        path (`str`): The file.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._begun = False
+
+    def begin(self, resumed_step: int | None) -> None:
+        """Make room for a run: drop an earlier one's entries, or on a resume those that come after the checkpoint."""
+        if os.path.exists(self.path) and not (self._begun and resumed_step is None):
+            with open(self.path, encoding="utf-8") as file:
+                kept = [line for line in file if resumed_step is not None and _step_of(line) <= resumed_step]
+            with open(self.path, "w", encoding="utf-8") as file:
+                file.writelines(kept)
+        self._begun = True
+
+    def append(self, entry: dict) -> None:
+        """Add an entry."""
+        self._begun = True
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+
+class Means:
+    """Means of named tensors, read back only when asked for."""
+
+    def __init__(self):
+        self._sums: dict[str, torch.Tensor] = {}
+        self._count = 0
+
+    def add(self, **values: torch.Tensor) -> None:
+        """Add one value of each name."""
+        self._count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+
+    def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """The means since the last call, each put through `reduce` first, which joins the processes."""
+        means = {name: reduce(value).item() / self._count for name, value in self._sums.items()}
+        self._sums, self._count = {}, 0
+        return means
+
+
+class Clock:
+    """Seconds spent in each phase. On a GPU work is asynchronous, so that only their sum is exact."""
+
+    def __init__(self):
+        self._seconds: dict[str, float] = {}
+        self._started: dict[str, float] = {}
+
+    def start(self, phase: str) -> None:
+        """A phase begins."""
+        self._started[phase] = time.perf_counter()
+
+    def stop(self, phase: str) -> None:
+        """It ends; nothing happens where it had not begun."""
+        if phase in self._started:
+            elapsed = time.perf_counter() - self._started.pop(phase)
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self.start(phase)
+        try:
+            yield
+        finally:
+            self.stop(phase)
+
+    def read(self) -> dict[str, float]:
+        """The seconds since the last call."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return math.inf  # half a line, from a run that was killed while writing it

@@ -1,0 +1,31 @@
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_python_examples_run_one_after_the_other(repository, tmp_path):
+    (tmp_path / "examples").symlink_to(repository / "examples")
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "README.md").read_text(), flags=re.DOTALL)
+    assert len(blocks) == 2
+    for code in blocks:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(repository)},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "my-model" / "noiser" / "model.safetensors").exists()
+
+
+def test_every_option_that_the_readme_names_exists(repository):
+    from adversarial_mlm.recipe import _option_names
+
+    text = (repository / "README.md").read_text()
+    named = set(re.findall(r"--([a-z_]+)", text)) - {"help", "multi_gpu", "num_processes"}
+    assert named <= set(_option_names()) and len(named) > 8

@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+
+from adversarial_mlm.run_log import BriefProgressCallback, Clock, Means, MetricsFile
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step}) + "\n" for step in (10, 20, 30)) + '{"step": 4')
+    return MetricsFile(str(path))
+
+
+def steps_in(file: MetricsFile) -> list[int]:
+    return [json.loads(line)["step"] for line in open(file.path)]
+
+
+def test_a_fresh_run_drops_an_earlier_ones_entries(file):
+    file.begin(resumed_step=None)
+    file.append({"step": 1})
+    assert steps_in(file) == [1]
+
+
+def test_a_resumed_run_drops_what_comes_after_its_checkpoint_and_half_a_line(file):
+    file.begin(resumed_step=20)
+    file.append({"step": 25})
+    assert steps_in(file) == [10, 20, 25]
+
+
+def test_what_this_run_logged_before_training_stays(tmp_path):
+    file = MetricsFile(str(tmp_path / "metrics.jsonl"))
+    file.append({"step": 0})
+    file.begin(resumed_step=None)
+    assert steps_in(file) == [0]
+
+
+def test_means_start_anew_after_reading_and_join_the_processes():
+    means = Means()
+    means.add(loss=torch.tensor(1.0))
+    means.add(loss=torch.tensor(3.0))
+    assert means.read(lambda x: x / 2) == {"loss": 1.0}
+    assert means.read(lambda x: x) == {}
+
+
+def test_the_clock_counts_only_what_was_started():
+    clock = Clock()
+    clock.stop("encoder")
+    assert clock.read() == {}
+    with clock("data"):
+        pass
+    clock.start("encoder")
+    assert set(clock.read()) == {"data"}
+    clock.stop("encoder")
+    assert clock.read()["encoder"] > 0
+
+
+def test_the_console_shows_the_main_figures_only(monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        "transformers.trainer_callback.ProgressCallback.on_log", lambda *a, logs, **k: shown.append(logs)
+    )
+    logs = {
+        "loss": 1.0,
+        "enrichment_A": 2.0,
+        "eval_members_perplexity": 3.0,
+        "seconds_data": 4.0,
+        "enrichment_max": 5.0,
+    }
+    BriefProgressCallback().on_log(None, None, None, logs=logs)
+    assert set(shown[0]) == {"loss", "eval_members_perplexity", "enrichment_max"}
