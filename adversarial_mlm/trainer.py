@@ -196,13 +196,22 @@ class AdversarialMLMTrainer(Trainer):
         first = self.state.global_step // self.args.encoder_steps * self.args.noiser_steps
         if self._noiser_iterator is None:
             self._noiser_iterator = self._noiser_batches(first)
-        self.noiser.train()
-        with _frozen(self.model):
+        with _frozen(self.model), self._dropout_of_its_own(first):
+            self.noiser.train()
             for update in range(first, first + self.args.noiser_steps):
                 with self._clock("data"):
                     batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
                 with self._clock("noiser"):
                     self._noiser_update(update, self._number_rows(batches))
+            self.noiser.eval()
+
+    @contextlib.contextmanager
+    def _dropout_of_its_own(self, update: int) -> Iterator[None]:
+        # a noiser with dropout must not shift the encoder's, which draws from the global generator
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.args.seed + update)
+            yield
 
     def _noiser_update(self, update: int, batches: list[dict]) -> None:
         """One step up the masked-LM loss (`update_noiser` of Algorithm 4)."""
@@ -284,10 +293,15 @@ class AdversarialMLMTrainer(Trainer):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.noiser is not None:
             self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
+            self.noiser.eval()  # it is in training mode in its own phase only
         self._noiser_iterator = None
         if self.is_world_process_zero():
             self._metrics_file.begin(self.state.global_step if resume_from_checkpoint is not None else None)
         return prepared
+
+    def _finalize_training(self, *args, **kwargs):
+        self._noiser_iterator = None  # and with it the workers of the noiser's stream
+        return super()._finalize_training(*args, **kwargs)
 
     # ---- Evaluation ----
 

@@ -60,6 +60,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if not 0 < self.eval_mask_rate < 1:
             raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
         self._refuse_what_cannot_be_honoured()
+        if self.accelerator_config.dispatch_batches is None:
+            # accelerate's own default for a stream is to let the first process read for all, which cannot be done with
+            # batches of unequal lengths
+            self.accelerator_config.dispatch_batches = False
 
     def _refuse_what_cannot_be_honoured(self) -> None:
         if self.train_sampling_strategy not in ("random", "sequential"):
@@ -70,5 +74,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             raise ValueError("label_smoothing_factor is not supported: the loss is plain cross-entropy")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size is not supported: it would change the batches of both networks")
+        if self.accelerator_config.split_batches:
+            raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
         if self.deepspeed or self.fsdp:
             raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")

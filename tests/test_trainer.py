@@ -38,7 +38,7 @@ def make_trainer(tmp_path, tokenizer, make_encoder, make_noiser, dataset):
         **settings,
     ):
         encoder = make_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-        noiser = make_noiser()
+        noiser = make_noiser(hidden_dropout_prob=dropout)
         if double:
             encoder, noiser = encoder.double(), noiser.double()
         if collator is None:
