@@ -54,7 +54,7 @@ class ProteinData:
         Path(folder, DATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def load_data(args: DataArguments, seed: int) -> ProteinData:
+def load_data(args: DataArguments) -> ProteinData:
     """Read, clean and split the proteins of a recipe.
 
     Raises:
@@ -75,12 +75,14 @@ def load_data(args: DataArguments, seed: int) -> ProteinData:
             family_fraction=args.holdout_families,
             member_fraction=args.holdout_members,
             random_fraction=args.holdout_random,
-            seed=seed,
+            seed=args.holdout_seed,
         )
         train, held_out = splits.train, dict(splits.held_out)
         facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
         facts["not_in_cluster_table"] = splits.missing_in_clusters
     for name, sources in _by_name(args.validation_data).items():
+        if name in held_out:
+            raise RecipeError(f"validation_data has a set named {name}, and so have the holdout options")
         validation = _load(args, sources, streaming=False)
         held_out[name] = validation.dataset
         facts[f"cleaning_{name}"] = validation.counts.as_dict()
@@ -89,7 +91,7 @@ def load_data(args: DataArguments, seed: int) -> ProteinData:
             facts[f"removed_as_identical_to_{name}"] = removed
     if not args.streaming:
         facts["train_records"] = len(train)
-    held_out = {name: _at_most(dataset, args.max_eval_records, seed) for name, dataset in held_out.items()}
+    held_out = {name: _at_most(part, args.max_eval_records, args.holdout_seed) for name, part in held_out.items()}
     facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
     return ProteinData(train, held_out, facts, corpus)
 
@@ -99,7 +101,7 @@ def _by_name(sources: list[str]) -> dict[str, list[str]]:
     named: dict[str, list[str]] = {}
     for source in sources:
         name, equals, path = source.partition("=")
-        if equals and name.isidentifier():
+        if equals and name.isidentifier() and not os.path.exists(source):
             named.setdefault(name, []).append(path)
         else:
             named.setdefault("validation", []).append(source)
@@ -221,7 +223,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     args = recipe.training
     checkpoint = check_output_dir(recipe)
     with args.main_process_first(local=False, desc="reading the proteins"):
-        data = load_data(recipe.data, args.seed)
+        data = load_data(recipe.data)
     if recipe.run.background_gate is not None and recipe.run.background_gate not in data.held_out:
         raise RecipeError(
             f"background_gate is {recipe.run.background_gate}, but the held-out sets are {', '.join(data.held_out)}"

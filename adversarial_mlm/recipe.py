@@ -45,6 +45,9 @@ class DataArguments:
     holdout_families: float = field(default=0.0, metadata={"help": "Share held out as whole families."})
     holdout_members: float = field(default=0.0, metadata={"help": "Share held out of each remaining family."})
     holdout_random: float = field(default=0.0, metadata={"help": "Share held out at random; families then leak."})
+    holdout_seed: int = field(
+        default=0, metadata={"help": "Of the choice of held-out proteins; `seed` leaves it alone."}
+    )
     max_eval_records: int | None = field(
         default=None, metadata={"help": "Evaluate on this many proteins of each held-out set, always the same ones."}
     )
