@@ -8,6 +8,8 @@ from .modeling_noiser import KEEP, MASK, REPLACE
 from .noising import NoisedBatch
 from .tokenization_protein import ResidueVocabulary
 
+_SCALARS = 9
+
 
 class MaskingStatistics:
     """Sums over corrupted batches, kept on the device and read back only when figures are wanted.
@@ -15,11 +17,12 @@ class MaskingStatistics:
     Args:
         vocabulary ([`ResidueVocabulary`]): Gives the residues their letters.
         adversarial (`bool`): Whether there is a noiser to report on.
+        device (`torch.device`): Of the batches.
     """
 
-    def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool):
+    def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
         self.vocabulary, self.adversarial = vocabulary, adversarial
-        self.sums: torch.Tensor | None = None
+        self.sums = torch.zeros(_SCALARS + 2 * vocabulary.vocab_size, dtype=torch.float64, device=device)
 
     def update(
         self, noised: NoisedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
@@ -44,14 +47,13 @@ class MaskingStatistics:
             entropy.double().sum(),
             torch.tensor(len(true_ids), device=losses.device),
         ]
-        sums = torch.cat(
+        self.sums += torch.cat(
             [
                 torch.stack([scalar.double() for scalar in scalars]),
                 self._letter_counts(true_ids, residues),
                 self._letter_counts(true_ids, reported),
             ]
         )
-        self.sums = sums if self.sums is None else self.sums + sums
 
     def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
         # index_add_ and not bincount, which waits for the device
@@ -72,13 +74,14 @@ class MaskingStatistics:
             1 = uniform), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
             `enrichment_max` (of the standard residues).
         """
-        if self.sums is None:
-            return {}
+        # reduced even where this process added nothing: the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
-        self.sums = None
-        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, rows = sums[:9]
-        background = sums[9 : 9 + self.vocabulary.vocab_size]
-        chosen = sums[9 + self.vocabulary.vocab_size :]
+        self.sums = torch.zeros_like(self.sums)
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, rows = sums[:_SCALARS]
+        if not rows:
+            return {}
+        background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
+        chosen = sums[_SCALARS + self.vocabulary.vocab_size :]
         residues, reported = sum(background), max(masked + kept + replaced, 1.0)
         figures = {
             "mask_rate": (adv_count + random_count) / max(residues, 1.0),
@@ -89,10 +92,12 @@ class MaskingStatistics:
         }
         if not self.adversarial:
             return figures
-        if adv_count and random_count:
+        if adv_count:
             figures["adversarial_loss"] = adv_loss / adv_count
+        if random_count:
             figures["random_loss"] = random_loss / random_count
-            figures["gap"] = adv_loss / adv_count - random_loss / random_count
+        if adv_count and random_count:
+            figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
         figures["entropy"] = entropy / max(rows, 1.0)
         return {**figures, **self._enrichment(background, chosen)}
 

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 
 
-def write(trainer: "AdversarialMLMTrainer", output_dir: str) -> None:
+def write(trainer: "AdversarialMLMTrainer", output_dir: str, figures: dict | None = None) -> None:
     """Render the card of a run as it stands into `output_dir/README.md`.
 
     Args:
         trainer ([`AdversarialMLMTrainer`]): Its `run_facts["data"]` and `run_facts["command"]` (`str`), where set, are
             told in the card.
         output_dir (`str`): Where the model is saved.
+        figures (`dict`, *optional*): Of an evaluation of these weights; the default takes the newest that were logged
+            up to the step of these weights.
     """
     tags = ["protein", "masked-language-modeling"] + (["adversarial-masking"] if trainer.noiser is not None else [])
     tokenizer = trainer.data_collator.tokenizer
+    step = trainer.loaded_best_step or trainer.state.global_step
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", pipeline_tag="fill-mask", tags=tags),
         template_path=str(TEMPLATE),
@@ -34,9 +37,11 @@ def write(trainer: "AdversarialMLMTrainer", output_dir: str) -> None:
         hidden_size=trainer.model.config.hidden_size,
         noiser=trainer.noiser is not None,
         version=__version__,
-        facts=_facts(trainer),
-        step=trainer.state.global_step,
-        metrics=_metrics(trainer.state.log_history),
+        facts=_facts(trainer, step),
+        step=step,
+        metrics=_metrics(
+            [e for e in trainer.state.log_history if e["step"] <= step] if figures is None else [figures]
+        ),
         mask_percent=f"{100 * trainer.args.eval_mask_rate:g}",
         mask_token=tokenizer.mask_token,
     )
@@ -45,11 +50,11 @@ def write(trainer: "AdversarialMLMTrainer", output_dir: str) -> None:
         file.write(str(card))
 
 
-def _facts(trainer: "AdversarialMLMTrainer") -> list[str]:
+def _facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
     args, collator = trainer.args, trainer.data_collator
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     facts = [
-        f"{trainer.state.global_step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, AdamW, "
+        f"{step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, AdamW, "
         f"peak learning rate {args.learning_rate:g}, weight decay {args.weight_decay:g}, seed {args.seed}",
         f"random masks: {100 * collator.random_rate:g} % of the residues of every protein, "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in collator.mask_options)}",
@@ -60,7 +65,9 @@ def _facts(trainer: "AdversarialMLMTrainer") -> list[str]:
             f"{trainer.noiser.num_parameters() / 1e6:.1f} M parameters, {args.noiser_steps} noiser updates to every "
             f"{args.encoder_steps} of the encoder, learning rate {args.noiser_learning_rate:g}"
         )
-    facts.append(f"sequences cut to windows of {collator.encoder.max_residues} residues, a fresh one each epoch")
+    facts.append(
+        f"sequences cut to windows of {collator.sequence_encoder.max_residues} residues, a fresh one each epoch"
+    )
     for name in ("data", "command"):
         if name in trainer.run_facts:
             facts.append(f"{name}: {trainer.run_facts[name]}")

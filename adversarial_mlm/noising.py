@@ -32,8 +32,9 @@ class NoisedBatch:
         adversarial (`torch.Tensor` of shape `(batch, length)`, bool): Residues that the noiser masked.
         random (`torch.Tensor` of shape `(batch, length)`, bool): Residues masked at random; never both.
         option (`torch.Tensor` of shape `(batch, length)`, int64): `MASK`, `KEEP` or `REPLACE` where masked, -1
-        elsewhere. one_hot (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): `input_ids` as one-hot
-            vectors through which a gradient reaches the noiser's scores; only where that was asked for.
+            elsewhere.
+        one_hot (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): `input_ids` as one-hot vectors through
+            which a gradient reaches the noiser's scores; only where that was asked for.
         entropy (`torch.Tensor` of shape `(batch,)`, *optional*): Entropy of the noiser's softmax over the residues of
             a row, divided by the logarithm of their number: 1 where it has no preference, 0 where it has one victim.
     """

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from .modeling_noiser import NoiserModel
 from .recipe import RECIPE_FILE, DataArguments, Recipe
 from .run_log import METRICS_FILE
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
-from .trainer import NOISER_FOLDER, AdversarialMLMTrainer
+from .trainer import ARGUMENTS_FILE, NOISER_FOLDER, AdversarialMLMTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def load_data(args: DataArguments) -> ProteinData:
         CorpusError: If the data cannot be read.
     """
     holds_out = any((args.holdout_families, args.holdout_members, args.holdout_random))
+    if args.cluster_table and not (args.holdout_families or args.holdout_members):
+        raise RecipeError("cluster_table is given, but neither holdout_families nor holdout_members uses it")
     if args.streaming and holds_out:
         raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
     corpus = _load(args, args.train_data, streaming=args.streaming)
@@ -156,34 +159,57 @@ def build_collator(
     )
 
 
-def build_trainer(recipe: Recipe, data: ProteinData, callbacks: list | None = None) -> AdversarialMLMTrainer:
-    """Fresh networks and the trainer of a recipe.
+def build_networks(recipe: Recipe) -> tuple[BertForMaskedLM, DataCollatorForRandomMLM]:
+    """A fresh encoder, and the collator with a fresh noiser where the recipe has one.
 
     The encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same ones.
+
+    Raises:
+        RecipeError: If an option of the networks or masks is out of range.
     """
-    tokenizer = build_protein_tokenizer(model_max_length=recipe.data.max_length)
-    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    positions = max(recipe.data.max_length, 512)
-    set_seed(recipe.training.seed)
-    encoder = BertForMaskedLM(
-        presets.encoder_config(recipe.model.encoder, vocabulary, max_position_embeddings=positions)
-    )
-    noiser = None
-    if recipe.masking.masking == "adversarial":
-        noiser = NoiserModel(presets.noiser_config(recipe.model.noiser, vocabulary))
+    try:
+        tokenizer = build_protein_tokenizer(model_max_length=recipe.data.max_length)
+        vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+        positions = max(recipe.data.max_length, 512)
+        set_seed(recipe.training.seed)
+        encoder = BertForMaskedLM(
+            presets.encoder_config(recipe.model.encoder, vocabulary, max_position_embeddings=positions)
+        )
+        noiser = None
+        if recipe.masking.masking == "adversarial":
+            noiser = NoiserModel(presets.noiser_config(recipe.model.noiser, vocabulary))
+        return encoder, build_collator(recipe, tokenizer, noiser)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def build_trainer(
+    recipe: Recipe, data: ProteinData, encoder: BertForMaskedLM, collator: DataCollatorForRandomMLM
+) -> AdversarialMLMTrainer:
+    """The trainer of a recipe."""
     trainer = AdversarialMLMTrainer(
         model=encoder,
         args=recipe.training,
-        data_collator=build_collator(recipe, tokenizer, noiser),
+        data_collator=collator,
         train_dataset=data.train,
         eval_dataset=data.held_out or None,
-        processing_class=tokenizer,
-        callbacks=callbacks,
+        processing_class=collator.tokenizer,
     )
     records = data.facts.get("train_records")
     trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
-    trainer.run_facts["command"] = f"`{' '.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}`"
+    trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
     return trainer
+
+
+def _command_without_tokens(argv: list[str]) -> str:
+    """The command line as text; what follows an option that ends in `token` is left out."""
+    words, hide = [os.path.basename(argv[0])], False
+    for word in argv[1:]:
+        option, equals, _ = word.partition("=")
+        secret = option.startswith("-") and option.endswith("token")
+        words.append("..." if hide else f"{option}=..." if secret and equals else word)
+        hide = secret and not equals
+    return shlex.join(words)
 
 
 def check_output_dir(recipe: Recipe) -> str | None:
@@ -198,11 +224,14 @@ def check_output_dir(recipe: Recipe) -> str | None:
             there is nothing to resume from.
     """
     folder, wanted = recipe.training.output_dir, recipe.training.resume_from_checkpoint
-    if wanted:
-        latest = str(wanted).lower() in ("latest", "true")
-        checkpoint = (get_last_checkpoint(folder) if os.path.isdir(folder) else None) if latest else wanted
-        if checkpoint is None or not os.path.isdir(checkpoint):
-            raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such checkpoint in {folder}")
+    checkpoint = wanted
+    if str(wanted).lower() in ("latest", "true"):
+        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+        if checkpoint is None:
+            raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no checkpoint in {folder}")
+    if checkpoint and not os.path.isdir(checkpoint):
+        raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such folder")
+    if checkpoint and Path(folder).resolve() in Path(checkpoint).resolve().parents:
         return checkpoint
     earlier = [name for name in (METRICS_FILE, RECIPE_FILE, "model.safetensors") if Path(folder, name).exists()]
     if earlier and not recipe.run.overwrite_output_dir:
@@ -210,7 +239,7 @@ def check_output_dir(recipe: Recipe) -> str | None:
             f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
             "resume_from_checkpoint: latest, or overwrite_output_dir: true"
         )
-    return None
+    return checkpoint or None
 
 
 def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
@@ -222,15 +251,11 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     """
     args = recipe.training
     checkpoint = check_output_dir(recipe)
+    encoder, collator = build_networks(recipe)
     with args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data)
-    if recipe.run.background_gate is not None and recipe.run.background_gate not in data.held_out:
-        raise RecipeError(
-            f"background_gate is {recipe.run.background_gate}, but the held-out sets are {', '.join(data.held_out)}"
-        )
-    if not data.held_out and args.eval_strategy != "no":
-        raise RecipeError(f"eval_strategy is {args.eval_strategy}, but no proteins are held out")
-    trainer = build_trainer(recipe, data)
+    _check_evaluation(recipe, data)
+    trainer = build_trainer(recipe, data, encoder, collator)
     if trainer.is_world_process_zero():
         if checkpoint is None:
             _clear(args.output_dir)
@@ -245,12 +270,34 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     return trainer
 
 
+def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
+    gate, names = recipe.run.background_gate, ", ".join(data.held_out) or "none"
+    if gate is not None and gate not in data.held_out:
+        raise RecipeError(f"background_gate is {gate}, but the held-out sets are: {names}")
+    if gate is not None and recipe.data.streaming:
+        raise RecipeError(
+            "background_gate needs the residues' shares in the training data, which a stream cannot tell"
+        )
+    if not data.held_out and recipe.training.eval_strategy != "no":
+        raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
+
+
+_WRITTEN_BY_A_RUN = (
+    *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", "README.md"),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
+)
+
+
 def _clear(folder: str) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
-    for path in [*Path(folder).glob("checkpoint-*"), Path(folder, NOISER_FOLDER)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-    Path(folder, METRICS_FILE).unlink(missing_ok=True)
+    for path in Path(folder).glob("checkpoint-[0-9]*"):
+        shutil.rmtree(path)
+    for name in _WRITTEN_BY_A_RUN:
+        Path(folder, name).unlink(missing_ok=True)
+    noiser = Path(folder, NOISER_FOLDER)
+    if noiser.is_dir() and not any(noiser.iterdir()):
+        noiser.rmdir()
 
 
 def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:
@@ -279,7 +326,8 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
         processing_class=tokenizer,
     )
     evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
+    evaluator.loaded_best_step = trainer.loaded_best_step
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
-        model_card.write(evaluator, folder)
+        model_card.write(evaluator, folder, figures)
     return figures

@@ -43,7 +43,9 @@ class DataArguments:
         default=None, metadata={"help": "TSV of `id` and `cluster`, for holding out by family."}
     )
     holdout_families: float = field(default=0.0, metadata={"help": "Share held out as whole families."})
-    holdout_members: float = field(default=0.0, metadata={"help": "Share held out of each remaining family."})
+    holdout_members: float = field(
+        default=0.0, metadata={"help": "Share held out of each remaining family of 5 and more."}
+    )
     holdout_random: float = field(default=0.0, metadata={"help": "Share held out at random; families then leak."})
     holdout_seed: int = field(
         default=0, metadata={"help": "Of the choice of held-out proteins; `seed` leaves it alone."}
@@ -157,6 +159,9 @@ def parse_recipe(argv: list[str]) -> Recipe:
     recipe = Recipe(*parts)
     if not recipe.data.train_data:
         _refuse(parser, "train_data is missing: name the file, folder or dataset with the proteins")
+    if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
+        _refuse(parser, f"max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
+    recipe.run.background_gate = recipe.run.background_gate or None  # how to unset it on the command line
     return recipe
 
 
@@ -171,9 +176,13 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
         _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
     known, words = _option_names(), []
     takes_many = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
+    # YAML reads a bare `no` as false
+    has_no = {action.dest for action in parser._actions if "no" in (action.choices or ())}
     for name, value in content.items():
         if name not in known:
             _refuse_unknown(parser, str(name), path)
+        if value is False and name in has_no:
+            value = "no"
         items = value if isinstance(value, list) else [] if value is None else [value]
         if len(items) > 1 and name not in takes_many:
             _refuse(parser, f"the option '{name}' in {path} takes one value, and {len(items)} are given")

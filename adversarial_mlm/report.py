@@ -16,8 +16,9 @@ def summary(figures: dict[str, float], log_history: list[dict], output_dir: str,
     """The block printed at the end of a run.
 
     Args:
-        figures (`dict[str, float]`): Of the final evaluation, as `Trainer.evaluate` gives them for a dictionary of
-        sets. log_history (`list[dict]`): `trainer.state.log_history`.
+        figures (`dict[str, float]`): Of the final evaluation, as `Trainer.evaluate` gives them for a
+            dictionary of sets.
+        log_history (`list[dict]`): `trainer.state.log_history`.
         output_dir (`str`): The run's folder.
         gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -17,16 +17,26 @@ _CONSOLE_KEYS = (
 )  # fmt: skip
 
 
+def _main_figures(logs: dict | None) -> dict:
+    return {
+        key: value
+        for key, value in (logs or {}).items()
+        if key in _CONSOLE_KEYS or key.endswith(("_loss", "_perplexity", "_accuracy", "_gap", "runtime"))
+    }
+
+
 class BriefProgressCallback(ProgressCallback):
     """The stock progress bar, with the main figures only; all of them go to `metrics.jsonl` and the trackers."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        main = {
-            key: value
-            for key, value in (logs or {}).items()
-            if key in _CONSOLE_KEYS or key.endswith(("_loss", "_perplexity", "_accuracy", "_gap", "runtime"))
-        }
-        super().on_log(args, state, control, logs=main, **kwargs)
+        super().on_log(args, state, control, logs=_main_figures(logs), **kwargs)
+
+
+class BriefPrinterCallback(PrinterCallback):
+    """The same without a progress bar (`disable_tqdm`)."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        super().on_log(args, state, control, logs=_main_figures(logs), **kwargs)
 
 
 class MetricsFile:
@@ -38,22 +48,20 @@ class MetricsFile:
 
     def __init__(self, path: str):
         self.path = path
-        self._begun = False
 
     def begin(self, resumed_step: int | None) -> None:
         """Make room for a run: drop an earlier one's entries, or on a resume those that come after the checkpoint."""
-        if os.path.exists(self.path) and not (self._begun and resumed_step is None):
+        if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if resumed_step is not None and _step_of(line) <= resumed_step]
             with open(self.path, "w", encoding="utf-8") as file:
                 file.writelines(kept)
-        self._begun = True
 
     def append(self, entry: dict) -> None:
-        """Add an entry."""
-        self._begun = True
+        """Add an entry; a value that is not finite, for which JSON has no word, becomes null."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
 
 class Means:

@@ -5,7 +5,7 @@ The vocabulary exists in two forms that agree residue by residue:
 - [`build_protein_tokenizer`] returns an ordinary HuggingFace fast tokenizer. It is saved beside a model, and
   `AutoTokenizer.from_pretrained` loads it where this package is not installed.
 - [`encode_sequence`] looks bytes up in [`BYTE_TABLE`]. It knows residues only, without `<cls>`, `<sep>`, padding or
-  truncation, and is about a hundred times faster, which is why the data collators use it where they can.
+  truncation, and is 50 to 100 times faster, which is why the data collators use it where they can.
 
 They differ on one thing, on purpose. The tokenizer reads the text of a special token inside a sequence as that token,
 so that `"MK<mask>T"` works in a fill-mask pipeline. The byte table reads the same six characters as characters

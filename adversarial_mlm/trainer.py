@@ -1,16 +1,18 @@
 """The trainer: encoder and noiser in turns, on top of `transformers.Trainer`."""
 
 import contextlib
+import copy
 import json
 import math
 import os
 from collections.abc import Iterator
 
+import datasets
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from . import model_card
@@ -21,13 +23,14 @@ from .losses import IGNORE_INDEX, token_losses
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
 from .noising import NoisedBatch
-from .run_log import METRICS_FILE, BriefProgressCallback, Clock, Means, MetricsFile
+from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
 NOISER_FOLDER = "noiser"
 ARGUMENTS_FILE = "training_args.json"
 
 _BACKGROUND_RECORDS = 10_000
+_UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
 class AdversarialMLMTrainer(Trainer):
@@ -65,6 +68,8 @@ class AdversarialMLMTrainer(Trainer):
         data_collator: DataCollatorForRandomMLM | DataCollatorForAdversarialMLM,
         **kwargs,
     ):
+        for name in _UNUSED_BY_US & kwargs.keys():
+            raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
         _check_fit(model, args, data_collator)
         self.noiser: NoiserModel | None = data_collator.noiser
         self._noiser_wrapped: nn.Module | None = self.noiser
@@ -72,22 +77,23 @@ class AdversarialMLMTrainer(Trainer):
         self._train_sampler: EpochSampler | None = None
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
+        self.loaded_best_step: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
-        self._statistics = MaskingStatistics(data_collator.vocabulary, adversarial=self.noiser is not None)
+        self._statistics = self._new_statistics()
         self._noiser_figures = Means()
         self._clock = Clock()
         self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
-        if not self.args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(BriefProgressCallback)
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
+        self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
+
+    def _new_statistics(self) -> MaskingStatistics:
+        return MaskingStatistics(self.data_collator.vocabulary, self.noiser is not None, self.args.device)
 
     # ---- Data ----
-
-    def _set_signature_columns_if_needed(self) -> None:
-        # what the collator reads, not what the encoder's forward takes
-        self._signature_columns = ["sequence", "epoch", "record"]
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -103,24 +109,28 @@ class AdversarialMLMTrainer(Trainer):
     ) -> DataLoader:
         return self.accelerator.prepare(self._plain_loader(dataset, batch_size, sampler_fn, is_training))
 
-    def _plain_loader(self, dataset, batch_size, sampler_fn=None, is_training=False, batch_sampler=None) -> DataLoader:
+    def _plain_loader(self, dataset, batch_size, sampler_fn=None, is_training=True, batch_sampler=None) -> DataLoader:
         # the collator's light stage alone goes to the workers: neither noiser nor gradient has business there
+        sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
+        if not is_training:
+            sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         settings = {
-            "collate_fn": self.data_collator.encoder,
+            "collate_fn": sequence_encoder,
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            "persistent_workers": self.args.dataloader_persistent_workers,
+            # every evaluation has a loader of its own, whose workers must go when it is done
+            "persistent_workers": self.args.dataloader_persistent_workers and is_training,
             "multiprocessing_context": self.args.dataloader_multiprocessing_context,
             "prefetch_factor": self.args.dataloader_prefetch_factor,
             # a loader without a generator draws from the global one whenever it starts, and so would change the
             # dropout of a run that evaluates more often, has a noiser, or was resumed
             "generator": torch.Generator().manual_seed(self._data_seed),
         }
+        drop_last = is_training and self.args.dataloader_drop_last
         if isinstance(dataset, IterableDataset):
-            return DataLoader(dataset, batch_size=batch_size, drop_last=self.args.dataloader_drop_last, **settings)
+            return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **settings)
         if batch_sampler is not None:
             return DataLoader(KeyedRecords(dataset), batch_sampler=batch_sampler, **settings)
-        drop_last = is_training and self.args.dataloader_drop_last
         sampler = sampler_fn(dataset)
         return DataLoader(
             KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings
@@ -240,7 +250,11 @@ class AdversarialMLMTrainer(Trainer):
         return self._normalised(token_losses(outputs.logits, noised.labels), noised, num_items)
 
     def _noiser_batches(self, first_update: int) -> Iterator[dict]:
-        """The noiser's stream of micro-batches, on the device's side, from any update on."""
+        """The noiser's micro-batches from any update on.
+
+        Of an iterable dataset the noiser reads a shuffled copy (one that cannot shuffle, as it comes), which starts
+        anew when a run is resumed.
+        """
         if not isinstance(self.train_dataset, IterableDataset):
             sampler = NoiserBatchSampler(
                 len(self.train_dataset),
@@ -253,10 +267,13 @@ class AdversarialMLMTrainer(Trainer):
             )
             yield from self._plain_loader(self.train_dataset, self.args.train_batch_size, batch_sampler=sampler)
             return
-        shift = 1 + self.accelerator.process_index
-        dataset = self.train_dataset.shuffle(seed=self._data_seed + shift, buffer_size=10_000)
+        dataset = self.train_dataset
+        if isinstance(dataset, datasets.IterableDataset):
+            shift = 1 + self.accelerator.process_index
+            dataset = dataset.shuffle(seed=self._data_seed + shift, buffer_size=10_000)
         for epoch in range(first_update, 1 << 62):
-            dataset.set_epoch(epoch)
+            if isinstance(dataset, datasets.IterableDataset):
+                dataset.set_epoch(epoch)
             yield from self._plain_loader(dataset, self.args.train_batch_size)
 
     # ---- Optimizer ----
@@ -311,8 +328,8 @@ class AdversarialMLMTrainer(Trainer):
         """Perplexity and accuracy under fixed random masks, and figures under the noiser's masks.
 
         The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`, whatever the
-        batch size, the number of processes and the masks used in training: that share of each protein's residues, all
-        hidden by [MASK].
+        run's seed, the batch size, the number of processes and the masks used in training: that share of each
+        protein's residues, all hidden by [MASK]. Of a protein that is too long, too, every run sees the same window.
 
         Returns:
             `EvalLoopOutput` whose `metrics` are, with the prefix: `loss` (mean cross-entropy, nats), `perplexity`,
@@ -324,7 +341,7 @@ class AdversarialMLMTrainer(Trainer):
         self.model.eval()
         if self.noiser is not None:
             self.noiser.eval()
-        statistics = MaskingStatistics(self.data_collator.vocabulary, adversarial=self.noiser is not None)
+        statistics = self._new_statistics()
         sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
         for batch in self._eval_batches(dataloader):
             with torch.no_grad():
@@ -338,7 +355,7 @@ class AdversarialMLMTrainer(Trainer):
             raise ValueError(f"evaluation ({metric_key_prefix}) found no residue to mask")
         metrics = {
             "loss": loss / masked,
-            "perplexity": math.exp(loss / masked),
+            "perplexity": torch.tensor(loss / masked, dtype=torch.float64).exp().item(),  # inf, where math.exp raises
             "accuracy": correct / masked,
             "masked_residues": int(masked),
         }
@@ -396,7 +413,7 @@ class AdversarialMLMTrainer(Trainer):
             counts[list(self.data_collator.vocabulary.residue_ids)] = 1
             for start in range(0, len(dataset), 1000 * stride):
                 keys = list(range(start, min(start + 1000 * stride, len(dataset)), stride))
-                batch = self.data_collator.encoder(records.__getitems__(keys))
+                batch = self.data_collator.sequence_encoder(records.__getitems__(keys))
                 counts += torch.bincount(batch["input_ids"][batch["residue_mask"]], minlength=len(counts))
             self._background = torch.log(counts / counts.sum()).to(self.args.device)
         return self._background
@@ -459,6 +476,7 @@ class AdversarialMLMTrainer(Trainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._load_noiser(self.state.best_model_checkpoint)
+        self.loaded_best_step = self.state.best_global_step
 
     def _load_noiser(self, checkpoint: str) -> None:
         if self.noiser is None:
@@ -493,14 +511,16 @@ def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
             "data_collator must be DataCollatorForAdversarialMLM or DataCollatorForRandomMLM, "
             f"got {type(data_collator).__name__}"
         )
+    if args.device.type == "mps":
+        raise ValueError("the MPS device is not supported, as it has no float64; set use_cpu")
     if args.n_gpu > 1:
         raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
-    vocabulary, encoder = data_collator.vocabulary, data_collator.encoder
+    vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
     embeddings = model.get_input_embeddings().num_embeddings
     if embeddings != vocabulary.vocab_size:
         raise ValueError(
             f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
         )
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and encoder.max_length > positions:
-        raise ValueError(f"max_length is {encoder.max_length}, but the encoder has {positions} positions")
+    if positions is not None and max_length > positions:
+        raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")

@@ -95,7 +95,7 @@ def test_padding_to_a_multiple_never_exceeds_the_maximum(tokenizer):
 def test_no_weights_and_no_tokenizer_travel_to_the_workers(tokenizer):
     noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer))
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser)
-    assert len(pickle.dumps(collator.encoder)) < 10_000
+    assert len(pickle.dumps(collator.sequence_encoder)) < 10_000
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

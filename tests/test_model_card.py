@@ -14,7 +14,7 @@ def card_of(collator, encoder, tmp_path, **history) -> str:
     data = datasets.Dataset.from_dict({"sequence": ["ACDEFGHIKLMNPQRSTVWY"] * 4})
     args = AdversarialMLMTrainingArguments(output_dir=str(tmp_path / "my-model"), use_cpu=True, report_to=[])
     trainer = AdversarialMLMTrainer(encoder, args, collator, train_dataset=data, eval_dataset=data)
-    trainer.state.log_history.append(history)
+    trainer.state.log_history.append({"step": 0, **history})
     trainer.run_facts["data"] = "proteins.fasta, 4 proteins"
     model_card.write(trainer, str(tmp_path))
     return (tmp_path / "README.md").read_text()

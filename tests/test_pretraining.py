@@ -71,7 +71,10 @@ def test_what_was_saved_scores_as_what_was_trained(make_recipe):
 def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
     recipes = [make_recipe(masking=masking) for masking in ("adversarial", "random")]
     data = [load_data(recipe.data) for recipe in recipes]
-    trainers = [pretraining.build_trainer(recipe, part) for recipe, part in zip(recipes, data, strict=True)]
+    trainers = [
+        pretraining.build_trainer(recipe, part, *pretraining.build_networks(recipe))
+        for recipe, part in zip(recipes, data, strict=True)
+    ]
     assert data[0].train["id"] == data[1].train["id"]
     for (name, a), (_, b) in zip(*(t.model.named_parameters() for t in trainers), strict=True):
         assert torch.equal(a, b), name
@@ -92,7 +95,7 @@ def test_sets_with_names_and_without(make_recipe, tmp_path, proteins):
         ("train", proteins[:200]),
     ):
         (tmp_path / f"{name}.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(part)))
-    recipe = make_recipe(holdout_families=0, holdout_members=0)
+    recipe = make_recipe(holdout_families=0, holdout_members=0, cluster_table="")
     recipe.data.train_data = [str(tmp_path / "train.fasta")]
     recipe.data.validation_data = [f"near={tmp_path}/a.fasta", f"{tmp_path}/b.fasta", f"near={tmp_path}/c.fasta"]
     data = load_data(recipe.data)
@@ -103,8 +106,15 @@ def test_sets_with_names_and_without(make_recipe, tmp_path, proteins):
 
 def test_a_stream_trains_and_its_cleaning_is_counted(make_recipe, tmp_path, proteins):
     (tmp_path / "train.fasta").write_text("".join(f">{i}\n{s.lower()}\n" for i, s in enumerate(proteins[:30])))
-    recipe = make_recipe(streaming=True, holdout_families=0, holdout_members=0, eval_strategy="no", max_steps=8)
-    recipe.run.background_gate = None
+    recipe = make_recipe(
+        streaming=True,
+        holdout_families=0,
+        holdout_members=0,
+        cluster_table="",
+        background_gate="",
+        eval_strategy="no",
+        max_steps=8,
+    )
     recipe.data.train_data = [str(tmp_path / "train.fasta")]
     trainer = pretrain(recipe)
     assert evaluate_saved(recipe, trainer) == {}
@@ -120,6 +130,42 @@ def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path)
     assert not (tmp_path / "run" / "noiser").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_path):
+    folder = tmp_path / "run"
+    pretrain(make_recipe(save_strategy="steps", save_steps=2))
+    (folder / "checkpoint-notes").mkdir()
+    (folder / "notes.txt").write_text("mine")
+    before = {path.name for path in folder.iterdir()}
+    pretraining._clear(str(folder))
+    assert {path.name for path in folder.iterdir()} == {"checkpoint-notes", "notes.txt"} < before
+
+
+def test_a_gate_on_a_stream_is_refused_before_training(make_recipe, tmp_path, proteins):
+    (tmp_path / "train.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:30])))
+    recipe = make_recipe(streaming=True, holdout_families=0, holdout_members=0, cluster_table="")
+    recipe.data.train_data = [str(tmp_path / "train.fasta")]
+    recipe.data.validation_data = [f"members={tmp_path}/train.fasta"]
+    with pytest.raises(RecipeError, match="background_gate needs"):
+        pretrain(recipe)
+
+
+def test_a_set_may_not_take_the_name_of_another(make_recipe, demo_fasta):
+    recipe = make_recipe()
+    recipe.data.validation_data = [f"members={demo_fasta}"]
+    with pytest.raises(RecipeError, match="a set named members"):
+        load_data(recipe.data)
+
+
+def test_no_token_reaches_a_file(make_recipe, tmp_path, monkeypatch):
+    words = ["run.py", "--hub_token", "hf_secret1", "--push_token=hf_secret2", "--max_steps", "4"]
+    monkeypatch.setattr(pretraining.sys, "argv", words)
+    recipe = make_recipe(hub_token="hf_secret1", save_strategy="steps", save_steps=4)
+    evaluate_saved(recipe, pretrain(recipe))
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 15 and not [path for path in files if b"hf_secret" in path.read_bytes()]
+    assert "run.py --hub_token ... --push_token=... --max_steps 4" in (tmp_path / "run" / "README.md").read_text()
+
+
 def test_latest_resumes_the_newest_checkpoint(make_recipe):
     pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
     trainer = pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4))
@@ -132,8 +178,18 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
     [
         ({"streaming": True}, "streaming cannot hold proteins out"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
-        ({"resume_from_checkpoint": "latest"}, "there is no such checkpoint"),
-        ({"holdout_families": 0, "holdout_members": 0, "background_gate": ""}, "background_gate"),
+        ({"resume_from_checkpoint": "latest"}, "latest, but there is no checkpoint in"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "there is no such folder"),
+        ({"holdout_families": 0, "holdout_members": 0}, "cluster_table is given, but"),
+        ({"holdout_families": 0, "holdout_members": 0, "cluster_table": ""}, "the held-out sets are: none"),
+        (
+            {"holdout_families": 0, "holdout_members": 0, "cluster_table": "", "background_gate": ""},
+            "eval_strategy is .*, but no proteins are held out",
+        ),
+        ({"encoder": "huge"}, "no encoder preset 'huge'"),
+        ({"adversarial_rate": 0}, "adversarial_rate must be above 0"),
+        ({"max_length": 2}, "max_length"),
+        ({"temperature": 0}, "temperature must be above 0"),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):

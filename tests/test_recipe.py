@@ -38,7 +38,7 @@ def test_yaml_numbers_booleans_lists_and_nothing_become_what_they_mean(write):
     path = write(
         "train_data: a.fasta\nlearning_rate: 1e-4\nstreaming: false\nlearned_options: no\n"
         "mask_options: [0.9, 0.05, 0.05]\nreport_to: []\n"
-        'cluster_table: null\nsave_strategy: "no"\nmax_steps: 7\nlr_scheduler_kwargs: {num_cycles: 2}\n'
+        "cluster_table: null\nsave_strategy: no\nmax_steps: 7\nlr_scheduler_kwargs: {num_cycles: 2}\n"
     )
     recipe = parse_recipe([path])
     assert recipe.training.learning_rate == 1e-4 and recipe.training.max_steps == 7
@@ -71,6 +71,7 @@ def test_an_unknown_option_on_the_command_line_is_refused_too(capsys):
         ("train_data: a\nlearning_rate: fast\n", "learning_rate"),
         ("train_data: a\nmasking: clever\n", "clever"),
         ("train_data: a\nencoder: [tiny, small]\n", "the option 'encoder'"),
+        ("train_data: a\nmax_eval_records: 0\n", "max_eval_records must be at least 1"),
         ("train_data: a\nnoiser_steps: 0\n", "noiser_steps must be at least 1"),
         ("train_data: a\nstreaming: perhaps\n", "perhaps"),
     ],

@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -29,11 +30,10 @@ def test_a_resumed_run_drops_what_comes_after_its_checkpoint_and_half_a_line(fil
     assert steps_in(file) == [10, 20, 25]
 
 
-def test_what_this_run_logged_before_training_stays(tmp_path):
+def test_what_json_cannot_say_becomes_null(tmp_path):
     file = MetricsFile(str(tmp_path / "metrics.jsonl"))
-    file.append({"step": 0})
-    file.begin(resumed_step=None)
-    assert steps_in(file) == [0]
+    file.append({"step": 0, "loss": math.nan, "perplexity": math.inf})
+    assert open(file.path).read() == '{"step": 0, "loss": null, "perplexity": null}\n'
 
 
 def test_means_start_anew_after_reading_and_join_the_processes():

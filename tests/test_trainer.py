@@ -81,11 +81,14 @@ class Recorder(AdversarialMLMTrainer):
         super().__init__(*args, **kwargs)
 
     def _noiser_update(self, update, batches):
+        assert not any(module.training for module in self.model.modules())  # no dropout
+        assert all(module.training for module in self.noiser.modules())
         super()._noiser_update(update, batches)
         self.events.append(("noiser", update))
 
     def compute_loss(self, model, inputs, **kwargs):
         self.events.append(("encoder", self.state.global_step))
+        assert all(module.training for module in self.model.modules())
         self.encoder_batches.append(inputs["input_ids"])
         return super().compute_loss(model, inputs, **kwargs)
 
@@ -322,6 +325,20 @@ def test_several_sets_are_evaluated_under_their_names(make_trainer, dataset):
     assert {"eval_members_perplexity", "eval_families_perplexity", "eval_families_adversarial_loss"} <= set(figures)
 
 
+def test_evaluation_sees_the_same_windows_and_masks_whatever_the_seed(make_trainer):
+    first, second = (make_trainer(seed=seed) for seed in (0, 1))
+    batches = [next(iter(trainer.get_eval_dataloader()))["input_ids"] for trainer in (first, second)]
+    assert torch.equal(*batches)
+    second.model.load_state_dict(first.model.state_dict())
+    assert first.evaluate()["eval_loss"] == second.evaluate()["eval_loss"]
+
+
+def test_a_diverged_encoder_is_reported_and_not_a_crash(make_trainer):
+    trainer = make_trainer()
+    trainer.model.cls.predictions.bias.data.mul_(0).add_(torch.linspace(-1e5, 1e5, 30))
+    assert trainer.evaluate()["eval_perplexity"] == float("inf")
+
+
 def test_evaluation_leaves_the_run_untouched(make_trainer):
     quiet = make_trainer(folder="quiet", dropout=0.1)
     quiet.train()
@@ -412,18 +429,24 @@ def test_the_saved_noiser_is_the_trained_one(make_trainer, proteins):
     assert torch.equal(loaded(ids).any_mask_scores, trainer.noiser.eval()(ids).any_mask_scores)
 
 
-def test_the_best_model_comes_back_with_its_noiser(make_trainer):
+def test_the_best_model_comes_back_with_its_noiser_and_its_card(make_trainer):
     trainer = make_trainer(
         max_steps=6, eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
-        load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=3e-2, noiser_learning_rate=3e-2,
+        load_best_model_at_end=True, metric_for_best_model="eval_loss", greater_is_better=True,
+        learning_rate=3e-2, noiser_learning_rate=3e-2,
     )  # fmt: skip
     trainer.train()
     best = trainer.state.best_model_checkpoint
+    assert best.endswith("checkpoint-2")  # the encoder learns, so that the highest loss is the first
     noiser = NoiserModel.from_pretrained(best, subfolder="noiser")
     encoder = AutoModelForMaskedLM.from_pretrained(best)
     loaded = parameters_of(trainer)
     assert all(torch.equal(loaded[f"noiser.{name}"], value) for name, value in noiser.named_parameters())
     assert all(torch.equal(loaded[f"encoder.{name}"], value) for name, value in encoder.named_parameters())
+    trainer.save_model()
+    losses = {entry["step"]: entry["eval_loss"] for entry in log_of(trainer) if "eval_loss" in entry}
+    card = open(f"{trainer.args.output_dir}/README.md").read()
+    assert "2 of 6 encoder updates" in card and f"| {losses[2]:.3f} |" in card and f"{losses[6]:.3f}" not in card
 
 
 # ---- streams ----
@@ -452,6 +475,16 @@ def test_networks_that_do_not_fit_are_refused(make_trainer, make_encoder, make_n
         AdversarialMLMTrainer(make_encoder(), TrainingArguments(str(tmp_path), report_to=[]), collator)
     with pytest.raises(ValueError, match="data_collator must be .* got function"):
         AdversarialMLMTrainer(make_encoder(), args, lambda examples: examples)
+
+
+@pytest.mark.parametrize(
+    "name", ["compute_metrics", "compute_loss_func", "model_init", "preprocess_logits_for_metrics"]
+)
+def test_what_this_trainer_would_ignore_is_refused(make_encoder, make_noiser, tokenizer, tmp_path, name):
+    args = AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
+    with pytest.raises(ValueError, match=f"{name} is not supported"):
+        AdversarialMLMTrainer(make_encoder(), args, collator, **{name: print})
 
 
 def test_an_optimizer_without_the_noiser_is_refused(make_trainer):

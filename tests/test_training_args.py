@@ -4,7 +4,7 @@ from adversarial_mlm import AdversarialMLMTrainingArguments
 
 
 def make(tmp_path, **settings):
-    return AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[], **settings)
+    return AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True, **settings)
 
 
 def test_the_defaults_are_the_papers(tmp_path):
@@ -26,6 +26,8 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"train_sampling_strategy": "group_by_length"},
         {"label_smoothing_factor": 0.1},
         {"auto_find_batch_size": True},
+        {"bf16_full_eval": True},
+        {"dataloader_in_order": False},
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):

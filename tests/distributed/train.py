@@ -66,6 +66,8 @@ def main(output_dir: str, world_size: int) -> None:
     if world_size > 1:
         assert torch.distributed.get_backend() == "gloo"
     trainer.train()
+    few = trainer.evaluate(data.select(range(3)), metric_key_prefix="eval_few")  # the second process has none of them
+    assert few["eval_few_masked_residues"] > 0 and "eval_few_gap" in few
     parameters = {f"encoder.{n}": p.detach().contiguous() for n, p in trainer.model.named_parameters()}
     parameters |= {f"noiser.{n}": p.detach().contiguous() for n, p in trainer.noiser.named_parameters()}
     save_file(parameters, f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
