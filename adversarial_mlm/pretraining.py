@@ -186,15 +186,22 @@ def build_networks(recipe: Recipe) -> tuple[BertForMaskedLM, DataCollatorForRand
 def build_trainer(
     recipe: Recipe, data: ProteinData, encoder: BertForMaskedLM, collator: DataCollatorForRandomMLM
 ) -> AdversarialMLMTrainer:
-    """The trainer of a recipe."""
-    trainer = AdversarialMLMTrainer(
-        model=encoder,
-        args=recipe.training,
-        data_collator=collator,
-        train_dataset=data.train,
-        eval_dataset=data.held_out or None,
-        processing_class=collator.tokenizer,
-    )
+    """The trainer of a recipe.
+
+    Raises:
+        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support.
+    """
+    try:
+        trainer = AdversarialMLMTrainer(
+            model=encoder,
+            args=recipe.training,
+            data_collator=collator,
+            train_dataset=data.train,
+            eval_dataset=data.held_out or None,
+            processing_class=collator.tokenizer,
+        )
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     records = data.facts.get("train_records")
     trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
     trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
