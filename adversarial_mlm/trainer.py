@@ -16,9 +16,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from . import model_card
-from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
 from .data_order import EpochSampler, KeyedRecords, NoiserBatchSampler, global_rows
-from .keyed_noise import ENCODER_PHASE, EVALUATION, NOISER_PHASE, row_keys
+from .evaluation import background_log_shares, evaluate_masks
+from .keyed_noise import ENCODER_PHASE, NOISER_PHASE, row_keys
 from .losses import IGNORE_INDEX, token_losses
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
@@ -29,7 +30,6 @@ from .training_args import AdversarialMLMTrainingArguments
 NOISER_FOLDER = "noiser"
 ARGUMENTS_FILE = "training_args.json"
 
-_BACKGROUND_RECORDS = 10_000
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
@@ -83,15 +83,12 @@ class AdversarialMLMTrainer(Trainer):
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
-        self._statistics = self._new_statistics()
+        self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
         self._noiser_figures = Means()
         self._clock = Clock()
         self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
-
-    def _new_statistics(self) -> MaskingStatistics:
-        return MaskingStatistics(self.data_collator.vocabulary, self.noiser is not None, self.args.device)
 
     # ---- Data ----
 
@@ -110,12 +107,9 @@ class AdversarialMLMTrainer(Trainer):
         return self.accelerator.prepare(self._plain_loader(dataset, batch_size, sampler_fn, is_training))
 
     def _plain_loader(self, dataset, batch_size, sampler_fn=None, is_training=True, batch_sampler=None) -> DataLoader:
-        # the collator's light stage alone goes to the workers: neither noiser nor gradient has business there
-        sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
-        if not is_training:
-            sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         settings = {
-            "collate_fn": sequence_encoder,
+            # the collator's light stage alone goes to the workers: neither noiser nor gradient has business there
+            "collate_fn": self._sequence_encoder(is_training),
             "num_workers": self.args.dataloader_num_workers,
             "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
             # every evaluation has a loader of its own, whose workers must go when it is done
@@ -135,6 +129,12 @@ class AdversarialMLMTrainer(Trainer):
         return DataLoader(
             KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings
         )
+
+    def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
+        sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
+        if not is_training:
+            sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
+        return sequence_encoder
 
     @property
     def _data_seed(self) -> int:
@@ -325,45 +325,34 @@ class AdversarialMLMTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """Perplexity and accuracy under fixed random masks, and figures under the noiser's masks.
+        """Figures under fixed random masks and under the noiser's masks, see [`evaluation.evaluate_masks`].
 
         The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`, whatever the
-        run's seed, the batch size, the number of processes and the masks used in training: that share of each
-        protein's residues, all hidden by [MASK]. Of a protein that is too long, too, every run sees the same window.
+        run's seed, the batch size, the number of processes and the masks used in training. Of a protein that is too
+        long every run sees the same window.
 
         Returns:
-            `EvalLoopOutput` whose `metrics` are, with the prefix: `loss` (mean cross-entropy, nats), `perplexity`,
-            `accuracy`, `masked_residues`; `background_loss`, the cross-entropy on the same residues of a predictor
-            that only knows how frequent each residue is in the training set; and with a noiser what
-            [`MaskingStatistics.figures`] reports.
+            `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
+            training set; a stream has none.
         """
         was_training = self.model.training
         self.model.eval()
         if self.noiser is not None:
             self.noiser.eval()
-        statistics = self._new_statistics()
-        sums = torch.zeros(5, dtype=torch.float64, device=self.args.device)
-        for batch in self._eval_batches(dataloader):
-            with torch.no_grad():
-                sums += self._evaluate_random_masks(batch)
-                if self.noiser is not None:
-                    self._evaluate_noiser(batch, statistics)
-            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        figures = evaluate_masks(
+            self.model,
+            self.data_collator,
+            self._eval_batches(dataloader),
+            mask_rate=self.args.eval_mask_rate,
+            mask_seed=self.args.eval_mask_seed,
+            log_shares=self._background_log_shares(),
+            reduce=lambda sums: self.accelerator.reduce(sums, reduction="sum"),
+            device=self.args.device,
+        )
         self.model.train(was_training)
-        loss, background, correct, masked, rows = self.accelerator.reduce(sums, reduction="sum").tolist()
-        if not masked:
-            raise ValueError(f"evaluation ({metric_key_prefix}) found no residue to mask")
-        metrics = {
-            "loss": loss / masked,
-            "perplexity": torch.tensor(loss / masked, dtype=torch.float64).exp().item(),  # inf, where math.exp raises
-            "accuracy": correct / masked,
-            "masked_residues": int(masked),
-        }
-        if self._background_log_shares() is not None:
-            metrics["background_loss"] = background / masked
-        metrics.update(statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum")))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(rows))
+        proteins = figures.pop("proteins")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=proteins)
 
     def _eval_batches(self, dataloader) -> Iterator[dict[str, torch.Tensor]]:
         """Batches on the device with the rows' positions, without the rows that pad the last round of processes."""
@@ -377,45 +366,13 @@ class AdversarialMLMTrainer(Trainer):
                 batch = {name: tensor[real] for name, tensor in batch.items()}
             if len(batch["row"]):
                 yield batch
-
-    def _evaluate_random_masks(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        keys = row_keys(self.args.eval_mask_seed, EVALUATION, 0, batch["row"])
-        noised = self.data_collator.hide_at_random(batch, keys, self.args.eval_mask_rate)
-        logits = self.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-        masked = noised.labels != IGNORE_INDEX
-        background = torch.zeros((), dtype=torch.float64, device=logits.device)
-        if (log_shares := self._background_log_shares()) is not None:
-            background = -log_shares[noised.labels[masked]].sum()
-        return torch.stack(
-            [
-                token_losses(logits, noised.labels).double().sum(),
-                background,
-                ((logits.argmax(dim=-1) == noised.labels) & masked).sum().double(),
-                masked.sum().double(),
-                torch.tensor(len(batch["row"]), dtype=torch.float64, device=logits.device),
-            ]
-        )
-
-    def _evaluate_noiser(self, batch: dict[str, torch.Tensor], statistics: MaskingStatistics) -> None:
-        keys = row_keys(self.args.eval_mask_seed, EVALUATION, 1, batch["row"])
-        noised = self.data_collator.corrupt(batch, keys)
-        logits = self.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-        statistics.update(noised, token_losses(logits, noised.labels), batch["input_ids"], batch["residue_mask"])
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _background_log_shares(self) -> torch.Tensor | None:
-        """Log of each token's share among the residues of the training set (10,000 records of it), `(vocab,)`."""
         dataset = self.train_dataset
         if self._background is None and dataset is not None and not isinstance(dataset, IterableDataset):
-            stride = max(len(dataset) // _BACKGROUND_RECORDS, 1)
-            records = KeyedRecords(dataset)
-            counts = torch.zeros(self.data_collator.vocabulary.vocab_size, dtype=torch.float64)
-            # one of each, so that a residue that training never showed has no infinite surprise
-            counts[list(self.data_collator.vocabulary.residue_ids)] = 1
-            for start in range(0, len(dataset), 1000 * stride):
-                keys = list(range(start, min(start + 1000 * stride, len(dataset)), stride))
-                batch = self.data_collator.sequence_encoder(records.__getitems__(keys))
-                counts += torch.bincount(batch["input_ids"][batch["residue_mask"]], minlength=len(counts))
-            self._background = torch.log(counts / counts.sum()).to(self.args.device)
+            shares = background_log_shares(dataset, self._sequence_encoder(is_training=False))
+            self._background = shares.to(self.args.device)
         return self._background
 
     # ---- Logging ----
