@@ -53,6 +53,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of evaluation's masks."})
 
     def __post_init__(self):
+        if self.deepspeed or self.fsdp:  # before they are set up, which needs packages and processes
+            raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
         super().__post_init__()
         for name in ("noiser_steps", "encoder_steps"):
             if getattr(self, name) < 1:
@@ -84,5 +86,3 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             raise ValueError("auto_find_batch_size is not supported: it would change the batches of both networks")
         if self.accelerator_config.split_batches:
             raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
-        if self.deepspeed or self.fsdp:
-            raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
