@@ -127,6 +127,8 @@ class KeyedRecords(Dataset):
         ]
 
 
-def global_rows(batch_size: int, rows_here: int, micro_step: int, num_processes: int, process_index: int):
+def global_rows(
+    batch_size: int, rows_here: int, micro_step: int, num_processes: int, process_index: int
+) -> torch.Tensor:
     """Indices in the global batch of the rows of one micro-batch, `(rows_here,)` int64."""
     return torch.arange(rows_here) + (micro_step * num_processes + process_index) * batch_size

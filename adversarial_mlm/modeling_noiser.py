@@ -33,7 +33,7 @@ class ResidueGRU(nn.Module):
     """Layers of GRUs over right-padded rows, each direction starting at the protein's own end.
 
     Rows are turned round within their own length instead of being packed: nothing is read back from the device, and on
-    a CPU the backward pass takes less than half the time of packed rows.
+    a CPU forward and backward take less than half the time that packed rows take.
 
     Args:
         config ([`NoiserConfig`]): Sizes and directions.
