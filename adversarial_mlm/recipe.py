@@ -46,7 +46,9 @@ class DataArguments:
     holdout_members: float = field(
         default=0.0, metadata={"help": "Share held out of each remaining family of 5 and more."}
     )
-    holdout_random: float = field(default=0.0, metadata={"help": "Share held out at random; families then leak."})
+    holdout_random: float = field(
+        default=0.0, metadata={"help": "Share held out at random, as `sample`; families then leak."}
+    )
     holdout_seed: int = field(
         default=0, metadata={"help": "Of the choice of held-out proteins; `seed` leaves it alone."}
     )

@@ -22,7 +22,7 @@ class Splits:
 
     Attributes:
         train (`datasets.Dataset`): the records to train on.
-        held_out (`dict[str, datasets.Dataset]`): held-out records by name: `"families"`, `"members"`, `"random"`.
+        held_out (`dict[str, datasets.Dataset]`): held-out records by name: `"families"`, `"members"`, `"sample"`.
         duplicates_removed (`int`, defaults to 0): records taken out of train because their sequence stands verbatim
             in a held-out set.
         missing_in_clusters (`int`, defaults to 0): records that the cluster table does not list.
@@ -93,7 +93,7 @@ def split_corpus(
             that would carry the set beyond one and a half times the fraction is passed over.
         member_fraction (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
             of its members, rounded but at least one, is held out as `"members"`.
-        random_fraction (`float`, defaults to 0.0): this fraction of all records is held out at random as `"random"`;
+        random_fraction (`float`, defaults to 0.0): this fraction of all records is held out at random as `"sample"`;
             families then stand on both sides, which is said in a warning.
         seed (`int`, defaults to 0): seed of all choices.
 
@@ -181,10 +181,10 @@ def _choose_records(
     if fractions["random_fraction"]:
         logger.warning(
             "Records are held out at random, so that relatives of the held-out proteins stay in train: results on the "
-            'held-out set "random" are optimistic. Hold out families with a cluster table to avoid it.'
+            'held-out set "sample" are optimistic. Hold out families with a cluster table to avoid it.'
         )
         wanted = max(1, round(fractions["random_fraction"] * len(dataset)))
-        held_out["random"] = np.sort(generator.permutation(rest)[:wanted])
+        held_out["sample"] = np.sort(generator.permutation(rest)[:wanted])
     return held_out, missing
 
 

@@ -51,7 +51,7 @@ def test_splits_are_deterministic_and_follow_the_seed(family_corpus):
     options = {"clusters": clusters, "family_fraction": 0.1, "member_fraction": 0.1, "random_fraction": 0.1}
     first, again = split_corpus(dataset, **options), split_corpus(dataset, **options)
     other = split_corpus(dataset, **options, seed=1)
-    for name in ("families", "members", "random"):
+    for name in ("families", "members", "sample"):
         assert first.held_out[name]["id"][:] == again.held_out[name]["id"][:]
         assert first.held_out[name]["id"][:] != other.held_out[name]["id"][:]
     assert first.train["id"][:] == again.train["id"][:]
@@ -86,8 +86,8 @@ def test_random_records_are_held_out_with_a_warning(caplog, family_corpus):
     dataset, _ = family_corpus()
     with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
         splits = split_corpus(dataset, random_fraction=0.05)
-    assert len(splits.held_out["random"]) == 20 and len(splits.train) == 380
-    assert not set(splits.held_out["random"]["id"]) & set(splits.train["id"])
+    assert len(splits.held_out["sample"]) == 20 and len(splits.train) == 380
+    assert not set(splits.held_out["sample"]["id"]) & set(splits.train["id"])
     assert "optimistic" in caplog.text
 
 
@@ -97,9 +97,9 @@ def test_verbatim_twins_of_held_out_records_leave_train(caplog, family_corpus):
     dataset = datasets.concatenate_datasets([dataset, twins])
     with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
         splits = split_corpus(dataset, random_fraction=0.2, seed=3)
-    held_out = set(splits.held_out["random"]["sequence"])
+    held_out = set(splits.held_out["sample"]["sequence"])
     assert splits.duplicates_removed > 0 and not held_out & set(splits.train["sequence"])
-    assert len(splits.train) + len(splits.held_out["random"]) + splits.duplicates_removed == len(dataset)
+    assert len(splits.train) + len(splits.held_out["sample"]) + splits.duplicates_removed == len(dataset)
     assert f"{splits.duplicates_removed} records were taken out of train" in caplog.text
 
 
