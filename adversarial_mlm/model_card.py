@@ -54,19 +54,22 @@ def _facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
     args, collator = trainer.args, trainer.data_collator
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     facts = [
-        f"{step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, AdamW, "
+        f"{step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, {args.optim.value}, "
         f"peak learning rate {args.learning_rate:g}, weight decay {args.weight_decay:g}, seed {args.seed}",
         f"random masks: {100 * collator.random_rate:g} % of the residues of every protein, "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in collator.mask_options)}",
     ]
     if trainer.noiser is not None:
+        choice = "where and how" if collator.learned_options else "where, always by [MASK]"
+        size = f"{trainer.noiser.num_parameters() / 1e6:.1f} M parameters"
         facts.append(
-            f"adversarial masks: {100 * collator.adversarial_rate:g} % of the residues, chosen by a GRU noiser with "
-            f"{trainer.noiser.num_parameters() / 1e6:.1f} M parameters, {args.noiser_steps} noiser updates to every "
-            f"{args.encoder_steps} of the encoder, learning rate {args.noiser_learning_rate:g}"
+            f"adversarial masks: {100 * collator.adversarial_rate:g} % of the residues ({choice}), chosen by a GRU "
+            f"noiser with {size}, {args.noiser_steps} noiser updates to every {args.encoder_steps} of the encoder, "
+            f"learning rate {args.noiser_learning_rate:g}"
         )
+    window = collator.sequence_encoder.max_residues
     facts.append(
-        f"sequences cut to windows of {collator.sequence_encoder.max_residues} residues, a fresh one each epoch"
+        f"of a sequence of more than {window} residues a random window of that length, a fresh one each epoch"
     )
     for name in ("data", "command"):
         if name in trainer.run_facts:

@@ -238,7 +238,7 @@ def check_output_dir(recipe: Recipe) -> str | None:
             raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no checkpoint in {folder}")
     if checkpoint and not os.path.isdir(checkpoint):
         raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such folder")
-    if checkpoint and Path(folder).resolve() in Path(checkpoint).resolve().parents:
+    if checkpoint and _is_inside(checkpoint, folder):
         return checkpoint
     earlier = [name for name in (METRICS_FILE, RECIPE_FILE, "model.safetensors") if Path(folder, name).exists()]
     if earlier and not recipe.run.overwrite_output_dir:
@@ -247,6 +247,10 @@ def check_output_dir(recipe: Recipe) -> str | None:
             "resume_from_checkpoint: latest, or overwrite_output_dir: true"
         )
     return checkpoint or None
+
+
+def _is_inside(checkpoint: str, folder: str) -> bool:
+    return Path(folder).resolve() in Path(checkpoint).resolve().parents
 
 
 def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
@@ -264,7 +268,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     _check_evaluation(recipe, data)
     trainer = build_trainer(recipe, data, encoder, collator)
     if trainer.is_world_process_zero():
-        if checkpoint is None:
+        if checkpoint is None or not _is_inside(checkpoint, args.output_dir):
             _clear(args.output_dir)
         recipe.save(args.output_dir)
         data.save_facts(args.output_dir)

@@ -110,14 +110,17 @@ class Recipe:
     training: AdversarialMLMTrainingArguments
 
     def resolved(self) -> dict[str, Any]:
-        """All options as plain values, without tokens: a recipe that gives the same run."""
+        """All options as plain values: a recipe that gives the same run.
+
+        Without tokens, and without `resume_from_checkpoint`, which is about one start of a run and not about the run.
+        """
         ours = {}
         for part in (self.data, self.model, self.masking, self.run):
             ours.update(dataclasses.asdict(part))
         theirs = {
             name: value
             for name, value in self.training.to_dict().items()
-            if not name.endswith("_token") and value is not None
+            if not name.endswith("_token") and name != "resume_from_checkpoint" and value is not None
         }
         return {**{name: value for name, value in ours.items() if value not in (None, [])}, **theirs}
 

@@ -27,6 +27,7 @@ def test_the_card_is_valid_and_tells_how_the_model_was_made(tokenizer, make_enco
     assert card.data.library_name == "transformers" and "adversarial-masking" in card.data.tags
     assert "# my-model" in text and "proteins.fasta, 4 proteins" in text
     assert 'subfolder="noiser"' in text and "10 noiser updates to every 10 of the encoder" in text
+    assert "adamw_torch_fused" in text and "(where and how)" in text and "more than 510 residues" in text
     assert "| validation | 2.500 | 12.180 | 0.200 |" in text
     assert "add_pooling_layer=False" in text
 

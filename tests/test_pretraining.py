@@ -140,6 +140,20 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_
     assert {path.name for path in folder.iterdir()} == {"checkpoint-notes", "notes.txt"} < before
 
 
+def test_resuming_from_another_folder_leaves_nothing_of_an_earlier_run(make_recipe, tmp_path):
+    pretrain(make_recipe(output_dir=tmp_path / "first", save_strategy="steps", save_steps=2, max_steps=2))
+    pretrain(make_recipe(output_dir=tmp_path / "second", save_strategy="steps", save_steps=1, max_steps=1))
+    checkpoint = str(tmp_path / "first" / "checkpoint-2")
+    with pytest.raises(RecipeError, match="holds another run"):
+        pretrain(
+            make_recipe(output_dir=tmp_path / "second", resume_from_checkpoint=checkpoint, overwrite_output_dir=False)
+        )
+    pretrain(make_recipe(output_dir=tmp_path / "second", resume_from_checkpoint=checkpoint, max_steps=4))
+    assert not list((tmp_path / "second").glob("checkpoint-*"))
+    steps = [json.loads(line)["step"] for line in open(tmp_path / "second" / "metrics.jsonl")]
+    assert min(steps) == 4
+
+
 def test_a_gate_on_a_stream_is_refused_before_training(make_recipe, tmp_path, proteins):
     (tmp_path / "train.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:30])))
     recipe = make_recipe(streaming=True, holdout_families=0, holdout_members=0, cluster_table="")
