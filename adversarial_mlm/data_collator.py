@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .data_order import crop_start
 from .modeling_noiser import NoiserModel
-from .noising import NoisedBatch, noise_batch
+from .noising import MaskingRules, NoisedBatch, noise_batch
 from .sampling import exact_budget
 from .tokenization_protein import ResidueVocabulary, encode_sequence, has_byte_table
 
@@ -145,7 +145,6 @@ class DataCollatorForRandomMLM:
     """
 
     noiser = None
-    adversarial_rate = 0.0
 
     def __init__(
         self,
@@ -156,28 +155,21 @@ class DataCollatorForRandomMLM:
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
     ):
-        shares = tuple(mask_options)
-        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
-        if not 0 <= random_rate < 1:
-            raise ValueError(f"random_rate must lie in [0, 1), got {random_rate}")
-        self.tokenizer = tokenizer
+        rules = MaskingRules(random_rate=random_rate, mask_options=mask_options)
+        self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
+
+    def _set_up(self, tokenizer, rules: MaskingRules, max_length: int, pad_to_multiple_of: int | None, seed: int):
+        self.tokenizer, self.rules = tokenizer, rules
         self.sequence_encoder = SequenceEncoder(tokenizer, max_length, pad_to_multiple_of, seed)
-        self.random_rate, self.mask_options = random_rate, shares
 
     @property
     def vocabulary(self) -> ResidueVocabulary:
         """What counts as a residue, and what may replace one."""
         return self.sequence_encoder.vocabulary
 
-    @property
-    def mask_rate(self) -> float:
-        """Share of the residues that is masked in any way."""
-        return self.adversarial_rate + self.random_rate
-
     def mask_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
         """How many residues of a row with `num_residues` are masked in any way; int64, of the same shape."""
-        return exact_budget(num_residues, self.mask_rate)
+        return exact_budget(num_residues, self.rules.mask_rate)
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """The CPU stage, see [`SequenceEncoder.__call__`]."""
@@ -185,7 +177,7 @@ class DataCollatorForRandomMLM:
 
     def hide_at_random(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rate: float) -> NoisedBatch:
         """Replace that share of every row's residues by [MASK], at random: the masks of evaluation."""
-        return noise_batch(batch, keys, self.vocabulary, random_rate=rate, mask_options=(1.0, 0.0, 0.0))
+        return noise_batch(batch, keys, self.vocabulary, MaskingRules(rate, (1.0, 0.0, 0.0)))
 
     def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> NoisedBatch:
         """Mask a batch of the CPU stage.
@@ -198,17 +190,13 @@ class DataCollatorForRandomMLM:
         Returns:
             [`NoisedBatch`]
         """
-        return noise_batch(
-            batch,
-            _drawn_keys(batch) if keys is None else keys,
-            self.vocabulary,
-            random_rate=self.random_rate,
-            mask_options=self.mask_options,
-        )
+        return noise_batch(batch, _drawn_keys(batch) if keys is None else keys, self.vocabulary, self.rules)
 
 
 class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
     """Masks chosen by a trainable noiser, and random ones beside them. The noiser lives here.
+
+    What the noiser sees is a property of the noiser (`NoiserConfig.view`).
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
@@ -217,16 +205,15 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
             cropped at random.
         adversarial_rate (`float`, *optional*, defaults to 0.1): Share of the residues that the noiser masks.
         random_rate (`float`, *optional*, defaults to 0.1): Share that is masked at random, beside those.
-        mask_options (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep and
-            replace among the random masks.
-        learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser chooses how to mask, too. With
-            `False` it only writes [MASK].
-        temperature (`float`, *optional*, defaults to 1.0): Of the relaxed choices.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up.
         seed (`int`, *optional*, defaults to 0): Of the crops.
+        **masking: The other fields of [`noising.MaskingRules`]: `mask_options` (of the random masks), `learned_options`
+            (whether the noiser chooses how to mask, too), `sampler`, `selection`, `gated`, `temperature`,
+            `candidate_rate`.
 
     Raises:
-        ValueError: If a rate or share is out of range, or if the noiser was made for another tokenizer.
+        ValueError: If a rate or share is out of range, if options contradict each other, or if the noiser was made for
+            another tokenizer.
     """
 
     def __init__(
@@ -236,23 +223,17 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         max_length: int = 512,
         adversarial_rate: float = 0.1,
         random_rate: float = 0.1,
-        mask_options: Sequence[float] = (0.8, 0.1, 0.1),
-        learned_options: bool = True,
-        temperature: float = 1.0,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        **masking,
     ):
-        super().__init__(tokenizer, max_length, random_rate, mask_options, pad_to_multiple_of, seed)
-        if not 0 < adversarial_rate <= 1 - random_rate:
-            raise ValueError(
-                f"adversarial_rate must be above 0 and, with random_rate, at most 1; got {adversarial_rate} "
-                f"beside {random_rate}"
-            )
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if adversarial_rate <= 0:
+            raise ValueError(f"adversarial_rate must be above 0, got {adversarial_rate}")
+        blind = noiser.config.view == "blind"
+        rules = MaskingRules(random_rate=random_rate, adversarial_rate=adversarial_rate, blind=blind, **masking)
+        self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
         noiser.config.check_vocabulary(self.vocabulary)
-        self.noiser, self.adversarial_rate = noiser, adversarial_rate
-        self.learned_options, self.temperature = learned_options, temperature
+        self.noiser = noiser
 
     def corrupt(
         self,
@@ -260,7 +241,9 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         keys: torch.Tensor | None = None,
         *,
         differentiable: bool = False,
+        one_hot: bool | None = None,
         noiser: torch.nn.Module | None = None,
+        adversarial_share: float = 1.0,
     ) -> NoisedBatch:
         """Let the noiser mask a batch of the CPU stage.
 
@@ -268,26 +251,23 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
             batch (`Mapping[str, torch.Tensor]`): What calling the collator returned, on the noiser's device.
             keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of the rows' noise, see
                 [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
-            differentiable (`bool`, *optional*, defaults to `False`): Whether `one_hot` is wanted, through which a
-                gradient reaches the noiser. Otherwise the noiser runs without a graph.
+            differentiable (`bool`, *optional*, defaults to `False`): Whether the noiser runs with a graph.
+            one_hot (`bool`, *optional*): Whether `one_hot` is wanted, through which a gradient of the encoder's inputs
+                reaches the noiser. Defaults to `differentiable`.
             noiser (`torch.nn.Module`, *optional*): Called in place of the collator's own; for a trainer that has
                 wrapped it, as for distributed training.
+            adversarial_share (`float`, *optional*, defaults to 1.0): Share of `adversarial_rate` that the noiser has;
+                random masks fill up. With 0 the noiser is not called.
 
         Returns:
             [`NoisedBatch`]
         """
-        noiser = self.noiser if noiser is None else noiser
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            scores = noiser(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return noise_batch(
-            batch,
-            _drawn_keys(batch) if keys is None else keys,
-            self.vocabulary,
-            random_rate=self.random_rate,
-            mask_options=self.mask_options,
-            adversarial_rate=self.adversarial_rate,
-            scores=scores,
-            learned_options=self.learned_options,
-            temperature=self.temperature,
-            differentiable=differentiable,
-        )
+            return noise_batch(
+                batch,
+                _drawn_keys(batch) if keys is None else keys,
+                self.vocabulary,
+                self.rules.with_adversarial_share(adversarial_share),
+                self.noiser if noiser is None else noiser,
+                one_hot=differentiable if one_hot is None else one_hot,
+            )

@@ -12,7 +12,7 @@ OOPSLA 2014).
 import torch
 
 # What a draw is for. Streams of one row never share numbers.
-ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE = range(5)
+ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE, CANDIDATE = range(6)
 
 # Which part of a run a row belongs to.
 ENCODER_PHASE, NOISER_PHASE, EVALUATION = range(3)
@@ -85,3 +85,8 @@ def uniform(keys: torch.Tensor, stream: int, length: int, channels: int = 1) -> 
 def gumbel(keys: torch.Tensor, stream: int, length: int, channels: int = 1) -> torch.Tensor:
     """Standard Gumbel noise, `-log(-log(u))` with `u` from [`uniform`]; same arguments and shapes."""
     return -torch.log(-torch.log(uniform(keys, stream, length, channels)))
+
+
+def logistic(keys: torch.Tensor, stream: int, length: int, channels: int = 1) -> torch.Tensor:
+    """Standard logistic noise, `log(u) - log(1 - u)` with `u` from [`uniform`]; same arguments and shapes."""
+    return torch.logit(uniform(keys, stream, length, channels))

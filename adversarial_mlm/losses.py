@@ -1,4 +1,4 @@
-"""The masked-language-model loss."""
+"""The masked-language-model loss, and what each residue counts in it."""
 
 import torch
 from torch.nn import functional as F
@@ -21,3 +21,30 @@ def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         logits.to(dtype).flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="none"
     )
     return losses.view_as(labels)
+
+
+def loss_weights(
+    masked: torch.Tensor,
+    residues: torch.Tensor,
+    importance: torch.Tensor | None = None,
+    importance_exponent: float = 0.0,
+    unmasked_weight: float = 0.0,
+) -> torch.Tensor:
+    """What each residue counts in the loss: 1 (or its importance weight) where masked, `unmasked_weight` elsewhere.
+
+    Args:
+        masked (`torch.Tensor` of shape `(batch, length)`, bool): Residues that are masked in any way.
+        residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
+        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, the mask rate over the probability
+            with which residue i is masked; see [`noising.NoisedBatch`].
+        importance_exponent (`float`, *optional*, defaults to 0.0): β of (ρ / q_i)^β. With 1 the weighted sum over
+            masked residues has the expectation of uniform masking (Horvitz and Thompson 1952).
+        unmasked_weight (`float`, *optional*, defaults to 0.0): Of the residues that are not masked.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, float32 or wider, without a gradient.
+    """
+    weights = masked.float()
+    if importance is not None and importance_exponent:
+        weights = weights * importance.detach() ** importance_exponent
+    return weights + unmasked_weight * (residues & ~masked)

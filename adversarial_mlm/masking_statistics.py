@@ -8,7 +8,7 @@ from .modeling_noiser import KEEP, MASK, REPLACE
 from .noising import NoisedBatch
 from .tokenization_protein import ResidueVocabulary
 
-_SCALARS = 9
+_SCALARS = 11
 
 
 class MaskingStatistics:
@@ -36,7 +36,11 @@ class MaskingStatistics:
             residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
         """
         losses = losses.detach().double()
-        entropy = torch.zeros(len(true_ids), device=losses.device) if noised.entropy is None else noised.entropy
+        entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.ones_like(losses)
+        if noised.choice is not None:
+            entropy = noised.choice.entropy
+            if noised.choice.importance is not None:
+                importance = noised.choice.importance.double()
         reported = noised.adversarial if self.adversarial else noised.random
         scalars = [
             (losses * noised.adversarial).sum(),
@@ -45,6 +49,8 @@ class MaskingStatistics:
             noised.random.sum(),
             *((reported & (noised.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
             entropy.double().sum(),
+            (importance * noised.masked).sum(),
+            (importance**2 * noised.masked).sum(),
             torch.tensor(len(true_ids), device=losses.device),
         ]
         self.sums += torch.cat(
@@ -71,13 +77,15 @@ class MaskingStatistics:
             `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser). With a
             noiser also `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser
             and at random, nats), `gap` (their difference), `entropy` (of the noiser's distribution over positions,
-            1 = uniform), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
+            1 = uniform), `effective_sample_share` (effective number of masked residues, if weighted back to uniform
+            masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
             `enrichment_max` (of the standard residues).
         """
         # reduced even where this process added nothing: the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
-        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, rows = sums[:_SCALARS]
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
+        importance, squared_importance, rows = sums[8:_SCALARS]
         if not rows:
             return {}
         background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
@@ -99,6 +107,8 @@ class MaskingStatistics:
         if adv_count and random_count:
             figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
         figures["entropy"] = entropy / max(rows, 1.0)
+        if squared_importance:
+            figures["effective_sample_share"] = importance**2 / squared_importance / (adv_count + random_count)
         return {**figures, **self._enrichment(background, chosen)}
 
     def _enrichment(self, background: list[float], chosen: list[float]) -> dict[str, float]:

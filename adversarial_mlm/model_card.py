@@ -52,21 +52,16 @@ def write(trainer: "AdversarialMLMTrainer", output_dir: str, figures: dict | Non
 
 def _facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
     args, collator = trainer.args, trainer.data_collator
+    rules = collator.rules
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     facts = [
         f"{step} of {trainer.state.max_steps} encoder updates on {batch} sequences each, {args.optim.value}, "
         f"peak learning rate {args.learning_rate:g}, weight decay {args.weight_decay:g}, seed {args.seed}",
-        f"random masks: {100 * collator.random_rate:g} % of the residues of every protein, "
-        f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in collator.mask_options)}",
+        f"random masks: {100 * rules.random_rate:g} % of the residues of every protein, "
+        f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in rules.mask_options)}",
     ]
     if trainer.noiser is not None:
-        choice = "where and how" if collator.learned_options else "where, always by [MASK]"
-        size = f"{trainer.noiser.num_parameters() / 1e6:.1f} M parameters"
-        facts.append(
-            f"adversarial masks: {100 * collator.adversarial_rate:g} % of the residues ({choice}), chosen by a GRU "
-            f"noiser with {size}, {args.noiser_steps} noiser updates to every {args.encoder_steps} of the encoder, "
-            f"learning rate {args.noiser_learning_rate:g}"
-        )
+        facts += _game_facts(trainer)
     window = collator.sequence_encoder.max_residues
     facts.append(
         f"of a sequence of more than {window} residues a random window of that length, a fresh one each epoch"
@@ -74,6 +69,34 @@ def _facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
     for name in ("data", "command"):
         if name in trainer.run_facts:
             facts.append(f"{name}: {trainer.run_facts[name]}")
+    return facts
+
+
+_VIEWS = {
+    "full": "sees the whole protein",
+    "context": "sees all but the residue it scores",
+    "blind": "chooses among random candidates that are hidden from it",
+}
+
+
+def _game_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
+    args, rules, noiser = trainer.args, trainer.data_collator.rules, trainer.noiser
+    how = "where and how" if rules.learned_options else "where, always by [MASK]"
+    training = {
+        "alternate": f"{args.noiser_steps} noiser updates to every {args.encoder_steps} of the encoder",
+        "reversal": f"a noiser update by gradient reversal with every {args.noiser_every}. of the encoder's",
+        "none": "not trained",
+    }[args.noiser_update]
+    facts = [
+        f"adversarial masks: {100 * rules.adversarial_rate:g} % of the residues ({how}), chosen by a "
+        f"{noiser.config.backbone} noiser with {noiser.num_parameters() / 1e6:.1f} M parameters that "
+        f"{_VIEWS[noiser.config.view]}",
+        f"the game: {training}, learning rate {args.noiser_learning_rate:g}, reward {args.noiser_reward}, sampler "
+        f"{rules.sampler}, importance weights' exponent {args.importance_exponent:g}, loss over "
+        f"{args.loss_scope} residues",
+    ]
+    if trainer.collapsed_at is not None:
+        facts.append(f"**the game collapsed** at update {trainer.collapsed_at}: see `metrics.jsonl`")
     return facts
 
 

@@ -10,6 +10,9 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_noiser import NoiserConfig
+from .noiser_backbones import DilatedConvolutions, NoiserTransformer, ResidueGRU
+
+_BACKBONES = {"gru": ResidueGRU, "conv": DilatedConvolutions, "transformer": NoiserTransformer}
 
 # Order of the option scores; the scores from REPLACE on belong to config.replacement_ids, one each.
 MASK, KEEP, REPLACE = 0, 1, 2
@@ -29,45 +32,11 @@ class NoiserOutput(ModelOutput):
     option_scores: torch.Tensor | None = None
 
 
-class ResidueGRU(nn.Module):
-    """Layers of GRUs over right-padded rows, each direction starting at the protein's own end.
-
-    Rows are turned round within their own length instead of being packed: nothing is read back from the device, and on
-    a CPU forward and backward take less than half the time that packed rows take.
-
-    Args:
-        config ([`NoiserConfig`]): Sizes and directions.
-    """
-
-    def __init__(self, config: NoiserConfig):
-        super().__init__()
-        directions = 2 if config.bidirectional else 1
-        widths = [config.embedding_size] + [config.hidden_size] * (config.num_hidden_layers - 1)
-        units = config.hidden_size // directions
-        self.forwards = nn.ModuleList(nn.GRU(width, units, batch_first=True) for width in widths)
-        self.backwards = nn.ModuleList(
-            nn.GRU(width, units, batch_first=True) for width in (widths if config.bidirectional else [])
-        )
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, embedding)` and `(batch,)` to `(batch, length, hidden)`."""
-        position = torch.arange(hidden.shape[1], device=hidden.device)
-        # 0 … n-1 becomes n-1 … 0, and padding stays where it is; turning twice gives the row back
-        turned = torch.where(position < lengths[:, None], lengths[:, None] - 1 - position, position)[..., None]
-        for layer, ahead in enumerate(self.forwards):
-            if layer:
-                hidden = self.dropout(hidden)
-            outputs = [ahead(hidden)[0]]
-            if self.backwards:
-                reverse = self.backwards[layer](hidden.gather(1, turned.expand_as(hidden)))[0]
-                outputs.append(reverse.gather(1, turned.expand_as(reverse)))
-            hidden = torch.cat(outputs, dim=-1)
-        return hidden
-
-
 class NoiserModel(PreTrainedModel):
-    """The paper's noiser: token embedding, GRU, one linear score head (section 2 and Algorithm 2, `M_noiser^(seq)`).
+    """Token embedding, backbone, one linear score head (section 2 and Algorithm 2, `M_noiser^(seq)`).
+
+    The paper's backbone is a GRU. Nothing is shared with the encoder. What `config.view` hides from the noiser is hidden
+    by the backbone (`context`) or by whoever calls it ([`noising.noise_batch`], `blind`).
 
     An untrained noiser is exactly a random masker: the head's weights start at zero, so all positions have the same
     any-mask score and the options have the shares `config.initial_mask_options`.
@@ -80,7 +49,7 @@ class NoiserModel(PreTrainedModel):
     def __init__(self, config: NoiserConfig):
         super().__init__(config)
         self.embeddings = nn.Embedding(config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id)
-        self.rnn = ResidueGRU(config)
+        self.backbone = _BACKBONES[config.backbone](config)
         self.score = nn.Linear(config.hidden_size, 1 + 2 + len(config.replacement_ids))
         self.post_init()
 
@@ -93,9 +62,17 @@ class NoiserModel(PreTrainedModel):
             bound = 1 / math.sqrt(module.hidden_size)
             for parameter in module.parameters():
                 init.uniform_(parameter, -bound, bound)
-        elif isinstance(module, nn.Linear):
+        elif module is self.score:
             init.zeros_(module.weight)
             init.copy_(module.bias, self._initial_bias())
+        elif isinstance(module, (nn.Conv1d, nn.Linear)):
+            init.kaiming_normal_(module.weight, nonlinearity="linear")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
 
     def _initial_bias(self) -> torch.Tensor:
         mask, keep, replace = self.config.initial_mask_options
@@ -106,8 +83,8 @@ class NoiserModel(PreTrainedModel):
         """Score every position.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is, special tokens included,
-                padded on the right.
+            input_ids (`torch.Tensor` of shape `(batch, length)`): The protein, special tokens included, padded on the
+                right; where the view is `blind`, with [MASK] at the candidates.
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding. Padding does not
                 change the scores of the other positions. The default takes every position for real.
 
@@ -116,7 +93,7 @@ class NoiserModel(PreTrainedModel):
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        hidden = self.rnn(self.embeddings(input_ids), attention_mask.sum(dim=1))  # (batch, length, hidden)
+        hidden = self.backbone(self.embeddings(input_ids), attention_mask)  # (batch, length, hidden)
         scores = self.score(hidden)  # (batch, length, 1 + 2 + replacements)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         return NoiserOutput(any_mask_scores=scores[..., 0], option_scores=scores[..., 1:])

@@ -148,15 +148,9 @@ def build_collator(
         return DataCollatorForRandomMLM(
             tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
         )
-    return DataCollatorForAdversarialMLM(
-        tokenizer,
-        noiser=noiser,
-        adversarial_rate=masking.adversarial_rate,
-        random_rate=masking.random_rate,
-        learned_options=masking.learned_options,
-        temperature=masking.temperature,
-        **common,
-    )
+    names = ("adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated", "temperature")
+    chosen = {name: getattr(masking, name) for name in (*names, "candidate_rate")}
+    return DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, **chosen, **common)
 
 
 def build_networks(recipe: Recipe) -> tuple[BertForMaskedLM, DataCollatorForRandomMLM]:
@@ -177,7 +171,10 @@ def build_networks(recipe: Recipe) -> tuple[BertForMaskedLM, DataCollatorForRand
         )
         noiser = None
         if recipe.masking.masking == "adversarial":
-            noiser = NoiserModel(presets.noiser_config(recipe.model.noiser, vocabulary))
+            model = recipe.model
+            noiser = NoiserModel(
+                presets.noiser_config(model.noiser, vocabulary, view=model.noiser_view, backbone=model.noiser_backbone)
+            )
         return encoder, build_collator(recipe, tokenizer, noiser)
     except ValueError as error:
         raise RecipeError(str(error)) from error

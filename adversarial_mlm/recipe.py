@@ -15,6 +15,8 @@ from typing import Any, Literal, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from .configuration_noiser import BACKBONES, VIEWS
+from .noising import SAMPLERS, SELECTIONS
 from .training_args import AdversarialMLMTrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
@@ -63,6 +65,12 @@ class ModelArguments:
 
     encoder: str = field(default="tape-38m", metadata={"help": "Preset: tape-38m, tape-92m, small or tiny."})
     noiser: str = field(default="paper", metadata={"help": "Preset: paper, small or tiny."})
+    noiser_view: str = field(
+        default="full", metadata={"help": f"What the noiser sees: {', '.join(VIEWS)}.", "choices": VIEWS}
+    )
+    noiser_backbone: str = field(
+        default="gru", metadata={"help": f"What it reads with: {', '.join(BACKBONES)}.", "choices": BACKBONES}
+    )
 
 
 @dataclass
@@ -82,7 +90,17 @@ class MaskingArguments:
     learned_options: bool = field(
         default=True, metadata={"help": "Whether the noiser also chooses how to mask; else it only writes [MASK]."}
     )
+    sampler: str = field(
+        default="rss", metadata={"help": f"How positions are drawn: {', '.join(SAMPLERS)}.", "choices": SAMPLERS}
+    )
+    selection: str = field(
+        default="topk", metadata={"help": "topk, or threshold as Algorithm 3 prints it.", "choices": SELECTIONS}
+    )
+    gated: bool = field(default=True, metadata={"help": "Whether rss stops at each row's own budget."})
     temperature: float = field(default=1.0, metadata={"help": "Of the relaxed choices."})
+    candidate_rate: float | None = field(
+        default=None, metadata={"help": "noiser_view blind: share of candidates; by default random + 2 adversarial."}
+    )
 
 
 @dataclass

@@ -1,13 +1,25 @@
 """Choosing k of n positions, hard and relaxed: pure functions of tensors.
 
 Nothing here knows of proteins or models. Every function works on a batch in which each row has its own length (`mask`)
-and its own budget, and leaves a padded position at zero.
+and its own budget, leaves a padded position at zero, and waits for no device.
+
+A relaxed choice belongs to the law of one hard choice, and to no other:
+
+| hard choice | relaxed values, a gradient for the scores |
+| --- | --- |
+| the largest of `scores + Gumbel noise` | [`rss`], a function of the same noise; [`gumbel_topk_marginals`] |
+| the largest of `scores + logistic noise` | [`logistic_topk_marginals`] |
 """
 
+import math
+from collections.abc import Callable
+
 import torch
+from torch.autograd.function import once_differentiable
 
 _EPSILON = 1e-18  # Algorithm 1's ε: the floor under 1 − (probability already spent)
 _PARTS = 1_000_000
+_SOLVER_STEPS = 20
 
 
 def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
@@ -29,7 +41,7 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> t
     """The `budget` largest keys of each row.
 
     With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`, and equals
-    the top k of [`rss`] with the same noise.
+    the top k of [`rss`] with the same noise. With logistic noise it is Rosén's Pareto sampling.
 
     Args:
         keys (`torch.Tensor` of shape `(batch, length)`): What to sort by.
@@ -46,6 +58,21 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> t
     return (ranks < budget[:, None]) & mask
 
 
+def threshold_mask(soft: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Positions whose relaxed value exceeds one half: the hard choice as Algorithm 3 prints it.
+
+    It does not spend the budget: the values of [`rss`] sum to it, but single ones exceed 1 and many stay below 0.5.
+
+    Args:
+        soft (`torch.Tensor` of shape `(batch, length)`): From [`rss`].
+        mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, bool.
+    """
+    return (soft > 0.5) & mask
+
+
 def rss(
     scores: torch.Tensor,
     mask: torch.Tensor,
@@ -53,16 +80,19 @@ def rss(
     noise: torch.Tensor,
     temperature: float = 1.0,
     max_budget: int | None = None,
+    gated: bool = True,
 ) -> torch.Tensor:
     """Relaxed subset sampling: k successive softmaxes over keys from which spent probability is removed.
 
     Algorithm 1 (`rss_sampler`) of McDermott et al. (2021), after Xie and Ermon (2019). The paper's symbols: `s` is
     `scores`, `valid_tokens_mask` is `mask`, `subset_sizes` is `budget`, `g` is `scores + noise`, `t` is `temperature`,
-    `y_soft` is the result. As printed, a row whose budget is spent keeps on growing while a longer row of the batch is
-    being served; here each row stops at its own budget, so that row i sums to `budget[i]`.
+    `y_soft` is the result. As printed, a row whose budget is spent repeats its last softmax while a longer row of the
+    batch is being served, so that every row sums to the largest budget of the batch (`gated=False`). With
+    `gated=True` row i stops at `budget[i]`, and sums to it.
 
-    The result is no probability: single values can exceed 1. It is differentiable in `scores`, and computed in float32
-    (or float64 where `scores` is float64) whatever the autocast.
+    The result is no probability: single values can exceed 1. It is differentiable in `scores`, once, and computed in
+    float32 (or float64 where `scores` is float64) whatever the autocast. The backward pass keeps one tensor for every
+    √k softmaxes and computes the others again.
 
     Args:
         scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
@@ -72,6 +102,7 @@ def rss(
         temperature (`float`, *optional*, defaults to 1.0): Of the softmaxes; must be above 0.
         max_budget (`int`, *optional*): An upper bound on `budget`. Without it the largest budget is read back from
             the device, which waits for the device.
+        gated (`bool`, *optional*, defaults to `True`): Whether each row stops at its own budget.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, float.
@@ -85,12 +116,217 @@ def rss(
         max_budget = int(budget.max()) if budget.numel() else 0
     dtype = torch.promote_types(scores.dtype, torch.float32)
     with torch.autocast(scores.device.type, enabled=False):
-        floor = torch.finfo(dtype).min
         keys = scores.to(dtype) + noise.to(dtype)
-        spent = torch.zeros_like(keys)
-        soft = torch.zeros_like(keys)
-        for draw in range(max_budget):
-            keys = keys + torch.log((1 - spent).clamp_min(_EPSILON))
-            spent = torch.softmax((keys / temperature).masked_fill(~mask, floor), dim=-1)
-            soft = soft + spent * (draw < budget)[:, None]
+        return _RelaxedSubset.apply(keys, mask, budget, max_budget, temperature, gated)
+
+
+class _RelaxedSubset(torch.autograd.Function):
+    """[`rss`] of keys, with a backward pass derived by hand.
+
+    With a = softmax(w / t) a draw adds a to the result and goes on from w' = w + log(1 − a). Where h is the gradient
+    of w' and g that of the result, the gradient of w is
+    h + a (g − ⟨a, g⟩) / t + a (Σ_{i≠l} h_i o_i − h_l) / t, with o = a / (1 − a).
+    """
+
+    @staticmethod
+    def forward(ctx, keys, mask, budget, draws, temperature, gated):
+        last = budget if gated else budget.max().expand_as(budget) if budget.numel() else budget
+        segment = max(math.isqrt(draws), 1)
+        soft, starts = torch.zeros_like(keys), []
+        for draw in range(draws):
+            if draw % segment == 0:
+                starts.append(keys)
+            spent = _softmax(keys, mask, temperature)
+            soft += spent * (draw < last)[:, None]
+            keys = _go_on(keys, spent, draw, budget)
+        ctx.save_for_backward(mask, budget, last, *starts)
+        ctx.draws, ctx.segment, ctx.temperature = draws, segment, temperature
         return soft * mask
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_soft):
+        mask, budget, last, *starts = ctx.saved_tensors
+        grad_soft = grad_soft * mask
+        grad_keys = torch.zeros_like(grad_soft)
+        for number, keys in reversed(list(enumerate(starts))):
+            first = number * ctx.segment
+            softmaxes = []
+            for draw in range(first, min(first + ctx.segment, ctx.draws)):
+                softmaxes.append(_softmax(keys, mask, ctx.temperature))
+                keys = _go_on(keys, softmaxes[-1], draw, budget)
+            for draw, spent in reversed(list(enumerate(softmaxes, start=first))):
+                counted = grad_soft * (draw < last)[:, None]
+                through = counted - (spent * counted).sum(dim=-1, keepdim=True)
+                goes_on = (draw + 1 < budget)[:, None] & (1 - spent > _EPSILON)
+                through = through + _through_spending(torch.where(goes_on, grad_keys, 0), spent)
+                grad_keys = grad_keys + spent * through / ctx.temperature
+        return grad_keys * mask, None, None, None, None, None
+
+
+def _softmax(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.softmax((keys / temperature).masked_fill(~mask, torch.finfo(keys.dtype).min), dim=-1)
+
+
+def _go_on(keys: torch.Tensor, spent: torch.Tensor, draw: int, budget: torch.Tensor) -> torch.Tensor:
+    """The keys of the next draw; a row that has none left keeps its own."""
+    return keys + torch.log((1 - spent).clamp_min(_EPSILON)) * (draw + 1 < budget)[:, None]
+
+
+def _through_spending(grad: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
+    """Σ_{i≠l} h_i o_i − h_l. At most one position has more than half; its term, which may be huge, is never subtracted
+    from a sum that holds it."""
+    odds = grad * spent / (1 - spent).clamp_min(_EPSILON)
+    large = spent > 0.5
+    small_odds = torch.where(large, 0, odds)
+    of_small = small_odds.sum(dim=-1, keepdim=True)
+    of_large = (odds - small_odds).sum(dim=-1, keepdim=True)
+    return torch.where(large, of_small, of_small - small_odds + of_large) - grad
+
+
+def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+    """How probable it is that the top k of `scores + Gumbel noise` holds each position, in closed form.
+
+    π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k: every position rings after an exponential time
+    of rate e^{s_i}, and about k have rung by the time τ (Rosén 1972, "successive sampling"). It is exact for k = 0,
+    k = n and equal scores, and an approximation otherwise, the better the longer the row.
+
+    Differentiable in `scores`, once; backward keeps one tensor. float32 whatever the autocast, float64 for float64.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
+        mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): How many are chosen in each row.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, in [0, 1]; row i sums to `min(budget[i], positions of the row)`.
+    """
+    return _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _rung_by_now)
+
+
+def logistic_topk_marginals(
+    scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, hajek: bool = False
+) -> torch.Tensor:
+    """How probable it is that the top k of `scores + logistic noise` holds each position, in closed form.
+
+    π_i = sigmoid(s_i + c), with the c of each row for which Σ π = k (Pareto sampling, Rosén 1997). With `hajek=True`
+    the probabilities are those of conditional Poisson sampling, P(m) ∝ exp(Σ_{i∈m} s_i) on subsets of size k, by
+    Hájek's (1964) correction; Pareto sampling is close to that, but the plain ones are closer to what it does.
+
+    Differentiable in `scores`, once; backward keeps one tensor (with `hajek=True` one more). float32 whatever the
+    autocast, float64 for float64.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
+        mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): How many are chosen in each row.
+        hajek (`bool`, *optional*, defaults to `False`): Whether to correct.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`; row i sums to `min(budget[i], positions of the row)`.
+    """
+    probabilities = _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _logistic)
+    return _HajekCorrection.apply(probabilities) if hajek else probabilities
+
+
+def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
+    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+
+def _rung_by_now(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    rate = x.exp()
+    # where the rate overflows its derivative is 0, not inf · 0
+    return -torch.expm1(-rate), torch.where(rate < 1e3, rate * torch.exp(-rate), 0)
+
+
+def _logistic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    probability = torch.sigmoid(x)
+    return probability, probability * torch.sigmoid(-x)
+
+
+class _BudgetedProbabilities(torch.autograd.Function):
+    """π(s + c) for an increasing π, with the c of each row for which Σ π = k.
+
+    With d = π'(s + c) the gradient of s is d (g − Σ d g / Σ d).
+    """
+
+    @staticmethod
+    def forward(ctx, scores, mask, budget, law):
+        with torch.autocast(scores.device.type, enabled=False):
+            probabilities, slope = _solve(scores, mask, budget, law)
+        ctx.save_for_backward(slope)
+        return probabilities
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (slope,) = ctx.saved_tensors
+        total = slope.sum(dim=-1, keepdim=True)
+        mean = (slope * grad).sum(dim=-1, keepdim=True) / torch.where(total > 0, total, 1)
+        return slope * (grad - mean), None, None, None
+
+
+def _solve(
+    scores: torch.Tensor,
+    mask: torch.Tensor,
+    budget: torch.Tensor,
+    law: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and their slopes, by Newton's method inside a bracket that halves where Newton leaves it.
+
+    The bracket: at c = −s_(k) − log n the sum of either law is at most k, and at c = −s_(k+1) + log n at least k.
+    """
+    if scores.shape[-1] == 0:
+        return scores.clone(), scores.clone()
+    positions = mask.sum(dim=-1, keepdim=True)
+    target = torch.minimum(budget[:, None], positions)
+    x = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    ordered = x.sort(dim=-1, descending=True).values
+    kth = ordered.gather(-1, (target - 1).clamp_min(0))
+    gap = kth - ordered.gather(-1, target.clamp_max(scores.shape[-1] - 1))
+    # counted from the k-th score, so that large scores cost no precision
+    x = (scores - kth).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    margin = positions.clamp_min(2).to(scores.dtype).log()
+    low, high = -margin, gap + margin
+    shift = (low + high) / 2
+    for _ in range(_SOLVER_STEPS):
+        probabilities, slope = law(x + shift)
+        excess = probabilities.sum(dim=-1, keepdim=True) - target
+        low = torch.where(excess <= 0, shift, low)
+        high = torch.where(excess >= 0, shift, high)
+        total = slope.sum(dim=-1, keepdim=True)
+        newton = shift - excess / torch.where(total > 0, total, 1)
+        inside = (total > 0) & (newton >= low) & (newton <= high)
+        shift = torch.where(inside, newton, (low + high) / 2)
+    probabilities, slope = law(x + shift)
+    sure = mask & (target == positions)
+    undecided = mask & (target > 0) & (target < positions)
+    return torch.where(undecided, probabilities, sure.to(scores.dtype)), torch.where(undecided, slope, 0)
+
+
+class _HajekCorrection(torch.autograd.Function):
+    """p [1 − (p̄ − p)(1 − p) / D] with D = Σ p (1 − p) and p̄ = Σ p² (1 − p) / D."""
+
+    @staticmethod
+    def forward(ctx, p):
+        ctx.save_for_backward(p)
+        spread, variance, mean = _hajek_sums(p)
+        return p - spread * (mean - p) / variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (p,) = ctx.saved_tensors
+        spread, variance, mean = _hajek_sums(p)
+        direct = grad * (1 - ((1 - 2 * p) * (mean - p) - spread) / variance)
+        grad_mean = -(grad * spread).sum(dim=-1, keepdim=True) / variance
+        grad_variance = (grad * spread * (mean - p)).sum(dim=-1, keepdim=True) / variance**2
+        mean_slope = (2 * p - 3 * p**2 - mean * (1 - 2 * p)) / variance
+        return direct + grad_mean * mean_slope + grad_variance * (1 - 2 * p)
+
+
+def _hajek_sums(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    spread = p * (1 - p)
+    variance = spread.sum(dim=-1, keepdim=True)
+    variance = torch.where(variance > 0, variance, 1)  # nothing is undecided, and nothing to correct
+    return spread, variance, (p * spread).sum(dim=-1, keepdim=True) / variance

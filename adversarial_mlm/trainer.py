@@ -3,13 +3,14 @@
 import contextlib
 import copy
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator
 
-import datasets
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -17,15 +18,22 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from . import model_card
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
-from .data_order import EpochSampler, KeyedRecords, NoiserBatchSampler, global_rows
+from .data_loading import data_seed, noiser_batches, plain_loader
+from .data_order import EpochSampler, global_rows
 from .evaluation import background_log_shares, evaluate_masks
+from .gradients import cosine, frozen, soft_embeddings
+from .health import collapse_message, has_collapsed, random_loss_above_best
 from .keyed_noise import ENCODER_PHASE, NOISER_PHASE, row_keys
-from .losses import IGNORE_INDEX, token_losses
+from .losses import IGNORE_INDEX, loss_weights, token_losses
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
+from .noiser_rewards import NoiserReward, build_reward
+from .noiser_schedule import Alternation, Ramp
 from .noising import NoisedBatch
 from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 NOISER_FOLDER = "noiser"
 ARGUMENTS_FILE = "training_args.json"
@@ -37,13 +45,12 @@ class AdversarialMLMTrainer(Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
-    count those. Whenever `encoder_steps` of them are done, and before the first, the noiser makes `noiser_steps`
-    updates in the opposite direction, on batches of its own. The encoder therefore sees the same batches at the same
-    step with and without a noiser.
+    count those. With `noiser_update: alternate`, whenever `encoder_steps` of them are done, and before the first, the
+    noiser makes `noiser_steps` updates in the opposite direction, on batches of its own; no gradient of the encoder's
+    weights is computed then. With `reversal` the noiser moves along with the encoder, on the same batch and by the
+    same backward pass. Either way the encoder sees the same batches at the same step as without a noiser.
 
-    In the noiser's phase the encoder is frozen: no gradient of its weights is computed, and its dropout is off, so
-    that the noiser plays against the network that will be used. In the encoder's phase the noiser runs without a
-    graph.
+    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`].
 
     Args:
         model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`.
@@ -55,7 +62,7 @@ class AdversarialMLMTrainer(Trainer):
 
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            or if several GPUs are visible to one process (`nn.DataParallel`).
+            if an option needs what the data or the masking rules do not have, or if several GPUs are visible to one process (`nn.DataParallel`).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -74,17 +81,25 @@ class AdversarialMLMTrainer(Trainer):
         self.noiser: NoiserModel | None = data_collator.noiser
         self._noiser_wrapped: nn.Module | None = self.noiser
         self._noiser_iterator: Iterator | None = None
+        self._next_noiser_update = 0  # of that iterator
+        self._reward: NoiserReward | None = None
+        self._rewarded_step = 0
+        self._alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
+        self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
+        self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
         self._train_sampler: EpochSampler | None = None
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
         self.loaded_best_step: int | None = None
+        self.collapsed_at: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
+        _check_game(self.args, data_collator, self.train_dataset)
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
-        self._noiser_figures = Means()
+        self._noiser_figures, self._half_batches = Means(), Means()
         self._clock = Clock()
         self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
@@ -95,7 +110,7 @@ class AdversarialMLMTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         shuffle = self.args.train_sampling_strategy == "random"
-        self._train_sampler = EpochSampler(len(dataset), self._data_seed, shuffle=shuffle)
+        self._train_sampler = EpochSampler(len(dataset), data_seed(self.args), shuffle=shuffle)
         return self._train_sampler
 
     def _get_eval_sampler(self, eval_dataset=None):
@@ -104,41 +119,21 @@ class AdversarialMLMTrainer(Trainer):
     def _get_dataloader(
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
     ) -> DataLoader:
-        return self.accelerator.prepare(self._plain_loader(dataset, batch_size, sampler_fn, is_training))
-
-    def _plain_loader(self, dataset, batch_size, sampler_fn=None, is_training=True, batch_sampler=None) -> DataLoader:
-        settings = {
-            # the collator's light stage alone goes to the workers: neither noiser nor gradient has business there
-            "collate_fn": self._sequence_encoder(is_training),
-            "num_workers": self.args.dataloader_num_workers,
-            "pin_memory": self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            # every evaluation has a loader of its own, whose workers must go when it is done
-            "persistent_workers": self.args.dataloader_persistent_workers and is_training,
-            "multiprocessing_context": self.args.dataloader_multiprocessing_context,
-            "prefetch_factor": self.args.dataloader_prefetch_factor,
-            # a loader without a generator draws from the global one whenever it starts, and so would change the
-            # dropout of a run that evaluates more often, has a noiser, or was resumed
-            "generator": torch.Generator().manual_seed(self._data_seed),
-        }
-        drop_last = is_training and self.args.dataloader_drop_last
-        if isinstance(dataset, IterableDataset):
-            return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **settings)
-        if batch_sampler is not None:
-            return DataLoader(KeyedRecords(dataset), batch_sampler=batch_sampler, **settings)
-        sampler = sampler_fn(dataset)
-        return DataLoader(
-            KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings
+        loader = plain_loader(
+            dataset,
+            self.args,
+            self._sequence_encoder(is_training),
+            batch_size,
+            sampler_fn=sampler_fn,
+            is_training=is_training,
         )
+        return self.accelerator.prepare(loader)
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
         if not is_training:
             sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         return sequence_encoder
-
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
     def _run_epoch(self, *args, epoch, **kwargs):
         # accelerate's set_epoch does not reach a sampler behind the batches that a resume skips
@@ -159,122 +154,202 @@ class AdversarialMLMTrainer(Trainer):
         # called once per step: the place to let the noiser move before the encoder does
         with self._clock("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if batches and self.noiser is not None and self.state.global_step % self.args.encoder_steps == 0:
-            self._noiser_phase()
+        batches = self._number_rows(batches)
+        if batches and self._noiser_is_trained():
+            with self._clock("noiser"):
+                self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
+                self._compare_half_batches(batches[0])
+            if self.args.noiser_update == "alternate":
+                self._noiser_phase()
         self._clock.start("encoder")
-        return self._number_rows(batches), num_items
+        return batches, num_items
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """Masked residues of the whole update: all micro-batches, all processes. Exact before any mask is drawn."""
+        """What the residues of the whole update count in the loss: all micro-batches, all processes.
+
+        Known before any mask is drawn: the budgets (of which `selection: threshold` spends a part only), and the
+        residues beside them with the weight of unmasked ones.
+        """
         if not batch_samples:
             return None
-        budgets = sum(self.data_collator.mask_budget(batch["num_residues"]).sum() for batch in batch_samples)
-        return self.accelerator.reduce(budgets.to(device), reduction="sum").clamp_min(1)
+        items, of_unmasked = 0, self.args.weight_of_unmasked
+        for batch in batch_samples:
+            budget = self.data_collator.mask_budget(batch["num_residues"])
+            items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
+        return self.accelerator.reduce(items.to(device), reduction="sum").clamp_min(1)
 
     # ---- Encoder ----
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        synced = self.noiser is None or self.accelerator.sync_gradients
+        with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
+            return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Masked-LM loss of the encoder: the micro-batch's sum of cross-entropies ÷ masked residues of the update.
+        """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
+
+        Where the noiser moves along (`noiser_update: reversal`) the backward pass of this loss reaches it, too.
 
         Args:
             model (`nn.Module`): The encoder, wrapped where training is distributed.
             inputs (`dict[str, torch.Tensor]`): What the collator's CPU stage returned, with `row` `(batch,)`.
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the encoder's output, too.
-            num_items_in_batch (`torch.Tensor`, *optional*): Masked residues of the update; without it, of this batch.
+            num_items_in_batch (`torch.Tensor`, *optional*): What the residues of the update count (without weights,
+                its masked residues); without it, those of this batch.
 
         Returns:
             `torch.Tensor`, a scalar, or that and the encoder's output.
         """
-        keys = row_keys(self.args.seed, ENCODER_PHASE, self.state.global_step, inputs["row"])
-        noised = self.data_collator.corrupt(inputs, keys)
-        outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
-        losses = token_losses(outputs.logits, noised.labels)
+        step = self.state.global_step
+        moves_along = (
+            self.args.noiser_update == "reversal" and self._noiser_is_trained() and step % self.args.noiser_every == 0
+        )
+        noised = self._corrupt(inputs, row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"]), moves_along)
+        strength = self._reversal_strength(step)
+        outputs, losses, weights = self._read(model, noised, inputs, reversal=strength if moves_along else None)
         self._statistics.update(noised, losses, inputs["input_ids"], inputs["residue_mask"])
-        loss = self._normalised(losses, noised, num_items_in_batch)
+        items = weights.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+        loss = self._normalised((losses * weights).sum(), items)
+        if moves_along:
+            pay = strength * self._normalised(self._reward.direct(noised, losses.detach()), items)
+            loss = loss - (pay - pay.detach())  # a gradient for the noiser, and nothing for the log
         return (loss, outputs) if return_outputs else loss
 
-    def _normalised(self, losses: torch.Tensor, noised: NoisedBatch, num_items: torch.Tensor | None) -> torch.Tensor:
-        if num_items is None:
-            return losses.sum() / (noised.labels != IGNORE_INDEX).sum().clamp_min(1)
+    def _corrupt(self, inputs: dict, keys: torch.Tensor, differentiable: bool = False) -> NoisedBatch:
+        if self.noiser is None:
+            return self.data_collator.corrupt(inputs, keys)
+        return self.data_collator.corrupt(
+            inputs,
+            keys,
+            differentiable=differentiable,
+            one_hot=differentiable and self._reward.through_encoder,
+            noiser=self._noiser_wrapped if differentiable else None,
+            adversarial_share=self._adversarial_share(self.state.global_step),
+        )
+
+    def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
+        """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
+        if noised.one_hot is None:
+            outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
+        else:
+            embeddings = soft_embeddings(noised, self.model.get_input_embeddings(), reversal)
+            outputs = model(inputs_embeds=embeddings, attention_mask=noised.attention_mask)
+        labels, residues = noised.labels, inputs["residue_mask"]
+        if self.args.weight_of_unmasked:
+            labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
+        weights = loss_weights(
+            noised.masked,
+            residues,
+            None if noised.choice is None else noised.choice.importance,
+            self.args.importance_exponent,
+            self.args.weight_of_unmasked,
+        )
+        return outputs, token_losses(outputs.logits, labels), weights
+
+    def _normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
         # times the processes, because DistributedDataParallel takes the mean of their gradients
-        return losses.sum() / num_items * self.accelerator.num_processes
+        return total / items * self.accelerator.num_processes
 
     # ---- Noiser ----
 
+    def _noiser_is_trained(self) -> bool:
+        """Whether the noiser has a part in this step, and learns from it."""
+        if self.noiser is None or self.args.noiser_update == "none":
+            return False
+        return self._adversarial_share(self.state.global_step) > 0
+
     def _noiser_phase(self) -> None:
-        """`noiser_steps` updates of the noiser; which ones is a function of the encoder's step alone."""
-        first = self.state.global_step // self.args.encoder_steps * self.args.noiser_steps
-        if self._noiser_iterator is None:
-            self._noiser_iterator = self._noiser_batches(first)
-        with _frozen(self.model), self._dropout_of_its_own(first):
+        """The updates of the noiser that come before this step of the encoder; often none."""
+        updates = self._alternation.noiser_updates_before(self.state.global_step)
+        if not updates:
+            return
+        if self._noiser_iterator is None or self._next_noiser_update != updates.start:
+            self._noiser_iterator = self._noiser_batches(updates.start)
+        dropout = self.args.encoder_dropout_in_noiser_phase
+        with frozen(self.model, training=dropout), self._dropout_of_its_own(updates.start):
             self.noiser.train()
-            for update in range(first, first + self.args.noiser_steps):
+            for update in updates:
                 with self._clock("data"):
                     batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
                 with self._clock("noiser"):
                     self._noiser_update(update, self._number_rows(batches))
             self.noiser.eval()
+        self._next_noiser_update = updates.stop
 
     @contextlib.contextmanager
     def _dropout_of_its_own(self, update: int) -> Iterator[None]:
-        # a noiser with dropout must not shift the encoder's, which draws from the global generator
+        # dropout in the noiser's phase must not shift the encoder's, which draws from the global generator
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.args.seed + update)
             yield
 
     def _noiser_update(self, update: int, batches: list[dict]) -> None:
-        """One step up the masked-LM loss (`update_noiser` of Algorithm 4)."""
-        num_items = self._get_num_items_in_batch(batches, self.args.device)
+        """One step up what the noiser is paid (`update_noiser` of Algorithm 4)."""
+        items = self._get_num_items_in_batch(batches, self.args.device)
         total = torch.zeros((), device=self.args.device)
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
+            inputs = self._prepare_inputs(batch)
+            keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
-                loss = self._noiser_loss(self._prepare_inputs(batch), update, num_items)
-                self.accelerator.backward(-loss)
-            total += loss.detach()
-        clip = self.args.noiser_max_grad_norm or math.inf
-        grad_norm = self.accelerator.clip_grad_norm_(self.noiser.parameters(), clip)
+                pay = self._noiser_pay(inputs, keys, items)
+                self.accelerator.backward(-pay)
+            total += pay.detach()
+        grad_norm = self._clip_noiser(self.accelerator.clip_grad_norm_)
         self.optimizer.step()
         self.noiser.zero_grad(set_to_none=True)
-        self._noiser_figures.add(noiser_loss=total, noiser_grad_norm=grad_norm)
+        self._noiser_figures.add(noiser_pay=total, noiser_grad_norm=grad_norm)
 
-    def _noiser_loss(self, inputs: dict[str, torch.Tensor], update: int, num_items: torch.Tensor) -> torch.Tensor:
-        keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
-        noised = self.data_collator.corrupt(inputs, keys, differentiable=True, noiser=self._noiser_wrapped)
-        embeddings = self.model.get_input_embeddings().weight  # (vocab, hidden)
-        outputs = self.model(
-            inputs_embeds=noised.one_hot.to(embeddings.dtype) @ embeddings, attention_mask=noised.attention_mask
-        )
-        return self._normalised(token_losses(outputs.logits, noised.labels), noised, num_items)
+    def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
+        noised = self._corrupt(inputs, keys, differentiable=True)
+        through = self._reward.through_encoder
+        with contextlib.nullcontext() if through else torch.no_grad():
+            _, losses, weights = self._read(self.model, noised, inputs)
+        pay = self._reward.direct(noised, losses.detach())
+        if through:
+            pay = pay + (losses * weights).sum()
+        return self._normalised(pay, items)
+
+    def _clip_noiser(self, clip) -> torch.Tensor:
+        return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
+            self._noiser_figures.add(noiser_grad_norm=self._clip_noiser(nn.utils.clip_grad_norm_))
+        return grad_norm
+
+    def _compare_half_batches(self, batch: dict) -> None:
+        """Now and then: do two halves of a micro-batch pull the noiser the same way? The run itself is not changed."""
+        every, step = self.args.noiser_cosine_steps, self.state.global_step
+        if not every or step % every or len(batch["row"]) < 2:
+            return
+        inputs, wrapped = self._prepare_inputs(batch), self._noiser_wrapped
+        keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
+        items = torch.ones((), device=self.args.device)
+        gradients = []
+        self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
+        with frozen(self.model):
+            for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
+                half = {name: tensor[rows] for name, tensor in inputs.items()}
+                pay = self._noiser_pay(half, keys[rows], items)
+                gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
+        self._noiser_wrapped = wrapped
+        self._half_batches.add(noiser_cosine=cosine(*gradients))
 
     def _noiser_batches(self, first_update: int) -> Iterator[dict]:
-        """The noiser's micro-batches from any update on.
-
-        Of an iterable dataset the noiser reads a shuffled copy (one that cannot shuffle, as it comes), which starts
-        anew when a run is resumed.
-        """
-        if not isinstance(self.train_dataset, IterableDataset):
-            sampler = NoiserBatchSampler(
-                len(self.train_dataset),
-                self._data_seed,
-                self.args.train_batch_size,
-                self.args.gradient_accumulation_steps,
-                self.accelerator.num_processes,
-                self.accelerator.process_index,
-                first_update,
-            )
-            yield from self._plain_loader(self.train_dataset, self.args.train_batch_size, batch_sampler=sampler)
-            return
-        dataset = self.train_dataset
-        if isinstance(dataset, datasets.IterableDataset):
-            shift = 1 + self.accelerator.process_index
-            dataset = dataset.shuffle(seed=self._data_seed + shift, buffer_size=10_000)
-        for epoch in range(first_update, 1 << 62):
-            if isinstance(dataset, datasets.IterableDataset):
-                dataset.set_epoch(epoch)
-            yield from self._plain_loader(dataset, self.args.train_batch_size)
+        return noiser_batches(
+            self.train_dataset,
+            self.args,
+            self._sequence_encoder(is_training=True),
+            first_update,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
 
     # ---- Optimizer ----
 
@@ -306,11 +381,40 @@ class AdversarialMLMTrainer(Trainer):
             )
         return self.optimizer
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The stock schedule for both networks, times `noiser_learning_rate_factor` for the noiser.
+
+        Raises:
+            ValueError: If there is such a factor, and the schedule is not a function of the step alone.
+        """
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        factor = Ramp(self.args.noiser_learning_rate_factor, "noiser_learning_rate_factor")
+        if self.noiser is None or factor.values == [1.0]:
+            return scheduler
+        if not isinstance(scheduler, LambdaLR):
+            raise ValueError(
+                f"noiser_learning_rate_factor does not go with lr_scheduler_type {self.args.lr_scheduler_type}"
+            )
+        of_noiser = {id(parameter) for parameter in self.noiser.parameters()}
+        for index, group in enumerate(scheduler.optimizer.param_groups):
+            if all(id(parameter) in of_noiser for parameter in group["params"]):
+                shape = scheduler.lr_lambdas[index]
+                scheduler.lr_lambdas[index] = lambda step, shape=shape: shape(step) * factor(step)
+                group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+        return scheduler
+
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.noiser is not None:
             self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
-            self.noiser.eval()  # it is in training mode in its own phase only
+            # in training mode only where it is trained: in its own phase, or all along
+            self.noiser.train(self.args.noiser_update == "reversal")
+            self._reward = build_reward(
+                self.args.noiser_reward, self.model, self._background_log_shares, self.args.slow_encoder_decay
+            )
+            if resume_from_checkpoint is not None:
+                self._reward.load(resume_from_checkpoint)
+            self._rewarded_step = self.state.global_step
         self._noiser_iterator = None
         if self.is_world_process_zero():
             self._metrics_file.begin(self.state.global_step if resume_from_checkpoint is not None else None)
@@ -335,10 +439,10 @@ class AdversarialMLMTrainer(Trainer):
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
             training set; a stream has none.
         """
-        was_training = self.model.training
-        self.model.eval()
-        if self.noiser is not None:
-            self.noiser.eval()
+        networks = [self.model] if self.noiser is None else [self.model, self.noiser]
+        was_training = [network.training for network in networks]
+        for network in networks:
+            network.eval()
         figures = evaluate_masks(
             self.model,
             self.data_collator,
@@ -349,7 +453,8 @@ class AdversarialMLMTrainer(Trainer):
             reduce=lambda sums: self.accelerator.reduce(sums, reduction="sum"),
             device=self.args.device,
         )
-        self.model.train(was_training)
+        for network, training in zip(networks, was_training, strict=True):
+            network.train(training)
         proteins = figures.pop("proteins")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=proteins)
@@ -379,15 +484,34 @@ class AdversarialMLMTrainer(Trainer):
 
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         self._clock.stop("encoder")
+        if self._reward is not None and self.state.global_step > self._rewarded_step:  # also called between epochs
+            self._reward.after_encoder_update(self.model)
+            self._rewarded_step = self.state.global_step
         return super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too."""
         if "loss" in logs and "learning_rate" in logs:
             logs = {**logs, **self._training_figures()}
+            self._watch_for_collapse(logs)
         super().log(logs, start_time)
         if self.is_world_process_zero():
             self._metrics_file.append(self.state.log_history[-1])
+
+    def _watch_for_collapse(self, logs: dict[str, float]) -> None:
+        if not {"random_loss", "enrichment_max"} <= logs.keys():
+            return
+        earlier = [entry["random_loss"] for entry in self.state.log_history if "random_loss" in entry]
+        above = logs["random_loss_above_best"] = random_loss_above_best([*earlier, logs["random_loss"]])
+        args, enrichment = self.args, logs["enrichment_max"]
+        logs["collapse"] = float(has_collapsed(above, enrichment, args.collapse_margin, args.collapse_enrichment))
+        if not logs["collapse"]:
+            return
+        if self.collapsed_at is None and self.is_world_process_zero():
+            logger.warning(collapse_message(self.state.global_step, above, enrichment, self.noiser.config.view))
+        self.collapsed_at = self.collapsed_at or self.state.global_step
+        if args.on_collapse == "stop":
+            self.control.should_training_stop = True
 
     def _training_figures(self) -> dict[str, float]:
         figures = self._statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum"))
@@ -397,7 +521,8 @@ class AdversarialMLMTrainer(Trainer):
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         if self.noiser is not None:
             # each process holds its own share of the loss, times the number of processes
-            figures.update(self._noiser_figures.read(lambda x: self.accelerator.reduce(x, reduction="mean")))
+            for means in (self._noiser_figures, self._half_batches):
+                figures.update(means.read(lambda x: self.accelerator.reduce(x, reduction="mean")))
             figures["noiser_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
         return figures
 
@@ -420,6 +545,11 @@ class AdversarialMLMTrainer(Trainer):
         with open(os.path.join(output_dir, ARGUMENTS_FILE), "w", encoding="utf-8") as file:
             json.dump(self.args.to_dict(), file, indent=2, sort_keys=True, default=str)
         model_card.write(self, output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._reward is not None and self.args.should_save:
+            self._reward.save(output_dir)
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Write the card of this package into the output folder."""
@@ -444,22 +574,6 @@ class AdversarialMLMTrainer(Trainer):
         self.noiser.load_state_dict(NoiserModel.from_pretrained(folder).state_dict())
 
 
-@contextlib.contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients of the module's parameters, and no dropout, for a while."""
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    was_training = module.training
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    module.eval()
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
-        module.train(was_training)
-
-
 def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
     if not isinstance(args, AdversarialMLMTrainingArguments):
         raise ValueError(f"args must be AdversarialMLMTrainingArguments, got {type(args).__name__}")
@@ -481,3 +595,17 @@ def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")
+
+
+def _check_game(args: AdversarialMLMTrainingArguments, data_collator, train_dataset) -> None:
+    """Refuse options that need what the data or the rules do not have."""
+    if data_collator.noiser is None:
+        return
+    if args.noiser_reward == "surprise" and isinstance(train_dataset, IterableDataset):
+        raise ValueError("noiser_reward: surprise needs the residues' shares, which a stream cannot tell")
+    rules = data_collator.rules
+    if rules.selection == "threshold" and (args.importance_exponent or args.noiser_reward == "credit"):
+        option = "importance_exponent" if args.importance_exponent else "noiser_reward: credit"
+        raise ValueError(
+            f"{option} needs the probability of each mask, which selection: threshold has in no closed form"
+        )

@@ -4,6 +4,12 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from .noiser_rewards import REWARDS
+from .noiser_schedule import UPDATES, Ramp
+
+_LOSS_SCOPES = ("masked", "all")
+_ON_COLLAPSE = ("warn", "stop")
+
 
 @dataclass
 class AdversarialMLMTrainingArguments(TrainingArguments):
@@ -19,12 +25,41 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
     noiser's are always shuffled.
 
+    Where an option is called a *ramp* it is one number, or `step:value` points with straight lines between them, in
+    encoder updates: `0:0 1000:1`.
+
     Args:
+        noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the noiser,
+            then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass serve
+            both networks, whose gradients part in a gradient reversal between masks and noiser. `"none"`: the noiser
+            masks as it is, and is not trained.
         noiser_steps (`int`, *optional*, defaults to 10): Updates of the noiser in one cycle (`n_noiser` of Algorithm
             5).
         encoder_steps (`int`, *optional*, defaults to 10): Updates of the encoder in one cycle (`n_encoder`).
+        shared_phase_counter (`bool`, *optional*, defaults to `False`): End a phase where one counter of both kinds of
+            updates is a multiple of its length, as Algorithm 5 prints it. It differs where the two lengths do.
+        noiser_every (`int`, *optional*, defaults to 1): With `reversal`: the noiser moves along with every so many-th
+            update of the encoder.
+        reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW divides a constant λ out
+            again, clipping aside; it matters where it changes, and below 0 noiser and encoder are partners.
+        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that are left to it;
+            random ones fill up. While it is 0 the noiser is neither asked nor trained.
+        noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser is paid for, see [`noiser_rewards`]:
+            `"loss"`, `"surprise"`, `"reducible"`, `"credit"` or `"predictor"`.
+        slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `reducible`: of the encoder's moving average.
+        encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `alternate`: whether the encoder
+            keeps its dropout while the noiser plays against it. By default it is the network that will be used. With
+            `reversal` the one pass is the encoder's, and has its dropout.
+        loss_scope (`str`, *optional*, defaults to `"masked"`): Whose cross-entropy is the loss, in both phases:
+            `"masked"` residues, kept ones included, or `"all"` (Algorithm 4 as printed).
+        unmasked_weight (`float`, *optional*, defaults to 1.0): With `all`: what a residue that is not masked counts.
+        importance_exponent (`float`, *optional*, defaults to 0.0): β of the weights (ρ / q_i)^β of masked residues, with q_i
+            the probability that residue i is masked, at random or by the noiser, and ρ the rate. With 1 the loss has
+            the expectation of uniform masking for values that do not depend on the other masks. The weights carry no
+            gradient.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
             shape of the encoder's schedule by the encoder's step: with a warm-up the first cycle has the rate 0.
+        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies that; `0:0 500:1` is a warm-up.
         noiser_weight_decay (`float`, *optional*, defaults to 0.01): Of the noiser.
         noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Clip of the noiser's gradient; the encoder's is
             `max_grad_norm`. 0 means no clip.
@@ -32,6 +67,12 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             [MASK], the same residues in every run with the same `eval_mask_seed`.
         eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
             windows of proteins that are too long.
+        collapse_margin (`float`, *optional*, defaults to 0.1): The alarm rings when the loss on random masks (mean of three
+            log entries) has risen so far above its best, nats, while `enrichment_max` exceeds `collapse_enrichment`.
+        collapse_enrichment (`float`, *optional*, defaults to 2.0): See there. A high enrichment alone is no harm.
+        on_collapse (`str`, *optional*, defaults to `"warn"`): `"warn"` or `"stop"`.
+        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every so many updates of the encoder, compare the noiser's
+            gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for never.
 
     Raises:
         ValueError: If a count is not positive, a rate is out of range, or an option of `TrainingArguments` is asked
@@ -44,22 +85,60 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Passed to DistributedDataParallel."}
     )
+    noiser_update: str = field(
+        default="alternate", metadata={"help": "alternate, reversal or none.", "choices": UPDATES}
+    )
     noiser_steps: int = field(default=10, metadata={"help": "Updates of the noiser in one cycle."})
     encoder_steps: int = field(default=10, metadata={"help": "Updates of the encoder in one cycle."})
+    shared_phase_counter: bool = field(default=False, metadata={"help": "Count both phases together, as printed."})
+    noiser_every: int = field(default=1, metadata={"help": "reversal: encoder updates to one of the noiser."})
+    reversal_strength: list[str] = field(
+        default_factory=lambda: ["1"], metadata={"help": "Lambda of the reversal: a number or step:value points."}
+    )
+    adversarial_share: list[str] = field(
+        default_factory=lambda: ["1"],
+        metadata={
+            "help": "Share of its masks that the noiser has, the rest is random: a number or step:value points."
+        },
+    )
+    noiser_reward: str = field(
+        default="loss", metadata={"help": f"What the noiser is paid for: {', '.join(REWARDS)}.", "choices": REWARDS}
+    )
+    slow_encoder_decay: float = field(default=0.99, metadata={"help": "reducible: of the encoder's moving average."})
+    encoder_dropout_in_noiser_phase: bool = field(
+        default=False, metadata={"help": "alternate: keep the encoder's dropout while the noiser is trained."}
+    )
+    loss_scope: str = field(
+        default="masked", metadata={"help": "Whose loss counts: masked residues or all.", "choices": _LOSS_SCOPES}
+    )
+    unmasked_weight: float = field(default=1.0, metadata={"help": "loss_scope all: weight of unmasked residues."})
+    importance_exponent: float = field(default=0.0, metadata={"help": "Beta of the importance weights; 0 for none."})
     noiser_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the noiser."})
+    noiser_learning_rate_factor: list[str] = field(
+        default_factory=lambda: ["1"], metadata={"help": "Multiplies it: a number or step:value points."}
+    )
     noiser_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the noiser."})
     noiser_max_grad_norm: float = field(default=1.0, metadata={"help": "Clip of the noiser's gradient; 0 for none."})
     eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues hidden in evaluation."})
     eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of evaluation's masks."})
 
+    collapse_margin: float = field(default=0.1, metadata={"help": "Rise of the random loss that rings the alarm."})
+    collapse_enrichment: float = field(default=2.0, metadata={"help": "Enrichment that must go with it."})
+    on_collapse: str = field(default="warn", metadata={"help": "warn or stop.", "choices": _ON_COLLAPSE})
+    noiser_cosine_steps: int = field(default=100, metadata={"help": "How often to compare half batches; 0 for never."})
+
     def __post_init__(self):
         if self.deepspeed or self.fsdp:  # before they are set up, which needs packages and processes
             raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
         super().__post_init__()
-        for name in ("noiser_steps", "encoder_steps"):
+        self._check_game()
+        for name in ("noiser_steps", "encoder_steps", "noiser_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("noiser_learning_rate", "noiser_weight_decay", "noiser_max_grad_norm"):
+        for name in (
+            *("noiser_learning_rate", "noiser_weight_decay", "noiser_max_grad_norm", "unmasked_weight"),
+            *("importance_exponent", "collapse_margin", "collapse_enrichment", "noiser_cosine_steps"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.eval_mask_rate < 1:
@@ -69,6 +148,29 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             # accelerate's own default for a stream lets the first process read for all, which batches of unequal
             # lengths do not allow
             self.accelerator_config.dispatch_batches = False
+
+    def _check_game(self) -> None:
+        for name, known in (
+            ("noiser_update", UPDATES),
+            ("noiser_reward", REWARDS),
+            ("loss_scope", _LOSS_SCOPES),
+            ("on_collapse", _ON_COLLAPSE),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        for name in ("reversal_strength", "adversarial_share", "noiser_learning_rate_factor"):
+            if not isinstance(getattr(self, name), (list, tuple)):  # a plain number, in Python
+                setattr(self, name, [str(getattr(self, name))])
+            ramp = Ramp(getattr(self, name), name)
+            if name == "adversarial_share" and not 0 <= min(ramp.values) <= max(ramp.values) <= 1:
+                raise ValueError(f"adversarial_share must lie between 0 and 1, got {' '.join(self.adversarial_share)}")
+        if not 0 <= self.slow_encoder_decay < 1:
+            raise ValueError(f"slow_encoder_decay must lie in [0, 1), got {self.slow_encoder_decay}")
+
+    @property
+    def weight_of_unmasked(self) -> float:
+        """What a residue that is not masked counts in the loss: 0 unless `loss_scope` is `all`."""
+        return self.unmasked_weight if self.loss_scope == "all" else 0.0
 
     def _refuse_what_cannot_be_honoured(self) -> None:
         if self.train_sampling_strategy not in ("random", "sequential"):

@@ -3,7 +3,7 @@ import torch
 
 from adversarial_mlm.masking_statistics import MaskingStatistics
 from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE
-from adversarial_mlm.noising import NOT_MASKED, NoisedBatch
+from adversarial_mlm.noising import NOT_MASKED, NoisedBatch, NoiserChoice
 
 
 @pytest.fixture
@@ -22,7 +22,15 @@ def counted(tokenizer):
         adversarial=adversarial,
         random=(positions == 5)[None],
         option=option,
-        entropy=torch.tensor([0.5]),
+        choice=NoiserChoice(
+            scores=None,
+            winner=None,
+            probabilities=None,
+            soft=None,
+            # of the four masked residues 1, 1, 1 and 3: (Σ w)² / Σ w² = 36 / 12 = 3 of 4
+            importance=torch.where(positions == 5, 3.0, 1.0)[None],
+            entropy=torch.tensor([0.5]),
+        ),
     )
     losses = torch.zeros(1, 12)
     losses[0, 1:4] = torch.tensor([1.0, 2.0, 3.0])
@@ -38,7 +46,7 @@ def test_figures_are_those_counted_by_hand(counted, vocabulary):
     assert figures["adversarial_loss"] == 2.0 and figures["random_loss"] == 0.5 and figures["gap"] == 1.5
     assert figures["mask_rate"] == pytest.approx(0.4) and figures["residues"] == 20
     assert [figures[f"share_{name}"] for name in ("mask", "keep", "replace")] == [pytest.approx(1 / 3)] * 3
-    assert figures["entropy"] == 0.5
+    assert figures["entropy"] == 0.5 and figures["effective_sample_share"] == pytest.approx(0.75)
     assert figures["enrichment_A"] == pytest.approx((2 / 3) / 0.2)
     assert figures["enrichment_L"] == pytest.approx((1 / 3) / 0.2)
     assert figures["enrichment_G"] == 0 and figures["enrichment_max"] == figures["enrichment_A"]

@@ -33,7 +33,7 @@ def test_it_is_pytorchs_gru(make_noiser, batch, bidirectional):
     noiser = make_noiser(bidirectional=bidirectional)
     units = 6 if bidirectional else 12
     reference = nn.GRU(8, units, num_layers=2, batch_first=True, bidirectional=bidirectional)
-    directions = {"": noiser.rnn.forwards, "_reverse": noiser.rnn.backwards}
+    directions = {"": noiser.backbone.forwards, "_reverse": noiser.backbone.backwards}
     for suffix, layers in directions.items():
         for index, layer in enumerate(layers):
             for name, value in layer.named_parameters():

@@ -5,7 +5,8 @@ from adversarial_mlm.data_collator import SequenceEncoder
 from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
 from adversarial_mlm.losses import IGNORE_INDEX
 from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
-from adversarial_mlm.noising import NOT_MASKED, adversarial_and_random_budgets, noise_batch
+from adversarial_mlm.noising import NOT_MASKED, MaskingRules
+from adversarial_mlm.noising import noise_batch as noise_batch_by_rules
 from adversarial_mlm.sampling import exact_budget
 
 
@@ -18,6 +19,12 @@ def batch(tokenizer, proteins):
 @pytest.fixture
 def many(tokenizer, proteins):
     return SequenceEncoder(tokenizer)([{"sequence": s} for s in proteins[:400]])
+
+
+def noise_batch(batch, keys, vocabulary, *, scores=None, one_hot=False, **rules):
+    """With given scores in place of a noiser."""
+    noiser = None if scores is None else lambda **inputs: scores
+    return noise_batch_by_rules(batch, keys, vocabulary, MaskingRules(**rules), noiser, one_hot)
 
 
 def keys_of(batch, update: int = 0) -> torch.Tensor:
@@ -37,7 +44,7 @@ def test_both_kinds_of_masks_spend_their_budgets_exactly_and_never_meet(batch, v
     noised = noise_batch(
         batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=random_scores(batch, 3.0)
     )
-    adversarial, random = adversarial_and_random_budgets(batch["num_residues"], 0.1, 0.1)
+    adversarial, random = MaskingRules(0.1, adversarial_rate=0.1).budgets(batch["num_residues"])
     assert torch.equal(noised.adversarial.sum(dim=1), adversarial)
     assert torch.equal(noised.random.sum(dim=1), random)
     assert not (noised.adversarial & noised.random).any()
@@ -46,7 +53,7 @@ def test_both_kinds_of_masks_spend_their_budgets_exactly_and_never_meet(batch, v
 
 def test_a_run_without_a_noiser_masks_as_many_residues():
     residues = torch.arange(600)
-    adversarial, random = adversarial_and_random_budgets(residues, 0.1, 0.1)
+    adversarial, random = MaskingRules(0.1, adversarial_rate=0.1).budgets(residues)
     assert torch.equal(adversarial + random, exact_budget(residues, 0.2))
     assert (adversarial >= 0).all() and (random >= 0).all() and ((adversarial - random).abs() <= 1).all()
 
@@ -88,7 +95,7 @@ def test_an_untrained_noiser_chooses_80_10_10_too(many, vocabulary, tokenizer):
     noised = noise_batch(many, keys_of(many), vocabulary, random_rate=0.1, adversarial_rate=0.2, scores=scores)
     options = torch.bincount(noised.option[noised.adversarial], minlength=3) / noised.adversarial.sum()
     assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.012)
-    assert torch.allclose(noised.entropy, torch.ones(len(noised.entropy)), atol=1e-5)
+    assert torch.allclose(noised.choice.entropy, torch.ones(len(noised.choice.entropy)), atol=1e-5)
 
 
 def test_the_noiser_decides(batch, vocabulary):
@@ -100,7 +107,7 @@ def test_the_noiser_decides(batch, vocabulary):
     budget = exact_budget(batch["num_residues"], 0.1)
     assert torch.equal((noised.adversarial & wanted).sum(dim=1), torch.minimum(budget, wanted.sum(dim=1)))
     assert (noised.input_ids[noised.adversarial] == vocabulary.replacement_ids[4]).all()
-    assert (noised.entropy[:10] < 0.5).all()
+    assert (noised.choice.entropy[:10] < 0.5).all()
 
 
 def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vocabulary):
@@ -112,7 +119,7 @@ def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vo
         adversarial_rate=0.1,
         scores=random_scores(batch),
         learned_options=False,
-        differentiable=True,
+        one_hot=True,
     )
     assert (noised.input_ids[noised.adversarial] == vocabulary.mask_token_id).all()
     assert torch.equal(noised.one_hot.argmax(dim=-1), noised.input_ids)
@@ -121,7 +128,7 @@ def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vo
 def test_the_differentiable_batch_is_the_hard_one(batch, vocabulary):
     settings = {"random_rate": 0.1, "adversarial_rate": 0.1, "scores": random_scores(batch, 2.0)}
     hard = noise_batch(batch, keys_of(batch), vocabulary, **settings)
-    soft = noise_batch(batch, keys_of(batch), vocabulary, differentiable=True, **settings)
+    soft = noise_batch(batch, keys_of(batch), vocabulary, one_hot=True, **settings)
     assert torch.equal(hard.input_ids, soft.input_ids) and torch.equal(hard.labels, soft.labels)
     expected = torch.nn.functional.one_hot(hard.input_ids, 30).float()
     assert torch.allclose(soft.one_hot, expected, atol=1e-5)
@@ -131,7 +138,7 @@ def test_gradient_reaches_both_kinds_of_scores_and_only_where_they_matter(batch,
     # as printed, Algorithm 3 gives the any-mask scores none
     scores = random_scores(batch)
     noised = noise_batch(
-        batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores, differentiable=True
+        batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores, one_hot=True
     )
     weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0))
     (noised.one_hot * weights).sum().backward()
@@ -158,7 +165,7 @@ def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabular
         adversarial_rate=0.1,
         scores=scores,
         temperature=temperature,
-        differentiable=True,
+        one_hot=True,
     )
     weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     (noised.one_hot * weights).sum().backward()
@@ -175,7 +182,7 @@ def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabular
     gain = of_option.gather(-1, noisy.argmax(dim=-1, keepdim=True))[..., 0] - gain_of(base_ids)
     # … through the relaxed choice of positions
     leaf = scores.any_mask_scores.detach().requires_grad_()
-    adversarial_budget, _ = adversarial_and_random_budgets(batch["num_residues"], 0.1, 0.1)
+    adversarial_budget, _ = MaskingRules(0.1, adversarial_rate=0.1).budgets(batch["num_residues"])
     soft = rss(leaf, batch["residue_mask"], adversarial_budget, gumbel(keys, ANY_MASK, length), temperature)
     (soft * gain).sum().backward()
     assert torch.allclose(scores.any_mask_scores.grad, leaf.grad, atol=1e-9)

@@ -79,7 +79,7 @@ def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
     for (name, a), (_, b) in zip(*(t.model.named_parameters() for t in trainers), strict=True):
         assert torch.equal(a, b), name
     assert trainers[0].noiser is not None and trainers[1].noiser is None
-    assert trainers[1].data_collator.random_rate == pytest.approx(0.2)
+    assert trainers[1].data_collator.rules.random_rate == pytest.approx(0.2)
 
 
 def test_runs_with_other_seeds_are_judged_on_the_same_proteins(make_recipe):

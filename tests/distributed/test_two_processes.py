@@ -26,7 +26,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     logs = [[json.loads(line) for line in open(f"{folder}/metrics.jsonl")] for folder in (alone, together)]
     compared = 0
     for a, b in zip(*logs, strict=True):
-        for key in ("loss", "gap", "noiser_loss", "mask_rate", "eval_loss", "eval_accuracy", "eval_masked_residues",
+        for key in ("loss", "gap", "noiser_pay", "mask_rate", "eval_loss", "eval_accuracy", "eval_masked_residues",
             "eval_few_loss", "eval_few_gap", "eval_few_residues"):  # fmt: skip
             assert (key in a) == (key in b)
             if key in a:

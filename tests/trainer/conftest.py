@@ -26,15 +26,19 @@ def make_trainer(tmp_path, tokenizer, make_encoder, make_noiser, dataset):
         data=dataset,
         collator=None,
         cls=None,
+        noiser_config=None,
+        masking_rules=None,
         **settings,
     ):
         encoder = make_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-        noiser = make_noiser(hidden_dropout_prob=dropout)
+        noiser = make_noiser(hidden_dropout_prob=dropout, **(noiser_config or {}))
         if double:
             encoder, noiser = encoder.double(), noiser.double()
         if collator is None:
             if masking == "adversarial":
-                collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=64)
+                collator = DataCollatorForAdversarialMLM(
+                    tokenizer, noiser=noiser, max_length=64, **(masking_rules or {})
+                )
             else:
                 collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=64)
         arguments = {

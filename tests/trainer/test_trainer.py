@@ -155,7 +155,7 @@ def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, masking):
     parts.train()
     assert largest_difference(parameters_of(whole), parameters_of(parts)) < 1e-10
     for a, b in zip(log_of(whole), log_of(parts), strict=True):
-        for key in ("loss", "grad_norm", "noiser_loss", "noiser_grad_norm", "mask_rate", "gap"):
+        for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
             assert (key in a) == (key in b)
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
 
@@ -273,7 +273,7 @@ def test_bfloat16_trains_both_networks_close_to_float32(make_trainer):
     full.train()
     half.train()
     for a, b in zip(log_of(full), log_of(half), strict=True):
-        for key in ("loss", "noiser_loss", "adversarial_loss"):
+        for key in ("loss", "noiser_pay", "adversarial_loss"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=0.02)
     assert largest_difference(parameters_of(full), parameters_of(half)) > 0
     assert all(value.dtype == torch.float32 for value in parameters_of(half).values())
