@@ -207,9 +207,9 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         random_rate (`float`, *optional*, defaults to 0.1): Share that is masked at random, beside those.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up.
         seed (`int`, *optional*, defaults to 0): Of the crops.
-        **masking: The other fields of [`noising.MaskingRules`]: `mask_options` (of the random masks), `learned_options`
-            (whether the noiser chooses how to mask, too), `sampler`, `selection`, `gated`, `temperature`,
-            `candidate_rate`.
+        **masking: The other fields of [`noising.MaskingRules`]: `mask_options` (of the random masks),
+            `learned_options` (whether the noiser chooses how to mask, too), `sampler`, `selection`, `gated`,
+            `temperature`, `candidate_rate`.
 
     Raises:
         ValueError: If a rate or share is out of range, if options contradict each other, or if the noiser was made for

@@ -14,8 +14,8 @@ class ResidueGRU(nn.Module):
     Rows are turned round within their own length instead of being packed: nothing is read back from the device, and on
     a CPU forward and backward take less than half the time that packed rows take.
 
-    With the view `context` the two directions never meet before the output, and the output at position i joins what the
-    one knows before it has read residue i with what the other knows: no score depends on the residue that is scored.
+    With the view `context` the two directions never meet before the output, and the output at position i joins what
+    each of them knows before it has read residue i: no score depends on the residue that is scored.
 
     Args:
         config ([`NoiserConfig`]): Sizes, directions, view.

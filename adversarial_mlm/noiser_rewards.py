@@ -1,8 +1,8 @@
 """What the noiser is paid for.
 
-In every scheme the noiser climbs one number. It has up to two parts: the encoder's loss, whose gradient comes through
-the encoder and the straight-through one-hots (`through_encoder`), and a part whose gradient goes to the noiser's scores
-directly ([`NoiserReward.direct`]). The trainer adds up whichever a reward has and knows nothing else of it.
+In every scheme the noiser climbs one number. It has up to two parts: the encoder's loss, whose gradient comes
+through the encoder and the straight-through one-hots (`through_encoder`), and a part whose gradient goes to the
+noiser's scores directly ([`NoiserReward.direct`]). The trainer adds up whichever a reward has and knows nothing else.
 
 | name | the noiser is paid | gradient |
 | --- | --- | --- |
@@ -125,8 +125,9 @@ class CreditReward(NoiserReward):
 
     Σ (loss_i − mean loss of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
     probability π. For losses that do not depend on the other masks the gradient is, up to the quality of that closed
-    form, unbiased for the expected loss of the noiser's masks: ∂ log π_i = (1 − π_i) ∂ log-odds_i. The effect of a mask
-    on other residues is not seen. Nothing passes through the encoder, which so can be any network.
+    form, unbiased for the expected loss of the noiser's masks; ∂ log π_i = (1 − π_i) ∂ log-odds_i, and the bare
+    log-odds would overrate what is masked often. The effect of a mask on other residues is not seen. Nothing passes
+    through the encoder, which so can be any network.
     """
 
     through_encoder = False

@@ -45,8 +45,8 @@ class MaskingRules:
         adversarial_rate (`float`, *optional*, defaults to 0.0): Share of the residues masked by the noiser.
         learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser also chooses how to mask. With
             `False` it only writes [MASK] (Algorithm 3 with `p_mask_type = None`).
-        sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"` and
-            `"logistic_topk"`; see [`sampling`].
+        sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"`
+            and `"logistic_topk"`; see [`sampling`].
         selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
             where `rss` exceeds 0.5, as Algorithm 3 prints it.
         gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
@@ -179,8 +179,8 @@ class NoiserChoice:
 
     Attributes:
         scores ([`NoiserOutput`]): What the noiser gave.
-        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Which option score wins at each position,
-            where the noiser chooses how to mask.
+        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Which option score wins at each
+            position, where the noiser chooses how to mask.
         probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability with which the noiser masks
             each position, given the candidates.
         soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice that the straight-through

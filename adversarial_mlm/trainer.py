@@ -4,7 +4,6 @@ import contextlib
 import copy
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator
 
@@ -18,19 +17,17 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from . import model_card
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
-from .data_loading import data_seed, noiser_batches, plain_loader
+from .data_loading import data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
 from .evaluation import background_log_shares, evaluate_masks
-from .gradients import cosine, frozen, soft_embeddings
 from .health import collapse_message, has_collapsed, random_loss_above_best
-from .keyed_noise import ENCODER_PHASE, NOISER_PHASE, row_keys
-from .losses import IGNORE_INDEX, loss_weights, token_losses
+from .keyed_noise import ENCODER_PHASE, row_keys
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
-from .noiser_rewards import NoiserReward, build_reward
-from .noiser_schedule import Alternation, Ramp
-from .noising import NoisedBatch
-from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
+from .noiser_rewards import build_reward
+from .noiser_schedule import Ramp
+from .noiser_turns import NoiserTurns
+from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -41,7 +38,7 @@ ARGUMENTS_FILE = "training_args.json"
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(Trainer):
+class AdversarialMLMTrainer(NoiserTurns, Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
@@ -62,7 +59,8 @@ class AdversarialMLMTrainer(Trainer):
 
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            if an option needs what the data or the masking rules do not have, or if several GPUs are visible to one process (`nn.DataParallel`).
+            if an option needs what the data or the masking rules do not have, or if several GPUs are visible to one
+            process (`nn.DataParallel`).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -78,15 +76,7 @@ class AdversarialMLMTrainer(Trainer):
         for name in _UNUSED_BY_US & kwargs.keys():
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
         _check_fit(model, args, data_collator)
-        self.noiser: NoiserModel | None = data_collator.noiser
-        self._noiser_wrapped: nn.Module | None = self.noiser
-        self._noiser_iterator: Iterator | None = None
-        self._next_noiser_update = 0  # of that iterator
-        self._reward: NoiserReward | None = None
-        self._rewarded_step = 0
-        self._alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
-        self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
-        self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
+        self._set_up_noiser(args, data_collator.noiser)
         self._train_sampler: EpochSampler | None = None
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
@@ -99,7 +89,6 @@ class AdversarialMLMTrainer(Trainer):
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
-        self._noiser_figures, self._half_batches = Means(), Means()
         self._clock = Clock()
         self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
@@ -214,142 +203,6 @@ class AdversarialMLMTrainer(Trainer):
             pay = strength * self._normalised(self._reward.direct(noised, losses.detach()), items)
             loss = loss - (pay - pay.detach())  # a gradient for the noiser, and nothing for the log
         return (loss, outputs) if return_outputs else loss
-
-    def _corrupt(self, inputs: dict, keys: torch.Tensor, differentiable: bool = False) -> NoisedBatch:
-        if self.noiser is None:
-            return self.data_collator.corrupt(inputs, keys)
-        return self.data_collator.corrupt(
-            inputs,
-            keys,
-            differentiable=differentiable,
-            one_hot=differentiable and self._reward.through_encoder,
-            noiser=self._noiser_wrapped if differentiable else None,
-            adversarial_share=self._adversarial_share(self.state.global_step),
-        )
-
-    def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
-        """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
-        if noised.one_hot is None:
-            outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
-        else:
-            embeddings = soft_embeddings(noised, self.model.get_input_embeddings(), reversal)
-            outputs = model(inputs_embeds=embeddings, attention_mask=noised.attention_mask)
-        labels, residues = noised.labels, inputs["residue_mask"]
-        if self.args.weight_of_unmasked:
-            labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
-        weights = loss_weights(
-            noised.masked,
-            residues,
-            None if noised.choice is None else noised.choice.importance,
-            self.args.importance_exponent,
-            self.args.weight_of_unmasked,
-        )
-        return outputs, token_losses(outputs.logits, labels), weights
-
-    def _normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
-        # times the processes, because DistributedDataParallel takes the mean of their gradients
-        return total / items * self.accelerator.num_processes
-
-    # ---- Noiser ----
-
-    def _noiser_is_trained(self) -> bool:
-        """Whether the noiser has a part in this step, and learns from it."""
-        if self.noiser is None or self.args.noiser_update == "none":
-            return False
-        return self._adversarial_share(self.state.global_step) > 0
-
-    def _noiser_phase(self) -> None:
-        """The updates of the noiser that come before this step of the encoder; often none."""
-        updates = self._alternation.noiser_updates_before(self.state.global_step)
-        if not updates:
-            return
-        if self._noiser_iterator is None or self._next_noiser_update != updates.start:
-            self._noiser_iterator = self._noiser_batches(updates.start)
-        dropout = self.args.encoder_dropout_in_noiser_phase
-        with frozen(self.model, training=dropout), self._dropout_of_its_own(updates.start):
-            self.noiser.train()
-            for update in updates:
-                with self._clock("data"):
-                    batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
-                with self._clock("noiser"):
-                    self._noiser_update(update, self._number_rows(batches))
-            self.noiser.eval()
-        self._next_noiser_update = updates.stop
-
-    @contextlib.contextmanager
-    def _dropout_of_its_own(self, update: int) -> Iterator[None]:
-        # dropout in the noiser's phase must not shift the encoder's, which draws from the global generator
-        devices = [self.args.device] if self.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.args.seed + update)
-            yield
-
-    def _noiser_update(self, update: int, batches: list[dict]) -> None:
-        """One step up what the noiser is paid (`update_noiser` of Algorithm 4)."""
-        items = self._get_num_items_in_batch(batches, self.args.device)
-        total = torch.zeros((), device=self.args.device)
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            inputs = self._prepare_inputs(batch)
-            keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
-                pay = self._noiser_pay(inputs, keys, items)
-                self.accelerator.backward(-pay)
-            total += pay.detach()
-        grad_norm = self._clip_noiser(self.accelerator.clip_grad_norm_)
-        self.optimizer.step()
-        self.noiser.zero_grad(set_to_none=True)
-        self._noiser_figures.add(noiser_pay=total, noiser_grad_norm=grad_norm)
-
-    def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
-        noised = self._corrupt(inputs, keys, differentiable=True)
-        through = self._reward.through_encoder
-        with contextlib.nullcontext() if through else torch.no_grad():
-            _, losses, weights = self._read(self.model, noised, inputs)
-        pay = self._reward.direct(noised, losses.detach())
-        if through:
-            pay = pay + (losses * weights).sum()
-        return self._normalised(pay, items)
-
-    def _clip_noiser(self, clip) -> torch.Tensor:
-        return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
-            self._noiser_figures.add(noiser_grad_norm=self._clip_noiser(nn.utils.clip_grad_norm_))
-        return grad_norm
-
-    def _compare_half_batches(self, batch: dict) -> None:
-        """Now and then: do two halves of a micro-batch pull the noiser the same way? The run itself is not changed."""
-        every, step = self.args.noiser_cosine_steps, self.state.global_step
-        if not every or step % every or len(batch["row"]) < 2:
-            return
-        inputs, wrapped = self._prepare_inputs(batch), self._noiser_wrapped
-        keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
-        items = torch.ones((), device=self.args.device)
-        gradients = []
-        self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
-        with frozen(self.model):
-            for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
-                half = {name: tensor[rows] for name, tensor in inputs.items()}
-                pay = self._noiser_pay(half, keys[rows], items)
-                gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
-        self._noiser_wrapped = wrapped
-        self._half_batches.add(noiser_cosine=cosine(*gradients))
-
-    def _noiser_batches(self, first_update: int) -> Iterator[dict]:
-        return noiser_batches(
-            self.train_dataset,
-            self.args,
-            self._sequence_encoder(is_training=True),
-            first_update,
-            self.accelerator.num_processes,
-            self.accelerator.process_index,
-        )
 
     # ---- Optimizer ----
 

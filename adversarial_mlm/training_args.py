@@ -29,10 +29,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     encoder updates: `0:0 1000:1`.
 
     Args:
-        noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the noiser,
-            then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass serve
-            both networks, whose gradients part in a gradient reversal between masks and noiser. `"none"`: the noiser
-            masks as it is, and is not trained.
+        noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the
+            noiser, then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass
+            serve both networks, whose gradients part in a gradient reversal between masks and noiser. `"none"`: the
+            noiser masks as it is, and is not trained.
         noiser_steps (`int`, *optional*, defaults to 10): Updates of the noiser in one cycle (`n_noiser` of Algorithm
             5).
         encoder_steps (`int`, *optional*, defaults to 10): Updates of the encoder in one cycle (`n_encoder`).
@@ -42,21 +42,21 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             update of the encoder.
         reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW divides a constant λ out
             again, clipping aside; it matters where it changes, and below 0 noiser and encoder are partners.
-        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that are left to it;
-            random ones fill up. While it is 0 the noiser is neither asked nor trained.
+        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that are left to
+            it; random ones fill up. While it is 0 the noiser is neither asked nor trained.
         noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser is paid for, see [`noiser_rewards`]:
             `"loss"`, `"surprise"`, `"reducible"`, `"credit"` or `"predictor"`.
         slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `reducible`: of the encoder's moving average.
-        encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `alternate`: whether the encoder
-            keeps its dropout while the noiser plays against it. By default it is the network that will be used. With
-            `reversal` the one pass is the encoder's, and has its dropout.
+        encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `alternate`: whether the
+            encoder keeps its dropout while the noiser plays against it. By default it is the network that will be
+            used. With `reversal` the one pass is the encoder's, and has its dropout.
         loss_scope (`str`, *optional*, defaults to `"masked"`): Whose cross-entropy is the loss, in both phases:
             `"masked"` residues, kept ones included, or `"all"` (Algorithm 4 as printed).
         unmasked_weight (`float`, *optional*, defaults to 1.0): With `all`: what a residue that is not masked counts.
-        importance_exponent (`float`, *optional*, defaults to 0.0): β of the weights (ρ / q_i)^β of masked residues, with q_i
-            the probability that residue i is masked, at random or by the noiser, and ρ the rate. With 1 the loss has
-            the expectation of uniform masking for values that do not depend on the other masks. The weights carry no
-            gradient.
+        importance_exponent (`float`, *optional*, defaults to 0.0): β of the weights (ρ / q_i)^β of masked residues,
+            with q_i the probability that residue i is masked, at random or by the noiser, and ρ the rate. With 1 the
+            loss has the expectation of uniform masking for values that do not depend on the other masks. The weights
+            carry no gradient.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
             shape of the encoder's schedule by the encoder's step: with a warm-up the first cycle has the rate 0.
         noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies that; `0:0 500:1` is a warm-up.
@@ -67,12 +67,14 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             [MASK], the same residues in every run with the same `eval_mask_seed`.
         eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
             windows of proteins that are too long.
-        collapse_margin (`float`, *optional*, defaults to 0.1): The alarm rings when the loss on random masks (mean of three
-            log entries) has risen so far above its best, nats, while `enrichment_max` exceeds `collapse_enrichment`.
+        collapse_margin (`float`, *optional*, defaults to 0.1): The alarm rings when the loss on random masks (mean of
+            three log entries) has risen so far above its best, nats, while `enrichment_max` exceeds
+            `collapse_enrichment`.
         collapse_enrichment (`float`, *optional*, defaults to 2.0): See there. A high enrichment alone is no harm.
         on_collapse (`str`, *optional*, defaults to `"warn"`): `"warn"` or `"stop"`.
-        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every so many updates of the encoder, compare the noiser's
-            gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for never.
+        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every so many updates of the encoder, compare the
+            noiser's gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for
+            never.
 
     Raises:
         ValueError: If a count is not positive, a rate is out of range, or an option of `TrainingArguments` is asked
