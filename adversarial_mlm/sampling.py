@@ -158,7 +158,7 @@ class _RelaxedSubset(torch.autograd.Function):
             for draw, spent in reversed(list(enumerate(softmaxes, start=first))):
                 counted = grad_soft * (draw < last)[:, None]
                 through = counted - (spent * counted).sum(dim=-1, keepdim=True)
-                goes_on = (draw + 1 < budget)[:, None] & (1 - spent > _EPSILON)
+                goes_on = (draw + 1 < budget)[:, None] & (_left(spent) > _EPSILON)
                 through = through + _through_spending(torch.where(goes_on, grad_keys, 0), spent)
                 grad_keys = grad_keys + spent * through / ctx.temperature
         return grad_keys * mask, None, None, None, None, None
@@ -170,13 +170,19 @@ def _softmax(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torc
 
 def _go_on(keys: torch.Tensor, spent: torch.Tensor, draw: int, budget: torch.Tensor) -> torch.Tensor:
     """The keys of the next draw; a row that has none left keeps its own."""
-    return keys + torch.log((1 - spent).clamp_min(_EPSILON)) * (draw + 1 < budget)[:, None]
+    return keys + torch.log(_left(spent).clamp_min(_EPSILON)) * (draw + 1 < budget)[:, None]
+
+
+def _left(spent: torch.Tensor) -> torch.Tensor:
+    """1 − a; where one position has nearly all, the sum of the others, since the difference would be all rounding."""
+    large = spent > 0.5
+    return torch.where(large, torch.where(large, 0, spent).sum(dim=-1, keepdim=True), 1 - spent)
 
 
 def _through_spending(grad: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
     """Σ_{i≠l} h_i o_i − h_l. At most one position has more than half; its term, which may be huge, is never subtracted
     from a sum that holds it."""
-    odds = grad * spent / (1 - spent).clamp_min(_EPSILON)
+    odds = grad * spent / _left(spent).clamp_min(_EPSILON)
     large = spent > 0.5
     small_odds = torch.where(large, 0, odds)
     of_small = small_odds.sum(dim=-1, keepdim=True)
@@ -211,7 +217,8 @@ def logistic_topk_marginals(
 
     π_i = sigmoid(s_i + c), with the c of each row for which Σ π = k (Pareto sampling, Rosén 1997). With `hajek=True`
     the probabilities are those of conditional Poisson sampling, P(m) ∝ exp(Σ_{i∈m} s_i) on subsets of size k, by
-    Hájek's (1964) correction; Pareto sampling is close to that, but the plain ones are closer to what it does.
+    Hájek's (1964) correction; Pareto sampling is close to that, but the plain ones are closer to what it does. The
+    correction is an expansion: where few positions decide, a value can leave [0, 1] by a little.
 
     Differentiable in `scores`, once; backward keeps one tensor (with `hajek=True` one more). float32 whatever the
     autocast, float64 for float64.

@@ -1,7 +1,15 @@
+import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.sampling import exact_budget, rss, topk_mask
+from adversarial_mlm.sampling import (
+    exact_budget,
+    gumbel_topk_marginals,
+    logistic_topk_marginals,
+    rss,
+    threshold_mask,
+    topk_mask,
+)
 
 
 def ragged(lengths: list[int], width: int) -> torch.Tensor:
@@ -129,3 +137,230 @@ def test_rss_is_float32_under_autocast_and_for_half_precision_scores(keys):
 def test_rss_refuses_a_temperature_of_zero(keys):
     with pytest.raises(ValueError, match="temperature"):
         rss(keys(1, 3), ragged([3], 3), torch.tensor([1]), keys(1, 3), temperature=0)
+
+
+# ---- every relaxed choice keeps the same promises ----
+
+
+def hajek_marginals(scores, mask, budget):
+    return logistic_topk_marginals(scores, mask, budget, hajek=True)
+
+
+def rss_of_fixed_noise(scores, mask, budget, temperature=1.0, gated=True):
+    # noise that goes with the position, so that permuting and padding mean the same as for the closed forms, and that
+    # does not follow the small steps of gradcheck
+    noise = 2 * torch.sin(37 * torch.round(scores.detach().double(), decimals=2))
+    return rss(scores, mask, budget, noise, temperature, gated=gated)
+
+
+RELAXED = [rss_of_fixed_noise, gumbel_topk_marginals, logistic_topk_marginals, hajek_marginals]
+CLOSED = [gumbel_topk_marginals, logistic_topk_marginals, hajek_marginals]
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+@pytest.mark.parametrize("scale", [1.0, 6.0])
+def test_gradient_is_right_for_every_budget(keys, relaxed, scale):
+    # none, one, all but one, all, more than there are; a short row, an empty one
+    mask, budget = ragged([6, 6, 6, 6, 4, 4, 0], 6), torch.tensor([0, 1, 5, 6, 3, 9, 0])
+    scores = (scale * keys(7, 6)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: relaxed(s, mask, budget), scores)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("gated", [True, False])
+def test_gradient_of_rss_is_right_at_every_temperature(keys, temperature, gated):
+    mask, budget = ragged([9, 6, 0], 9), torch.tensor([7, 2, 0])
+    scores = keys(3, 9).requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: rss_of_fixed_noise(s, mask, budget, temperature, gated), scores)
+
+
+def test_gradient_of_rss_is_that_of_autograd_through_the_plain_loop(keys):
+    scores, noise, mask, budget = keys(4, 60), keys(4, 60), ragged([60, 41, 17, 1], 60), torch.tensor([12, 8, 3, 1])
+    weights = keys(4, 60)
+
+    def plain_loop(scores):
+        g, y = scores + noise, torch.zeros_like(scores)
+        spent = torch.zeros_like(scores)
+        for draw in range(12):
+            g = g + torch.log((1 - spent).clamp_min(1e-18))
+            spent = torch.softmax(g.masked_fill(~mask, -1e30), dim=-1)
+            y = y + spent * (draw < budget)[:, None]
+        return y * mask
+
+    ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    (rss(ours, mask, budget, noise) * weights).sum().backward()
+    (plain_loop(theirs) * weights).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+    # in float32, where 1 − a is coarse when one position has nearly all, within what float32 can give
+    sharp = (20 * scores).float().requires_grad_()
+    exact = (20 * scores).float().double().requires_grad_()
+    (rss(sharp, mask, budget, noise.float()) * weights.float()).sum().backward()
+    (rss(exact, mask, budget, noise.float().double()) * weights.float().double()).sum().backward()
+    assert (sharp.grad - exact.grad).abs().max() < 1e-3 * exact.grad.abs().max()
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_each_row_sums_to_its_own_budget(keys, relaxed):
+    mask, budget = ragged([50, 50, 50, 50, 50, 20, 1, 1, 0], 50), torch.tensor([0, 1, 25, 49, 50, 7, 1, 0, 0])
+    values = relaxed(3 * keys(9, 50), mask, budget)
+    assert torch.allclose(values.sum(dim=1), budget.double(), atol=1e-8) and not values[~mask].any()
+
+
+@pytest.mark.parametrize("relaxed", CLOSED)
+def test_a_closed_form_is_a_probability_and_sure_where_all_are_chosen(keys, relaxed):
+    mask, budget = ragged([30, 30, 12, 1, 0], 30), torch.tensor([3, 29, 15, 1, 4])
+    values = relaxed(4 * keys(5, 30), mask, budget)
+    if relaxed is not hajek_marginals:  # an expansion
+        assert (values >= 0).all() and (values <= 1).all()
+    assert torch.equal(values[2:], mask[2:].double())
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_padding_and_other_rows_change_nothing(keys, relaxed):
+    scores, mask, budget = keys(3, 20), ragged([20, 13, 5], 20), torch.tensor([6, 3, 1])
+    wide = torch.nn.functional.pad
+    padded = relaxed(wide(scores, (0, 11), value=90.0), wide(mask, (0, 11)), budget)
+    together = relaxed(scores, mask, budget)
+    assert torch.allclose(padded[:, :20], together, atol=1e-12)
+    for row, length in enumerate([20, 13, 5]):
+        alone = relaxed(scores[row : row + 1, :length], mask[row : row + 1, :length], budget[row : row + 1])
+        assert torch.allclose(alone[0], together[row, :length], atol=1e-12)
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_values_and_gradients_move_with_their_positions(keys, relaxed):
+    order = torch.randperm(25, generator=torch.Generator().manual_seed(0))
+    mask, budget, weights = ragged([25], 25), torch.tensor([8]), keys(1, 25)
+    straight, moved = keys(1, 25).requires_grad_(), None
+    moved = straight.detach()[:, order].requires_grad_()
+    (relaxed(straight, mask, budget) * weights).sum().backward()
+    values = relaxed(moved, mask, budget)
+    (values * weights[:, order]).sum().backward()
+    assert torch.allclose(values, relaxed(straight, mask, budget)[:, order], atol=1e-12)
+    assert torch.allclose(moved.grad, straight.grad[:, order], atol=1e-11)
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e4, -1e4, 0.0])
+def test_extreme_and_equal_scores_stay_finite_and_within_budget(keys, relaxed, dtype, size):
+    scores = (size * keys(4, 40).sign()).to(dtype) if size else torch.zeros(4, 40, dtype=dtype)
+    scores[3] = torch.linspace(-1e4, 1e4, 40)
+    scores.requires_grad_()
+    budget = torch.tensor([1, 10, 39, 17])
+    values = relaxed(scores, ragged([40] * 4, 40), budget)
+    (values**2).sum().backward()
+    assert torch.isfinite(values).all() and torch.isfinite(scores.grad).all()
+    assert torch.allclose(values.sum(dim=1), budget.to(dtype), atol=1e-4)
+    if not size:
+        assert torch.allclose(values[:3].double(), budget[:3, None].double() / 40, atol=1e-5)
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_values_are_float32_under_autocast_and_for_half_precision(keys, relaxed):
+    mask, budget, scores = ragged([20], 20), torch.tensor([5]), keys(1, 20).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        values = relaxed(scores, mask, budget)
+    assert values.dtype == torch.float32
+    assert torch.allclose(values, relaxed(scores.float(), mask, budget), atol=1e-6)
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_no_positions_and_no_rows_are_no_error(relaxed):
+    assert relaxed(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool), torch.tensor([0, 3])).shape == (2, 0)
+    empty = relaxed(torch.zeros(0, 5), torch.zeros(0, 5, dtype=torch.bool), torch.zeros(0, dtype=torch.int64))
+    assert empty.shape == (0, 5)
+
+
+# ---- a closed form belongs to its own law ----
+
+
+def drawn(kind: str, scores: torch.Tensor, budget: int, draws: int) -> torch.Tensor:
+    """Share of draws that hold each position, `(length,)`."""
+    u = torch.rand(draws, len(scores), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    noise = -torch.log(-torch.log(u)) if kind == "gumbel" else torch.logit(u)
+    mask = torch.ones_like(noise, dtype=torch.bool)
+    return topk_mask(scores + noise, mask, torch.full((draws,), budget)).double().mean(dim=0)
+
+
+def closed(relaxed, scores: torch.Tensor, budget: int) -> torch.Tensor:
+    return relaxed(scores[None], torch.ones(1, len(scores), dtype=torch.bool), torch.tensor([budget]))[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("gumbel", gumbel_topk_marginals, logistic_topk_marginals),
+        ("logistic", logistic_topk_marginals, gumbel_topk_marginals),
+    ],
+)
+def test_closed_forms_agree_with_their_own_draws_and_not_with_the_others(keys, kind, right, wrong):
+    scores, budget, draws = 1.5 * keys(100), 20, 20_000
+    frequency = drawn(kind, scores, budget, draws)
+    # a standard error is at most 0.0035, and the largest of a hundred about three of them
+    assert (closed(right, scores, budget) - frequency).abs().max() < 0.015
+    assert (closed(wrong, scores, budget) - frequency).abs().max() > 0.05
+
+
+def exact_conditional_poisson(scores: torch.Tensor, budget: int) -> torch.Tensor:
+    """P(i ∈ m) for P(m) ∝ exp(Σ_{i∈m} s_i), |m| = budget, by elementary symmetric polynomials."""
+
+    def log_sums(values) -> np.ndarray:
+        sums = np.array([0.0] + [-np.inf] * budget)  # logarithms of e_0 … e_budget
+        for value in values:
+            sums[1:] = np.logaddexp(sums[1:], sums[:-1] + value)
+        return sums
+
+    values = scores.tolist()
+    total = log_sums(values)[budget]
+    with_it = [v + log_sums(values[:i] + values[i + 1 :])[budget - 1] - total for i, v in enumerate(values)]
+    return torch.tensor(np.exp(with_it))
+
+
+@pytest.mark.parametrize(("length", "budget", "error"), [(12, 4, 0.02), (40, 8, 0.002)])
+def test_hajeks_correction_gives_conditional_poisson_marginals(keys, length, budget, error):
+    scores = 1.5 * keys(length)
+    exact = exact_conditional_poisson(scores, budget)
+    assert exact.sum().item() == pytest.approx(budget, abs=1e-5)
+    corrected, plain = (closed(f, scores, budget) for f in (hajek_marginals, logistic_topk_marginals))
+    assert (corrected - exact).abs().max() < error
+    assert (corrected - exact).abs().max() < 0.25 * (plain - exact).abs().max()
+
+
+# ---- as printed ----
+
+
+def test_ungated_every_row_sums_to_the_largest_budget_of_the_batch(keys):
+    soft = rss(keys(3, 510), ragged([60, 510, 60], 510), torch.tensor([6, 51, 0]), keys(3, 510), gated=False)
+    assert torch.allclose(soft.sum(dim=1), torch.full((3,), 51.0).double(), atol=1e-8)
+
+
+def test_an_ungated_row_that_is_done_repeats_its_last_softmax(keys):
+    scores, noise = keys(2, 30), keys(2, 30)
+    mask, budget = ragged([30, 30], 30), torch.tensor([2, 7])
+    gated, literal = (rss(scores, mask, budget, noise, gated=gated) for gated in (True, False))
+    last = gated[0] - rss(scores[:1], mask[:1], torch.tensor([1]), noise[:1])[0]
+    assert torch.allclose(literal[0], gated[0] + 5 * last, atol=1e-9)
+    assert torch.allclose(literal[1], gated[1])
+
+
+def test_the_threshold_leaves_most_of_the_budget_unspent(keys):
+    mask, budget = ragged([512], 512).expand(16, -1), torch.full((16,), 51)
+    noise = -torch.log(-torch.log(torch.rand(16, 512, generator=torch.Generator().manual_seed(0))))
+    chosen = threshold_mask(rss(torch.zeros(16, 512), mask, budget, noise), mask)
+    assert 0.3 < chosen.sum() / budget.sum() < 0.45
+
+
+@pytest.mark.parametrize("closed_form", [gumbel_topk_marginals, logistic_topk_marginals])
+def test_backward_of_a_closed_form_keeps_one_tensor(keys, closed_form):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape) or t, lambda t: t):
+        closed_form(keys(2, 64).requires_grad_(), ragged([64, 30], 64), torch.tensor([6, 3]))
+    assert saved == [(2, 64)]
+
+
+def test_backward_of_rss_keeps_about_the_square_root_of_its_draws(keys):
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        rss(keys(1, 1000).requires_grad_(), ragged([1000], 1000), torch.tensor([100]), keys(1, 1000))
+    assert sum(t.is_floating_point() for t in saved) == 10
