@@ -10,8 +10,8 @@ class Ramp:
     """A number that changes with the encoder's step: constant, or linear between given points.
 
     Args:
-        points (`Sequence[str]`): One number, as `["1"]`, or `step:value` points in rising order of the steps, as
-            `["0:0", "1000:1"]`. Before the first point and after the last the value stays.
+        points (`Sequence[str]`): One number, as `["1"]`, or `value@step` points in rising order of the steps, as
+            `["0@0", "1@1000"]`. Before the first point and after the last the value stays.
         name (`str`): Of the option, for messages.
 
     Raises:
@@ -19,18 +19,18 @@ class Ramp:
     """
 
     def __init__(self, points: Sequence[str], name: str):
+        words = " ".join(map(str, points)).split()
         try:
-            if len(points) == 1 and ":" not in str(points[0]):
-                self.steps, self.values = [0], [float(points[0])]
-            else:
-                pairs = [str(point).split(":") for point in points]
-                self.steps = [int(step) for step, _ in pairs]
-                self.values = [float(value) for _, value in pairs]
+            if len(words) == 1 and "@" not in words[0]:
+                words = [f"{words[0]}@0"]
+            pairs = [word.split("@") for word in words]
+            self.steps = [int(step) for _, step in pairs]
+            self.values = [float(value) for value, _ in pairs]
         except ValueError:
             self.steps = []
         if not self.steps or any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(
-                f"{name} must be one number or step:value points with rising steps, got '{' '.join(map(str, points))}'"
+                f"{name} must be one number, or value@step points with rising steps; got '{' '.join(words)}'"
             )
 
     def __call__(self, step: int) -> float:

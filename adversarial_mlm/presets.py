@@ -1,4 +1,4 @@
-"""Sizes of encoders and noisers, by name."""
+"""Sizes of encoders and noisers, and readings of the paper, by name."""
 
 from transformers import BertConfig
 
@@ -21,6 +21,54 @@ NOISERS = {
     "small": {"embedding_size": 256, "hidden_size": 256, "num_hidden_layers": 2},
     "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
 }
+
+# Options of a recipe. `paper` follows the paper's text; where its pseudocode says otherwise, `paper-literal` follows that.
+GAMES = {
+    "paper": {
+        "masking": "adversarial",
+        "adversarial_rate": 0.1,
+        "random_rate": 0.1,
+        "mask_options": [0.8, 0.1, 0.1],
+        "learned_options": True,
+        "noiser_view": "full",
+        "noiser_backbone": "gru",
+        "sampler": "rss",
+        "selection": "topk",
+        "gated": True,
+        "temperature": 1.0,
+        "noiser_update": "alternate",
+        "noiser_steps": 10,
+        "encoder_steps": 10,
+        "shared_phase_counter": False,
+        "noiser_reward": "loss",
+        "loss_scope": "masked",
+        "importance_exponent": 0.0,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+        "noiser_learning_rate": 1e-4,
+        "noiser_weight_decay": 0.01,
+    }
+}
+GAMES["paper-literal"] = {
+    **GAMES["paper"],
+    "selection": "threshold",
+    "gated": False,
+    "shared_phase_counter": True,
+    "loss_scope": "all",
+    "unmasked_weight": 1.0,
+}
+
+
+def game(name: str) -> dict:
+    """Options of a recipe that make a whole game.
+
+    Args:
+        name (`str`): `paper` or `paper-literal`.
+
+    Raises:
+        ValueError: If there is no game of that name.
+    """
+    return dict(_named(name, GAMES, "game"))
 
 
 def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **overrides) -> BertConfig:

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
+from . import presets
 from .configuration_noiser import BACKBONES, VIEWS
 from .noising import SAMPLERS, SELECTIONS
 from .training_args import AdversarialMLMTrainingArguments
@@ -77,6 +78,9 @@ class ModelArguments:
 class MaskingArguments:
     """What is masked, and how."""
 
+    preset: str | None = field(
+        default=None, metadata={"help": "Options of a whole game, paper or paper-literal; single options win over it."}
+    )
     masking: Literal["adversarial", "random"] = field(
         default="adversarial",
         metadata={"help": "`random` is the baseline: the sum of both rates, all of it at random."},
@@ -171,6 +175,7 @@ def parse_recipe(argv: list[str]) -> Recipe:
     words = list(argv)
     if words and not words[0].startswith("-"):
         words = [*_words_of_file(parser, words[0]), *words[1:]]
+    words = [*_words_of_preset(parser, words), *words]
     try:
         *parts, rest = parser.parse_args_into_dataclasses(
             args=words, return_remaining_strings=True, look_for_args_file=False
@@ -197,13 +202,35 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
         _refuse(parser, f"cannot read the recipe {path}: {reason}")
     if not isinstance(content, dict):
         _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
-    known, words = _option_names(), []
+    known = _option_names()
+    for name in content:
+        if name not in known:
+            _refuse_unknown(parser, str(name), path)
+    return _words_of_options(parser, content, path)
+
+
+def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
+    """The command line that says what the preset named in these words says; comes before them, so that they win."""
+    name = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--preset":
+            name = following
+        elif word.startswith("--preset="):
+            name = word.partition("=")[2]
+    if name is None:
+        return []
+    try:
+        return _words_of_options(parser, presets.game(name), f"the preset {name}")
+    except ValueError as error:
+        _refuse(parser, str(error))
+
+
+def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: str) -> list[str]:
+    words = []
     takes_many = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
     # YAML reads a bare `no` as false
     has_no = {action.dest for action in parser._actions if "no" in (action.choices or ())}
-    for name, value in content.items():
-        if name not in known:
-            _refuse_unknown(parser, str(name), path)
+    for name, value in options.items():
         if value is False and name in has_no:
             value = "no"
         items = value if isinstance(value, list) else [] if value is None else [value]

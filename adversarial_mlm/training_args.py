@@ -25,8 +25,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
     noiser's are always shuffled.
 
-    Where an option is called a *ramp* it is one number, or `step:value` points with straight lines between them, in
-    encoder updates: `0:0 1000:1`.
+    Where an option is called a *ramp* it is one number, or `value@step` points with straight lines between them, in
+    encoder updates: `0@0 1@1000` rises from 0 to 1 over the first thousand.
 
     Args:
         noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the
@@ -59,7 +59,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             carry no gradient.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
             shape of the encoder's schedule by the encoder's step: with a warm-up the first cycle has the rate 0.
-        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies that; `0:0 500:1` is a warm-up.
+        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies that; `0@0 1@500` is a warm-up.
         noiser_weight_decay (`float`, *optional*, defaults to 0.01): Of the noiser.
         noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Clip of the noiser's gradient; the encoder's is
             `max_grad_norm`. 0 means no clip.
@@ -95,12 +95,12 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     shared_phase_counter: bool = field(default=False, metadata={"help": "Count both phases together, as printed."})
     noiser_every: int = field(default=1, metadata={"help": "reversal: encoder updates to one of the noiser."})
     reversal_strength: list[str] = field(
-        default_factory=lambda: ["1"], metadata={"help": "Lambda of the reversal: a number or step:value points."}
+        default_factory=lambda: ["1"], metadata={"help": "Lambda of the reversal: a number or value@step points."}
     )
     adversarial_share: list[str] = field(
         default_factory=lambda: ["1"],
         metadata={
-            "help": "Share of its masks that the noiser has, the rest is random: a number or step:value points."
+            "help": "Share of its masks that the noiser has, the rest is random: a number or value@step points."
         },
     )
     noiser_reward: str = field(
@@ -117,7 +117,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     importance_exponent: float = field(default=0.0, metadata={"help": "Beta of the importance weights; 0 for none."})
     noiser_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the noiser."})
     noiser_learning_rate_factor: list[str] = field(
-        default_factory=lambda: ["1"], metadata={"help": "Multiplies it: a number or step:value points."}
+        default_factory=lambda: ["1"], metadata={"help": "Multiplies it: a number or value@step points."}
     )
     noiser_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the noiser."})
     noiser_max_grad_norm: float = field(default=1.0, metadata={"help": "Clip of the noiser's gradient; 0 for none."})

@@ -1,0 +1,61 @@
+import pytest
+
+from adversarial_mlm.noiser_schedule import Alternation, Ramp
+
+
+def as_printed(noiser_steps: int, encoder_steps: int, iterations: int) -> list[str]:
+    """Algorithm 5, line by line."""
+    i, mode, played = 1, "noiser", []
+    while i <= iterations:
+        played.append(mode)
+        if mode == "noiser":
+            if i % noiser_steps == 0:
+                mode = "encoder"
+        elif i % encoder_steps == 0:
+            mode = "noiser"
+        i += 1
+    return played
+
+
+def as_scheduled(alternation: Alternation, steps: int) -> list[str]:
+    played, updates = [], []
+    for step in range(steps):
+        before = alternation.noiser_updates_before(step)
+        updates += before
+        played += ["noiser"] * len(before) + ["encoder"]
+    assert updates == list(range(len(updates)))  # each once, in order
+    return played
+
+
+@pytest.mark.parametrize(("noiser", "encoder"), [(10, 10), (3, 2), (1, 4), (5, 1)])
+def test_each_phase_has_the_length_asked_for(noiser, encoder):
+    cycle = ["noiser"] * noiser + ["encoder"] * encoder
+    assert as_scheduled(Alternation(noiser, encoder), 3 * encoder) == 3 * cycle
+
+
+@pytest.mark.parametrize(("noiser", "encoder"), [(10, 10), (10, 5), (5, 10), (3, 2), (4, 6), (7, 3), (1, 4)])
+def test_the_shared_counter_is_that_of_the_printed_algorithm(noiser, encoder):
+    ours = as_scheduled(Alternation(noiser, encoder, shared_counter=True), 40)
+    assert ours == as_printed(noiser, encoder, len(ours))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_has_the_same_updates_however_one_comes_to_it(shared):
+    walked = Alternation(7, 3, shared)
+    in_order = [walked.noiser_updates_before(step) for step in range(50)]
+    for step in (49, 7, 0, 30):
+        assert Alternation(7, 3, shared).noiser_updates_before(step) == in_order[step]
+        assert walked.noiser_updates_before(step) == in_order[step]
+
+
+def test_a_ramp_is_constant_or_straight_between_its_points():
+    assert [Ramp(["0.3"], "x")(step) for step in (0, 10_000)] == [0.3, 0.3]
+    ramp = Ramp(["-1@10", "1@20", "0@40"], "x")
+    assert [ramp(step) for step in (0, 10, 15, 20, 30, 40, 99)] == [-1, -1, 0, 1, 0.5, 0, 0]
+    assert Ramp(["0@0 1@100"], "x")(50) == 0.5  # one line of YAML
+
+
+@pytest.mark.parametrize("points", [["fast"], ["1@0", "2@0"], ["1@5", "2@3"], ["1@2@3"], [], ["1@0", "2"], ["1@0.5"]])
+def test_what_is_no_ramp_is_refused_by_its_options_name(points):
+    with pytest.raises(ValueError, match="adversarial_share must be one number, or value@step points"):
+        Ramp(points, "adversarial_share")
