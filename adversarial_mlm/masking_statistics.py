@@ -36,7 +36,7 @@ class MaskingStatistics:
             residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
         """
         losses = losses.detach().double()
-        entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.ones_like(losses)
+        entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
         if noised.choice is not None:
             entropy = noised.choice.entropy
             if noised.choice.importance is not None:

@@ -153,12 +153,15 @@ class NoiserTurns:
         items = torch.ones((), device=self.args.device)
         gradients = []
         self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
+        was_training = self.noiser.training
+        self.noiser.eval()
         with frozen(self.model):
             for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
                 half = {name: tensor[rows] for name, tensor in inputs.items()}
                 pay = self._noiser_pay(half, keys[rows], items)
                 gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
         self._noiser_wrapped = wrapped
+        self.noiser.train(was_training)
         self._half_batches.add(noiser_cosine=cosine(*gradients))
 
     def _noiser_batches(self, first_update: int) -> Iterator[dict]:

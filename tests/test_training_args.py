@@ -31,8 +31,23 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"fsdp": "full_shard"},
         {"accelerator_config": {"split_batches": True}},
         {"dataloader_in_order": False},
+        {"noiser_update": "sometimes"},
+        {"noiser_every": 0},
+        {"noiser_reward": "lucre"},
+        {"loss_scope": "some"},
+        {"on_collapse": "panic"},
+        {"adversarial_share": 1.5},
+        {"adversarial_share": ["0@0", "2@9"]},
+        {"reversal_strength": ["0@5", "1@5"]},
+        {"importance_exponent": -1.0},
+        {"unmasked_weight": -0.1},
+        {"slow_encoder_decay": 1.0},
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
     with pytest.raises(ValueError, match=next(iter(settings)).replace("accelerator_config", "split_batches")):
         make(tmp_path, **settings)
+
+
+def test_a_plain_number_will_do_for_a_ramp_in_python(tmp_path):
+    assert make(tmp_path, reversal_strength=0.5).reversal_strength == ["0.5"]

@@ -1,5 +1,5 @@
 """A short run in float64 without dropout; writes parameters and log. Started by the test, once alone and once on two
-processes: `train.py OUTPUT_DIR WORLD_SIZE`."""
+processes: `train.py OUTPUT_DIR WORLD_SIZE GAME`."""
 
 import sys
 
@@ -19,7 +19,15 @@ from adversarial_mlm import (
 from adversarial_mlm.tokenization_protein import ResidueVocabulary
 
 
-def main(output_dir: str, world_size: int) -> None:
+GAMES = {
+    "alternate": {},
+    "reversal": {"noiser_update": "reversal", "noiser_every": 2, "importance_exponent": 1.0},
+    "credit": {"noiser_reward": "credit", "loss_scope": "all", "unmasked_weight": 0.5},
+}
+VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind"}
+
+
+def main(output_dir: str, world_size: int, game: str) -> None:
     generator = torch.Generator().manual_seed(0)
     letters = "ACDEFGHIKLMNPQRSTVWY"
     proteins = [
@@ -33,10 +41,11 @@ def main(output_dir: str, world_size: int) -> None:
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     encoder = BertForMaskedLM(presets.encoder_config("tiny", **sizes, **dropout)).double()
     vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8)).double()
+    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8, view=VIEWS[game]))
+    noiser = noiser.double()
     args = AdversarialMLMTrainingArguments(
         output_dir=output_dir,
-        max_steps=7,
+        max_steps=20,
         per_device_train_batch_size=8 // (2 * world_size),
         gradient_accumulation_steps=2,
         per_device_eval_batch_size=3,
@@ -47,12 +56,13 @@ def main(output_dir: str, world_size: int) -> None:
         dataloader_drop_last=True,
         logging_steps=1,
         eval_strategy="steps",
-        eval_steps=7,
+        eval_steps=20,
         save_strategy="no",
         optim="adamw_torch",
         use_cpu=True,
         disable_tqdm=True,
         report_to=[],
+        **GAMES[game],
     )
     trainer = AdversarialMLMTrainer(
         model=encoder,
@@ -74,4 +84,4 @@ def main(output_dir: str, world_size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -145,9 +145,22 @@ def test_both_networks_have_their_own_rate_decay_and_clip(make_trainer):
 # ---- exact sums ----
 
 
-@pytest.mark.parametrize("masking", ["adversarial", "random"])
-def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, masking):
-    settings = {"double": True, "max_steps": 8, "optim": "adamw_torch"}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"masking": "random"},
+        {"noiser_config": {"view": "blind"}, "noiser_reward": "credit"},
+        {"noiser_update": "reversal", "noiser_every": 3, "importance_exponent": 1.0},
+        {"noiser_update": "reversal", "noiser_reward": "reducible", "masking_rules": {"sampler": "gumbel_topk"}},
+        {"loss_scope": "all", "unmasked_weight": 0.3, "noiser_reward": "surprise"},
+    ],
+    ids=["paper", "random", "credit", "reversal", "reducible", "surprise"],
+)
+def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, settings):
+    # 20 updates in cycles of 3 and 2, so that many phases begin and end
+    settings = {"double": True, "max_steps": 20, "optim": "adamw_torch", "noiser_steps": 3, **settings}
+    masking = settings.pop("masking", "adversarial")
     whole = make_trainer(masking, "whole", per_device_train_batch_size=8, **settings)
     parts = make_trainer(masking, "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
     assert largest_difference(parameters_of(whole), parameters_of(parts)) == 0
@@ -180,10 +193,29 @@ def test_the_logged_loss_is_the_mean_over_masked_residues(make_trainer, dataset,
 # ---- resume ----
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [3, 4, 11])
-def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(make_trainer, stop, workers):
-    # 40 records in batches of 4 accumulated twice make an epoch of 5 updates, so that 11 lies in the third
+GAMES = {
+    "alternate": {},
+    "reversal": {"noiser_update": "reversal", "noiser_every": 2, "noiser_config": {"view": "blind"}},
+    "slow copy": {"noiser_update": "reversal", "noiser_reward": "reducible"},
+    "shared counter": {"shared_phase_counter": True, "encoder_dropout_in_noiser_phase": True},
+    "ramps": {
+        "adversarial_share": ["0@2", "1@9"],
+        "noiser_learning_rate_factor": ["0.1@0", "1@12"],
+        "noiser_reward": "credit",
+        "importance_exponent": 0.5,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("game", "stop", "workers"),
+    # every update of the first cycles and one in a later epoch: 40 records in batches of 4 accumulated twice make an
+    # epoch of 5 updates
+    [("alternate", stop, 0) for stop in (1, 2, 3, 4, 5, 8, 11)]
+    + [("alternate", 11, 2), ("reversal", 11, 2)]
+    + [(game, stop, 0) for game in GAMES if game != "alternate" for stop in (3, 8)],
+)
+def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(make_trainer, game, stop, workers):
     settings = {
         "dropout": 0.1,
         "max_steps": 14,
@@ -191,6 +223,7 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(make_trainer, stop,
         "encoder_steps": 4,
         "noiser_steps": 3,
         "dataloader_num_workers": workers,
+        **GAMES[game],
     }
     straight = make_trainer(folder="straight", **settings)
     straight.train()

@@ -1,0 +1,152 @@
+import pytest
+import torch
+
+from adversarial_mlm import DataCollatorForAdversarialMLM
+from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
+from adversarial_mlm.losses import token_losses
+from adversarial_mlm.noiser_rewards import (
+    REWARDS,
+    CreditReward,
+    PredictorReward,
+    ReducibleReward,
+    SurpriseReward,
+    build_reward,
+)
+from adversarial_mlm.sampling import logistic_topk_marginals
+
+
+@pytest.fixture
+def collator(tokenizer, make_noiser):
+    return DataCollatorForAdversarialMLM(
+        tokenizer, noiser=make_noiser(), max_length=64, sampler="logistic_topk", learned_options=False
+    )
+
+
+@pytest.fixture
+def batch(collator, proteins):
+    return collator([{"sequence": s} for s in proteins[:8]])
+
+
+@pytest.fixture
+def noised(collator, batch):
+    return collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(8)), differentiable=True)
+
+
+def gradient_of(reward, noised, losses) -> torch.Tensor:
+    """Of the any-mask scores, `(batch, length)`."""
+    (gradient,) = torch.autograd.grad(
+        reward.direct(noised, losses), noised.choice.scores.any_mask_scores, retain_graph=True
+    )
+    return gradient
+
+
+def test_every_name_gives_a_reward_and_no_other(make_encoder):
+    shares = lambda: torch.zeros(30)  # noqa: E731
+    kinds = {type(build_reward(name, make_encoder(), shares, 0.9)) for name in REWARDS}
+    assert len(kinds) == len(REWARDS)
+    with pytest.raises(ValueError, match="noiser_reward must be one of loss, surprise"):
+        build_reward("lucre", make_encoder(), shares, 0.9)
+    with pytest.raises(ValueError, match="surprise needs the residues' shares"):
+        build_reward("surprise", make_encoder(), lambda: None, 0.9)
+
+
+def test_surprise_takes_the_background_from_what_was_chosen_and_from_nothing_else(noised, vocabulary):
+    log_shares = torch.log(torch.linspace(0.01, 0.1, 30))
+    pay = SurpriseReward(log_shares).direct(noised, torch.zeros(noised.labels.shape))
+    true_ids = noised.labels[noised.adversarial]
+    assert pay.item() == pytest.approx((log_shares[true_ids] * noised.choice.soft[noised.adversarial]).sum().item())
+    # a constant surprise favours no position: the budget is spent in any case
+    flat = gradient_of(SurpriseReward(torch.full((30,), -3.0)), noised, torch.zeros(noised.labels.shape))
+    rarer = gradient_of(SurpriseReward(log_shares), noised, torch.zeros(noised.labels.shape))
+    chosen = noised.adversarial
+    assert (rarer[chosen] - flat[chosen]).abs().max() > 0.01
+
+
+def test_surprise_survives_a_share_of_zero_where_nothing_is_masked(noised):
+    log_shares = torch.full((30,), -torch.inf)
+    log_shares[5:] = -3.0
+    assert torch.isfinite(gradient_of(SurpriseReward(log_shares), noised, torch.zeros(noised.labels.shape))).all()
+
+
+def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, noised, tmp_path):
+    encoder = make_encoder()
+    reward = ReducibleReward(encoder, decay=0.75)
+    start = encoder.cls.predictions.bias.detach().clone()
+    encoder.cls.predictions.bias.data += 1.0
+    reward.after_encoder_update(encoder)
+    assert torch.allclose(reward.slow.cls.predictions.bias, start + 0.25)
+    reward.save(str(tmp_path))
+    resumed = ReducibleReward(make_encoder(seed=3), decay=0.75)
+    resumed.load(str(tmp_path))
+    losses = torch.zeros(noised.labels.shape)
+    assert resumed.direct(noised, losses) == reward.direct(noised, losses)
+    with pytest.raises(ValueError, match="slow_encoder.safetensors, which noiser_reward: reducible needs"):
+        resumed.load(str(tmp_path / "elsewhere"))
+
+
+def test_reducible_pays_nothing_for_what_the_slow_copy_finds_as_hard(make_encoder, noised, collator):
+    """Through the encoder comes Σ loss_i; with the direct part, Σ m_i (loss_i − slow_i) at the chosen positions."""
+    encoder = make_encoder().eval()
+    reward = ReducibleReward(encoder, decay=0.9)
+    losses = token_losses(encoder(input_ids=noised.input_ids).logits, noised.labels).detach()
+    pay = reward.direct(noised, losses)
+    by_hand = -(losses * noised.choice.soft)[noised.adversarial].sum()
+    assert pay.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert not any(p.requires_grad for p in reward.slow.parameters())
+
+
+def test_credit_is_unbiased_for_losses_of_the_positions_own(collator, batch):
+    """Its mean over draws is the gradient of Σ π_i loss_i, for fixed losses and no random masks to compare with."""
+    draws = 6000
+    one = {name: tensor[:1].expand(draws, *tensor.shape[1:]) for name, tensor in batch.items()}
+    scores = collator.noiser(batch["input_ids"][:1], batch["attention_mask"][:1])
+    leaf = scores.any_mask_scores.detach().requires_grad_()
+    values = torch.rand(leaf.shape, generator=torch.Generator().manual_seed(0))
+    budget, _ = collator.rules.budgets(batch["num_residues"][:1])
+    expected = (logistic_topk_marginals(leaf, batch["residue_mask"][:1], budget) * values).sum()
+    (expected,) = torch.autograd.grad(expected, leaf)
+
+    fixed = type(scores)(
+        any_mask_scores=leaf.expand(draws, -1), option_scores=scores.option_scores.detach().expand(draws, -1, -1)
+    )
+    noised = collator.corrupt(
+        one,
+        row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)),
+        differentiable=True,
+        one_hot=False,
+        noiser=lambda **inputs: fixed,
+    )
+    noised.random = torch.zeros_like(noised.random)
+    (mean,) = torch.autograd.grad(CreditReward().direct(noised, values.expand(draws, -1)) / draws, leaf)
+    residues = batch["residue_mask"][:1]
+    assert torch.nn.functional.cosine_similarity(mean[residues], expected[residues], dim=0) > 0.98
+    assert (mean[residues] @ expected[residues]) / (expected[residues] @ expected[residues]) == pytest.approx(
+        1, abs=0.1
+    )
+
+
+def test_credit_asks_for_no_encoder_gradient_and_prefers_what_costs_more_than_chance(noised):
+    reward = CreditReward()
+    assert not reward.through_encoder
+    level = torch.ones(noised.labels.shape)
+    assert gradient_of(reward, noised, level).abs().max() < 1e-6  # all alike, nothing to learn
+    favourite = noised.adversarial & (noised.adversarial.cumsum(dim=1) == 1)  # the first chosen of each row
+    gradient = gradient_of(reward, noised, level + favourite)
+    assert (gradient[favourite] > 0).all()
+
+
+def test_credit_teaches_how_to_mask_where_that_is_learned(tokenizer, make_noiser, batch):
+    learning = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), max_length=64)
+    noised = learning.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(8)), differentiable=True)
+    losses = (noised.choice.winner == 0).float()  # only [MASK] costs
+    options = noised.choice.scores.option_scores
+    (gradient,) = torch.autograd.grad(CreditReward().direct(noised, losses), options)
+    assert gradient[noised.adversarial][:, 0].sum() > 0
+
+
+def test_predictor_learns_the_losses_of_all_masked_residues(noised):
+    losses = torch.rand(noised.labels.shape, generator=torch.Generator().manual_seed(0))
+    gradient = gradient_of(PredictorReward(), noised, losses)
+    scores = noised.choice.scores.any_mask_scores
+    assert torch.allclose(gradient[noised.masked], 2 * (losses - scores)[noised.masked])
+    assert not gradient[~noised.masked].any()
