@@ -22,7 +22,7 @@ NOISERS = {
     "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
 }
 
-# Options of a recipe. `paper` follows the paper's text; where its pseudocode says otherwise, `paper-literal` follows that.
+# Options of a recipe. `paper` follows the paper's text, `paper-literal` its pseudocode where that says otherwise.
 GAMES = {
     "paper": {
         "masking": "adversarial",

@@ -12,7 +12,13 @@ def set_names(figures: dict[str, float]) -> list[str]:
     return [key[len("eval_") : -len("_perplexity")] for key in figures if key.endswith("_perplexity")]
 
 
-def summary(figures: dict[str, float], log_history: list[dict], output_dir: str, gate: str | None = None) -> str:
+def summary(
+    figures: dict[str, float],
+    log_history: list[dict],
+    output_dir: str,
+    gate: str | None = None,
+    collapsed_at: int | None = None,
+) -> str:
     """The block printed at the end of a run.
 
     Args:
@@ -21,6 +27,7 @@ def summary(figures: dict[str, float], log_history: list[dict], output_dir: str,
         log_history (`list[dict]`): `trainer.state.log_history`.
         output_dir (`str`): The run's folder.
         gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
+        collapsed_at (`int`, *optional*): Step at which the alarm rang.
 
     Returns:
         `str`, several lines.
@@ -40,6 +47,10 @@ def summary(figures: dict[str, float], log_history: list[dict], output_dir: str,
         f"Card        {os.path.join(output_dir, 'README.md')}",
         f"Log         {os.path.join(output_dir, METRICS_FILE)}",
     ]
+    if collapsed_at is not None:
+        lines.append(
+            f"COLLAPSED   at step {collapsed_at}: the noiser made the encoder forget; see the log's `collapse`"
+        )
     if gate is not None:
         lines.append(gate_line(figures, gate))
     return "\n".join(lines)

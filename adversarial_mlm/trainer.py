@@ -145,7 +145,7 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self._number_rows(batches)
         if batches and self._noiser_is_trained():
-            with self._clock("noiser"):
+            with self._clock("checks"):
                 self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
                 self._compare_half_batches(batches[0])
             if self.args.noiser_update == "alternate":

@@ -24,7 +24,8 @@ DEMO = "examples/recipes/demo.yaml"
 
 
 def main() -> int:
-    """Run a recipe; returns the exit status: 0, 1 where the run missed its own gate, 2 for a mistake in the input."""
+    """Run a recipe; returns the exit status: 0, 1 where the run missed its gate or was stopped by the alarm for a
+    collapse, 2 for a mistake in the input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     argv = sys.argv[1:]
@@ -42,8 +43,10 @@ def main() -> int:
     figures = pretraining.evaluate_saved(recipe, trainer)
     gate = recipe.run.background_gate
     if trainer.is_world_process_zero():
-        print(report.summary(figures, trainer.state.log_history, recipe.training.output_dir, gate))
-    return 0 if gate is None or report.passes_gate(figures, gate) else 1
+        history, folder = trainer.state.log_history, recipe.training.output_dir
+        print(report.summary(figures, history, folder, gate, trainer.collapsed_at))
+    stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
+    return 1 if stopped or (gate is not None and not report.passes_gate(figures, gate)) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,26 @@ def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
         assert torch.equal(a, b), name
     assert trainers[0].noiser is not None and trainers[1].noiser is None
     assert trainers[1].data_collator.rules.random_rate == pytest.approx(0.2)
+
+
+def test_the_options_of_the_game_reach_noiser_and_rules(make_recipe):
+    recipe = make_recipe(
+        noiser_view="blind", noiser_backbone="conv", candidate_rate=0.5, sampler="gumbel_topk", noiser_reward="credit",
+        noiser_update="reversal", learned_options=False,
+    )  # fmt: skip
+    trainer = pretrain(recipe)
+    figures = evaluate_saved(recipe, trainer)
+    saved = json.loads((recipe_folder(recipe) / "noiser" / "config.json").read_text())
+    assert (saved["view"], saved["backbone"]) == ("blind", "conv")
+    rules = trainer.data_collator.rules
+    assert rules.blind and rules.candidate_rate == 0.5 and rules.sampler == "gumbel_topk" and not rules.learned_options
+    assert figures["eval_members_share_mask"] == 1.0
+    card = (recipe_folder(recipe) / "README.md").read_text()
+    assert "conv noiser" in card and "hidden from it" in card and "reward credit" in card and "reversal" in card
+
+
+def recipe_folder(recipe) -> Path:
+    return Path(recipe.training.output_dir)
 
 
 def test_runs_with_other_seeds_are_judged_on_the_same_proteins(make_recipe):
@@ -204,6 +225,15 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"adversarial_rate": 0}, "adversarial_rate must be above 0"),
         ({"max_length": 2}, "max_length"),
         ({"temperature": 0}, "temperature must be above 0"),
+        ({"candidate_rate": 0.5}, "candidate_rate is given, but only a noiser with the view 'blind'"),
+        (
+            {"candidate_rate": 0.1, "noiser_view": "blind"},
+            "candidate_rate must lie between the share that is masked, 0.2",
+        ),
+        ({"noiser_view": "context", "noiser_backbone": "conv"}, "the view 'context' needs the backbone gru"),
+        ({"sampler": "logistic_topk", "selection": "threshold"}, "threshold is about the sampler rss"),
+        ({"sampler": "gumbel_topk", "gated": False}, "gated: false is about the sampler rss"),
+        ({"selection": "threshold", "importance_exponent": 1.0}, "importance_exponent needs the probability"),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):

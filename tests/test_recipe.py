@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from adversarial_mlm import presets
 from adversarial_mlm.recipe import parse_recipe
 
 
@@ -98,3 +99,31 @@ def test_the_saved_recipe_gives_the_same_run(write, tmp_path):
     assert mine == theirs
     text = (tmp_path / "out" / "recipe.yaml").read_text()
     assert "hf_secret" not in text and yaml.safe_load(text)["learning_rate"] == 2e-4
+
+
+def test_a_preset_comes_before_everything_that_is_said_singly(write):
+    path = write("train_data: a.fasta\nloss_scope: masked\npreset: paper-literal\noutput_dir: x\n")
+    recipe = parse_recipe([path, "--gated", "true"])
+    assert recipe.masking.selection == "threshold" and recipe.training.shared_phase_counter  # the preset
+    assert recipe.training.loss_scope == "masked" and recipe.masking.gated  # the file, the command line
+    assert parse_recipe([path, "--preset", "paper"]).masking.selection == "topk"
+
+
+@pytest.mark.parametrize("name", presets.GAMES)
+def test_every_preset_can_be_run_and_saved(write, tmp_path, name):
+    recipe = parse_recipe(["--train_data", "a.fasta", "--output_dir", str(tmp_path), f"--preset={name}"])
+    saved = parse_recipe([recipe.save(str(tmp_path / "saved"))])
+    assert saved.resolved() == recipe.resolved()
+    for option, value in presets.game(name).items():
+        assert recipe.resolved()[option] == value
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones(capsys):
+    message = refusal(capsys, ["--train_data", "a", "--output_dir", "x", "--preset", "chess"])
+    assert "no game preset 'chess'; there are paper, paper-literal" in message
+
+
+def test_a_ramp_survives_yaml(write):
+    path = write("train_data: a\noutput_dir: x\nadversarial_share: [0@0, 1@1000]\nreversal_strength: 0.5\n")
+    training = parse_recipe([path]).training
+    assert training.adversarial_share == ["0@0", "1@1000"] and training.reversal_strength == ["0.5"]

@@ -21,6 +21,11 @@ def test_the_block_tells_what_a_user_wants_to_know():
     assert "PASSED      members: cross-entropy 2.700 is below the background predictor's 2.890" in text
 
 
+def test_a_collapse_is_told():
+    assert "COLLAPSED   at step 70" in summary(figures(2.7), LOG, "runs/x", collapsed_at=70)
+    assert "COLLAPSED" not in summary(figures(2.7), LOG, "runs/x")
+
+
 def test_the_gate_fails_at_the_background_and_above():
     assert passes_gate(figures(2.88), "members")
     assert not passes_gate(figures(2.89), "members")

@@ -18,7 +18,6 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.tokenization_protein import ResidueVocabulary
 
-
 GAMES = {
     "alternate": {},
     "reversal": {"noiser_update": "reversal", "noiser_every": 2, "importance_exponent": 1.0},
