@@ -8,7 +8,7 @@ from .modeling_noiser import KEEP, MASK, REPLACE
 from .noising import NoisedBatch
 from .tokenization_protein import ResidueVocabulary
 
-_SCALARS = 11
+_SCALARS = 15
 
 
 class MaskingStatistics:
@@ -31,7 +31,7 @@ class MaskingStatistics:
 
         Args:
             noised ([`NoisedBatch`]): What the encoder read.
-            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue, 0 elsewhere.
+            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue at least.
             true_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is.
             residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
         """
@@ -41,6 +41,7 @@ class MaskingStatistics:
             entropy = noised.choice.entropy
             if noised.choice.importance is not None:
                 importance = noised.choice.importance.double()
+        hidden = noised.option == MASK
         reported = noised.adversarial if self.adversarial else noised.random
         scalars = [
             (losses * noised.adversarial).sum(),
@@ -51,6 +52,8 @@ class MaskingStatistics:
             entropy.double().sum(),
             (importance * noised.masked).sum(),
             (importance**2 * noised.masked).sum(),
+            *((losses * (masks & hidden)).sum() for masks in (noised.adversarial, noised.random)),
+            *((masks & hidden).sum() for masks in (noised.adversarial, noised.random)),
             torch.tensor(len(true_ids), device=losses.device),
         ]
         self.sums += torch.cat(
@@ -76,16 +79,17 @@ class MaskingStatistics:
             `dict[str, float]`: Always `mask_rate` (of the residues), `residues` (their number), and `share_mask`,
             `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser). With a
             noiser also `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser
-            and at random, nats), `gap` (their difference), `entropy` (of the noiser's distribution over positions,
-            1 = uniform), `effective_sample_share` (effective number of masked residues, if weighted back to uniform
-            masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
-            `enrichment_max` (of the standard residues).
+            and at random, nats), `gap` (their difference), `mask_gap` (the same of residues hidden by [MASK] alone, so
+            that it tells of the places and not of the options), `entropy` (of the noiser's distribution over
+            positions, 1 = uniform), `effective_sample_share` (effective number of masked residues, if weighted back to
+            uniform masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among
+            all) and `enrichment_max` (of the standard residues).
         """
         # reduced even where this process added nothing: the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
         adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
-        importance, squared_importance, rows = sums[8:_SCALARS]
+        importance, squared_importance, *hidden, rows = sums[8:_SCALARS]
         if not rows:
             return {}
         background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
@@ -106,6 +110,8 @@ class MaskingStatistics:
             figures["random_loss"] = random_loss / random_count
         if adv_count and random_count:
             figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
+        if hidden[2] and hidden[3]:
+            figures["mask_gap"] = hidden[0] / hidden[2] - hidden[1] / hidden[3]
         figures["entropy"] = entropy / max(rows, 1.0)
         if squared_importance:
             figures["effective_sample_share"] = importance**2 / squared_importance / (adv_count + random_count)

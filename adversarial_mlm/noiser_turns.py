@@ -154,8 +154,8 @@ class NoiserTurns:
         gradients = []
         self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
         was_training = self.noiser.training
-        self.noiser.eval()
-        with frozen(self.model):
+        self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
+        with frozen(self.model), self._dropout_of_its_own(step):
             for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
                 half = {name: tensor[rows] for name, tensor in inputs.items()}
                 pay = self._noiser_pay(half, keys[rows], items)

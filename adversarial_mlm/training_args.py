@@ -1,6 +1,6 @@
 """Arguments of [`AdversarialMLMTrainer`]."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import TrainingArguments
 
@@ -166,8 +166,25 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             ramp = Ramp(getattr(self, name), name)
             if name == "adversarial_share" and not 0 <= min(ramp.values) <= max(ramp.values) <= 1:
                 raise ValueError(f"adversarial_share must lie between 0 and 1, got {' '.join(self.adversarial_share)}")
+        self._refuse_what_has_no_effect()
         if not 0 <= self.slow_encoder_decay < 1:
             raise ValueError(f"slow_encoder_decay must lie in [0, 1), got {self.slow_encoder_decay}")
+
+    def _refuse_what_has_no_effect(self) -> None:
+        """An option that is set, and belongs to a game other than the one that is played."""
+        defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(self)}
+        for option, of, value in (
+            ("noiser_every", "noiser_update", "reversal"),
+            ("reversal_strength", "noiser_update", "reversal"),
+            ("shared_phase_counter", "noiser_update", "alternate"),
+            ("encoder_dropout_in_noiser_phase", "noiser_update", "alternate"),
+            ("unmasked_weight", "loss_scope", "all"),
+            ("slow_encoder_decay", "noiser_reward", "reducible"),
+        ):
+            if getattr(self, option) != defaults[option] and getattr(self, of) != value:
+                raise ValueError(
+                    f"{option} is set, but has an effect with {of}: {value} only, not {getattr(self, of)}"
+                )
 
     @property
     def weight_of_unmasked(self) -> float:

@@ -44,6 +44,7 @@ def test_figures_are_those_counted_by_hand(counted, vocabulary):
     statistics.update(*counted)
     figures = statistics.figures()
     assert figures["adversarial_loss"] == 2.0 and figures["random_loss"] == 0.5 and figures["gap"] == 1.5
+    assert figures["mask_gap"] == 1.0 - 0.5
     assert figures["mask_rate"] == pytest.approx(0.4) and figures["residues"] == 20
     assert [figures[f"share_{name}"] for name in ("mask", "keep", "replace")] == [pytest.approx(1 / 3)] * 3
     assert figures["entropy"] == 0.5 and figures["effective_sample_share"] == pytest.approx(0.75)

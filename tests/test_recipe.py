@@ -124,6 +124,9 @@ def test_an_unknown_preset_is_refused_with_the_known_ones(capsys):
 
 
 def test_a_ramp_survives_yaml(write):
-    path = write("train_data: a\noutput_dir: x\nadversarial_share: [0@0, 1@1000]\nreversal_strength: 0.5\n")
+    path = write(
+        "train_data: a\noutput_dir: x\nnoiser_update: reversal\n"
+        "adversarial_share: [0@0, 1@1000]\nreversal_strength: 0.5\n"
+    )
     training = parse_recipe([path]).training
     assert training.adversarial_share == ["0@0", "1@1000"] and training.reversal_strength == ["0.5"]

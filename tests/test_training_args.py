@@ -32,16 +32,22 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"accelerator_config": {"split_batches": True}},
         {"dataloader_in_order": False},
         {"noiser_update": "sometimes"},
-        {"noiser_every": 0},
+        {"noiser_every": 0, "noiser_update": "reversal"},
+        {"noiser_every": 2},
+        {"reversal_strength": 0.5},
+        {"shared_phase_counter": True, "noiser_update": "reversal"},
+        {"encoder_dropout_in_noiser_phase": True, "noiser_update": "none"},
+        {"unmasked_weight": 0.5},
+        {"slow_encoder_decay": 0.5},
         {"noiser_reward": "lucre"},
         {"loss_scope": "some"},
         {"on_collapse": "panic"},
         {"adversarial_share": 1.5},
         {"adversarial_share": ["0@0", "2@9"]},
-        {"reversal_strength": ["0@5", "1@5"]},
+        {"reversal_strength": ["0@5", "1@5"], "noiser_update": "reversal"},
         {"importance_exponent": -1.0},
-        {"unmasked_weight": -0.1},
-        {"slow_encoder_decay": 1.0},
+        {"unmasked_weight": -0.1, "loss_scope": "all"},
+        {"slow_encoder_decay": 1.0, "noiser_reward": "reducible"},
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
@@ -50,4 +56,4 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
 
 
 def test_a_plain_number_will_do_for_a_ramp_in_python(tmp_path):
-    assert make(tmp_path, reversal_strength=0.5).reversal_strength == ["0.5"]
+    assert make(tmp_path, reversal_strength=0.5, noiser_update="reversal").reversal_strength == ["0.5"]
