@@ -36,7 +36,7 @@ def loss_weights(
         masked (`torch.Tensor` of shape `(batch, length)`, bool): Residues that are masked in any way.
         residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
         importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, the mask rate over the probability
-            with which residue i is masked; see [`noising.NoisedBatch`].
+            with which residue i is masked; see [`noising.NoiserChoice`].
         importance_exponent (`float`, *optional*, defaults to 0.0): β of (ρ / q_i)^β. With 1 the weighted sum over
             masked residues has the expectation of uniform masking (Horvitz and Thompson 1952).
         unmasked_weight (`float`, *optional*, defaults to 0.0): Of the residues that are not masked.
@@ -46,5 +46,6 @@ def loss_weights(
     """
     weights = masked.float()
     if importance is not None and importance_exponent:
-        weights = weights * importance.detach() ** importance_exponent
+        # at a residue that was not masked the weight may be infinite
+        weights = torch.where(masked, importance.detach() ** importance_exponent, 0)
     return weights + unmasked_weight * (residues & ~masked)

@@ -54,7 +54,7 @@ class MaskingStatistics:
             (importance**2 * noised.masked).sum(),
             *((losses * (masks & hidden)).sum() for masks in (noised.adversarial, noised.random)),
             *((masks & hidden).sum() for masks in (noised.adversarial, noised.random)),
-            torch.tensor(len(true_ids), device=losses.device),
+            torch.full((), len(true_ids), device=losses.device),
         ]
         self.sums += torch.cat(
             [

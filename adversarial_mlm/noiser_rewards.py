@@ -1,15 +1,15 @@
 """What the noiser is paid for.
 
-In every scheme the noiser climbs one number. It has up to two parts: the encoder's loss, whose gradient comes
-through the encoder and the straight-through one-hots (`through_encoder`), and a part whose gradient goes to the
-noiser's scores directly ([`NoiserReward.direct`]). The trainer adds up whichever a reward has and knows nothing else.
+In every scheme the noiser climbs one number. It is the encoder's loss, whose gradient comes through the encoder and
+the straight-through one-hots (`through_encoder`), or a sum whose gradient goes to the noiser's scores directly
+([`NoiserReward.direct`]). The trainer adds up both and knows nothing else of a reward.
 
 | name | the noiser is paid | gradient |
 | --- | --- | --- |
-| `loss` | the encoder's loss (the paper) | through the encoder |
-| `surprise` | the loss minus the residue's background surprise, −log of its share in the training data | both |
-| `reducible` | the loss minus that of a slow copy of the encoder | both |
-| `credit` | each chosen residue's own loss, compared with the row's random masks | direct |
+| `loss` | the encoder's loss, of all masked residues together (the paper) | through the encoder |
+| `credit` | each chosen residue's own loss | direct |
+| `surprise` | that, minus the residue's background surprise, −log of its share in the training data | direct |
+| `reducible` | that, minus the loss of a slow copy of the encoder | direct |
 | `predictor` | for predicting the loss; it masks where it expects much (no game) | direct |
 """
 
@@ -30,7 +30,7 @@ SLOW_ENCODER_FILE = "slow_encoder.safetensors"
 
 
 class NoiserReward:
-    """The encoder's loss, and nothing beside it (`update_noiser` of Algorithm 4); the base of the others."""
+    """The encoder's loss (`update_noiser` of Algorithm 4); the base of the others."""
 
     through_encoder = True
 
@@ -39,8 +39,8 @@ class NoiserReward:
 
         Args:
             noised ([`NoisedBatch`]): Corrupted with a graph.
-            losses (`torch.Tensor` of shape `(batch, length)`): The encoder's cross-entropy of every masked residue,
-                without a graph.
+            losses (`torch.Tensor` of shape `(batch, length)`): The encoder's cross-entropy of every masked residue at
+                least, without a graph.
 
         Returns:
             `torch.Tensor`, the sum over the batch, to be maximised; 0 where there is no such part.
@@ -61,11 +61,38 @@ class NoiserReward:
         """
 
 
-class SurpriseReward(NoiserReward):
+class CreditReward(NoiserReward):
+    """Each chosen residue's own loss times the gradient of the logarithm of its probability.
+
+    Σ_S (pay_i − mean pay of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
+    probability π and pay_i the residue's loss. For pays that do not depend on the other masks the gradient is, up to
+    the quality of that closed form, unbiased for the expected pay of the noiser's masks; ∂ log π_i = (1 − π_i) ∂
+    log-odds_i, and the bare log-odds would overrate what is masked often. The effect of a mask on other residues is
+    not seen. Nothing passes through the encoder, which so can be any network.
+    """
+
+    through_encoder = False
+
+    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
+        """What masking each residue is worth, `(batch, length)`; read where a residue is masked."""
+        return losses
+
+    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
+        choice = noised.choice
+        pay = torch.where(noised.masked, self.pay(noised, losses), 0)
+        at_random = (pay * noised.random).sum(dim=-1) / noised.random.sum(dim=-1).clamp_min(1)
+        advantage = torch.where(noised.adversarial, pay - at_random[:, None], 0)
+        log_probability = choice.probabilities.clamp_min(torch.finfo(choice.probabilities.dtype).tiny).log()
+        if choice.winner is not None:
+            options = torch.log_softmax(choice.scores.option_scores, dim=-1)
+            log_probability = log_probability + options.gather(-1, choice.winner[..., None])[..., 0]
+        return (advantage * log_probability).sum()
+
+
+class SurpriseReward(CreditReward):
     """The loss minus what a predictor loses that knows nothing but how frequent each residue is.
 
-    A rare residue is expensive wherever it stands; this pay leaves what the place makes of it. With b_i the background
-    surprise, the direct part is −Σ b_i m_i over the residues that the noiser masked, m_i being the relaxed choice.
+    A rare residue is expensive wherever it stands; this pay leaves what the place makes of it.
 
     Args:
         log_shares (`torch.Tensor` of shape `(vocab,)`): See [`evaluation.background_log_shares`].
@@ -74,16 +101,14 @@ class SurpriseReward(NoiserReward):
     def __init__(self, log_shares: torch.Tensor):
         self.log_shares = log_shares
 
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        true_ids = noised.labels.clamp_min(0)
-        return _less_a_baseline(noised, -self.log_shares.to(losses.dtype)[true_ids])
+    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
+        return losses + self.log_shares.to(losses.dtype)[noised.labels.clamp_min(0)]
 
 
-class ReducibleReward(NoiserReward):
+class ReducibleReward(CreditReward):
     """The loss minus that of an exponential moving average of the encoder on the same corrupted batch.
 
-    What both find hard pays nothing. The direct part is −Σ slow_i m_i over the residues that the noiser masked; the
-    slow copy is run without dropout and gives no gradient.
+    What both find as hard pays nothing. The slow copy is run without dropout.
 
     Args:
         encoder (`nn.Module`): Copied as it is now.
@@ -94,12 +119,9 @@ class ReducibleReward(NoiserReward):
         self.slow, self.decay = copy.deepcopy(encoder).eval().requires_grad_(False), decay
 
     @torch.no_grad()
-    def _slow_losses(self, noised: NoisedBatch) -> torch.Tensor:
+    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
         logits = self.slow(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-        return token_losses(logits, noised.labels)
-
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        return _less_a_baseline(noised, self._slow_losses(noised))
+        return losses - token_losses(logits, noised.labels)
 
     @torch.no_grad()
     def after_encoder_update(self, encoder: nn.Module) -> None:
@@ -116,44 +138,26 @@ class ReducibleReward(NoiserReward):
         load_model(self.slow, path)
 
 
-def _less_a_baseline(noised: NoisedBatch, baseline: torch.Tensor) -> torch.Tensor:
-    return -(torch.where(noised.adversarial, baseline, 0) * noised.choice.soft).sum()
-
-
-class CreditReward(NoiserReward):
-    """Each chosen residue's own loss times the gradient of the logarithm of its probability.
-
-    Σ (loss_i − mean loss of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
-    probability π. For losses that do not depend on the other masks the gradient is, up to the quality of that closed
-    form, unbiased for the expected loss of the noiser's masks; ∂ log π_i = (1 − π_i) ∂ log-odds_i, and the bare
-    log-odds would overrate what is masked often. The effect of a mask on other residues is not seen. Nothing passes
-    through the encoder, which so can be any network.
-    """
-
-    through_encoder = False
-
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        choice = noised.choice
-        at_random = (losses * noised.random).sum(dim=-1) / noised.random.sum(dim=-1).clamp_min(1)
-        advantage = torch.where(noised.adversarial, losses - at_random[:, None], 0)
-        log_probability = choice.probabilities.clamp_min(torch.finfo(choice.probabilities.dtype).tiny).log()
-        if choice.winner is not None:
-            options = torch.log_softmax(choice.scores.option_scores, dim=-1)
-            log_probability = log_probability + options.gather(-1, choice.winner[..., None])[..., 0]
-        return (advantage * log_probability).sum()
-
-
 class PredictorReward(NoiserReward):
-    """Minus the squared error of the any-mask score as a prediction of the residue's loss, over all masked residues.
+    """Minus the squared error of a prediction of each masked residue's loss, compared with the mean of its row.
 
-    Being large where much loss is expected, the scores then choose those positions. How to mask is not learned.
+    The prediction is the any-mask score, compared with the same mean, over 10: a residue that is expected to cost
+    0.2 nats more than its row is drawn e² = 7 times as readily. How to mask is not learned.
     """
 
     through_encoder = False
+    scores_per_nat = 10.0
 
     def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        errors = noised.choice.scores.any_mask_scores - losses
-        return -(torch.where(noised.masked, errors, 0) ** 2).sum()
+        masked = noised.masked
+
+        def centred(values: torch.Tensor) -> torch.Tensor:
+            values = torch.where(masked, values, 0)
+            mean = values.sum(dim=-1, keepdim=True) / masked.sum(dim=-1, keepdim=True).clamp_min(1)
+            return torch.where(masked, values - mean, 0)
+
+        predicted = centred(noised.choice.scores.any_mask_scores / self.scores_per_nat)
+        return -((predicted - centred(losses)) ** 2).sum()
 
 
 def build_reward(

@@ -1,6 +1,7 @@
 """When the noiser moves, and how strongly: functions of the encoder's step alone, so that nothing has to be saved."""
 
 import bisect
+import math
 from collections.abc import Sequence
 
 UPDATES = ("alternate", "reversal", "none")
@@ -28,7 +29,8 @@ class Ramp:
             self.values = [float(value) for value, _ in pairs]
         except ValueError:
             self.steps = []
-        if not self.steps or any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
+        finite = all(math.isfinite(value) for value in getattr(self, "values", []))
+        if not self.steps or not finite or any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
             raise ValueError(
                 f"{name} must be one number, or value@step points with rising steps; got '{' '.join(words)}'"
             )

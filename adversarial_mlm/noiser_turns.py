@@ -14,7 +14,6 @@ from .losses import IGNORE_INDEX, loss_weights, token_losses
 from .noiser_rewards import NoiserReward
 from .noiser_schedule import Alternation, Ramp
 from .noising import NoisedBatch
-from .run_log import Means
 from .training_args import AdversarialMLMTrainingArguments
 
 
@@ -31,7 +30,6 @@ class NoiserTurns:
         self._alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
-        self._noiser_figures, self._half_batches = Means(), Means()
 
     # ---- Both networks ----
 
@@ -136,13 +134,6 @@ class NoiserTurns:
     def _clip_noiser(self, clip) -> torch.Tensor:
         return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
-            self._noiser_figures.add(noiser_grad_norm=self._clip_noiser(nn.utils.clip_grad_norm_))
-        return grad_norm
-
     def _compare_half_batches(self, batch: dict) -> None:
         """Now and then: do two halves of a micro-batch pull the noiser the same way? The run itself is not changed."""
         every, step = self.args.noiser_cosine_steps, self.state.global_step
@@ -162,7 +153,7 @@ class NoiserTurns:
                 gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
         self._noiser_wrapped = wrapped
         self.noiser.train(was_training)
-        self._half_batches.add(noiser_cosine=cosine(*gradients))
+        self._noiser_figures.add(noiser_cosine=cosine(*gradients))
 
     def _noiser_batches(self, first_update: int) -> Iterator[dict]:
         return noiser_batches(

@@ -6,6 +6,7 @@ positions (`soft`), `mask_ANY` its hard form (`chosen`), `M` the choice of how t
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,8 @@ NOT_MASKED = -1
 
 SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
 SELECTIONS = ("topk", "threshold")
+
+_TOLERANCE = 1e-6  # rates are counted in millionths, and their sums are rounded
 
 
 @dataclass(frozen=True)
@@ -74,11 +77,11 @@ class MaskingRules:
     def __post_init__(self):
         object.__setattr__(self, "mask_options", tuple(self.mask_options))
         shares = self.mask_options
-        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
             raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
-        if not 0 <= self.random_rate < 1:
-            raise ValueError(f"random_rate must lie in [0, 1), got {self.random_rate}")
-        if not 0 <= self.adversarial_rate <= 1 - self.random_rate:
+        if not 0 <= self.random_rate <= 1 + _TOLERANCE:
+            raise ValueError(f"random_rate must lie between 0 and 1, got {self.random_rate}")
+        if not 0 <= self.adversarial_rate <= 1 - self.random_rate + _TOLERANCE:
             raise ValueError(
                 "adversarial_rate must not be negative and, with random_rate, at most 1; "
                 f"got {self.adversarial_rate} beside {self.random_rate}"
@@ -98,7 +101,7 @@ class MaskingRules:
             return
         if not self.blind:
             raise ValueError("candidate_rate is given, but only a noiser with the view 'blind' has candidates")
-        if not self.mask_rate <= self.candidate_rate <= 1:
+        if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
             raise ValueError(
                 f"candidate_rate must lie between the share that is masked, {self.mask_rate:g}, and 1, "
                 f"got {self.candidate_rate}"
@@ -182,7 +185,7 @@ class NoiserChoice:
         winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Which option score wins at each
             position, where the noiser chooses how to mask.
         probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability with which the noiser masks
-            each position, given the candidates.
+            each position, given the candidates (not that of `selection: threshold`).
         soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice that the straight-through
             gradient takes, where `one_hot` was asked for.
         importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i of the mixture of both kinds of
@@ -318,6 +321,12 @@ def _importance(
     return torch.where(candidates & (masked > 0), rate[:, None] / masked, 1)
 
 
+@functools.cache
+def _replacement_ids(vocabulary: ResidueVocabulary, device: torch.device) -> torch.Tensor:
+    # made once, as copying to a GPU waits for it
+    return torch.tensor(vocabulary.replacement_ids, device=device)
+
+
 def _random_corruption(
     input_ids: torch.Tensor, keys: torch.Tensor, vocabulary: ResidueVocabulary, rules: MaskingRules
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -326,7 +335,7 @@ def _random_corruption(
     draw = uniform(keys, RANDOM_OPTION, length)
     mask_share, keep_share, _ = rules.mask_options
     option = torch.where(draw < mask_share, MASK, torch.where(draw < mask_share + keep_share, KEEP, REPLACE))
-    replacements = torch.tensor(vocabulary.replacement_ids, device=input_ids.device)
+    replacements = _replacement_ids(vocabulary, input_ids.device)
     letter = (uniform(keys, RANDOM_RESIDUE, length) * len(replacements)).long().clamp_max(len(replacements) - 1)
     replaced = torch.where(option == REPLACE, replacements[letter], input_ids)
     return torch.where(option == MASK, vocabulary.mask_token_id, replaced), option
@@ -339,7 +348,7 @@ def _chosen_corruption(
     if noisy_options is None:
         return torch.full_like(input_ids, vocabulary.mask_token_id), torch.full_like(input_ids, MASK)
     winner = noisy_options.detach().argmax(dim=-1)
-    replacements = torch.tensor(vocabulary.replacement_ids, device=input_ids.device)
+    replacements = _replacement_ids(vocabulary, input_ids.device)
     replaced = torch.where(winner == KEEP, input_ids, replacements[(winner - REPLACE).clamp_min(0)])
     return torch.where(winner == MASK, vocabulary.mask_token_id, replaced), winner
 
@@ -372,7 +381,7 @@ def _straight_through(
             hard = F.one_hot(noisy_options.argmax(dim=-1), noisy_options.shape[-1]).to(dtype)
             choice = hard + probabilities - probabilities.detach()  # (batch, length, 2 + replacements)
             masked = choice[..., MASK, None] * mask_token + choice[..., KEEP, None] * original
-            masked = masked + choice[..., REPLACE:] @ one_hots[list(vocabulary.replacement_ids)]
+            masked = masked + choice[..., REPLACE:] @ one_hots[_replacement_ids(vocabulary, device)]
         return (1 - mask_any) * base + mask_any * masked
 
 

@@ -236,7 +236,9 @@ def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: s
         items = value if isinstance(value, list) else [] if value is None else [value]
         if len(items) > 1 and name not in takes_many:
             _refuse(parser, f"the option '{name}' in {path} takes one value, and {len(items)} are given")
-        if items:
+        if items and any(str(item).startswith("-") and "@" in str(item) for item in items):
+            words.append(f"--{name}={' '.join(map(str, items))}")  # a ramp, which would look like an option
+        elif items:
             words.append(f"--{name}")
             words.extend(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)
     return words

@@ -65,23 +65,31 @@ class MetricsFile:
 
 
 class Means:
-    """Means of named tensors, read back only when asked for."""
+    """Means of named values, read back only when asked for.
 
-    def __init__(self):
-        self._sums: dict[str, torch.Tensor] = {}
-        self._count = 0
+    Args:
+        *names (`str`): Of the values. Every process has the same ones, whatever it was given.
+        device (`torch.device`): Of the values.
+    """
+
+    def __init__(self, *names: str, device: torch.device | str = "cpu"):
+        self.names = names
+        self._sums = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
 
     def add(self, **values: torch.Tensor) -> None:
-        """Add one value of each name."""
-        self._count += 1
+        """Add one value of each of these names."""
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value
+            self._sums[self.names.index(name), 0] += value
+            self._sums[self.names.index(name), 1] += 1
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        """The means since the last call, each put through `reduce` first, which joins the processes."""
-        means = {name: reduce(value).item() / self._count for name, value in self._sums.items()}
-        self._sums, self._count = {}, 0
-        return means
+        """The means since the last call, over all processes, of the names that were given a value.
+
+        Args:
+            reduce (`Callable`): Sums a tensor over all processes.
+        """
+        sums, self._sums = reduce(self._sums).tolist(), torch.zeros_like(self._sums)
+        return {name: total / count for name, (total, count) in zip(self.names, sums, strict=True) if count}
 
 
 class Clock:

@@ -27,7 +27,7 @@ from .modeling_noiser import NoiserModel
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
-from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
+from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
     What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`].
 
     Args:
-        model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`.
+        model (`PreTrainedModel`): The encoder, a `...ForMaskedLM` that takes `inputs_embeds` for what they are (an ESM
+            with token dropout does not).
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         data_collator ([`DataCollatorForAdversarialMLM`] or [`DataCollatorForRandomMLM`]): With the noiser, or without
             one for the random baseline.
@@ -81,7 +82,6 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
         self.loaded_best_step: int | None = None
-        self.collapsed_at: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
@@ -89,6 +89,7 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
+        self._noiser_figures = Means("noiser_pay", "noiser_grad_norm", "noiser_cosine", device=self.args.device)
         self._clock = Clock()
         self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
@@ -144,9 +145,10 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         with self._clock("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self._number_rows(batches)
+        if self.noiser is not None:
+            self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
         if batches and self._noiser_is_trained():
             with self._clock("checks"):
-                self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
                 self._compare_half_batches(batches[0])
             if self.args.noiser_update == "alternate":
                 self._noiser_phase()
@@ -173,6 +175,13 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         synced = self.noiser is None or self.accelerator.sync_gradients
         with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
             return super().training_step(model, inputs, num_items_in_batch)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
+            self._noiser_figures.add(noiser_grad_norm=self._clip_noiser(nn.utils.clip_grad_norm_))
+        return grad_norm
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
@@ -248,13 +257,16 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
             raise ValueError(
                 f"noiser_learning_rate_factor does not go with lr_scheduler_type {self.args.lr_scheduler_type}"
             )
-        of_noiser = {id(parameter) for parameter in self.noiser.parameters()}
         for index, group in enumerate(scheduler.optimizer.param_groups):
-            if all(id(parameter) in of_noiser for parameter in group["params"]):
+            if self._is_noisers(group):
                 shape = scheduler.lr_lambdas[index]
                 scheduler.lr_lambdas[index] = lambda step, shape=shape: shape(step) * factor(step)
                 group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
         return scheduler
+
+    def _is_noisers(self, group: dict) -> bool:
+        own = {id(parameter) for parameter in self.noiser.parameters()}
+        return any(id(parameter) in own for parameter in group["params"])
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -351,6 +363,11 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         if self.is_world_process_zero():
             self._metrics_file.append(self.state.log_history[-1])
 
+    @property
+    def collapsed_at(self) -> int | None:
+        """Step of the first log entry at which the alarm for a collapse rang; `None` where it did not."""
+        return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
+
     def _watch_for_collapse(self, logs: dict[str, float]) -> None:
         if not {"random_loss", "enrichment_max"} <= logs.keys():
             return
@@ -360,9 +377,8 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         logs["collapse"] = float(has_collapsed(above, enrichment, args.collapse_margin, args.collapse_enrichment))
         if not logs["collapse"]:
             return
-        if self.collapsed_at is None and self.is_world_process_zero():
+        if self.collapsed_at is None and self.is_world_process_zero():  # this entry is not in the history yet
             logger.warning(collapse_message(self.state.global_step, above, enrichment, self.noiser.config.view))
-        self.collapsed_at = self.collapsed_at or self.state.global_step
         if args.on_collapse == "stop":
             self.control.should_training_stop = True
 
@@ -374,9 +390,8 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         if self.noiser is not None:
             # each process holds its own share of the loss, times the number of processes
-            for means in (self._noiser_figures, self._half_batches):
-                figures.update(means.read(lambda x: self.accelerator.reduce(x, reduction="mean")))
-            figures["noiser_learning_rate"] = self.optimizer.param_groups[-1]["lr"]
+            figures.update(self._noiser_figures.read(lambda x: self.accelerator.reduce(x, reduction="sum")))
+            figures["noiser_learning_rate"] = next(g["lr"] for g in self.optimizer.param_groups if self._is_noisers(g))
         return figures
 
     # ---- Saving and loading ----
@@ -457,6 +472,16 @@ def _check_game(args: AdversarialMLMTrainingArguments, data_collator, train_data
     if args.noiser_reward == "surprise" and isinstance(train_dataset, IterableDataset):
         raise ValueError("noiser_reward: surprise needs the residues' shares, which a stream cannot tell")
     rules = data_collator.rules
+    through = args.noiser_reward == "loss"
+    if not rules.gated and rules.selection == "topk" and not through:
+        raise ValueError(
+            f"gated: false is about the gradient of rss, which noiser_reward: {args.noiser_reward} has not"
+        )
+    if rules.temperature != 1 and rules.selection == "topk":
+        if not through or (rules.sampler != "rss" and not rules.learned_options):
+            raise ValueError("temperature is set, but nothing is relaxed with this sampler, options and noiser_reward")
+    if args.on_collapse == "stop" and not rules.random_rate:
+        raise ValueError("on_collapse: stop watches the loss on random masks, and random_rate is 0")
     if rules.selection == "threshold" and (args.importance_exponent or args.noiser_reward == "credit"):
         option = "importance_exponent" if args.importance_exponent else "noiser_reward: credit"
         raise ValueError(

@@ -41,7 +41,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         noiser_every (`int`, *optional*, defaults to 1): With `reversal`: the noiser moves along with every so many-th
             update of the encoder.
         reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW divides a constant λ out
-            again, clipping aside; it matters where it changes, and below 0 noiser and encoder are partners.
+            again, clipping aside; it matters where it changes, and below 0 noiser and encoder are partners. On the
+            command line a negative one is written `--reversal_strength="-1@0 1@1000"`.
         adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that are left to
             it; random ones fill up. While it is 0 the noiser is neither asked nor trained.
         noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser is paid for, see [`noiser_rewards`]:
@@ -164,6 +165,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if not isinstance(getattr(self, name), (list, tuple)):  # a plain number, in Python
                 setattr(self, name, [str(getattr(self, name))])
             ramp = Ramp(getattr(self, name), name)
+            if name == "noiser_learning_rate_factor" and min(ramp.values) < 0:
+                raise ValueError(f"{name} must not be negative, got {' '.join(self.noiser_learning_rate_factor)}")
             if name == "adversarial_share" and not 0 <= min(ramp.values) <= max(ramp.values) <= 1:
                 raise ValueError(f"adversarial_share must lie between 0 and 1, got {' '.join(self.adversarial_share)}")
         self._refuse_what_has_no_effect()
@@ -176,12 +179,17 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         for option, of, value in (
             ("noiser_every", "noiser_update", "reversal"),
             ("reversal_strength", "noiser_update", "reversal"),
+            ("noiser_steps", "noiser_update", "alternate"),
+            ("encoder_steps", "noiser_update", "alternate"),
             ("shared_phase_counter", "noiser_update", "alternate"),
             ("encoder_dropout_in_noiser_phase", "noiser_update", "alternate"),
             ("unmasked_weight", "loss_scope", "all"),
             ("slow_encoder_decay", "noiser_reward", "reducible"),
         ):
-            if getattr(self, option) != defaults[option] and getattr(self, of) != value:
+            given = getattr(self, option)
+            if option == "reversal_strength" and Ramp(given, option).values == [1.0]:
+                continue  # "1", "1.0" and 1@0 are the same
+            if given != defaults[option] and getattr(self, of) != value:
                 raise ValueError(
                     f"{option} is set, but has an effect with {of}: {value} only, not {getattr(self, of)}"
                 )

@@ -47,7 +47,15 @@ def encoder(splits, tokenizer, vocabulary, tmp_path_factory):
     config = presets.encoder_config("tiny", vocabulary, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     encoder = BertForMaskedLM(config)
     collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, **MASKS)
-    train(encoder, collator, splits.train, tmp_path_factory.mktemp("e"), max_steps=400, warmup_steps=10, learning_rate=1e-3)
+    train(
+        encoder,
+        collator,
+        splits.train,
+        tmp_path_factory.mktemp("e"),
+        max_steps=400,
+        warmup_steps=10,
+        learning_rate=1e-3,
+    )
     return encoder
 
 

@@ -50,16 +50,19 @@ def test_every_name_gives_a_reward_and_no_other(make_encoder):
         build_reward("surprise", make_encoder(), lambda: None, 0.9)
 
 
-def test_surprise_takes_the_background_from_what_was_chosen_and_from_nothing_else(noised, vocabulary):
+def paid(noised, wanted: torch.Tensor, reward, losses) -> None:
+    """The gradient must be that of `credit` for losses equal to what is wanted."""
+    expected = gradient_of(CreditReward(), noised, torch.where(noised.masked, wanted, 0))
+    assert torch.allclose(gradient_of(reward, noised, losses), expected, atol=1e-6) and expected.any()
+
+
+def test_surprise_pays_what_the_place_adds_to_the_residues_own_surprise(noised):
     log_shares = torch.log(torch.linspace(0.01, 0.1, 30))
-    pay = SurpriseReward(log_shares).direct(noised, torch.zeros(noised.labels.shape))
-    true_ids = noised.labels[noised.adversarial]
-    assert pay.item() == pytest.approx((log_shares[true_ids] * noised.choice.soft[noised.adversarial]).sum().item())
-    # a constant surprise favours no position: the budget is spent in any case
-    flat = gradient_of(SurpriseReward(torch.full((30,), -3.0)), noised, torch.zeros(noised.labels.shape))
-    rarer = gradient_of(SurpriseReward(log_shares), noised, torch.zeros(noised.labels.shape))
-    chosen = noised.adversarial
-    assert (rarer[chosen] - flat[chosen]).abs().max() > 0.01
+    losses = torch.rand(noised.labels.shape, generator=torch.Generator().manual_seed(0))
+    paid(noised, losses + log_shares[noised.labels.clamp_min(0)], SurpriseReward(log_shares), losses)
+    # where every loss is the background's, no place is better than another
+    background = -log_shares[noised.labels.clamp_min(0)]
+    assert gradient_of(SurpriseReward(log_shares), noised, background).abs().max() < 1e-6
 
 
 def test_surprise_survives_a_share_of_zero_where_nothing_is_masked(noised):
@@ -84,14 +87,13 @@ def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, no
         resumed.load(str(tmp_path / "elsewhere"))
 
 
-def test_reducible_pays_nothing_for_what_the_slow_copy_finds_as_hard(make_encoder, noised, collator):
-    """Through the encoder comes Σ loss_i; with the direct part, Σ m_i (loss_i − slow_i) at the chosen positions."""
+def test_reducible_pays_for_what_the_encoder_finds_harder_than_its_slow_copy(make_encoder, noised):
     encoder = make_encoder().eval()
     reward = ReducibleReward(encoder, decay=0.9)
-    losses = token_losses(encoder(input_ids=noised.input_ids).logits, noised.labels).detach()
-    pay = reward.direct(noised, losses)
-    by_hand = -(losses * noised.choice.soft)[noised.adversarial].sum()
-    assert pay.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    slow = token_losses(encoder(input_ids=noised.input_ids).logits, noised.labels).detach()
+    assert gradient_of(reward, noised, slow).abs().max() < 1e-6  # both alike
+    excess = torch.rand(slow.shape, generator=torch.Generator().manual_seed(0))
+    paid(noised, excess, reward, slow + excess)
     assert not any(p.requires_grad for p in reward.slow.parameters())
 
 
@@ -144,9 +146,15 @@ def test_credit_teaches_how_to_mask_where_that_is_learned(tokenizer, make_noiser
     assert gradient[noised.adversarial][:, 0].sum() > 0
 
 
-def test_predictor_learns_the_losses_of_all_masked_residues(noised):
+def test_predictor_learns_which_residues_cost_more_than_the_others_of_their_row(noised):
     losses = torch.rand(noised.labels.shape, generator=torch.Generator().manual_seed(0))
-    gradient = gradient_of(PredictorReward(), noised, losses)
     scores = noised.choice.scores.any_mask_scores
-    assert torch.allclose(gradient[noised.masked], 2 * (losses - scores)[noised.masked])
+    scores.data[:] = 10 * (losses + 3.0)  # right, up to a constant that chooses nothing
+    assert PredictorReward().direct(noised, losses).abs() < 1e-6
+    scores.data[:] = 0
+    gradient = gradient_of(PredictorReward(), noised, losses)
+    for row in range(len(losses)):
+        masked = noised.masked[row]
+        above = losses[row][masked] > losses[row][masked].mean()
+        assert (gradient[row][masked][above] > 0).all() and (gradient[row][masked][~above] < 0).all()
     assert not gradient[~noised.masked].any()

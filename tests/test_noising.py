@@ -210,3 +210,13 @@ def test_masks_do_not_depend_on_padding_nor_on_the_other_rows(batch, vocabulary)
 def test_every_update_has_new_masks(batch, vocabulary):
     first, second = (noise_batch(batch, keys_of(batch, update), vocabulary, random_rate=0.2) for update in (0, 1))
     assert not torch.equal(first.random, second.random)
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5), (0.0, 1.0), (0.1, 0.2)])
+def test_every_share_of_the_noisers_part_keeps_the_total(rates):
+    rules = MaskingRules(rates[0], adversarial_rate=rates[1], blind=True, candidate_rate=rates[0] + rates[1])
+    residues = torch.arange(1, 300)
+    total = sum(rules.budgets(residues))
+    for share in torch.linspace(0, 1, 101).tolist():
+        adversarial, random = rules.with_adversarial_share(share).budgets(residues)
+        assert torch.equal(adversarial + random, total) and (adversarial >= 0).all() and (random >= 0).all()

@@ -37,11 +37,12 @@ def test_what_json_cannot_say_becomes_null(tmp_path):
 
 
 def test_means_start_anew_after_reading_and_join_the_processes():
-    means = Means()
-    means.add(loss=torch.tensor(1.0))
+    means = Means("loss", "norm", "seldom")
+    means.add(loss=torch.tensor(1.0), norm=torch.tensor(5.0))
     means.add(loss=torch.tensor(3.0))
-    assert means.read(lambda x: x / 2) == {"loss": 1.0}
-    assert means.read(lambda x: x) == {}
+    other_process = torch.tensor([[8.0, 1], [0, 0], [0, 0]], dtype=torch.float64)
+    assert means.read(lambda sums: sums + other_process) == {"loss": 4.0, "norm": 5.0}
+    assert means.read(lambda sums: sums) == {}
 
 
 def test_the_clock_counts_only_what_was_started():

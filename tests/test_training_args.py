@@ -34,6 +34,10 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"noiser_update": "sometimes"},
         {"noiser_every": 0, "noiser_update": "reversal"},
         {"noiser_every": 2},
+        {"noiser_steps": 5, "noiser_update": "reversal"},
+        {"encoder_steps": 5, "noiser_update": "none"},
+        {"noiser_learning_rate_factor": -1.0},
+        {"noiser_learning_rate_factor": ["nan"]},
         {"reversal_strength": 0.5},
         {"shared_phase_counter": True, "noiser_update": "reversal"},
         {"encoder_dropout_in_noiser_phase": True, "noiser_update": "none"},
@@ -57,3 +61,4 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
 
 def test_a_plain_number_will_do_for_a_ramp_in_python(tmp_path):
     assert make(tmp_path, reversal_strength=0.5, noiser_update="reversal").reversal_strength == ["0.5"]
+    assert make(tmp_path, reversal_strength=1.0).reversal_strength == ["1.0"]  # the default, said in another way

@@ -19,9 +19,15 @@ from adversarial_mlm import (
 from adversarial_mlm.tokenization_protein import ResidueVocabulary
 
 GAMES = {
-    "alternate": {},
+    "alternate": {"noiser_steps": 3, "encoder_steps": 2},
     "reversal": {"noiser_update": "reversal", "noiser_every": 2, "importance_exponent": 1.0},
-    "credit": {"noiser_reward": "credit", "loss_scope": "all", "unmasked_weight": 0.5},
+    "credit": {
+        "noiser_steps": 3,
+        "encoder_steps": 2,
+        "noiser_reward": "credit",
+        "loss_scope": "all",
+        "unmasked_weight": 0.5,
+    },
 }
 VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind"}
 
@@ -48,8 +54,6 @@ def main(output_dir: str, world_size: int, game: str) -> None:
         per_device_train_batch_size=8 // (2 * world_size),
         gradient_accumulation_steps=2,
         per_device_eval_batch_size=3,
-        noiser_steps=3,
-        encoder_steps=2,
         learning_rate=1e-3,
         noiser_learning_rate=1e-3,
         dataloader_drop_last=True,

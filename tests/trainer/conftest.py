@@ -45,8 +45,6 @@ def make_trainer(tmp_path, tokenizer, make_encoder, make_noiser, dataset):
             "output_dir": str(tmp_path / folder),
             "max_steps": 4,
             "per_device_train_batch_size": 4,
-            "noiser_steps": 2,
-            "encoder_steps": 2,
             "learning_rate": 1e-3,
             "noiser_learning_rate": 1e-3,
             "save_strategy": "no",
@@ -56,6 +54,8 @@ def make_trainer(tmp_path, tokenizer, make_encoder, make_noiser, dataset):
             "use_cpu": True,
             **settings,
         }
+        if settings.get("noiser_update", "alternate") == "alternate":
+            arguments = {"noiser_steps": 2, "encoder_steps": 2, **arguments}
         return (cls or AdversarialMLMTrainer)(
             model=encoder,
             args=AdversarialMLMTrainingArguments(**arguments),

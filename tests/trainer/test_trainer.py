@@ -159,7 +159,9 @@ def test_both_networks_have_their_own_rate_decay_and_clip(make_trainer):
 )
 def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, settings):
     # 20 updates in cycles of 3 and 2, so that many phases begin and end
-    settings = {"double": True, "max_steps": 20, "optim": "adamw_torch", "noiser_steps": 3, **settings}
+    settings = {"double": True, "max_steps": 20, "optim": "adamw_torch", **settings}
+    if settings.get("noiser_update") != "reversal":
+        settings["noiser_steps"] = 3
     masking = settings.pop("masking", "adversarial")
     whole = make_trainer(masking, "whole", per_device_train_batch_size=8, **settings)
     parts = make_trainer(masking, "parts", per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
@@ -220,11 +222,11 @@ def test_a_resumed_run_is_bitwise_the_one_that_never_stopped(make_trainer, game,
         "dropout": 0.1,
         "max_steps": 14,
         "gradient_accumulation_steps": 2,
-        "encoder_steps": 4,
-        "noiser_steps": 3,
         "dataloader_num_workers": workers,
         **GAMES[game],
     }
+    if settings.get("noiser_update") != "reversal":
+        settings.update(encoder_steps=4, noiser_steps=3)
     straight = make_trainer(folder="straight", **settings)
     straight.train()
     stopped = make_trainer(folder="stopped", save_strategy="steps", save_steps=stop, **settings)
