@@ -20,7 +20,8 @@ from adversarial_mlm.losses import token_losses
 from adversarial_mlm.modeling_noiser import NoiserOutput
 from adversarial_mlm.noising import MaskingRules, noise_batch
 
-MASKS = {"max_length": 128, "mask_options": (1.0, 0.0, 0.0)}  # all by [MASK], so that only the place differs
+LENGTH = 128
+HOW = {"learned": (0.8, 0.1, 0.1), "[MASK] alone": (1.0, 0.0, 0.0)}  # of the random masks beside the noiser's
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,12 @@ def splits(repository, tmp_path_factory):
     )
 
 
-def train(encoder, collator, dataset, folder, **settings) -> None:
+def train(encoder, collator, dataset, folder, cls=AdversarialMLMTrainer, **settings) -> None:
     args = AdversarialMLMTrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=32, save_strategy="no", report_to=[], use_cpu=True,
         disable_tqdm=True, **settings,
     )  # fmt: skip
-    AdversarialMLMTrainer(model=encoder, args=args, data_collator=collator, train_dataset=dataset).train()
+    cls(model=encoder, args=args, data_collator=collator, train_dataset=dataset).train()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def encoder(splits, tokenizer, vocabulary, tmp_path_factory):
     torch.manual_seed(0)
     config = presets.encoder_config("tiny", vocabulary, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     encoder = BertForMaskedLM(config)
-    collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, **MASKS)
+    collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=LENGTH)
     train(
         encoder,
         collator,
@@ -62,7 +63,7 @@ def encoder(splits, tokenizer, vocabulary, tmp_path_factory):
 @pytest.fixture(scope="module")
 def batches(splits, tokenizer):
     held_out = [*splits.held_out["members"]["sequence"], *splits.held_out["families"]["sequence"]]
-    collator = DataCollatorForRandomMLM(tokenizer, **MASKS)
+    collator = DataCollatorForRandomMLM(tokenizer, max_length=LENGTH)
     examples = [{"sequence": sequence, "epoch": 0, "record": i} for i, sequence in enumerate(held_out)]
     return [collator(examples[start : start + 64]) for start in range(0, len(examples), 64)]
 
@@ -87,56 +88,68 @@ def costs(encoder, batches, corrupt, draws: int = 3) -> tuple[float, float, dict
     return (sums[0] / sums[1]).item(), (sums[2] / sums[3]).item(), rates
 
 
-def static_mask(rates: torch.Tensor, vocabulary):
-    """Masks by residue alone, as often as `rates` say, beside as many random ones."""
-    rules = MaskingRules(0.1, MASKS["mask_options"], adversarial_rate=0.1, learned_options=False)
+def static_mask(rates: torch.Tensor, vocabulary, how: str):
+    """Masks by residue alone, as often as `rates` say, made as the random ones beside them."""
+    rules = MaskingRules(0.1, HOW[how], adversarial_rate=0.1)
+    options = torch.tensor([*HOW[how][:2], *[HOW[how][2] / 20] * 20]).clamp_min(1e-9).log()
 
     def corrupt(batch, keys):
-        scores = NoiserOutput(
-            any_mask_scores=rates.clamp_min(1e-3).log()[batch["input_ids"]], option_scores=torch.zeros(1, 1, 22)
-        )
+        places = rates.clamp_min(1e-3).log()[batch["input_ids"]]
+        scores = NoiserOutput(any_mask_scores=places, option_scores=options.expand(*places.shape, -1))
         return noise_batch(batch, keys, vocabulary, rules, lambda **inputs: scores)
 
     return corrupt
 
 
-def trained_noiser(encoder, splits, tokenizer, vocabulary, folder, seed: int, sign: float = 1.0):
-    torch.manual_seed(seed)
-    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, view="blind"))
-    collator = DataCollatorForAdversarialMLM(
-        tokenizer, noiser=noiser, learned_options=False, sampler="gumbel_topk", candidate_rate=0.6, **MASKS
-    )
+@pytest.fixture
+def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
+    """200 updates of a blind noiser; what its masks cost, random ones beside them, random ones alone, static ones."""
 
-    class Signed(AdversarialMLMTrainer):
-        def _noiser_pay(self, *args):
-            return sign * super()._noiser_pay(*args)
+    def play(how: str, seed: int, sign: float = 1.0) -> tuple[float, float, float, float]:
+        torch.manual_seed(seed)
+        collator = DataCollatorForAdversarialMLM(
+            tokenizer,
+            noiser=NoiserModel(presets.noiser_config("tiny", vocabulary, view="blind")),
+            max_length=LENGTH,
+            mask_options=HOW[how],
+            learned_options=how == "learned",
+            sampler="gumbel_topk",
+            candidate_rate=0.5,
+        )
 
-    args = AdversarialMLMTrainingArguments(
-        output_dir=str(folder), per_device_train_batch_size=32, save_strategy="no", report_to=[], use_cpu=True,
-        disable_tqdm=True, max_steps=1, noiser_steps=200, learning_rate=0.0, weight_decay=0.0, seed=seed,
-        noiser_learning_rate=1e-2, noiser_reward="credit", lr_scheduler_type="constant",
-    )  # fmt: skip
-    Signed(model=encoder, args=args, data_collator=collator, train_dataset=splits.train).train()
-    noiser.eval()
-    return collator
+        class Signed(AdversarialMLMTrainer):
+            def _noiser_pay(self, *args):
+                return sign * super()._noiser_pay(*args)
+
+        settings = {"max_steps": 1, "noiser_steps": 200, "learning_rate": 0.0, "weight_decay": 0.0, "seed": seed}
+        game = {"noiser_learning_rate": 1e-2, "noiser_reward": "credit", "lr_scheduler_type": "constant"}
+        train(encoder, collator, splits.train, tmp_path, cls=Signed, **settings, **game)
+        collator.noiser.eval()
+        random = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=LENGTH, mask_options=HOW[how])
+        _, by_chance, _ = costs(encoder, batches, random.corrupt)
+        adversarial, beside, rates = costs(encoder, batches, collator.corrupt)
+        static, _, static_rates = costs(encoder, batches, static_mask(rates, vocabulary, how))
+        # the static one does mask the same residues as often
+        assert (static_rates - rates)[list(vocabulary.replacement_ids)].abs().max() < 0.1
+        print(f"{how} {seed} {sign}: {adversarial=:.3f} {beside=:.3f} {by_chance=:.3f} {static=:.3f}")
+        return adversarial, beside, by_chance, static
+
+    return play
 
 
 @pytest.mark.slow
-def test_a_blind_noiser_finds_what_is_hard_and_with_the_sign_turned_what_is_easy(
-    encoder, splits, batches, tokenizer, vocabulary, tmp_path
-):
-    random = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, **MASKS)
-    _, by_chance, _ = costs(encoder, batches, random.corrupt)
-    standard = list(vocabulary.replacement_ids)
+def test_a_noiser_that_chooses_where_and_how_wins_and_with_the_sign_turned_loses(play):
     for seed in range(5):
-        collator = trained_noiser(encoder, splits, tokenizer, vocabulary, tmp_path / str(seed), seed)
-        adversarial, beside, rates = costs(encoder, batches, collator.corrupt)
-        static, _, static_rates = costs(encoder, batches, static_mask(rates, vocabulary))
-        print(f"{by_chance=:.3f} {beside=:.3f} {adversarial=:.3f} {static=:.3f}")
-        assert (static_rates - rates)[standard].abs().max() < 0.1  # it does mask the same residues as often
-        assert adversarial > beside + 0.05 and adversarial > by_chance + 0.03
-        assert adversarial > static + 0.01
-    turned = trained_noiser(encoder, splits, tokenizer, vocabulary, tmp_path / "turned", 0, sign=-1.0)
-    adversarial, beside, _ = costs(encoder, batches, turned.corrupt)
-    print(f"turned: {by_chance=:.3f} {beside=:.3f} {adversarial=:.3f}")
-    assert adversarial < beside - 0.03 and adversarial < by_chance - 0.03
+        adversarial, beside, by_chance, static = play("learned", seed)
+        assert adversarial > max(beside, by_chance, static) + 0.05
+    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0)
+    assert adversarial < min(beside, by_chance, static) - 0.05
+
+
+@pytest.mark.slow
+def test_a_noiser_that_chooses_where_alone_finds_what_is_hard_to_tell(play):
+    for seed in range(2):
+        adversarial, beside, by_chance, static = play("[MASK] alone", seed)
+        assert adversarial > max(beside, by_chance) + 0.015 and adversarial > static + 0.005
+    adversarial, beside, by_chance, static = play("[MASK] alone", 0, sign=-1.0)
+    assert adversarial < min(beside, by_chance, static) - 0.03

@@ -1,5 +1,6 @@
 """Schedules, loss scope, readings, health: what the options of the game do to a run."""
 
+import datasets
 import pytest
 import torch
 from trainer_helpers import largest_difference, log_of, parameters_of
@@ -254,8 +255,9 @@ def test_comparing_half_batches_changes_nothing_else(make_trainer, update):
     assert not any("noiser_cosine" in log for log in log_of(quiet))
 
 
-def test_half_batches_that_are_the_same_pull_the_same_way(make_trainer, dataset):
-    trainer = make_trainer(data=dataset.select([0] * 8), max_steps=1, logging_steps=1, noiser_reward="credit")
+def test_half_batches_that_are_the_same_pull_the_same_way(make_trainer, proteins):
+    same = datasets.Dataset.from_dict({"sequence": [proteins[0][:60]] * 8})
+    trainer = make_trainer(data=same, max_steps=1, logging_steps=1, noiser_reward="credit")
     keys = torch.arange(4).repeat_interleave(2)
 
     class Same(type(trainer)):
