@@ -25,7 +25,7 @@ class NoiserConfig(PreTrainedConfig):
             convolutions, which need no loop over the protein) or `"transformer"` (a ModernBERT).
         view (`str`, *optional*, defaults to `"full"`): What the noiser sees. `"full"`: the whole protein (the paper).
             `"context"`: all but the residue that is scored, for the `gru` only. `"blind"`: the protein without a
-            random set of candidates, among which it then chooses; the encoder's optimum is then the true conditional.
+            random set of candidates, among which it then chooses, so that the choice tells nothing of what is hidden.
         bidirectional (`bool`, *optional*, defaults to `True`): Whether the GRU reads both ways.
         kernel_size (`int`, *optional*, defaults to 5): Of the convolutions, odd. Layer l has the dilation 2^l.
         num_attention_heads (`int`, *optional*, defaults to 8): Of the transformer.

@@ -36,7 +36,7 @@ def has_collapsed(above_best: float, enrichment_max: float, margin: float, enric
 
 def collapse_message(step: int, above_best: float, enrichment_max: float, view: str) -> str:
     """One paragraph that says what happened and which options help."""
-    remedies = ["a lower noiser_learning_rate", "a lower adversarial_share", "importance_exponent: 1"]
+    remedies = ["a lower noiser_learning_rate", "a lower adversarial_share", "a higher importance_exponent"]
     if view != "blind":
         remedies.insert(0, "noiser_view: blind, where no mask can tell what it hides")
     return (

@@ -87,6 +87,11 @@ def _game_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
         "reversal": f"a noiser update by gradient reversal with every {args.noiser_every}. of the encoder's",
         "none": "not trained",
     }[args.noiser_update]
+    if rules.selection == "threshold" or not rules.gated:
+        how += f"; selection {rules.selection}, {'gated' if rules.gated else 'not gated'}"
+    share = " ".join(args.adversarial_share)
+    if share != "1":
+        how += f"; share of the noiser over the steps {share}"
     facts = [
         f"adversarial masks: {100 * rules.adversarial_rate:g} % of the residues ({how}), chosen by a "
         f"{noiser.config.backbone} noiser with {noiser.num_parameters() / 1e6:.1f} M parameters that "

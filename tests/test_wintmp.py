@@ -1,0 +1,155 @@
+"""Does the noiser's gradient lead anywhere? A fixed encoder, real proteins, 200 updates of a blind noiser."""
+
+import pytest
+import torch
+from transformers import BertForMaskedLM
+
+from adversarial_mlm import (
+    AdversarialMLMTrainer,
+    AdversarialMLMTrainingArguments,
+    DataCollatorForAdversarialMLM,
+    DataCollatorForRandomMLM,
+    NoiserModel,
+    load_corpus,
+    presets,
+    split_corpus,
+)
+from adversarial_mlm.corpus import read_cluster_table
+from adversarial_mlm.keyed_noise import EVALUATION, row_keys
+from adversarial_mlm.losses import token_losses
+from adversarial_mlm.modeling_noiser import NoiserOutput
+from adversarial_mlm.noising import MaskingRules, noise_batch
+
+LENGTH = 128
+HOW = {"learned": (0.8, 0.1, 0.1), "[MASK] alone": (1.0, 0.0, 0.0)}  # of the random masks beside the noiser's
+
+
+@pytest.fixture(scope="module")
+def splits(repository, tmp_path_factory):
+    data = repository / "examples" / "data"
+    proteins = load_corpus(str(data / "demo.fasta"), cache_dir=str(tmp_path_factory.mktemp("cache"))).dataset
+    clusters = read_cluster_table(data / "demo_clusters.tsv")
+    return split_corpus(
+        proteins, clusters=clusters, family_fraction=0.1, member_fraction=0.1, random_fraction=0.0, seed=0
+    )
+
+
+def train(encoder, collator, dataset, folder, cls=AdversarialMLMTrainer, **settings) -> None:
+    args = AdversarialMLMTrainingArguments(
+        output_dir=str(folder), per_device_train_batch_size=32, save_strategy="no", report_to=[], use_cpu=True,
+        disable_tqdm=True, **settings,
+    )  # fmt: skip
+    cls(model=encoder, args=args, data_collator=collator, train_dataset=dataset).train()
+
+
+@pytest.fixture(scope="module")
+def encoder(splits, tokenizer, vocabulary, tmp_path_factory):
+    torch.manual_seed(0)
+    config = presets.encoder_config("tiny", vocabulary, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    encoder = BertForMaskedLM(config)
+    collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=LENGTH)
+    train(
+        encoder,
+        collator,
+        splits.train,
+        tmp_path_factory.mktemp("e"),
+        max_steps=400,
+        warmup_steps=10,
+        learning_rate=1e-3,
+    )
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def batches(splits, tokenizer):
+    held_out = [*splits.held_out["members"]["sequence"], *splits.held_out["families"]["sequence"]]
+    collator = DataCollatorForRandomMLM(tokenizer, max_length=LENGTH)
+    examples = [{"sequence": sequence, "epoch": 0, "record": i} for i, sequence in enumerate(held_out)]
+    return [collator(examples[start : start + 64]) for start in range(0, len(examples), 64)]
+
+
+@torch.no_grad()
+def costs(encoder, batches, corrupt, draws: int = 3) -> tuple[float, float, dict[int, float]]:
+    """Mean loss of adversarial and of random masks, and how often each letter was chosen ÷ how often it stands."""
+    encoder.eval()
+    sums, chosen, present = torch.zeros(4), torch.zeros(30), torch.zeros(30)
+    for draw in range(draws):
+        for number, batch in enumerate(batches):
+            rows = 64 * number + torch.arange(len(batch["input_ids"]))
+            noised = corrupt(batch, row_keys(7, EVALUATION, draw, rows))
+            logits = encoder(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+            losses = token_losses(logits, noised.labels)
+            for index, masks in enumerate((noised.adversarial, noised.random)):
+                sums[2 * index] += losses[masks].sum()
+                sums[2 * index + 1] += masks.sum()
+            chosen += torch.bincount(batch["input_ids"][noised.adversarial], minlength=30)
+            present += torch.bincount(batch["input_ids"][batch["residue_mask"]], minlength=30)
+    rates = (chosen / chosen.sum().clamp_min(1)) / (present / present.sum()).clamp_min(1e-9)
+    return (sums[0] / sums[1]).item(), (sums[2] / sums[3]).item(), rates
+
+
+def static_mask(rates: torch.Tensor, vocabulary, how: str):
+    """Masks by residue alone, as often as `rates` say, made as the random ones beside them."""
+    rules = MaskingRules(0.1, HOW[how], adversarial_rate=0.1)
+    options = torch.tensor([*HOW[how][:2], *[HOW[how][2] / 20] * 20]).clamp_min(1e-9).log()
+
+    def corrupt(batch, keys):
+        places = rates.clamp_min(1e-3).log()[batch["input_ids"]]
+        scores = NoiserOutput(any_mask_scores=places, option_scores=options.expand(*places.shape, -1))
+        return noise_batch(batch, keys, vocabulary, rules, lambda **inputs: scores)
+
+    return corrupt
+
+
+@pytest.fixture
+def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
+    """200 updates of a blind noiser; what its masks cost, random ones beside them, random ones alone, static ones."""
+
+    def play(how: str, seed: int, sign: float = 1.0) -> tuple[float, float, float, float]:
+        torch.manual_seed(seed)
+        collator = DataCollatorForAdversarialMLM(
+            tokenizer,
+            noiser=NoiserModel(presets.noiser_config("tiny", vocabulary, view="blind")),
+            max_length=LENGTH,
+            mask_options=HOW[how],
+            learned_options=how == "learned",
+            sampler="gumbel_topk",
+            candidate_rate=0.5,
+        )
+
+        class Signed(AdversarialMLMTrainer):
+            def _noiser_pay(self, *args):
+                return sign * super()._noiser_pay(*args)
+
+        settings = {"max_steps": 1, "noiser_steps": 200, "learning_rate": 0.0, "weight_decay": 0.0, "seed": seed}
+        game = {"noiser_learning_rate": 1e-2, "noiser_reward": "credit", "lr_scheduler_type": "constant"}
+        train(encoder, collator, splits.train, tmp_path, cls=Signed, **settings, **game)
+        collator.noiser.eval()
+        random = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=LENGTH, mask_options=HOW[how])
+        _, by_chance, _ = costs(encoder, batches, random.corrupt)
+        adversarial, beside, rates = costs(encoder, batches, collator.corrupt)
+        static, _, static_rates = costs(encoder, batches, static_mask(rates, vocabulary, how))
+        # the static one does mask the same residues as often
+        assert (static_rates - rates)[list(vocabulary.replacement_ids)].abs().max() < 0.1
+        print(f"{how} {seed} {sign}: {adversarial=:.3f} {beside=:.3f} {by_chance=:.3f} {static=:.3f}")
+        return adversarial, beside, by_chance, static
+
+    return play
+
+
+@pytest.mark.slow
+def test_a_noiser_that_chooses_where_and_how_wins_and_with_the_sign_turned_loses(play):
+    for seed in range(5):
+        adversarial, beside, by_chance, static = play("learned", seed)
+
+    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0)
+
+
+
+@pytest.mark.slow
+def test_a_noiser_that_chooses_where_alone_finds_what_is_hard_to_tell(play):
+    for seed in range(2):
+        adversarial, beside, by_chance, static = play("[MASK] alone", seed)
+
+    adversarial, beside, by_chance, static = play("[MASK] alone", 0, sign=-1.0)
+
