@@ -58,12 +58,25 @@ GAMES["paper-literal"] = {
     "unmasked_weight": 1.0,
 }
 
+# The game that does the encoder no harm (docs/algorithm.md, "What was measured"), at the cost of little more than the
+# noiser's own passes.
+GAMES["blind"] = {
+    "masking": "adversarial",
+    "adversarial_rate": 0.2,
+    "random_rate": 0.2,
+    "learned_options": False,
+    "noiser_view": "blind",
+    "sampler": "gumbel_topk",
+    "noiser_update": "reversal",
+    "noiser_reward": "credit",
+}
+
 
 def game(name: str) -> dict:
     """Options of a recipe that make a whole game.
 
     Args:
-        name (`str`): `paper` or `paper-literal`.
+        name (`str`): `paper`, `paper-literal` or `blind`.
 
     Raises:
         ValueError: If there is no game of that name.

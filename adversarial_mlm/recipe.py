@@ -79,7 +79,7 @@ class MaskingArguments:
     """What is masked, and how."""
 
     preset: str | None = field(
-        default=None, metadata={"help": "Options of a whole game, paper or paper-literal; single options win over it."}
+        default=None, metadata={"help": "Options of a whole game: paper, paper-literal or blind; single options win over it."}
     )
     masking: Literal["adversarial", "random"] = field(
         default="adversarial",

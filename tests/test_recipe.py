@@ -120,7 +120,7 @@ def test_every_preset_can_be_run_and_saved(write, tmp_path, name):
 
 def test_an_unknown_preset_is_refused_with_the_known_ones(capsys):
     message = refusal(capsys, ["--train_data", "a", "--output_dir", "x", "--preset", "chess"])
-    assert "no game preset 'chess'; there are paper, paper-literal" in message
+    assert "no game preset 'chess'; there are paper, paper-literal, blind" in message
 
 
 def test_a_ramp_survives_yaml(write):
