@@ -206,7 +206,9 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         strength = self._reversal_strength(step)
         outputs, losses, weights = self._read(model, noised, inputs, reversal=strength if moves_along else None)
         self._statistics.update(noised, losses, inputs["input_ids"], inputs["residue_mask"])
-        items = weights.sum().clamp_min(1) if num_items_in_batch is None else num_items_in_batch
+        items = num_items_in_batch
+        if items is None:  # of this batch alone, so that the number of processes is taken out again
+            items = weights.sum().clamp_min(1) * self.accelerator.num_processes
         loss = self._normalised((losses * weights).sum(), items)
         if moves_along:
             pay = strength * self._normalised(self._reward.direct(noised, losses.detach()), items)
