@@ -79,7 +79,8 @@ class MaskingArguments:
     """What is masked, and how."""
 
     preset: str | None = field(
-        default=None, metadata={"help": "Options of a whole game: paper, paper-literal or blind; single options win over it."}
+        default=None,
+        metadata={"help": "Options of a whole game: paper, paper-literal or blind; single options win over it."},
     )
     masking: Literal["adversarial", "random"] = field(
         default="adversarial",
@@ -172,10 +173,11 @@ def parse_recipe(argv: list[str]) -> Recipe:
         [`Recipe`]
     """
     parser = HfArgumentParser(_PARTS, allow_abbrev=False, usage="%(prog)s [recipe.yaml] [--option value ...]")
-    words = list(argv)
+    words, from_file = list(argv), []
     if words and not words[0].startswith("-"):
-        words = [*_words_of_file(parser, words[0]), *words[1:]]
-    words = [*_words_of_preset(parser, words), *words]
+        from_file = _words_of_file(parser, words.pop(0))
+    # a preset comes just before the options that were said together with it, so that the command line's beats the file
+    words = [word for part in (from_file, words) for word in (*_words_of_preset(parser, part), *part)]
     try:
         *parts, rest = parser.parse_args_into_dataclasses(
             args=words, return_remaining_strings=True, look_for_args_file=False
@@ -210,9 +212,9 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
 
 
 def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
-    """The command line that says what the preset named in these words says; comes before them, so that they win."""
+    """The command line that says what the preset named in these words says."""
     name = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word == "--preset":
             name = following
         elif word.startswith("--preset="):

@@ -101,12 +101,16 @@ def test_the_saved_recipe_gives_the_same_run(write, tmp_path):
     assert "hf_secret" not in text and yaml.safe_load(text)["learning_rate"] == 2e-4
 
 
-def test_a_preset_comes_before_everything_that_is_said_singly(write):
+def test_a_preset_comes_before_everything_that_is_said_singly(write, tmp_path):
     path = write("train_data: a.fasta\nloss_scope: masked\npreset: paper-literal\noutput_dir: x\n")
     recipe = parse_recipe([path, "--gated", "true"])
     assert recipe.masking.selection == "threshold" and recipe.training.shared_phase_counter  # the preset
     assert recipe.training.loss_scope == "masked" and recipe.masking.gated  # the file, the command line
-    assert parse_recipe([path, "--preset", "paper"]).masking.selection == "topk"
+    # a preset on the command line beats the file, as everything there does
+    recipe = parse_recipe([path, "--preset", "paper", "--temperature", "0.5"])
+    assert recipe.masking.selection == "topk" and recipe.masking.temperature == 0.5
+    saved = recipe.save(str(tmp_path))
+    assert parse_recipe([saved, "--preset", "paper-literal"]).training.loss_scope == "all"
 
 
 @pytest.mark.parametrize("name", presets.GAMES)
