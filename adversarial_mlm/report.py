@@ -87,8 +87,10 @@ def _adversarial_line(name: str, figures: dict[str, float]) -> str:
     enrichment.pop("max")
     most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
     masked = ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)
+    places = figures.get(f"eval_{name}_mask_gap")
+    of_places = "" if places is None else f" ({places:+.3f} at [MASK] alone)"
     return (
-        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, at random beside {random:.3f}; "
+        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, at random beside {random:.3f}{of_places}; "
         f"it masks most {masked}"
     )
 
