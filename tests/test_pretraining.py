@@ -86,7 +86,7 @@ def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
 def test_the_options_of_the_game_reach_noiser_and_rules(make_recipe):
     recipe = make_recipe(
         noiser_view="blind", noiser_backbone="conv", candidate_rate=0.5, sampler="gumbel_topk", noiser_reward="credit",
-        noiser_update="reversal", learned_options=False,
+        noiser_update="reversal", learned_options=False, noiser_steps=10, encoder_steps=10,
     )  # fmt: skip
     trainer = pretrain(recipe)
     figures = evaluate_saved(recipe, trainer)
@@ -225,7 +225,10 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"adversarial_rate": 0}, "adversarial_rate must be above 0"),
         ({"max_length": 2}, "max_length"),
         ({"temperature": 0}, "temperature must be above 0"),
-        ({"candidate_rate": 0.5}, "candidate_rate is given, but only a noiser with the view 'blind'"),
+        (
+            {"candidate_rate": 0.5, "noiser_view": "full"},
+            "candidate_rate is given, but only a noiser with the view 'blind'",
+        ),
         (
             {"candidate_rate": 0.1, "noiser_view": "blind"},
             "candidate_rate must lie between the share that is masked, 0.2",
@@ -233,7 +236,10 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"noiser_view": "context", "noiser_backbone": "conv"}, "the view 'context' needs the backbone gru"),
         ({"sampler": "logistic_topk", "selection": "threshold"}, "threshold is about the sampler rss"),
         ({"sampler": "gumbel_topk", "gated": False}, "gated: false is about the sampler rss"),
-        ({"selection": "threshold", "importance_exponent": 1.0}, "importance_exponent needs the probability"),
+        (
+            {"sampler": "rss", "selection": "threshold", "importance_exponent": 1.0},
+            "importance_exponent needs the probability",
+        ),
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):
