@@ -68,7 +68,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             [MASK], the same residues in every run with the same `eval_mask_seed`.
         eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
             windows of proteins that are too long.
-        collapse_margin (`float`, *optional*, defaults to 0.1): The alarm rings when the loss on random masks (mean of
+        collapse_margin (`float`, *optional*, defaults to 0.05): The alarm rings when the loss on random masks (mean of
             three log entries) has risen so far above its best, nats, while `enrichment_max` exceeds
             `collapse_enrichment`.
         collapse_enrichment (`float`, *optional*, defaults to 2.0): See there. A high enrichment alone is no harm.
@@ -125,7 +125,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues hidden in evaluation."})
     eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of evaluation's masks."})
 
-    collapse_margin: float = field(default=0.1, metadata={"help": "Rise of the random loss that rings the alarm."})
+    collapse_margin: float = field(default=0.05, metadata={"help": "Rise of the random loss that rings the alarm."})
     collapse_enrichment: float = field(default=2.0, metadata={"help": "Enrichment that must go with it."})
     on_collapse: str = field(default="warn", metadata={"help": "warn or stop.", "choices": _ON_COLLAPSE})
     noiser_cosine_steps: int = field(default=100, metadata={"help": "How often to compare half batches; 0 for never."})
