@@ -84,7 +84,9 @@ def _game_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
     how = "where and how" if rules.learned_options else "where, always by [MASK]"
     training = {
         "alternate": f"{args.noiser_steps} noiser updates to every {args.encoder_steps} of the encoder",
-        "reversal": f"a noiser update by gradient reversal with every {args.noiser_every}. of the encoder's",
+        "reversal": "the noiser learns by gradient reversal with every "
+        + ("update" if args.noiser_every == 1 else f"{args.noiser_every}th update")
+        + " of the encoder",
         "none": "not trained",
     }[args.noiser_update]
     if rules.selection == "threshold" or not rules.gated:
