@@ -175,6 +175,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     def _refuse_what_has_no_effect(self) -> None:
         """An option that is set, and belongs to a game other than the one that is played."""
+        if self.noiser_update == "none" and self.noiser_reward != "loss":
+            raise ValueError("noiser_reward is set, but with noiser_update: none the noiser is not trained")
         defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(self)}
         for option, of, value in (
             ("noiser_every", "noiser_update", "reversal"),

@@ -34,6 +34,7 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"noiser_update": "sometimes"},
         {"noiser_every": 0, "noiser_update": "reversal"},
         {"noiser_every": 2},
+        {"noiser_reward": "credit", "noiser_update": "none"},
         {"noiser_steps": 5, "noiser_update": "reversal"},
         {"encoder_steps": 5, "noiser_update": "none"},
         {"noiser_learning_rate_factor": -1.0},
