@@ -16,23 +16,23 @@ from .data_order import crop_start
 from .modeling_noiser import NoiserModel
 from .noising import MaskingRules, NoisedBatch, noise_batch
 from .sampling import exact_budget
-from .tokenization_protein import ResidueVocabulary, encode_sequence, has_byte_table
+from .tokenization_protein import ByteTable, ResidueVocabulary
 
 
 class SequenceEncoder:
     """The stage for the CPU: examples with a `sequence` to a padded batch. Light, so that workers may have a copy.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Encodes one residue to one token. With this package's own tokenizer a
-            byte table does the same work 50 to 100 times faster.
+        tokenizer (`PreTrainedTokenizerBase`): Encodes one residue to one token. It is read off once; a [`ByteTable`]
+            does its work.
         max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included. A longer sequence takes
             a random window, a fresh one each epoch.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up.
         seed (`int`, *optional*, defaults to 0): Of the crops.
 
     Raises:
-        ValueError: If `max_length` leaves no room for a residue, if the tokenizer does not surround a residue by the
-            same special tokens each time, or lacks a token that is needed.
+        ValueError: If `max_length` leaves no room for a residue, or if the tokenizer does not read one residue as one
+            token or lacks a token that is needed.
     """
 
     def __init__(
@@ -43,13 +43,11 @@ class SequenceEncoder:
         seed: int = 0,
     ):
         self.vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-        self.prefix, self.suffix = _surrounding_tokens(tokenizer)
-        self.max_residues = max_length - len(self.prefix) - len(self.suffix)
+        self.table = ByteTable.from_tokenizer(tokenizer)
+        self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)
         if self.max_residues < 1:
             raise ValueError(f"max_length is {max_length}, which leaves no room for a residue beside special tokens")
         self.max_length, self.pad_to_multiple_of, self.seed = max_length, pad_to_multiple_of, seed
-        # a tokenizer is heavy to copy into workers, and not needed there beside the table
-        self.tokenizer = None if has_byte_table(tokenizer) else tokenizer
         self._is_residue = np.zeros(self.vocabulary.vocab_size, dtype=bool)
         self._is_residue[list(self.vocabulary.residue_ids)] = True
         self._stateful_crops: dict[int, np.random.Generator] = {}
@@ -65,18 +63,19 @@ class SequenceEncoder:
             `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
             `(batch, length)`, and `num_residues` `(batch,)` int64.
         """
-        rows = [self._crop(self._encode(example["sequence"]), example) for example in examples]
-        extra = len(self.prefix) + len(self.suffix)
+        rows = [self._crop(self.table.encode(example["sequence"]), example) for example in examples]
+        prefix, suffix = self.table.prefix, self.table.suffix
+        extra = len(prefix) + len(suffix)
         longest = max(len(row) for row in rows) + extra
         if self.pad_to_multiple_of:
             longest = min(-(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of, self.max_length)
         input_ids = np.full((len(rows), longest), self.vocabulary.pad_token_id, dtype=np.int64)
         lengths = np.array([len(row) + extra for row in rows])
         for ids, row in zip(input_ids, rows, strict=True):
-            ids[: len(self.prefix)] = self.prefix
-            end = len(self.prefix) + len(row)
-            ids[len(self.prefix) : end] = row
-            ids[end : end + len(self.suffix)] = self.suffix
+            end = len(prefix) + len(row)
+            ids[: len(prefix)] = prefix
+            ids[len(prefix) : end] = row
+            ids[end : end + len(suffix)] = suffix
         attention_mask = np.arange(longest) < lengths[:, None]
         residue_mask = self._is_residue[input_ids] & attention_mask
         return {
@@ -85,11 +84,6 @@ class SequenceEncoder:
             "residue_mask": torch.from_numpy(residue_mask),
             "num_residues": torch.from_numpy(residue_mask.sum(axis=1)),
         }
-
-    def _encode(self, sequence: str) -> np.ndarray:
-        if self.tokenizer is None:
-            return encode_sequence(sequence)
-        return np.asarray(self.tokenizer(sequence, add_special_tokens=False)["input_ids"])
 
     def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
         if len(ids) <= self.max_residues:
@@ -107,19 +101,6 @@ class SequenceEncoder:
             generator = np.random.default_rng([self.seed, torch.initial_seed()])
             self._stateful_crops[os.getpid()] = generator
         return generator
-
-
-def _surrounding_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer puts before and after a sequence."""
-    residue = tokenizer.convert_tokens_to_ids("A")
-    ids = tokenizer("A")["input_ids"]
-    if ids.count(residue) != 1:
-        raise ValueError(
-            "the tokenizer does not encode the residue A as one token between special tokens; it gives "
-            f"{tokenizer.convert_ids_to_tokens(ids)}"
-        )
-    place = ids.index(residue)
-    return ids[:place], ids[place + 1 :]
 
 
 def _drawn_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -41,29 +41,6 @@ def test_any_tokenizer_with_one_token_a_residue_will_do(foreign_tokenizer, prote
     assert batch["num_residues"].tolist() == [len(s) for s in proteins[:5]]
 
 
-def test_a_tokenizer_that_merges_residues_is_refused(tokenizer):
-    class Merging:
-        mask_token_id, pad_token_id, unk_token_id = 1, 0, 4
-
-        def __len__(self):
-            return 30
-
-        def get_vocab(self):
-            return tokenizer.get_vocab()
-
-        def convert_tokens_to_ids(self, token):
-            return tokenizer.convert_tokens_to_ids(token)
-
-        def convert_ids_to_tokens(self, ids):
-            return tokenizer.convert_ids_to_tokens(ids)
-
-        def __call__(self, text, **kwargs):
-            return {"input_ids": [2, 4, 3]}
-
-    with pytest.raises(ValueError, match="does not encode the residue A as one token"):
-        SequenceEncoder(Merging())
-
-
 def test_long_proteins_take_a_fresh_window_each_epoch(tokenizer):
     sequence = "ACDEFGHIKLMNPQRSTVWY" * 10
     encoder = SequenceEncoder(tokenizer, max_length=52)

@@ -4,15 +4,14 @@ import pickle
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import NormalizedString, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers
 from transformers import (
-    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertTokenizer,
     EsmTokenizer,
     PreTrainedTokenizerFast,
     pipeline,
@@ -20,17 +19,14 @@ from transformers import (
 
 from adversarial_mlm.tokenization_protein import (
     AMBIGUOUS_RESIDUES,
-    BYTE_TABLE,
     IGNORED_BYTE,
     STANDARD_RESIDUES,
     VOCABULARY,
+    ByteTable,
     ResidueVocabulary,
     build_protein_tokenizer,
-    encode_sequence,
-    has_byte_table,
 )
 
-DEMO_FASTA = Path(__file__).parent.parent / "examples" / "data" / "demo.fasta"
 SPECIAL_TOKENS = {f"{kind}_token": f"<{kind}>" for kind in ("pad", "mask", "cls", "sep", "unk")}
 PAD, MASK, CLS, SEP, UNK = range(5)
 
@@ -38,6 +34,11 @@ PAD, MASK, CLS, SEP, UNK = range(5)
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_protein_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def table(tokenizer):
+    return ByteTable.from_tokenizer(tokenizer)
 
 
 def bare_ids(tokenizer, text):
@@ -169,163 +170,118 @@ class TestSaving:
         assert "adversarial_mlm" not in text
 
 
-class TestByteTable:
-    def test_shape_and_entries(self):
-        assert BYTE_TABLE.shape == (256,)
-        assert BYTE_TABLE.dtype == np.uint8
-        assert not BYTE_TABLE.flags.writeable
-        assert BYTE_TABLE[ord("A")] == BYTE_TABLE[ord("a")] == 5
-        assert {chr(byte) for byte in np.flatnonzero(BYTE_TABLE == IGNORED_BYTE)} == set(" \t\n\r\v\f")
-
-    def test_result_is_a_writable_vector_of_residue_ids(self):
-        ids = encode_sequence("ACD")
-        assert ids.dtype == np.uint8
-        assert ids.shape == (3,)
-        assert ids.tolist() == [5, 7, 8]
-        ids[0] = MASK
-        assert encode_sequence("ACD").tolist() == [5, 7, 8]
-
-    @pytest.mark.parametrize("empty", ["", " ", "\n\t\r\n"])
-    def test_empty(self, tokenizer, empty):
-        assert encode_sequence(empty).shape == (0,)
-        assert bare_ids(tokenizer, empty) == []
-
-    @pytest.mark.parametrize("frame", ["{}", "A{}C", "{0}{0}", "a{} c"])
-    def test_agrees_with_the_tokenizer_on_every_byte(self, tokenizer, frame):
-        texts = [frame.format(chr(byte)) for byte in range(256)]
-        assert [encode_sequence(text).tolist() for text in texts] == bare_ids(tokenizer, texts)
-
-    @pytest.mark.parametrize("character", ["Ā", "ı", "ſ", "Ａ", "蛋", "\u2028", "\u00a0", "🧬", "e\u0301", "\u200b"])
-    def test_agrees_with_the_tokenizer_beyond_latin_1(self, tokenizer, character):
-        text = f"A{character}C"
-        assert encode_sequence(text).tolist() == bare_ids(tokenizer, text)
-        assert encode_sequence(text).tolist().count(UNK) == sum(ord(c) > 127 for c in character)
-
-    def test_lone_surrogate_is_unknown(self):
-        assert encode_sequence("A\ud800C").tolist() == [5, UNK, 7]
-
-    def test_agrees_with_the_tokenizer_on_random_text(self, tokenizer):
-        rng = random.Random(0)
-        alphabet = "".join(VOCABULARY[5:]) * 3 + "acdxz \n\tJj*-.?é蛋"
-        texts = ["".join(rng.choices(alphabet, k=rng.randrange(400))) for _ in range(200)]
-        assert [encode_sequence(text).tolist() for text in texts] == bare_ids(tokenizer, texts)
-
-    @pytest.mark.skipif(not DEMO_FASTA.exists(), reason="examples/data/demo.fasta is absent")
-    def test_agrees_with_the_tokenizer_on_real_proteins(self, tokenizer):
-        records = [record.partition("\n")[2] for record in DEMO_FASTA.read_text().split(">")[1:]]
-        assert records
-        assert [encode_sequence(record).tolist() for record in records] == bare_ids(tokenizer, records)
-
-    def test_special_tokens_are_plain_characters(self, tokenizer):
-        assert encode_sequence("<mask>").tolist() == [UNK, 16, 5, 22, 14, UNK]
-        assert bare_ids(tokenizer, "<mask>") == [MASK]
-
-
-class UpperInPython:
-    """A normalizer written in Python, which the library cannot serialise."""
-
-    def normalize(self, normalized: NormalizedString) -> None:
-        normalized.uppercase()
-
-
-def without_normalizer(backend):
-    backend.normalizer = normalizers.Sequence([])
-
-
-def without_upper_case(backend):
-    backend.normalizer = normalizers.Replace(" ", "")
-
-
-def split_on_punctuation(backend):
-    backend.pre_tokenizer = pre_tokenizers.Punctuation("removed")
-
-
-def without_sep(backend):
-    backend.post_processor = processors.TemplateProcessing(single="<cls> $A", special_tokens=[("<cls>", CLS)])
-
-
-def fused_unknowns(backend):
-    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
-    backend.model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True)
-
-
-class TestHasByteTable:
-    def test_true_for_ours(self, tokenizer):
-        assert has_byte_table(tokenizer)
-        assert has_byte_table(rebuilt())
-
-    def test_true_whatever_the_length_the_sides_and_the_latest_call(self):
-        tokenizer = build_protein_tokenizer(model_max_length=100)
-        tokenizer.padding_side = "left"
-        tokenizer(["A", "ACD"], padding=True, truncation=True)
-        assert has_byte_table(tokenizer)
-
-    def test_true_after_saving_and_loading(self, tokenizer, tmp_path):
-        tokenizer(["A", "ACD"], padding=True, truncation=True)
-        tokenizer.save_pretrained(tmp_path)
-        assert has_byte_table(AutoTokenizer.from_pretrained(tmp_path))
-
-    def test_true_after_loading_beside_a_bert(self, tokenizer, tmp_path):
-        tokenizer.save_pretrained(tmp_path)
-        BertConfig(vocab_size=30).save_pretrained(tmp_path)
-        assert has_byte_table(AutoTokenizer.from_pretrained(tmp_path))
-
-    def test_true_after_pickling(self, tokenizer):
-        assert has_byte_table(pickle.loads(pickle.dumps(tokenizer)))
-
-    def test_false_for_another_order_of_the_vocabulary(self):
-        swapped = list(VOCABULARY)
-        swapped[5], swapped[7] = swapped[7], swapped[5]
-        assert not has_byte_table(rebuilt(swapped))
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            without_normalizer,
-            without_upper_case,
-            split_on_punctuation,
-            without_sep,
-            fused_unknowns,
-        ],
-    )
-    def test_false_for_another_behaviour(self, change):
-        assert not has_byte_table(rebuilt(backend_changes=change))
-
-    def test_false_for_a_normalizer_in_python(self):
-        tokenizer = build_protein_tokenizer()
-        tokenizer.backend_tokenizer.normalizer = normalizers.Normalizer.custom(UpperInPython())
-        assert tokenizer("acd")["input_ids"] == [CLS, 5, 7, 8, SEP]
-        assert not has_byte_table(tokenizer)
-
-    def test_false_with_an_added_token(self):
-        tokenizer = build_protein_tokenizer()
-        tokenizer.add_tokens(["MK"])
-        assert not has_byte_table(tokenizer)
-
-    def test_false_with_an_added_residue(self):
-        """A letter registered as an added token leaves the vocabulary alone, but escapes the upper-casing."""
-        tokenizer = build_protein_tokenizer()
-        tokenizer.add_tokens(["A"])
-        assert tokenizer.get_vocab() == build_protein_tokenizer().get_vocab()
-        assert not has_byte_table(tokenizer)
-
-    def test_false_with_another_mask(self):
-        assert not has_byte_table(rebuilt(**SPECIAL_TOKENS | {"mask_token": "<unk>"}))
-
-    def test_false_for_another_class(self, tokenizer, esm_tokenizer):
-        class Subclass(PreTrainedTokenizerFast):
-            pass
-
-        assert not has_byte_table(esm_tokenizer)
-        assert not has_byte_table(Subclass(tokenizer_object=tokenizer.backend_tokenizer, **SPECIAL_TOKENS))
+def write_vocabulary(folder, tokens) -> str:
+    (folder / "vocab.txt").write_text("\n".join(tokens))
+    return str(folder / "vocab.txt")
 
 
 @pytest.fixture
 def esm_tokenizer(tmp_path):
     """ESM's own class, which is not a fast one, over a vocabulary in ESM's order."""
-    vocabulary = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", ".", "-", "<mask>"]
-    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
-    return EsmTokenizer(str(tmp_path / "vocab.txt"))
+    letters = "LAGVSERTIDPKQNFYMHWCXBUZO"
+    return EsmTokenizer(write_vocabulary(tmp_path, ["<cls>", "<pad>", "<eos>", "<unk>", *letters, ".", "-", "<mask>"]))
+
+
+@pytest.fixture
+def prot_bert_tokenizer(tmp_path):
+    """BERT's own class over ProtBert's vocabulary: a protein without spaces is one word, and an unknown one."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    return BertTokenizer(write_vocabulary(tmp_path, [*special, *"LAGVESIKRDTPNQFYMHCWXUBZO"]), do_lower_case=False)
+
+
+class TestByteTable:
+    def test_entries(self, table):
+        assert table.ids.shape == (256,) and not table.ids.flags.writeable
+        assert table.ids[ord("A")] == table.ids[ord("a")] == 5
+        assert {chr(byte) for byte in np.flatnonzero(table.ids == IGNORED_BYTE)} == set(" \t\n\r\v\f")
+        assert (table.prefix, table.suffix, table.spaced) == ((CLS,), (SEP,), False)
+
+    def test_the_result_is_a_vector_of_its_own(self, table):
+        ids = table.encode("ACD")
+        assert ids.dtype == np.int64 and ids.tolist() == [5, 7, 8]
+        ids[0] = MASK
+        assert table.encode("ACD").tolist() == [5, 7, 8]
+
+    @pytest.mark.parametrize("empty", ["", " ", "\n\t\r\n"])
+    def test_empty(self, tokenizer, table, empty):
+        assert table.encode(empty).shape == (0,)
+        assert bare_ids(tokenizer, empty) == []
+
+    @pytest.mark.parametrize("frame", ["{}", "A{}C", "{0}{0}", "a{} c"])
+    def test_agrees_with_the_tokenizer_on_every_byte(self, tokenizer, table, frame):
+        texts = [frame.format(chr(byte)) for byte in range(256)]
+        assert [table.encode(text).tolist() for text in texts] == bare_ids(tokenizer, texts)
+
+    @pytest.mark.parametrize("character", ["Ā", "ı", "ſ", "Ａ", "蛋", "\u2028", "\u00a0", "🧬", "e\u0301", "\u200b"])
+    def test_agrees_with_the_tokenizer_beyond_latin_1(self, tokenizer, table, character):
+        text = f"A{character}C"
+        assert table.encode(text).tolist() == bare_ids(tokenizer, text)
+        assert table.encode(text).tolist().count(UNK) == sum(ord(c) > 127 for c in character)
+
+    def test_lone_surrogate_is_unknown(self, table):
+        assert table.encode("A\ud800C").tolist() == [5, UNK, 7]
+
+    def test_agrees_with_the_tokenizer_on_random_text(self, tokenizer, table):
+        rng = random.Random(0)
+        alphabet = "".join(VOCABULARY[5:]) * 3 + "acdxz \n\tJj*-.?é蛋"
+        texts = ["".join(rng.choices(alphabet, k=rng.randrange(400))) for _ in range(200)]
+        assert [table.encode(text).tolist() for text in texts] == bare_ids(tokenizer, texts)
+
+    def test_agrees_with_every_tokenizer_on_real_proteins(
+        self, tokenizer, esm_tokenizer, prot_bert_tokenizer, proteins
+    ):
+        for other, separator in ((tokenizer, ""), (esm_tokenizer, ""), (prot_bert_tokenizer, " ")):
+            table = ByteTable.from_tokenizer(other)
+            encoded = [[*table.prefix, *table.encode(protein), *table.suffix] for protein in proteins[:200]]
+            assert encoded == other([separator.join(protein) for protein in proteins[:200]])["input_ids"]
+
+    def test_knows_which_tokenizer_needs_spaces(self, esm_tokenizer, prot_bert_tokenizer):
+        assert not ByteTable.from_tokenizer(esm_tokenizer).spaced
+        assert ByteTable.from_tokenizer(prot_bert_tokenizer).spaced
+
+    def test_special_tokens_are_plain_characters(self, tokenizer, table):
+        assert table.encode("<mask>").tolist() == [UNK, 16, 5, 22, 14, UNK]
+        assert bare_ids(tokenizer, "<mask>") == [MASK]
+
+    def test_a_character_that_is_a_special_token_is_unknown_in_a_file(self):
+        tokenizer = rebuilt(["-", *VOCABULARY[1:]], **SPECIAL_TOKENS | {"pad_token": "-"})
+        assert ByteTable.from_tokenizer(tokenizer).encode("A-C").tolist() == [5, UNK, 7]
+
+    def test_the_order_of_the_vocabulary_is_the_tokenizers(self):
+        swapped = list(VOCABULARY)
+        swapped[5], swapped[7] = swapped[7], swapped[5]
+        assert ByteTable.from_tokenizer(rebuilt(swapped)).encode("ABC").tolist() == [7, 6, 5]
+
+    @pytest.mark.parametrize("pair", ["LL", "WZ", "OA"])
+    def test_a_tokenizer_that_has_merged_two_residues_is_refused(self, pair):
+        tokenizer = build_protein_tokenizer()
+        tokenizer.add_tokens([pair])
+        with pytest.raises(ValueError, match="does not read one residue as one token"):
+            ByteTable.from_tokenizer(tokenizer)
+
+    def test_a_tokenizer_of_words_is_refused(self):
+        tokenizer = rebuilt()
+        tokenizer.backend_tokenizer.model = models.WordLevel(
+            {token: index for index, token in enumerate(VOCABULARY)}, unk_token="<unk>"
+        )
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
+        with pytest.raises(ValueError, match="does not read one residue as one token"):
+            ByteTable.from_tokenizer(tokenizer)
+
+    def test_a_tokenizer_that_swallows_a_residue_is_refused(self):
+        def without_a(backend):
+            backend.normalizer = normalizers.Replace("A", "")
+
+        with pytest.raises(ValueError, match="does not encode the residue A"):
+            ByteTable.from_tokenizer(rebuilt(backend_changes=without_a))
+
+    def test_a_tokenizer_without_an_unknown_token_is_refused(self):
+        with pytest.raises(ValueError, match="no unk token"):
+            ByteTable.from_tokenizer(rebuilt(pad_token="<pad>", mask_token="<mask>"))
+
+    def test_survives_pickling(self, table):
+        copy = pickle.loads(pickle.dumps(table))
+        assert copy == table and copy.encode("ACD").tolist() == [5, 7, 8]
 
 
 class TestResidueVocabulary:
