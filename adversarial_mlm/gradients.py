@@ -38,7 +38,7 @@ def soft_embeddings(noised: NoisedBatch, embeddings: nn.Embedding, reversal: flo
     Returns:
         `torch.Tensor` of shape `(batch, length, hidden)`.
     """
-    table = embeddings.weight.detach()
+    table = embeddings.weight.detach()[: noised.one_hot.shape[-1]]  # some tables have rows beyond the vocabulary
     with torch.autocast(table.device.type, enabled=False):
         one_hot = noised.one_hot.to(table.dtype)
         if reversal is not None:

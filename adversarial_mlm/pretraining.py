@@ -12,17 +12,19 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForMaskedLM, PreTrainedTokenizerBase, set_seed
+from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import model_card, presets
+from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_noiser
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .encoders import train_last_layers
 from .modeling_noiser import NoiserModel
-from .recipe import RECIPE_FILE, DataArguments, Recipe
+from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
 from .run_log import METRICS_FILE
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
-from .trainer import ARGUMENTS_FILE, NOISER_FOLDER, AdversarialMLMTrainer
+from .trainer import ARGUMENTS_FILE, AdversarialMLMTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -153,35 +155,71 @@ def build_collator(
     return DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, **chosen, **common)
 
 
-def build_networks(recipe: Recipe) -> tuple[BertForMaskedLM, DataCollatorForRandomMLM]:
-    """A fresh encoder, and the collator with a fresh noiser where the recipe has one.
+def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRandomMLM]:
+    """The encoder, fresh or loaded, and the collator with the noiser where the recipe has one.
 
-    The encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same ones.
+    A fresh encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same.
 
     Raises:
-        RecipeError: If an option of the networks or masks is out of range.
+        RecipeError: If an option of the networks or masks is out of range, if two contradict each other, or if a
+            network could not be loaded.
     """
     try:
-        tokenizer = build_protein_tokenizer(model_max_length=recipe.data.max_length)
-        vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-        positions = max(recipe.data.max_length, 512)
-        set_seed(recipe.training.seed)
-        encoder = BertForMaskedLM(
-            presets.encoder_config(recipe.model.encoder, vocabulary, max_position_embeddings=positions)
-        )
+        _check_networks(recipe)
+        encoder, tokenizer = _build_encoder(recipe)
         noiser = None
         if recipe.masking.masking == "adversarial":
-            model = recipe.model
-            noiser = NoiserModel(
-                presets.noiser_config(model.noiser, vocabulary, view=model.noiser_view, backbone=model.noiser_backbone)
-            )
+            noiser = _build_noiser(recipe.model, ResidueVocabulary.from_tokenizer(tokenizer))
         return encoder, build_collator(recipe, tokenizer, noiser)
     except ValueError as error:
         raise RecipeError(str(error)) from error
 
 
+def _check_networks(recipe: Recipe) -> None:
+    model = recipe.model
+    for size, of, loaded in (
+        ("encoder", model.encoder, "model_name_or_path"),
+        ("noiser", model.noiser, "noiser_name_or_path"),
+    ):
+        if of and getattr(model, loaded):
+            raise RecipeError(f"{size} is {of}, the size of a fresh one, and {loaded} is given, too; leave one out")
+    for name in ("model_revision", "trained_layers"):
+        if getattr(model, name) is not None and not model.model_name_or_path:
+            raise RecipeError(f"{name} is given, but there is no model_name_or_path")
+    if model.noiser_name_or_path and recipe.masking.masking == "random":
+        raise RecipeError("noiser_name_or_path is given, but with masking: random there is no noiser")
+
+
+def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, max_length = recipe.model, recipe.data.max_length
+    set_seed(recipe.training.seed)  # a loaded encoder may lack a head, which is then drawn
+    if model.model_name_or_path:
+        encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision)
+        if model.trained_layers is not None:
+            train_last_layers(encoder, model.trained_layers)
+        return encoder, tokenizer
+    tokenizer = build_protein_tokenizer(model_max_length=max_length)
+    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+    sizes = presets.encoder_config(
+        model.encoder or "tape-38m", vocabulary, max_position_embeddings=max(max_length, 512)
+    )
+    return BertForMaskedLM(sizes), tokenizer
+
+
+def _build_noiser(model: ModelArguments, vocabulary: ResidueVocabulary) -> NoiserModel:
+    if not model.noiser_name_or_path:
+        view, backbone = model.noiser_view or "full", model.noiser_backbone or "gru"
+        return NoiserModel(presets.noiser_config(model.noiser or "paper", vocabulary, view=view, backbone=backbone))
+    noiser = load_noiser(model.noiser_name_or_path)
+    for option, has in (("noiser_view", noiser.config.view), ("noiser_backbone", noiser.config.backbone)):
+        wanted = getattr(model, option)
+        if wanted not in (None, has):
+            raise RecipeError(f"{option} is {wanted}, but the noiser in {model.noiser_name_or_path} has {has}")
+    return noiser
+
+
 def build_trainer(
-    recipe: Recipe, data: ProteinData, encoder: BertForMaskedLM, collator: DataCollatorForRandomMLM
+    recipe: Recipe, data: ProteinData, encoder: PreTrainedModel, collator: DataCollatorForRandomMLM
 ) -> AdversarialMLMTrainer:
     """The trainer of a recipe.
 
@@ -201,6 +239,8 @@ def build_trainer(
         raise RecipeError(str(error)) from error
     records = data.facts.get("train_records")
     trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
+    if recipe.model.model_name_or_path:
+        trainer.run_facts["base_model"] = recipe.model.model_name_or_path
     trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
     return trainer
 
@@ -269,7 +309,10 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
             _clear(args.output_dir)
         recipe.save(args.output_dir)
         data.save_facts(args.output_dir)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from error
     trainer.save_model()
     trainer.save_state()
     if recipe.data.streaming and trainer.is_world_process_zero():
@@ -318,11 +361,8 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     """
     folder = recipe.training.output_dir
     trainer.accelerator.wait_for_everyone()
-    encoder = AutoModelForMaskedLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    noiser = None
-    if trainer.noiser is not None:
-        noiser = NoiserModel.from_pretrained(folder, subfolder=NOISER_FOLDER)
+    encoder, tokenizer = load_encoder(folder)
+    noiser = None if trainer.noiser is None else load_noiser(folder)
     args = copy.copy(recipe.training)
     args.report_to = []
     evaluator = AdversarialMLMTrainer(

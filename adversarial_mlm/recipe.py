@@ -62,15 +62,32 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
-    """Sizes of the two networks."""
+    """The two networks: fresh ones of a size, or trained ones to start from."""
 
-    encoder: str = field(default="tape-38m", metadata={"help": "Preset: tape-38m, tape-92m, small or tiny."})
-    noiser: str = field(default="paper", metadata={"help": "Preset: paper, small or tiny."})
-    noiser_view: str = field(
-        default="full", metadata={"help": f"What the noiser sees: {', '.join(VIEWS)}.", "choices": VIEWS}
+    encoder: str | None = field(
+        default=None, metadata={"help": "Size of a fresh encoder: tape-38m (the default), tape-92m, small or tiny."}
     )
-    noiser_backbone: str = field(
-        default="gru", metadata={"help": f"What it reads with: {', '.join(BACKBONES)}.", "choices": BACKBONES}
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Start from this masked language model, with its tokenizer: folder or Hub name."},
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of it on the Hub."})
+    trained_layers: int | None = field(
+        default=None, metadata={"help": "Of model_name_or_path, train the last so many layers and the head only."}
+    )
+    noiser: str | None = field(
+        default=None, metadata={"help": "Size of a fresh noiser: paper (the default), small or tiny."}
+    )
+    noiser_name_or_path: str | None = field(
+        default=None, metadata={"help": "Start from this noiser: its folder, or a model's with one in noiser/."}
+    )
+    noiser_view: str | None = field(
+        default=None,
+        metadata={"help": f"What the noiser sees: {', '.join(VIEWS)}; full by default.", "choices": VIEWS},
+    )
+    noiser_backbone: str | None = field(
+        default=None,
+        metadata={"help": f"What it reads with: {', '.join(BACKBONES)}; gru by default.", "choices": BACKBONES},
     )
 
 
@@ -191,7 +208,10 @@ def parse_recipe(argv: list[str]) -> Recipe:
         _refuse(parser, "train_data is missing: name the file, folder or dataset with the proteins")
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
         _refuse(parser, f"max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
-    recipe.run.background_gate = recipe.run.background_gate or None  # how to unset it on the command line
+    # an empty text is how to unset a recipe's option on the command line
+    recipe.run.background_gate = recipe.run.background_gate or None
+    for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):
+        setattr(recipe.model, name, getattr(recipe.model, name) or None)
     return recipe
 
 

@@ -15,15 +15,16 @@ from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from . import model_card
+from . import checkpoints, model_card
+from .checkpoints import NOISER_FOLDER
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
 from .data_loading import data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
+from .encoders import check_soft_inputs, freeze_what_is_not_reached, number_of_positions
 from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
 from .keyed_noise import ENCODER_PHASE, row_keys
 from .masking_statistics import MaskingStatistics
-from .modeling_noiser import NoiserModel
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
@@ -32,7 +33,6 @@ from .training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-NOISER_FOLDER = "noiser"
 ARGUMENTS_FILE = "training_args.json"
 
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
@@ -50,8 +50,9 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
     What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`].
 
     Args:
-        model (`PreTrainedModel`): The encoder, a `...ForMaskedLM` that takes `inputs_embeds` for what they are (an ESM
-            with token dropout does not).
+        model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`; parameters that are frozen stay so. With
+            `noiser_reward: loss` it has to take `inputs_embeds` for what they are (an ESM with token dropout does
+            not).
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         data_collator ([`DataCollatorForAdversarialMLM`] or [`DataCollatorForRandomMLM`]): With the noiser, or without
             one for the random baseline.
@@ -60,8 +61,8 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
 
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            if an option needs what the data or the masking rules do not have, or if several GPUs are visible to one
-            process (`nn.DataParallel`).
+            if an option needs what the data, the encoder or the masking rules do not have, or if several GPUs are
+            visible to one process (`nn.DataParallel`).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -86,6 +87,9 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
         _check_game(self.args, data_collator, self.train_dataset)
+        if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
+            check_soft_inputs(self.model, data_collator)
+        freeze_what_is_not_reached(self.model, data_collator)
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
@@ -427,21 +431,21 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
             model_card.write(self, self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_noiser(resume_from_checkpoint)
+        checkpoints.check_resumable(resume_from_checkpoint, self.noiser, self.data_collator.tokenizer)
+        self._load_networks(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
-        self._load_noiser(self.state.best_model_checkpoint)
+        self._load_networks(self.state.best_model_checkpoint)
         self.loaded_best_step = self.state.best_global_step
 
-    def _load_noiser(self, checkpoint: str) -> None:
-        if self.noiser is None:
-            return
-        folder = os.path.join(checkpoint, NOISER_FOLDER)
-        if not os.path.isdir(folder):
-            raise ValueError(f"the checkpoint {checkpoint} has no {NOISER_FOLDER}/ folder, and this run has a noiser")
-        self.noiser.load_state_dict(NoiserModel.from_pretrained(folder).state_dict())
+    def _load_networks(self, checkpoint: str) -> None:
+        if isinstance(self.model, PreTrainedModel):
+            self.model.load_state_dict(checkpoints.read_weights(checkpoint, self.model))
+        else:  # adapters
+            super()._load_from_checkpoint(checkpoint)
+        if self.noiser is not None:
+            state = checkpoints.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
+            self.noiser.load_state_dict(state)
 
 
 def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
@@ -458,11 +462,13 @@ def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
         raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
     vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
     embeddings = model.get_input_embeddings().num_embeddings
-    if embeddings != vocabulary.vocab_size:
+    if embeddings < vocabulary.vocab_size:
         raise ValueError(
             f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
         )
-    positions = getattr(model.config, "max_position_embeddings", None)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError("all parameters of the encoder are frozen (requires_grad), so that there is nothing to train")
+    positions = number_of_positions(model)
     if positions is not None and max_length > positions:
         raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")
 

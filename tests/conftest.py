@@ -9,6 +9,7 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adversarial-mlm-tests-")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from foreign_encoders import BUILDERS  # noqa: E402
 from transformers import BertForMaskedLM  # noqa: E402
 
 from adversarial_mlm import NoiserConfig, NoiserModel, build_protein_tokenizer, presets  # noqa: E402
@@ -68,3 +69,18 @@ def make_noiser(tokenizer):
         return noiser
 
     return make
+
+
+@pytest.fixture
+def save_encoder(tmp_path):
+    """Save an encoder with random weights and its tokenizer as somebody else would; `save("esm")` gives the folder."""
+
+    def save(kind: str, **overrides) -> str:
+        torch.manual_seed(0)
+        model, tokenizer = BUILDERS[kind](tmp_path, **overrides)
+        folder = str(tmp_path / kind)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return save

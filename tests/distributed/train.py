@@ -6,7 +6,7 @@ import sys
 import datasets
 import torch
 from safetensors.torch import save_file
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, EsmConfig, EsmForMaskedLM
 
 from adversarial_mlm import (
     AdversarialMLMTrainer,
@@ -29,7 +29,19 @@ GAMES = {
         "unmasked_weight": 0.5,
     },
 }
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind"}
+
+
+def make_encoder(game: str):
+    if game != "credit":
+        return BertForMaskedLM(presets.encoder_config("tiny", **SIZES, **DROPOUT))
+    # an ESM-2, whose contact head no loss reaches, so that DistributedDataParallel would wait for it
+    tokens = {"vocab_size": 30, "pad_token_id": 0, "mask_token_id": 1}
+    return EsmForMaskedLM(
+        EsmConfig(**tokens, **SIZES, **DROPOUT, position_embedding_type="rotary", token_dropout=True)
+    )
 
 
 def main(output_dir: str, world_size: int, game: str) -> None:
@@ -42,9 +54,7 @@ def main(output_dir: str, world_size: int, game: str) -> None:
     data = datasets.Dataset.from_dict({"sequence": proteins})
     tokenizer = build_protein_tokenizer()
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    encoder = BertForMaskedLM(presets.encoder_config("tiny", **sizes, **dropout)).double()
+    encoder = make_encoder(game).double()
     vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
     noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8, view=VIEWS[game]))
     noiser = noiser.double()

@@ -268,8 +268,10 @@ def test_an_iterable_dataset_trains_with_a_noiser(make_trainer, dataset):
 def test_networks_that_do_not_fit_are_refused(make_trainer, make_encoder, make_noiser, tokenizer, tmp_path):
     args = AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
-    with pytest.raises(ValueError, match="33 token embeddings, but the tokenizer has 30"):
-        AdversarialMLMTrainer(make_encoder(vocab_size=33), args, collator)
+    with pytest.raises(ValueError, match="29 token embeddings, but the tokenizer has 30"):
+        AdversarialMLMTrainer(make_encoder(vocab_size=29), args, collator)
+    with pytest.raises(ValueError, match="nothing to train"):
+        AdversarialMLMTrainer(make_encoder().requires_grad_(False), args, collator)
     with pytest.raises(ValueError, match="max_length is 512, but the encoder has 100 positions"):
         AdversarialMLMTrainer(make_encoder(max_position_embeddings=100), args, collator)
     with pytest.raises(ValueError, match="AdversarialMLMTrainingArguments, got TrainingArguments"):

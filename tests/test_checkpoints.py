@@ -1,0 +1,298 @@
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adversarial_mlm.checkpoints import CheckpointError, check_resumable, load_encoder, load_noiser, read_weights
+
+KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
+
+
+def change_config(folder, **changes) -> None:
+    path = Path(folder, "config.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def cut_short(path) -> None:
+    path = Path(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+# ---- a model to start from ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_masked_language_model_loads_with_its_tokenizer(save_encoder, kind):
+    folder = save_encoder(kind)
+    model, tokenizer = load_encoder(folder)
+    assert tokenizer.mask_token_id is not None and {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_half_precision_weights_are_loaded_in_float32(save_encoder, tmp_path):
+    model, _ = load_encoder(save_encoder("bert"))
+    model.half().save_pretrained(save_encoder("bert"))
+    model, _ = load_encoder(save_encoder("bert"))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def without(name):
+    return lambda folder: os.remove(f"{folder}/{name}")
+
+
+def with_text(name, text):
+    return lambda folder: Path(folder, name).write_text(text)
+
+
+def with_pickled_weights(folder):
+    os.remove(f"{folder}/model.safetensors")
+    torch.save({}, f"{folder}/pytorch_model.bin")
+
+
+def without_a_layer(folder):
+    tensors = load_file(f"{folder}/model.safetensors")
+    save_file(
+        {n: t for n, t in tensors.items() if ".layer.1." not in n}, f"{folder}/model.safetensors", {"format": "pt"}
+    )
+
+
+def with_a_layer_more(folder):
+    tensors = load_file(f"{folder}/model.safetensors")
+    more = {n.replace(".layer.2.", ".layer.3."): t.clone() for n, t in tensors.items() if ".layer.2." in n}
+    save_file({**tensors, **more}, f"{folder}/model.safetensors", {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (without("config.json"), "there is no config.json in it"),
+        (with_text("config.json", "{"), "could not be loaded .*not a valid JSON file"),
+        (lambda folder: change_config(folder, model_type="nonsense"), "model type `nonsense`"),
+        (lambda folder: change_config(folder, model_type="gpt2"), "could not be loaded"),
+        (lambda folder: change_config(folder, intermediate_size=64), r"is 32×16 and not 64×16|is 32 and not 64"),
+        (without("model.safetensors"), "there is no model.safetensors in it$"),
+        (with_pickled_weights, "convert its pickled weights first"),
+        (lambda folder: cut_short(f"{folder}/model.safetensors"), "could not be loaded .*file not fully covered"),
+        (with_text("model.safetensors", "garbage"), "could not be loaded"),
+        (without_a_layer, r"lacks \d+ of its tensors, such as bert.encoder.layer.1."),
+        (with_text("tokenizer.json", "{"), "could not be loaded"),
+    ],
+)
+def test_a_damaged_model_is_refused_in_one_sentence(save_encoder, damage, sentence):
+    folder = save_encoder("bert")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=sentence) as refusal:
+        load_encoder(folder)
+    assert str(refusal.value).startswith(f"model_name_or_path is {folder}, ") and "\n" not in str(refusal.value)
+
+
+def test_code_that_comes_with_a_model_is_never_run(save_encoder, tmp_path):
+    folder = save_encoder("bert")
+    Path(folder, "theirs.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
+    change_config(folder, model_type="theirs", auto_map={"AutoConfig": "theirs.C", "AutoModelForMaskedLM": "theirs.M"})
+    with pytest.raises(CheckpointError, match="needs code of its own, which is never run"):
+        load_encoder(folder)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_a_model_without_a_head_gets_one_and_that_is_said(save_encoder, caplog, tmp_path, monkeypatch):
+    import logging
+
+    model, _ = load_encoder(save_encoder("bert"))
+    os.remove(tmp_path / "bert" / "model.safetensors")
+    model.bert.save_pretrained(tmp_path / "bert")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level("WARNING"):
+        loaded, _ = load_encoder(str(tmp_path / "bert"))
+    assert "no masked-language-modelling head: 6 tensors start at random" in caplog.text
+    assert torch.equal(loaded.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "two words", "a/b/c"])
+def test_a_folder_that_is_not_there_is_named(name):
+    with pytest.raises(CheckpointError, match=f"{name}, but there is no such folder"):
+        load_encoder(name)
+
+
+def test_a_name_that_the_hub_does_not_give_is_named():
+    with pytest.raises(CheckpointError, match="someone/something, which is no folder here, and could not be loaded"):
+        load_encoder("someone/something")
+
+
+def test_a_revision_of_a_folder_makes_no_sense(save_encoder):
+    with pytest.raises(CheckpointError, match="which is a folder, and a revision, v2, belongs to a name on the Hub"):
+        load_encoder(save_encoder("bert"), revision="v2")
+
+
+def test_an_encoder_with_a_decoder_is_refused(tmp_path):
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    from adversarial_mlm import build_protein_tokenizer
+
+    sizes = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 8))}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(vocab_size=30, d_model=8, max_position_embeddings=64, pad_token_id=0, **sizes, **heads)
+    BartForConditionalGeneration(config).save_pretrained(tmp_path)
+    build_protein_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="has a decoder; an encoder alone is needed"):
+        load_encoder(str(tmp_path))
+
+
+# ---- a noiser to start from ----
+
+
+def test_a_noiser_loads_from_its_folder_and_from_the_model_beside_it(make_noiser, save_encoder):
+    folder = save_encoder("bert")
+    noiser = make_noiser(view="blind")
+    noiser.save_pretrained(f"{folder}/noiser")
+    for place in (folder, f"{folder}/noiser"):
+        loaded = load_noiser(place)
+        assert loaded.config.view == "blind"
+        assert all(torch.equal(a, b) for a, b in zip(noiser.parameters(), loaded.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(f"{folder}/noiser"), "neither a noiser nor has one in noiser/"),
+        (lambda folder: cut_short(f"{folder}/noiser/model.safetensors"), "could not be loaded"),
+        (lambda folder: change_config(f"{folder}/noiser", hidden_size=24), "whose weights do not fit its config.json"),
+        (lambda folder: change_config(f"{folder}/noiser", view="all"), "view must be one of full, context, blind"),
+        (lambda folder: change_config(f"{folder}/noiser", num_hidden_layers=3), r"lacks \d+ of its tensors"),
+    ],
+)
+def test_a_damaged_noiser_is_refused_in_one_sentence(make_noiser, save_encoder, damage, sentence):
+    folder = save_encoder("bert")
+    make_noiser().save_pretrained(f"{folder}/noiser")
+    damage(folder)
+    with pytest.raises(CheckpointError, match=sentence) as refusal:
+        load_noiser(folder)
+    assert str(refusal.value).startswith(f"noiser_name_or_path is {folder}, ") and "\n" not in str(refusal.value)
+
+
+# ---- a run to continue ----
+
+
+@pytest.fixture
+def checkpoint(save_encoder, make_noiser):
+    """A folder like a checkpoint of a run, and the networks and tokenizer of that run."""
+    folder = save_encoder("bert")
+    noiser = make_noiser()
+    noiser.save_pretrained(f"{folder}/noiser")
+    model, tokenizer = load_encoder(folder)
+    Path(folder, "trainer_state.json").write_text('{"global_step": 2}')
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.zeros(1000)}, f"{folder}/{name}")
+    return folder, model, noiser, tokenizer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_come_back_whatever_names_they_were_saved_under(save_encoder, tmp_path, kind):
+    model, _ = load_encoder(save_encoder(kind))
+    torch.manual_seed(1)
+    for parameter in model.parameters():  # an ESM that was loaded saves its norms under other names than it has
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "again")
+    state = read_weights(str(tmp_path / "again"), model)
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_weights_come_back_in_the_precision_that_they_have(make_noiser, tmp_path):
+    noiser = make_noiser().double()
+    noiser.save_pretrained(tmp_path)
+    state = read_weights(str(tmp_path), noiser)
+    assert all(torch.equal(state[name], parameter) for name, parameter in noiser.named_parameters())
+    assert {tensor.dtype for tensor in state.values()} == {torch.float64}
+
+
+def replace_tensor(path, find, change):
+    tensors = load_file(path)
+    name = next(name for name in sorted(tensors) if find in name)
+    tensors[name] = change(tensors[name])
+    save_file(tensors, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (without("model.safetensors"), "has no model.safetensors"),
+        (lambda f: cut_short(f"{f}/model.safetensors"), "has weights that could not be loaded"),
+        (lambda f: cut_short(f"{f}/noiser/model.safetensors"), "noiser has weights that could not be loaded"),
+        (without_a_layer, "it has no tensor bert.encoder.layer.1."),
+        (with_a_layer_more, "it has also bert.encoder.layer.3."),
+        (
+            lambda f: replace_tensor(f"{f}/model.safetensors", "word_embeddings", lambda t: t[:, :8].contiguous()),
+            r"word_embeddings.weight is 30×8 in it and 30×16 in this run",
+        ),
+        (
+            lambda f: replace_tensor(f"{f}/noiser/model.safetensors", "score.bias", lambda t: t[:5].clone()),
+            r"does not fit this run's NoiserModel: score.bias is 5 in it and 23 in this run",
+        ),
+        (lambda f: shutil.rmtree(f"{f}/noiser"), "has no noiser/ folder, and this run has a noiser"),
+        (without("trainer_state.json"), "no trainer_state.json that can be read"),
+        (with_text("trainer_state.json", '{"global_st'), "no trainer_state.json that can be read"),
+        (with_text("trainer_state.json", "[]"), "without a global_step"),
+        (without("optimizer.pt"), "has no optimizer.pt, without which a run cannot go on; .* model_name_or_path"),
+        (lambda f: cut_short(f"{f}/optimizer.pt"), "damaged optimizer.pt"),
+        (lambda f: cut_short(f"{f}/scheduler.pt"), "damaged scheduler.pt"),
+        (lambda f: cut_short(f"{f}/rng_state.pth"), "damaged rng_state.pth"),
+        (with_text("tokenizer.json", "{"), "has a tokenizer that could not be loaded"),
+    ],
+)
+def test_a_run_does_not_go_on_from_a_damaged_checkpoint(checkpoint, damage, sentence):
+    folder, model, noiser, tokenizer = checkpoint
+
+    def go_on():
+        check_resumable(folder, noiser, tokenizer)
+        read_weights(folder, model)
+        read_weights(f"{folder}/noiser", noiser)
+
+    go_on()
+    damage(folder)
+    with pytest.raises(CheckpointError, match=sentence) as refusal:
+        go_on()
+    assert str(refusal.value).startswith(f"the checkpoint {folder}") and "\n" not in str(refusal.value)
+
+
+def test_a_checkpoint_with_another_vocabulary_is_refused(checkpoint, save_encoder):
+    folder, _, noiser, _ = checkpoint
+    _, other = load_encoder(save_encoder("prot_bert"))
+    with pytest.raises(
+        CheckpointError, match="was made with another vocabulary: the token .* has the id .* in it and"
+    ):
+        check_resumable(folder, noiser, other)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_code_in_the_state_of_an_optimizer_is_never_run(checkpoint, tmp_path, name):
+    folder, _, noiser, tokenizer = checkpoint
+    torch.save({"state": Payload(tmp_path / "was_run")}, f"{folder}/{name}")
+    with pytest.raises(CheckpointError, match=f"{name} that holds more than tensors and plain values"):
+        check_resumable(folder, noiser, tokenizer)
+    Path(folder, name).write_bytes(pickle.dumps(Payload(tmp_path / "was_run")))
+    with pytest.raises(CheckpointError, match=name):
+        check_resumable(folder, noiser, tokenizer)
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_nothing_here_ever_trusts_remote_code(repository):
+    sources = [*repository.glob("adversarial_mlm/**/*.py"), *repository.glob("examples/**/*.py")]
+    texts = {path.name: path.read_text() for path in sources}
+    assert len(texts) > 20
+    assert not [name for name, text in texts.items() if "trust_remote_code=True" in text.replace(" ", "")]
+    assert not [name for name, text in texts.items() if "weights_only=False" in text.replace(" ", "")]

@@ -1,0 +1,132 @@
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from adversarial_mlm import DataCollatorForRandomMLM
+from adversarial_mlm.checkpoints import load_encoder
+from adversarial_mlm.encoders import (
+    check_soft_inputs,
+    freeze_what_is_not_reached,
+    hard_batch,
+    number_of_positions,
+    train_last_layers,
+)
+
+KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
+
+
+@pytest.fixture
+def load(save_encoder):
+    """An encoder of a kind, loaded as a user would, and a collator for it."""
+
+    def load(kind, **overrides):
+        model, tokenizer = load_encoder(save_encoder(kind, **overrides))
+        return model, DataCollatorForRandomMLM(tokenizer, max_length=60)
+
+    return load
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_hard_batch_has_every_residue_masks_and_padding(load, kind):
+    _, collator = load(kind)
+    batch = hard_batch(collator, torch.device("cpu"))
+    shown = set(torch.where(batch.labels >= 0, batch.labels, batch.input_ids).unique().tolist())
+    assert set(collator.vocabulary.residue_ids) <= shown
+    assert (batch.input_ids == collator.vocabulary.mask_token_id).sum() == batch.masked.sum() > 10
+    assert not batch.attention_mask.all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "esm"])
+def test_embeddings_count_as_their_tokens_do(load, kind):
+    check_soft_inputs(*load(kind))
+
+
+def test_an_esm_2_without_token_dropout_takes_embeddings_for_what_they_are(load):
+    check_soft_inputs(*load("esm", token_dropout=False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "token_dropout acts on input_ids alone"),
+        ({"token_dropout": False, "position_embedding_type": "absolute"}, "absolute positions"),
+        ({"token_dropout": False, "emb_layer_norm_before": True}, "emb_layer_norm_before"),
+    ],
+)
+def test_an_esm_that_reads_embeddings_otherwise_is_refused_with_the_reason(load, settings, reason):
+    with pytest.raises(ValueError, match=rf"EsmForMaskedLM does not: a logit differs by .* {reason}.* such as credit"):
+        check_soft_inputs(*load("esm", **settings))
+
+
+def test_the_look_leaves_the_encoder_as_it_was(load):
+    model, collator = load("bert")
+    model.train()
+    model.bert.embeddings.requires_grad_(False)
+    before = torch.get_rng_state()
+    check_soft_inputs(model, collator)
+    freeze_what_is_not_reached(model, collator)
+    assert model.training and torch.equal(before, torch.get_rng_state())
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {name for name, _ in model.named_parameters() if ".embeddings." not in name}
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_no_loss_reaches_is_frozen(load, kind):
+    model, collator = load(kind)
+    unreached = freeze_what_is_not_reached(model, collator)
+    contact_head = ["esm.contact_head.regression.weight", "esm.contact_head.regression.bias"]
+    assert unreached == (contact_head if kind == "esm" else [])
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == unreached
+
+
+def test_positions_are_those_that_the_encoder_can_take(load):
+    positions = {kind: number_of_positions(load(kind)[0]) for kind in ("bert", "roberta")}
+    assert positions == {"bert": 512, "roberta": 128}
+    model, _ = load("roberta")
+    ids = torch.full((1, 128), 5)
+    model(input_ids=ids)
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        model(input_ids=torch.full((1, 129), 5))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [0, 2])
+def test_the_last_layers_and_what_follows_them_stay_trainable(load, kind, count):
+    model, _ = load(kind)
+    train_last_layers(model, count)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    in_layers = {name for name, _ in model.named_parameters() if ".layer." in name or ".layers." in name}
+    layers = {int(name.split("layer.")[-1].split("layers.")[-1].split(".")[0]) for name in frozen & in_layers}
+    assert layers == set(range(3 - count))
+    assert any("embeddings" in name for name in frozen)
+    head = [name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")]
+    assert head and not frozen & set(head)
+
+
+@pytest.mark.parametrize("count", [-1, 4])
+def test_more_layers_than_there_are_cannot_be_trained(load, count):
+    with pytest.raises(ValueError, match="between 0 and the encoder's 3 layers"):
+        train_last_layers(load("bert")[0], count)
+
+
+def test_layers_that_share_their_weights_cannot_be_told_apart():
+    from transformers import AlbertConfig, AlbertForMaskedLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    with pytest.raises(ValueError, match="AlbertForMaskedLM share their weights"):
+        train_last_layers(AlbertForMaskedLM(AlbertConfig(vocab_size=30, embedding_size=8, **sizes)), 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_masks_keep_to_residues_whatever_the_tokenizer(save_encoder, proteins, kind):
+    folder = save_encoder(kind)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    collator = DataCollatorForRandomMLM(tokenizer, random_rate=1.0, mask_options=(0.0, 0.0, 1.0))
+    batch = collator([{"sequence": protein} for protein in proteins[:20]])
+    noised = collator.corrupt(batch, torch.arange(20))
+    special = torch.isin(batch["input_ids"], torch.tensor(tokenizer.all_special_ids))
+    assert special.any() and not (noised.masked & special).any()
+    assert torch.equal(noised.input_ids[special], batch["input_ids"][special])
+    letters = {tokenizer.convert_ids_to_tokens(i) for i in noised.input_ids[noised.masked].unique().tolist()}
+    assert letters == set("ACDEFGHIKLMNPQRSTVWY")
