@@ -3,8 +3,10 @@
 A collator runs ahead of time in worker processes, where neither the newest noiser nor its gradient is at hand. So both
 collators here have two stages. Calling one (`collator(examples)`) does the work of the CPU: encode, crop, pad, mark
 the residues. `collator.corrupt(batch, keys)` then decides on the device what is masked, and is what the trainer calls.
+A noiser that is no longer trained has no such need: with `frozen=True` calling the collator does both.
 """
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 
@@ -63,6 +65,11 @@ class SequenceEncoder:
             `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
             `(batch, length)`, and `num_residues` `(batch,)` int64.
         """
+        if not all("sequence" in example for example in examples):
+            raise ValueError(
+                f"an example has no 'sequence', only {', '.join(examples[0]) or 'nothing'}; in a Trainer of "
+                "transformers' own, set remove_unused_columns=False"
+            )
         rows = [self._crop(self.table.encode(example["sequence"]), example) for example in examples]
         prefix, suffix = self.table.prefix, self.table.suffix
         extra = len(prefix) + len(suffix)
@@ -179,6 +186,11 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
 
     What the noiser sees is a property of the noiser (`NoiserConfig.view`).
 
+    With `frozen=True` the noiser stays as it is and calling the collator does the whole job, in the workers and on
+    their CPU: `input_ids`, `attention_mask` and `labels`, as `DataCollatorForLanguageModeling` gives them, for any
+    trainer. Noise and windows are then drawn from PyTorch's generator, which a `DataLoader` seeds anew in every worker
+    and epoch.
+
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
         noiser ([`NoiserModel`]): Made for this tokenizer (`NoiserConfig.from_tokenizer`).
@@ -188,6 +200,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         random_rate (`float`, *optional*, defaults to 0.1): Share that is masked at random, beside those.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up.
         seed (`int`, *optional*, defaults to 0): Of the crops.
+        frozen (`bool`, *optional*, defaults to `False`): Whether to mask when called, with a copy of the noiser that
+            is in evaluation mode, without gradients and on the CPU. Not for [`AdversarialMLMTrainer`].
         **masking: The other fields of [`noising.MaskingRules`]: `mask_options` (of the random masks),
             `learned_options` (whether the noiser chooses how to mask, too), `sampler`, `selection`, `gated`,
             `temperature`, `candidate_rate`.
@@ -206,6 +220,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         random_rate: float = 0.1,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        frozen: bool = False,
         **masking,
     ):
         if adversarial_rate <= 0:
@@ -214,7 +229,24 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         rules = MaskingRules(random_rate=random_rate, adversarial_rate=adversarial_rate, blind=blind, **masking)
         self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
         noiser.config.check_vocabulary(self.vocabulary)
-        self.noiser = noiser
+        self.frozen = frozen
+        self.noiser = copy.deepcopy(noiser).cpu().eval().requires_grad_(False) if frozen else noiser
+
+    def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
+        """The CPU stage, see [`SequenceEncoder.__call__`]; with `frozen` the whole job.
+
+        Args:
+            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`).
+
+        Returns:
+            `dict[str, torch.Tensor]`: With `frozen`, `input_ids`, `attention_mask` and `labels` (-100 where nothing is
+            masked), each `(batch, length)`, int64.
+        """
+        batch = super().__call__(examples)
+        if not self.frozen:
+            return batch
+        noised = self.corrupt(batch)
+        return {name: getattr(noised, name) for name in ("input_ids", "attention_mask", "labels")}
 
     def corrupt(
         self,

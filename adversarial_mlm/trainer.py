@@ -17,10 +17,11 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from . import checkpoints, model_card
 from .checkpoints import NOISER_FOLDER
+from .compatibility import check_fit, check_game
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
 from .data_loading import data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
-from .encoders import check_soft_inputs, freeze_what_is_not_reached, number_of_positions
+from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
 from .keyed_noise import ENCODER_PHASE, row_keys
@@ -77,7 +78,7 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
     ):
         for name in _UNUSED_BY_US & kwargs.keys():
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
-        _check_fit(model, args, data_collator)
+        check_fit(model, args, data_collator)
         self._set_up_noiser(args, data_collator.noiser)
         self._train_sampler: EpochSampler | None = None
         self._background: torch.Tensor | None = None
@@ -86,7 +87,7 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
-        _check_game(self.args, data_collator, self.train_dataset)
+        check_game(self.args, data_collator, self.train_dataset)
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
             check_soft_inputs(self.model, data_collator)
         freeze_what_is_not_reached(self.model, data_collator)
@@ -446,52 +447,3 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
         if self.noiser is not None:
             state = checkpoints.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
             self.noiser.load_state_dict(state)
-
-
-def _check_fit(model: PreTrainedModel, args, data_collator) -> None:
-    if not isinstance(args, AdversarialMLMTrainingArguments):
-        raise ValueError(f"args must be AdversarialMLMTrainingArguments, got {type(args).__name__}")
-    if not isinstance(data_collator, DataCollatorForRandomMLM):
-        raise ValueError(
-            "data_collator must be DataCollatorForAdversarialMLM or DataCollatorForRandomMLM, "
-            f"got {type(data_collator).__name__}"
-        )
-    if args.device.type == "mps":
-        raise ValueError("the MPS device is not supported, as it has no float64; set use_cpu")
-    if args.n_gpu > 1:
-        raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
-    vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
-    embeddings = model.get_input_embeddings().num_embeddings
-    if embeddings < vocabulary.vocab_size:
-        raise ValueError(
-            f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
-        )
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("all parameters of the encoder are frozen (requires_grad), so that there is nothing to train")
-    positions = number_of_positions(model)
-    if positions is not None and max_length > positions:
-        raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")
-
-
-def _check_game(args: AdversarialMLMTrainingArguments, data_collator, train_dataset) -> None:
-    """Refuse options that need what the data or the rules do not have."""
-    if data_collator.noiser is None:
-        return
-    if args.noiser_reward == "surprise" and isinstance(train_dataset, IterableDataset):
-        raise ValueError("noiser_reward: surprise needs the residues' shares, which a stream cannot tell")
-    rules = data_collator.rules
-    through = args.noiser_reward == "loss"
-    if not rules.gated and rules.selection == "topk" and not through:
-        raise ValueError(
-            f"gated: false is about the gradient of rss, which noiser_reward: {args.noiser_reward} has not"
-        )
-    if rules.temperature != 1 and rules.selection == "topk":
-        if not through or (rules.sampler != "rss" and not rules.learned_options):
-            raise ValueError("temperature is set, but nothing is relaxed with this sampler, options and noiser_reward")
-    if args.on_collapse == "stop" and not rules.random_rate:
-        raise ValueError("on_collapse: stop watches the loss on random masks, and random_rate is 0")
-    if rules.selection == "threshold" and (args.importance_exponent or args.noiser_reward == "credit"):
-        option = "importance_exponent" if args.importance_exponent else "noiser_reward: credit"
-        raise ValueError(
-            f"{option} needs the probability of each mask, which selection: threshold has in no closed form"
-        )
