@@ -8,7 +8,7 @@ from .modeling_noiser import KEEP, MASK, REPLACE
 from .noising import NoisedBatch
 from .tokenization_protein import ResidueVocabulary
 
-_SCALARS = 15
+_SCALARS = 17
 
 
 class MaskingStatistics:
@@ -54,6 +54,7 @@ class MaskingStatistics:
             (importance**2 * noised.masked).sum(),
             *((losses * (masks & hidden)).sum() for masks in (noised.adversarial, noised.random)),
             *((masks & hidden).sum() for masks in (noised.adversarial, noised.random)),
+            *((residues.any(dim=1) & ~masks.any(dim=1)).sum() for masks in (noised.masked, noised.adversarial)),
             torch.full((), len(true_ids), device=losses.device),
         ]
         self.sums += torch.cat(
@@ -77,19 +78,21 @@ class MaskingStatistics:
 
         Returns:
             `dict[str, float]`: Always `mask_rate` (of the residues), `residues` (their number), and `share_mask`,
-            `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser). With a
-            noiser also `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser
-            and at random, nats), `gap` (their difference), `mask_gap` (the same of residues hidden by [MASK] alone, so
-            that it tells of the places and not of the options), `entropy` (of the noiser's distribution over
-            positions, 1 = uniform), `effective_sample_share` (effective number of masked residues, if weighted back to
-            uniform masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among
-            all) and `enrichment_max` (of the standard residues).
+            `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser);
+            `rows_without_mask` where there were any (so short that the budget rounds to none), and likewise
+            `rows_without_adversarial_mask` where the noiser has masked in others. With a noiser also
+            `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser and at
+            random, nats), `gap` (their difference), `mask_gap` (the same of residues hidden by [MASK] alone, so that
+            it tells of the places and not of the options), `entropy` (of the noiser's distribution over positions, 1 =
+            uniform), `effective_sample_share` (effective number of masked residues, if weighted back to uniform
+            masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
+            `enrichment_max` (of the standard residues).
         """
         # reduced even where this process added nothing: the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
         adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
-        importance, squared_importance, *hidden, rows = sums[8:_SCALARS]
+        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = sums[8:_SCALARS]
         if not rows:
             return {}
         background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
@@ -102,10 +105,14 @@ class MaskingStatistics:
             "share_replace": replaced / reported,
             "residues": residues,
         }
+        if without_mask:
+            figures["rows_without_mask"] = without_mask
         if not self.adversarial:
             return figures
         if adv_count:
             figures["adversarial_loss"] = adv_loss / adv_count
+        if adv_count and without_adversarial:
+            figures["rows_without_adversarial_mask"] = without_adversarial
         if random_count:
             figures["random_loss"] = random_loss / random_count
         if adv_count and random_count:

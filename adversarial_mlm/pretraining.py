@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -21,6 +22,7 @@ from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_seque
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .encoders import train_last_layers
 from .modeling_noiser import NoiserModel
+from .noising import MaskingRules
 from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
 from .run_log import METRICS_FILE
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
@@ -303,6 +305,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     with args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data)
     _check_evaluation(recipe, data)
+    _count_short_proteins(data, collator.rules)
     trainer = build_trainer(recipe, data, encoder, collator)
     if trainer.is_world_process_zero():
         if checkpoint is None or not _is_inside(checkpoint, args.output_dir):
@@ -331,6 +334,25 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         )
     if not data.held_out and recipe.training.eval_strategy != "no":
         raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
+
+
+def _count_short_proteins(data: ProteinData, rules: MaskingRules) -> None:
+    """Say how many proteins are so short that a budget of masks rounds to none in them. A stream cannot tell."""
+    if not isinstance(data.train, Dataset):
+        return
+    lengths, records = np.unique(data.train.with_format("numpy")["length"], return_counts=True)
+    adversarial, by_chance = (budget.numpy() for budget in rules.budgets(torch.from_numpy(lengths.astype(np.int64))))
+    for fact, without, what in (
+        ("too_short_for_any_mask", adversarial + by_chance == 0, "no residue of them is masked"),
+        ("too_short_for_the_noiser", (adversarial == 0) & (by_chance > 0), "the noiser masks none of them"),
+    ):
+        count = int(records[without].sum())
+        if count and (rules.adversarial_rate or fact == "too_short_for_any_mask"):
+            data.facts[fact] = count
+            logger.warning(
+                f"{count:,} of {len(data.train):,} proteins are so short (at most {lengths[without].max()} residues) "
+                f"that {what}: the budget rounds to 0"
+            )
 
 
 _WRITTEN_BY_A_RUN = (

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from adversarial_mlm import pretraining
+from adversarial_mlm.checkpoints import load_encoder, load_noiser
 from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
 from adversarial_mlm.recipe import parse_recipe
 
@@ -222,6 +223,12 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
             "eval_strategy is .*, but no proteins are held out",
         ),
         ({"encoder": "huge"}, "no encoder preset 'huge'"),
+        ({"model_name_or_path": "somewhere"}, "encoder is tiny, the size of a fresh one, and model_name_or_path is"),
+        ({"noiser_name_or_path": "somewhere"}, "noiser is tiny, the size of a fresh one, and noiser_name_or_path is"),
+        ({"noiser_name_or_path": "x", "noiser": "", "masking": "random"}, "with masking: random there is no noiser"),
+        ({"trained_layers": 2}, "trained_layers is given, but there is no model_name_or_path"),
+        ({"model_revision": "main"}, "model_revision is given, but there is no model_name_or_path"),
+        ({"model_name_or_path": "./nowhere", "encoder": ""}, "model_name_or_path is ./nowhere, but there is no such"),
         ({"adversarial_rate": 0}, "adversarial_rate must be above 0"),
         ({"max_length": 2}, "max_length"),
         ({"temperature": 0}, "temperature must be above 0"),
@@ -245,3 +252,62 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
 def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):
     with pytest.raises(RecipeError, match=words):
         pretrain(make_recipe(**changes))
+
+
+# ---- networks that others have trained ----
+
+
+@pytest.mark.parametrize("kind", ["prot_bert", "esm"])
+def test_a_run_starts_from_any_encoder_and_goes_on(make_recipe, save_encoder, kind):
+    start = {"model_name_or_path": save_encoder(kind), "encoder": "", "background_gate": ""}
+    recipe = make_recipe(**start, trained_layers=1, save_strategy="steps", save_steps=2, max_steps=2)
+    trainer = pretrain(recipe)
+    assert evaluate_saved(recipe, trainer)["eval_members_masked_residues"] > 100
+    before, _ = load_encoder(start["model_name_or_path"])
+    after, _ = load_encoder(recipe.training.output_dir)
+    moved = {
+        n for (n, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if not torch.equal(a, b)
+    }
+    assert moved and all(
+        ".layer.2." in n or not n.startswith(f"{before.base_model_prefix}.") or "after" in n for n in moved
+    )
+    again = parse_recipe([f"{recipe.training.output_dir}/recipe.yaml", "--resume_from_checkpoint", "latest"])
+    again.training.max_steps = 4
+    assert pretrain(again).state.global_step == 4
+
+
+def test_a_run_starts_from_a_trained_noiser(make_recipe, tmp_path):
+    pretrain(make_recipe(output_dir=tmp_path / "first"))
+    recipe = make_recipe(noiser_name_or_path=tmp_path / "first", noiser="", noiser_update="none", noiser_reward="loss",
+                         noiser_steps=10, encoder_steps=10)  # fmt: skip
+    noiser = pretrain(recipe).noiser
+    trained = load_noiser(str(tmp_path / "first"))
+    assert noiser.config.view == "blind"
+    assert all(torch.equal(a, b) for a, b in zip(noiser.parameters(), trained.parameters(), strict=True))
+    with pytest.raises(RecipeError, match="noiser_view is full, but the noiser in .* has blind"):
+        pretrain(make_recipe(noiser_name_or_path=tmp_path / "first", noiser="", noiser_view="full"))
+
+
+def test_a_checkpoint_that_does_not_fit_ends_in_one_sentence(make_recipe, tmp_path):
+    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
+    (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(RecipeError, match="checkpoint-2 has a damaged optimizer.pt"):
+        pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4))
+
+
+def test_proteins_that_are_too_short_for_a_mask_are_counted_and_said(make_recipe, tmp_path, caplog):
+    # at 10 % + 10 %, 2 residues have no mask, 4 have one at random, and 30 have three of each kind
+    proteins = [("MKTAYIAKQR" * 3)[:length] for length in (2, 2, 4, 4, 4, 30, 30)]
+    (tmp_path / "short.fasta").write_text("".join(f">{i}\n{protein}\n" for i, protein in enumerate(proteins)))
+    recipe = make_recipe(
+        min_length=1, holdout_families=0, holdout_members=0, cluster_table="", background_gate="", eval_strategy="no"
+    )
+    recipe.data.train_data = [str(tmp_path / "short.fasta")]
+    with caplog.at_level("WARNING"):
+        pretrain(recipe)
+    facts = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert (facts["too_short_for_any_mask"], facts["too_short_for_the_noiser"]) == (2, 3)
+    assert "2 of 7 proteins are so short (at most 2 residues) that no residue of them is masked" in caplog.text
+    assert "3 of 7 proteins are so short (at most 4 residues) that the noiser masks none of them" in caplog.text
+    log = [json.loads(line) for line in open(tmp_path / "run" / "metrics.jsonl")]
+    assert sum(entry.get("rows_without_mask", 0) for entry in log) >= 2
