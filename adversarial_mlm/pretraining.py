@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from . import model_card, presets
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .hub import PushError
 from .modeling_noiser import NoiserModel
 from .recipe import RECIPE_FILE, DataArguments, Recipe
 from .run_log import METRICS_FILE
@@ -186,7 +187,8 @@ def build_trainer(
     """The trainer of a recipe.
 
     Raises:
-        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support.
+        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support, or if the
+            run is to be pushed to the Hub and cannot be.
     """
     try:
         trainer = AdversarialMLMTrainer(
@@ -202,6 +204,7 @@ def build_trainer(
     records = data.facts.get("train_records")
     trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
     trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
+    trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
 
 
@@ -270,7 +273,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         recipe.save(args.output_dir)
         data.save_facts(args.output_dir)
     trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
     trainer.save_state()
     if recipe.data.streaming and trainer.is_world_process_zero():
         data.save_facts(args.output_dir)
@@ -324,7 +327,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     if trainer.noiser is not None:
         noiser = NoiserModel.from_pretrained(folder, subfolder=NOISER_FOLDER)
     args = copy.copy(recipe.training)
-    args.report_to = []
+    args.report_to, args.push_to_hub = [], False
     evaluator = AdversarialMLMTrainer(
         model=encoder,
         args=args,
@@ -334,8 +337,41 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
         processing_class=tokenizer,
     )
     evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
-    evaluator.loaded_best_step = trainer.loaded_best_step
+    evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
         model_card.write(evaluator, folder, figures)
     return figures
+
+
+@dataclass
+class PushResult:
+    """How the push at the end of a run went.
+
+    Attributes:
+        repo_id: The repository.
+        revision: Its branch, where one was asked for.
+        address: Its address, where the push succeeded.
+        failure: Why it failed, where it did.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    address: str | None = None
+    failure: str | None = None
+
+
+def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:
+    """Push what a run saved, with the card as [`evaluate_saved`] left it.
+
+    Returns:
+        [`PushResult`]; `None` without `push_to_hub`, and on all processes but the first.
+    """
+    if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
+        return None
+    result = PushResult(trainer.hub_model_id, trainer.args.hub_revision)
+    try:
+        result.address = str(trainer.push_output_dir().repo_url)
+    except PushError as error:
+        result.failure = str(error)
+    return result

@@ -21,6 +21,7 @@ from .data_loading import data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
 from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
+from .hub import NOISER_FOLDER, HubPushes
 from .keyed_noise import ENCODER_PHASE, row_keys
 from .masking_statistics import MaskingStatistics
 from .modeling_noiser import NoiserModel
@@ -32,13 +33,12 @@ from .training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
 
-NOISER_FOLDER = "noiser"
 ARGUMENTS_FILE = "training_args.json"
 
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(NoiserTurns, Trainer):
+class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
