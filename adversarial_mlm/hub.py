@@ -13,8 +13,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, constants, get_session, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from tqdm.auto import tqdm
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
@@ -235,33 +236,45 @@ class HubPushes:
             self._count_failure(step, error)
         else:
             self.pushes["sent"] += 1
-            logger.info("push_to_hub: step %d is in %s", step, self.hub_model_id)
+            _tell(logging.INFO, f"push_to_hub: step {step} is in {self.hub_model_id}")
 
     def _count_failure(self, step: int, error: PushError) -> None:
         self.pushes["failed"] += 1
         if self.pushes["failed"] == 1:
-            logger.warning(
-                "push_to_hub: step %d was not pushed: %s; training goes on, the next save tries again, and further "
-                "failures are counted",
-                step,
-                error,
+            _tell(
+                logging.WARNING,
+                f"push_to_hub: step {step} was not pushed: {error}; training goes on, the next save tries again, and "
+                "further failures are counted",
             )
+
+    def _finish_current_push(self) -> None:
+        push = getattr(self, "push_in_progress", None)  # which the stock trainer sets where there is a repository
+        if push is not None and not push.is_done():
+            _tell(logging.INFO, "push_to_hub: waiting for the push that is under way")
+        super()._finish_current_push()
 
     def _finalize_training(self, *args, **kwargs):
         output = super()._finalize_training(*args, **kwargs)  # which waits for the push that is under way
         if self.args.push_to_hub and (self.pushes["failed"] or self.pushes["skipped"]):
-            logger.log(
+            _tell(
                 logging.WARNING if self.pushes["failed"] else logging.INFO,
-                "push_to_hub: of the saves during training %d were pushed, %d could not be, %d were skipped because "
-                "the push before them was under way",
-                *(self.pushes[name] for name in ("sent", "failed", "skipped")),
+                "push_to_hub: of the saves during training {sent} were pushed, {failed} could not be, {skipped} were "
+                "skipped because the push before them was under way".format(**self.pushes),
             )
         return output
 
 
+def _tell(level: int, line: str) -> None:
+    with tqdm.external_write_mode():  # not into the middle of a progress bar
+        logger.log(level, line)
+
+
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
-    """The client without progress bars, without lines about retries and addresses, and without endless waiting."""
+    """The client without progress bars, without lines about retries and addresses, and without endless waiting.
+
+    The limit to waiting stays with the client, which this process has one of.
+    """
     session = get_session()
     if session.timeout.read is None:  # the client's own default; one that was set up otherwise is left alone
         session.timeout = SILENCE_LIMIT
@@ -288,6 +301,8 @@ def _reason(error: Exception, token: str | None) -> str:
         answer = f"{error.response.status_code} {error.response.reason_phrase}".strip()
         said = _one_line(error.server_message or "", token)
         return f"the Hub answered {answer}" + (f" ({said})" if said else "")
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids it"
     if isinstance(error, ValueError) and not isinstance(error, HFValidationError):
         return f"the Hub's answer makes no sense ({_one_line(str(error), token)})"
     return f"{type(error).__name__}: {_one_line(str(error), token)}"
@@ -310,9 +325,9 @@ def _refusal(error: Exception, repo_id: str, token: str | None) -> str:
     reason = _reason(error, token)
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return (
-            f"push_to_hub: {repo_id} may not be written to: {reason}; see hub_token (or `hf auth login`) and "
-            "hub_model_id"
+            f"push_to_hub: the repository '{repo_id}' may not be written to: {reason}; see hub_token (or "
+            "`hf auth login`) and hub_model_id"
         )
     if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
-        return f"push_to_hub: {repo_id} cannot be made ready: {reason}; see hub_model_id and hub_revision"
+        return f"push_to_hub: the repository '{repo_id}' cannot be used: {reason}; see hub_model_id and hub_revision"
     return f"push_to_hub: the Hub at {constants.ENDPOINT} cannot be used: {reason}"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hub_helpers import SENT, files_below
 from hub_server import SIGNATURE, TOKEN
 from safetensors.torch import load, load_file
 from transformers import AutoModelForMaskedLM
@@ -11,17 +12,8 @@ from adversarial_mlm import NoiserModel
 
 HERE = Path(__file__).parent
 REPO = "somebody/run"
-MODEL = {
-    "README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.json",
-    "noiser/config.json", "noiser/model.safetensors",
-}  # fmt: skip
-SENT = {".gitattributes", "metrics.jsonl", *MODEL}
 
 pytestmark = pytest.mark.slow
-
-
-def files_below(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def assert_no_token(server, folder: Path) -> None:
@@ -33,7 +25,7 @@ def assert_no_token(server, folder: Path) -> None:
 
 
 def lines_about_pushes(result) -> list[str]:
-    return [line for line in result.stderr.splitlines() if "push_to_hub" in line]
+    return [line for line in result.stderr.splitlines() if line.startswith("push_to_hub")]
 
 
 def test_every_push_is_one_commit_of_what_was_saved_however_slow_the_hub(server, train, run, tmp_path):
@@ -125,3 +117,13 @@ def test_failed_pushes_cost_one_warning_and_nothing_else(server, train, tmp_path
         assert words in failure and "\n" not in failure
     assert not list((tmp_path / "run").glob(".push-to-hub-*"))
     assert_no_token(server, tmp_path)
+
+
+def test_a_run_that_was_not_to_be_pushed_can_be_pushed_afterwards(server, train, tmp_path):
+    (tmp_path / "run" / ".push-to-hub-left-over").mkdir(parents=True)  # by a run that was killed
+    (tmp_path / "run" / "runs").mkdir()
+    (tmp_path / "run" / "runs" / "mine.txt").write_text("not of the model")
+    train(max_steps=2, push_to_hub=False)
+    (commit,) = server.commits(REPO)
+    assert commit.message == "End of training" and set(commit.tree) == SENT
+    assert not (tmp_path / "run" / ".push-to-hub-left-over").exists()

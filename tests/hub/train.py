@@ -1,5 +1,5 @@
-"""A short run of tiny networks that is pushed to the Hub of `HF_ENDPOINT`. Started by the tests with one argument, a JSON
-object: `arguments` of the run, `final_pushes` (how often to call `push_to_hub` after it) and `silence_limit`.
+"""A short run of tiny networks that is pushed to the Hub of `HF_ENDPOINT`. Started by the tests with one argument, a
+JSON object: `arguments` of the run, `final_pushes` (how often to call `push_to_hub` after it) and `silence_limit`.
 
 Every step is reported to the server, every saved checkpoint is copied to OUTPUT_DIR-kept, and what the pushes gave is
 written to OUTPUT_DIR.json.
@@ -48,11 +48,10 @@ def build_trainer(arguments: dict) -> AdversarialMLMTrainer:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer, embedding_size=8, hidden_size=8, num_hidden_layers=1))
     common = {"per_device_train_batch_size": 4, "logging_steps": 1, "report_to": [], "use_cpu": True}
+    common |= {"noiser_steps": 1, "encoder_steps": 1, "disable_tqdm": True, "push_to_hub": True}
     return AdversarialMLMTrainer(
         model=BertForMaskedLM(presets.encoder_config("tiny", **sizes)),
-        args=AdversarialMLMTrainingArguments(
-            **common, noiser_steps=1, encoder_steps=1, disable_tqdm=True, push_to_hub=True, **arguments
-        ),
+        args=AdversarialMLMTrainingArguments(**{**common, **arguments}),
         data_collator=DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=40),
         train_dataset=datasets.Dataset.from_dict({"sequence": proteins}),
         processing_class=tokenizer,
