@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 NOISER_FOLDER = "noiser"
 SILENCE_LIMIT = 300.0  # seconds without a byte from the Hub, after which a request has failed
+SNAPSHOT_PREFIX = ".push-to-hub-"
 
-_SNAPSHOT_PREFIX = ".push-to-hub-"
 _ARGUMENTS_PICKLE = "training_args.bin"
 # what only resuming needs, pickles, and names that are nobody's business
 _NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", SLOW_ENCODER_FILE, "_*", ".*")
@@ -76,7 +76,7 @@ def take_snapshot(files: dict[str, Path], output_dir: str) -> Snapshot:
     """
     folder = None
     try:
-        folder = tempfile.mkdtemp(prefix=_SNAPSHOT_PREFIX, dir=output_dir)
+        folder = tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=output_dir)
         copies = {path: os.path.join(folder, str(index)) for index, path in enumerate(dict.fromkeys(files.values()))}
         for path, copy in copies.items():
             shutil.copyfile(path, copy)
@@ -135,7 +135,7 @@ class HubPushes:
         self.pushes = {"sent": 0, "failed": 0, "skipped": 0}
         if not self.is_world_process_zero():
             return
-        for left_over in Path(self.args.output_dir).glob(f"{_SNAPSHOT_PREFIX}*"):  # of a run that was killed
+        for left_over in Path(self.args.output_dir).glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         token, revision = token or self.args.hub_token, self.args.hub_revision
         try:

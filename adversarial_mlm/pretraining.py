@@ -18,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from . import model_card, presets
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from .hub import PushError
+from .hub import SNAPSHOT_PREFIX, PushError
 from .modeling_noiser import NoiserModel
 from .recipe import RECIPE_FILE, DataArguments, Recipe
 from .run_log import METRICS_FILE
@@ -302,7 +302,7 @@ _WRITTEN_BY_A_RUN = (
 
 def _clear(folder: str) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
-    for path in Path(folder).glob("checkpoint-[0-9]*"):
+    for path in (*Path(folder).glob("checkpoint-[0-9]*"), *Path(folder).glob(f"{SNAPSHOT_PREFIX}*")):
         shutil.rmtree(path)
     for name in _WRITTEN_BY_A_RUN:
         Path(folder, name).unlink(missing_ok=True)

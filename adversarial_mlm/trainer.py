@@ -47,7 +47,8 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
     weights is computed then. With `reversal` the noiser moves along with the encoder, on the same batch and by the
     same backward pass. Either way the encoder sees the same batches at the same step as without a noiser.
 
-    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`].
+    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`], what goes to the Hub
+    in [`hub`].
 
     Args:
         model (`PreTrainedModel`): The encoder, a `...ForMaskedLM` that takes `inputs_embeds` for what they are (an ESM

@@ -92,7 +92,9 @@ def test_while_a_push_is_under_way_the_next_is_skipped_and_a_checkpoint_goes_wit
 def test_failed_pushes_cost_one_warning_and_nothing_else(server, train, tmp_path):
     faults = (500, "reset", 401, "silence")
     server.fail_next("commit", *faults, "fine", *faults, "fine")
-    result, outcome = train(max_steps=10, hub_always_push=True, silence_limit=2.0, final_pushes=5)
+    result, outcome = train(
+        max_steps=10, hub_always_push=True, silence_limit=2.0, final_pushes=5, hub_strategy="all_checkpoints"
+    )
     assert outcome["steps"] == 10
     assert outcome["pushes"] == {"sent": 1, "failed": 4, "skipped": 0}
     assert lines_about_pushes(result) == [
@@ -109,8 +111,10 @@ def test_failed_pushes_cost_one_warning_and_nothing_else(server, train, tmp_path
         AutoModelForMaskedLM.from_pretrained(checkpoint)
         NoiserModel.from_pretrained(checkpoint, subfolder="noiser")
     assert [commit.message for commit in server.commits(REPO)] == ["Training in progress, step 10", "End of training"]
+    resumable = {f"checkpoint-10/{name}" for name in files_below(tmp_path / "run" / "checkpoint-10")}
+    assert "checkpoint-10/optimizer.pt" in resumable
     for commit in server.commits(REPO):
-        assert set(commit.tree) == SENT
+        assert set(commit.tree) == SENT | resumable
     *failures, address = outcome["outcomes"]
     assert address == f"{server.url}/{REPO}"
     for failure, words in zip(failures, ("500 Internal", "ReadError", "401 Unauthorized", "ReadTimeout"), strict=True):
