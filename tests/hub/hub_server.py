@@ -99,7 +99,10 @@ class HubServer:
         self._faults.setdefault(kind, []).extend(faults)
 
     def hold(self, kind: str, until: str) -> None:
-        """Requests of a kind wait for an event that a client reports (`POST /test/event/NAME`)."""
+        """Requests of a kind, or a client's report of one event, wait until another event is among `events`.
+
+        A client reports by `POST /test/event/NAME`.
+        """
         self._held[kind] = until
 
     def note(self, event: str) -> None:
@@ -156,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "reset":
             return self._reset()
         body = self._body()
-        self.hub._wait_where_held(kind)
+        self.hub._wait_where_held(words["path"] if kind == "event" else kind)
         if fault == "silence":
             self.close_connection = True
             self.hub._over.wait(PATIENCE)

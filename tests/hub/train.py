@@ -1,7 +1,7 @@
 """A short run of tiny networks that is pushed to the Hub of `HF_ENDPOINT`. Started by the tests with one argument, a
 JSON object: `arguments` of the run, `final_pushes` (how often to call `push_to_hub` after it) and `silence_limit`.
 
-Every step is reported to the server, every saved checkpoint is copied to OUTPUT_DIR-kept, and what the pushes gave is
+Every step and save is reported to the server, every saved checkpoint is copied to OUTPUT_DIR-kept, and what the pushes gave is
 written to OUTPUT_DIR.json.
 """
 
@@ -28,15 +28,20 @@ from adversarial_mlm import (
 )
 
 
+def report(event: str) -> None:
+    url = f"{os.environ['HF_ENDPOINT']}/test/event/{event}"
+    urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=90).close()
+
+
 class Witness(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
-        url = f"{os.environ['HF_ENDPOINT']}/test/event/step-{state.global_step}"
-        urllib.request.urlopen(urllib.request.Request(url, data=b"", method="POST"), timeout=30).close()
+        report(f"step-{state.global_step}")
 
     def on_save(self, args, state, control, **kwargs):
         kept = Path(f"{args.output_dir}-kept", f"checkpoint-{state.global_step}")
         shutil.copytree(Path(args.output_dir, kept.name), kept)
         shutil.copy(Path(args.output_dir, "metrics.jsonl"), kept)
+        report(f"saved-{state.global_step}")
 
 
 def build_trainer(arguments: dict) -> AdversarialMLMTrainer:
