@@ -1,8 +1,8 @@
 """A short run of tiny networks that is pushed to the Hub of `HF_ENDPOINT`. Started by the tests with one argument, a
 JSON object: `arguments` of the run, `final_pushes` (how often to call `push_to_hub` after it) and `silence_limit`.
 
-Every step and save is reported to the server, every saved checkpoint is copied to OUTPUT_DIR-kept, and what the pushes gave is
-written to OUTPUT_DIR.json.
+Every step and save is reported to the server, every saved checkpoint is copied to OUTPUT_DIR-kept, and what the pushes
+gave is written to OUTPUT_DIR.json.
 """
 
 import json
