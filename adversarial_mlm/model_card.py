@@ -30,8 +30,8 @@ def write(trainer: "AdversarialMLMTrainer", output_dir: str, figures: dict | Non
     card = ModelCard.from_template(
         ModelCardData(library_name="transformers", pipeline_tag="fill-mask", tags=tags),
         template_path=str(TEMPLATE),
-        name=trainer.args.hub_model_id or Path(trainer.args.output_dir).name,
-        location=trainer.args.hub_model_id or "PATH-OR-NAME-OF-THIS-MODEL",
+        name=trainer.hub_model_id or Path(trainer.args.output_dir).name,
+        location=trainer.hub_model_id or "PATH-OR-NAME-OF-THIS-MODEL",
         architecture=type(trainer.model).__name__,
         parameters=f"{trainer.model.num_parameters() / 1e6:.1f} M",
         hidden_size=trainer.model.config.hidden_size,

@@ -21,6 +21,7 @@ from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_nois
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .encoders import train_last_layers
+from .hub import SNAPSHOT_PREFIX, PushError
 from .modeling_noiser import NoiserModel
 from .noising import MaskingRules
 from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
@@ -226,7 +227,8 @@ def build_trainer(
     """The trainer of a recipe.
 
     Raises:
-        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support.
+        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support, or if the
+            run is to be pushed to the Hub and cannot be.
     """
     try:
         trainer = AdversarialMLMTrainer(
@@ -244,6 +246,7 @@ def build_trainer(
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
     trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
+    trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
 
 
@@ -316,7 +319,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
         raise RecipeError(str(error)) from error
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
     trainer.save_state()
     if recipe.data.streaming and trainer.is_world_process_zero():
         data.save_facts(args.output_dir)
@@ -364,7 +367,7 @@ _WRITTEN_BY_A_RUN = (
 
 def _clear(folder: str) -> None:
     """Remove what an earlier run left in its folder, and nothing else."""
-    for path in Path(folder).glob("checkpoint-[0-9]*"):
+    for path in (*Path(folder).glob("checkpoint-[0-9]*"), *Path(folder).glob(f"{SNAPSHOT_PREFIX}*")):
         shutil.rmtree(path)
     for name in _WRITTEN_BY_A_RUN:
         Path(folder, name).unlink(missing_ok=True)
@@ -386,7 +389,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     encoder, tokenizer = load_encoder(folder)
     noiser = None if trainer.noiser is None else load_noiser(folder)
     args = copy.copy(recipe.training)
-    args.report_to = []
+    args.report_to, args.push_to_hub = [], False
     evaluator = AdversarialMLMTrainer(
         model=encoder,
         args=args,
@@ -396,8 +399,41 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
         processing_class=tokenizer,
     )
     evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
-    evaluator.loaded_best_step = trainer.loaded_best_step
+    evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
         model_card.write(evaluator, folder, figures)
     return figures
+
+
+@dataclass
+class PushResult:
+    """How the push at the end of a run went.
+
+    Attributes:
+        repo_id: The repository.
+        revision: Its branch, where one was asked for.
+        address: Its address, where the push succeeded.
+        failure: Why it failed, where it did.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    address: str | None = None
+    failure: str | None = None
+
+
+def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:
+    """Push what a run saved, with the card as [`evaluate_saved`] left it.
+
+    Returns:
+        [`PushResult`]; `None` without `push_to_hub`, and on all processes but the first.
+    """
+    if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
+        return None
+    result = PushResult(trainer.hub_model_id, trainer.args.hub_revision)
+    try:
+        result.address = str(trainer.push_output_dir().repo_url)
+    except PushError as error:
+        result.failure = str(error)
+    return result

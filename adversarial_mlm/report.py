@@ -1,8 +1,13 @@
 """What a run has to say for itself, in a few lines."""
 
 import os
+import shlex
+from typing import TYPE_CHECKING
 
 from .run_log import METRICS_FILE
+
+if TYPE_CHECKING:
+    from .pretraining import PushResult
 
 _MOST_MASKED = 5
 
@@ -18,6 +23,7 @@ def summary(
     output_dir: str,
     gate: str | None = None,
     collapsed_at: int | None = None,
+    push: "PushResult | None" = None,
 ) -> str:
     """The block printed at the end of a run.
 
@@ -28,6 +34,7 @@ def summary(
         output_dir (`str`): The run's folder.
         gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
         collapsed_at (`int`, *optional*): Step at which the alarm rang.
+        push (`PushResult`, *optional*): Of the push to the Hub, where there was one.
 
     Returns:
         `str`, several lines.
@@ -47,6 +54,8 @@ def summary(
         f"Card        {os.path.join(output_dir, 'README.md')}",
         f"Log         {os.path.join(output_dir, METRICS_FILE)}",
     ]
+    if push is not None:
+        lines.append(push_line(push, output_dir))
     if collapsed_at is not None:
         lines.append(
             f"COLLAPSED   at step {collapsed_at}: the noiser made the encoder forget; see the log's `collapse`"
@@ -69,6 +78,18 @@ def gate_line(figures: dict[str, float], gate: str) -> str:
     return (
         f"FAILED      {gate}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}; "
         "the encoder knows less than how frequent each residue is"
+    )
+
+
+def push_line(push: "PushResult", output_dir: str) -> str:
+    """One line that says where the run was pushed to, or why it was not and how to do it later."""
+    if push.failure is None:
+        return f"Hub         {push.address}"
+    words = ["hf", "upload", push.repo_id, output_dir, ".", "--exclude", "checkpoint-*"]
+    command = shlex.join(words + (["--revision", push.revision] if push.revision else []))
+    return (
+        f"NOT PUSHED  to {push.repo_id}: {push.failure}; the files in {output_dir} are complete; "
+        f"to push them: {command}"
     )
 
 

@@ -24,6 +24,7 @@ from .data_order import EpochSampler, global_rows
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
+from .hub import HubPushes
 from .keyed_noise import ENCODER_PHASE, row_keys
 from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
@@ -39,7 +40,7 @@ ARGUMENTS_FILE = "training_args.json"
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(NoiserTurns, Trainer):
+class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
@@ -48,7 +49,8 @@ class AdversarialMLMTrainer(NoiserTurns, Trainer):
     weights is computed then. With `reversal` the noiser moves along with the encoder, on the same batch and by the
     same backward pass. Either way the encoder sees the same batches at the same step as without a noiser.
 
-    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`].
+    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`], what goes to the Hub
+    in [`hub`].
 
     Args:
         model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`; parameters that are frozen stay so. With

@@ -3,6 +3,7 @@
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
@@ -215,5 +216,18 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             raise ValueError("dataloader_in_order: false is not supported: a run could not be repeated")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size is not supported: it would change the batches of both networks")
+        self._refuse_what_nothing_pushes()
         if self.accelerator_config.split_batches:
             raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
+
+    def _refuse_what_nothing_pushes(self) -> None:
+        """Options about the Hub in a run that pushes nothing to it, or not what they ask for."""
+        if self.push_to_hub:
+            if self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+                if self.save_strategy == SaveStrategy.NO:
+                    raise ValueError(f"hub_strategy: {self.hub_strategy.value} needs checkpoints; set save_strategy")
+            return
+        defaults = {f.name: f.default for f in fields(self)}
+        for name in ("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"):
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} is set, but has an effect with push_to_hub: true only")

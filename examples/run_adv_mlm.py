@@ -24,10 +24,11 @@ DEMO = "examples/recipes/demo.yaml"
 
 
 def main() -> int:
-    """Run a recipe; returns the exit status: 0, 1 where the run missed its gate or was stopped by the alarm for a
-    collapse, 2 for a mistake in the input."""
+    """Run a recipe; returns the exit status: 0, 1 where the run missed its gate, was stopped by the alarm for a
+    collapse or could not be pushed to the Hub, 2 for a mistake in the input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)
     argv = sys.argv[1:]
     if not argv:
         os.chdir(ROOT)
@@ -41,12 +42,15 @@ def main() -> int:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2
     figures = pretraining.evaluate_saved(recipe, trainer)
+    pushed = pretraining.push_saved(trainer)
     gate = recipe.run.background_gate
     if trainer.is_world_process_zero():
         history, folder = trainer.state.log_history, recipe.training.output_dir
-        print(report.summary(figures, history, folder, gate, trainer.collapsed_at))
+        print(report.summary(figures, history, folder, gate, trainer.collapsed_at, pushed))
     stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
-    return 1 if stopped or (gate is not None and not report.passes_gate(figures, gate)) else 0
+    not_pushed = pushed is not None and pushed.failure is not None
+    missed = gate is not None and not report.passes_gate(figures, gate)
+    return 1 if stopped or missed or not_pushed else 0
 
 
 if __name__ == "__main__":

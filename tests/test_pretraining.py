@@ -158,6 +158,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_
     (folder / "checkpoint-notes").mkdir()
     (folder / "notes.txt").write_text("mine")
     before = {path.name for path in folder.iterdir()}
+    (folder / ".push-to-hub-abc").mkdir()  # of a push that was killed
     pretraining._clear(str(folder))
     assert {path.name for path in folder.iterdir()} == {"checkpoint-notes", "notes.txt"} < before
 

@@ -1,3 +1,4 @@
+from adversarial_mlm.pretraining import PushResult
 from adversarial_mlm.report import passes_gate, summary
 
 
@@ -37,3 +38,13 @@ def test_the_gate_fails_at_the_background_and_above():
 def test_without_noiser_or_held_out_proteins_nothing_is_claimed():
     assert "noiser" not in summary(figures(2.7, adversarial=False), [], "runs/x")
     assert "No proteins were held out" in summary({}, LOG, "runs/x")
+
+
+def test_a_push_is_told_and_a_failed_one_with_the_command_to_repeat_it():
+    address = "https://huggingface.co/me/it"
+    assert f"Hub         {address}" in summary({}, LOG, "runs/x", push=PushResult("me/it", address=address))
+    failed = PushResult("me/it", revision="trials", failure="the Hub answered 500")
+    told = summary({}, LOG, "runs/my x", push=failed)
+    assert "NOT PUSHED  to me/it: the Hub answered 500; the files in runs/my x are complete" in told
+    assert "hf upload me/it 'runs/my x' . --exclude 'checkpoint-*' --revision trials" in told
+    assert "PUSHED" not in summary({}, LOG, "runs/x")

@@ -53,6 +53,11 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"importance_exponent": -1.0},
         {"unmasked_weight": -0.1, "loss_scope": "all"},
         {"slow_encoder_decay": 1.0, "noiser_reward": "reducible"},
+        {"hub_model_id": "me/it"},
+        {"hub_strategy": "end"},
+        {"hub_always_push": True},
+        {"hub_revision": "trials"},
+        {"hub_strategy": "checkpoint", "save_strategy": "no", "push_to_hub": True},
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
