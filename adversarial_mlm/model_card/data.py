@@ -29,7 +29,7 @@ def licence(trainer: "AdversarialMLMTrainer") -> str:
     """The licence of the data, as given."""
     recipe = trainer.run_facts.get("recipe")
     given = None if recipe is None else recipe.data.data_license
-    return " ".join(given.split()) if given else ""
+    return without_paths(" ".join(given.split())) if given else ""
 
 
 def data_facts(trainer: "AdversarialMLMTrainer") -> list[str]:

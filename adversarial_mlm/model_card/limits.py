@@ -21,8 +21,8 @@ def limits(trainer: "AdversarialMLMTrainer", step: int, figures: Figures) -> lis
         )
     if has_pooler(trainer.model):
         told.append(
-            "The pooler (`pooler_output`) is not trained by masked-language modelling: load the encoder with "
-            "`add_pooling_layer=False` and take the mean over the residues."
+            "There is no trained pooler, as masked-language modelling does not train one: without "
+            "`add_pooling_layer=False`, `AutoModel` adds one with random weights. Take the mean over the residues."
         )
     told.append(_reach(trainer))
     told += _of_the_figures(trainer, figures)

@@ -43,14 +43,16 @@ class Figures:
                     self.by_set[name] = {k.removeprefix(prefix): v for k, v in entry.items() if k.startswith(prefix)}
                     self.step = int(entry.get("step", step))
 
+    @property
+    def has_background(self) -> bool:
+        """Whether there are figures of the background predictor; without a counted training set there are none."""
+        return any("background_loss" in of for of in self.by_set.values())
+
     def random_table(self) -> str:
         """Hidden residues under random masks; empty where nothing was evaluated."""
-        columns = {
-            "cross-entropy": "loss",
-            "perplexity": "perplexity",
-            "accuracy": "accuracy",
-            "background predictor": "background_loss",
-        }
+        columns = {"cross-entropy": "loss", "perplexity": "perplexity", "accuracy": "accuracy"}
+        if self.has_background:
+            columns["background predictor"] = "background_loss"
         rows = [(name, *(_number(of.get(key)) for key in columns.values())) for name, of in self.by_set.items()]
         return table(("held-out set", *columns), rows, numbers=True) if rows else ""
 

@@ -139,8 +139,9 @@ def noiser_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
         f"a {config.backbone} noiser with {noiser.num_parameters() / 1e6:.1f} M parameters "
         f"(embedding {config.embedding_size}, hidden size {config.hidden_size}, "
         f"{count(config.num_hidden_layers, 'layer')}) that {_VIEWS[config.view]}{candidates}",
-        f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of every protein, on others than the "
-        f"random ones; the noiser chooses {how}"
+        f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of every protein"
+        + (", or fewer, as `threshold` has it" if rules.selection == "threshold" else "")
+        + f", on others than the random ones; the noiser chooses {how}"
         + (f"; {share} of these masks were left to it, and random ones filled up" if share else ""),
         f"sampler {rules.sampler}, selection {rules.selection}"
         + ("" if rules.gated else ", not gated")
@@ -168,8 +169,8 @@ def _game(trainer: "AdversarialMLMTrainer") -> str:
         game = f"{count(args.noiser_steps, 'noiser update')} to every {args.encoder_steps} of the encoder"
         game += ", phases counted together" if args.shared_phase_counter else ""
         return game + (", the encoder's dropout on in both" if args.encoder_dropout_in_noiser_phase else "")
-    game = "the noiser learned by gradient reversal with every "
-    game += "update" if args.noiser_every == 1 else f"{args.noiser_every}th update"
+    game = "the noiser learned by gradient reversal with "
+    game += "every update" if args.noiser_every == 1 else f"one of every {args.noiser_every} updates"
     strength = _ramp(args.reversal_strength)
     return f"{game} of the encoder" + (f", times {strength}" if strength else "")
 
@@ -205,7 +206,7 @@ def environment(trainer: "AdversarialMLMTrainer", step: int) -> str:
     versions += [f"{name} {metadata.version(name)}" for name in _PACKAGES]
     rows.append(("versions", ", ".join(versions)))
     rows.append(("hardware", f"{device_name(args.device)}, {count(args.world_size, 'process', 'processes')}"))
-    mixed = trainer.accelerator.mixed_precision
+    mixed = trainer.args.mixed_precision
     precision = str(trainer.model.dtype).removeprefix("torch.")
     rows.append(("precision", precision if mixed == "no" else f"{precision} weights, {mixed} mixed precision"))
     training = [e for e in trainer.state.log_history if "residues_per_second" in e and e["step"] <= step]
@@ -263,7 +264,7 @@ def launch_command(trainer: "AdversarialMLMTrainer") -> str | None:
     command = trainer.run_facts.get("command")
     if command is None:
         return None
-    processes, mixed = trainer.args.world_size, trainer.accelerator.mixed_precision
+    processes, mixed = trainer.args.world_size, trainer.args.mixed_precision
     launcher = ["accelerate launch", "--multi_gpu"] if processes > 1 else ["accelerate launch"]
     launcher.append(f"--num_processes {processes}")
     if mixed != "no" and not (trainer.args.bf16 or trainer.args.fp16):  # asked for at the launcher

@@ -9,8 +9,15 @@ from huggingface_hub import ModelCard
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from transformers.pipelines import SUPPORTED_TASKS
 
-from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, __version__
+from adversarial_mlm import (
+    AdversarialMLMTrainingArguments,
+    DataCollatorForAdversarialMLM,
+    DataCollatorForRandomMLM,
+    __version__,
+)
+from adversarial_mlm.recipe import parse_recipe
 
+PRESET = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 FIGURES = {"eval_loss": 2.5, "eval_perplexity": 12.18, "eval_accuracy": 0.2}
 
 
@@ -33,7 +40,8 @@ def test_the_card_is_valid_and_tells_how_the_model_was_made(adversarial, make_tr
     assert "adamw_torch_fused" in card.text and "chooses where and how" in card.text
     assert "more than 510 residues" in card.text and "licence of the data: none was given" in card.text
     assert "|         2.500 |     12.180 |    0.200 |" in card.text
-    assert "add_pooling_layer=False" in card.text and f"adversarial-mlm {__version__}, torch 2" in card.text
+    assert "adds one with random weights" in card.text and "background" not in card.text
+    assert "add_pooling_layer=False)" in card.text and f"adversarial-mlm {__version__}, torch 2" in card.text
     assert "`seed` 42, `data_seed` 42, `eval_mask_seed` 2021" in card.text and "float32" in card.text
 
 
@@ -48,7 +56,7 @@ def test_only_the_newest_figures_stand_in_the_card(at_random, make_trainer, card
     trainer.state.log_history.append({"step": 3, "eval_a_loss": 1.5, "eval_a_perplexity": 4.5, "eval_a_accuracy": 0.4})
     trainer.state.global_step = 5
     card = card_of(trainer)
-    assert re.search(r"\| a +\| +1\.500 \| +4\.500 \| +0\.400 \| +– \|", card.text) and "2.000" not in card.text
+    assert re.search(r"\| a +\| +1\.500 \| +4\.500 \| +0\.400 \|\n", card.text) and "2.000" not in card.text
     assert "After 3 encoder updates" in card.text  # when they were measured, and not when the weights were saved
 
 
@@ -59,7 +67,7 @@ def test_figures_are_results_for_the_hub_and_come_back_as_they_were(at_random, m
     card = card_of(make_trainer(at_random, eval_mask_rate=0.2, **figures))
     found = {(r.dataset_config, r.metric_type): r.metric_value for r in card.data.eval_results}
     assert found == {
-        ("members", "cross_entropy"): 2.7654, ("members", "perplexity"): round(math.exp(2.76543), 4), ("members", "accuracy"): 0.1,
+        ("members", "cross_entropy"): 2.7654, ("members", "perplexity"): 15.8859, ("members", "accuracy"): 0.1,
         ("families", "cross_entropy"): 2.9, ("families", "perplexity"): 18.1741, ("families", "accuracy"): 0.1,
     }  # fmt: skip
     assert {r.task_type for r in card.data.eval_results} <= set(SUPPORTED_TASKS)
@@ -103,16 +111,14 @@ def test_a_run_from_another_model_says_from_which(
 def test_a_preset_is_told_from_tapes_transformer_and_another_bert_is_not(
     at_random, make_encoder, make_trainer, card_of
 ):
-    preset = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
-    card = card_of(make_trainer(at_random, make_encoder(**preset)))
+    card = card_of(make_trainer(at_random, make_encoder(**PRESET)))
     assert "(preset `tiny`)" in card.text and "TAPE's transformer, which normalises before each layer" in card.text
     assert "TAPE" not in card_of(make_trainer(at_random)).text
 
 
 def test_positions_that_no_training_window_reached_are_a_limit(tokenizer, make_encoder, make_trainer, card_of):
-    preset = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
     for max_length, untrained in ((128, True), (512, False)):
-        trainer = make_trainer(DataCollatorForRandomMLM(tokenizer, max_length=max_length), make_encoder(**preset))
+        trainer = make_trainer(DataCollatorForRandomMLM(tokenizer, max_length=max_length), make_encoder(**PRESET))
         assert ("positions 128 to 511 are untrained" in card_of(trainer).text) == untrained
 
 
@@ -130,6 +136,25 @@ def test_a_name_on_the_hub_stands_in_the_snippets(at_random, make_trainer, card_
     assert 'AutoModel.from_pretrained("somebody/protein-bert", add_pooling_layer=False)' in card.text
     assert "PATH-OR-NAME" not in card.text and "# protein-bert\n" in card.text
     assert card.data.model_name == "protein-bert"
+
+
+def test_a_card_can_be_written_after_another_runs_arguments_were_made(at_random, make_trainer, card_of, tmp_path):
+    trainer = make_trainer(at_random, bf16=True)
+    AdversarialMLMTrainingArguments(output_dir=str(tmp_path / "other"), use_cpu=True)  # accelerate starts over
+    assert "float32 weights, bf16 mixed precision" in card_of(trainer).text
+
+
+@pytest.mark.parametrize(("source", "names"), [("owner/proteins", ["owner/proteins"]), ("a/proteins.fasta", None)])
+def test_a_dataset_of_the_hub_stands_in_the_metadata(
+    at_random, make_trainer, card_of, tmp_path, monkeypatch, source, names
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "proteins.fasta").touch()
+    trainer = make_trainer(at_random, held_out=False)
+    trainer.run_facts["recipe"] = parse_recipe(["--train_data", source])
+    card = card_of(trainer)
+    assert card.data.datasets == names and f"- sources: `{source}`\n" in card.text
 
 
 @pytest.mark.parametrize("folder", [".", "..", "./"])
@@ -162,7 +187,7 @@ def test_the_best_weights_come_with_their_own_figures(adversarial, make_trainer,
         ({"noiser_steps": 1, "encoder_steps": 5}, ["1 noiser update to every 5 of the encoder", "reward loss"]),
         (
             {"noiser_update": "reversal", "noiser_every": 3, "reversal_strength": ["-1@0", "1@1000"]},
-            ["gradient reversal with every 3th update of the encoder, times (-1 at update 0, 1 at update 1,000)"],
+            ["one of every 3 updates of the encoder, times (-1 at update 0, 1 at update 1,000)", "gradient reversal"],
         ),
         ({"noiser_update": "none"}, ["masked as it was, and was not trained", "was itself\nnot trained"]),
         ({"noiser_reward": "reducible", "slow_encoder_decay": 0.9}, ["slow copy of the encoder (decay 0.9)"]),
@@ -196,9 +221,17 @@ def test_what_the_noiser_sees_is_told(tokenizer, make_noiser, make_trainer, card
 
 
 def test_the_noisers_figures_stand_beside_the_random_ones(adversarial, make_trainer, card_of):
-    noisers = {"adversarial_loss": 2.7, "random_loss": 2.6, "mask_gap": 0.05, "enrichment_W": 2.25}
+    noisers = {
+        "adversarial_loss": 2.7,
+        "random_loss": 2.6,
+        "mask_gap": 0.05,
+        "background_loss": 2.9,
+        "enrichment_W": 2.25,
+    }
     figures = {**FIGURES, **{f"eval_{name}": value for name, value in noisers.items()}, "eval_enrichment_max": 2.25}
     text = card_of(make_trainer(adversarial, **figures)).text
+    assert re.search(r"\| validation +\| +2\.500 \| +12\.180 \| +0\.200 \| +2\.900 \|", text)
+    assert "The *background predictor* knows only" in text
     assert re.search(r"\| validation +\| +2\.700 \| +2\.600 \| \+0\.050 \| +W 2\.2× \|", text)
 
 

@@ -1,9 +1,12 @@
 """How a card writes paths, commands and options."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from adversarial_mlm import AdversarialMLMTrainingArguments
 from adversarial_mlm.model_card.text import changed_options, command_line, is_hub_name, table, without_paths
+from adversarial_mlm.model_card.training import launch_command
 
 
 @pytest.mark.parametrize(
@@ -75,3 +78,18 @@ def test_a_name_on_the_hub_is_not_a_path(tmp_path, monkeypatch):
     (tmp_path / "runs" / "a").mkdir(parents=True)
     names = ["Rostlab/prot_bert", "bert-base-uncased", "runs/a", "runs/b", "/runs/b", "./b", "a/b/c", ""]
     assert [is_hub_name(name) for name in names] == [True, True, False, True, False, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("processes", "mixed", "asked", "launcher"),
+    [
+        (1, "no", False, "accelerate launch --num_processes 1"),
+        (2, "no", False, "accelerate launch --multi_gpu --num_processes 2"),
+        (1, "bf16", True, "accelerate launch --num_processes 1"),
+        (1, "bf16", False, "accelerate launch --num_processes 1 --mixed_precision bf16"),
+    ],
+)
+def test_the_launcher_is_told_what_it_was_told(processes, mixed, asked, launcher):
+    args = SimpleNamespace(world_size=processes, mixed_precision=mixed, bf16=asked, fp16=False)
+    trainer = SimpleNamespace(run_facts={"command": "run.py a.yaml"}, args=args)
+    assert launch_command(trainer) == f"{launcher} run.py a.yaml"
