@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import os
-import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -54,6 +53,11 @@ class ProteinData:
     facts: dict
     corpus: Corpus
 
+    def card_facts(self) -> dict:
+        """The facts for the model card: those of `data.json`, of a stream without what was read until now."""
+        streamed = isinstance(self.train, IterableDataset)
+        return self.facts if streamed else {**self.facts, "cleaning": self.corpus.counts.as_dict()}
+
     def save_facts(self, folder: str) -> None:
         """Write `data.json`: the facts, and what the cleaning did until now."""
         facts = {**self.facts, "cleaning": self.corpus.counts.as_dict()}
@@ -93,12 +97,14 @@ def load_data(args: DataArguments) -> ProteinData:
             raise RecipeError(f"validation_data has a set named {name}, and so have the holdout options")
         validation = _load(args, sources, streaming=False)
         held_out[name] = validation.dataset
+        facts[f"source_{name}"] = sources
         facts[f"cleaning_{name}"] = validation.counts.as_dict()
         if not args.streaming:
             train, removed = remove_shared_sequences(train, validation.dataset)
             facts[f"removed_as_identical_to_{name}"] = removed
     if not args.streaming:
         facts["train_records"] = len(train)
+    facts["held_out_records_found"] = {name: len(dataset) for name, dataset in held_out.items()}
     held_out = {name: _at_most(part, args.max_eval_records, args.holdout_seed) for name, part in held_out.items()}
     facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
     return ProteinData(train, held_out, facts, corpus)
@@ -241,24 +247,11 @@ def build_trainer(
         )
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    records = data.facts.get("train_records")
-    trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
+    trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
-    trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
     trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
-
-
-def _command_without_tokens(argv: list[str]) -> str:
-    """The command line as text; what follows an option that ends in `token` is left out."""
-    words, hide = [os.path.basename(argv[0])], False
-    for word in argv[1:]:
-        option, equals, _ = word.partition("=")
-        secret = option.startswith("-") and option.endswith("token")
-        words.append("..." if hide else f"{option}=..." if secret and equals else word)
-        hide = secret and not equals
-    return shlex.join(words)
 
 
 def check_output_dir(recipe: Recipe) -> str | None:

@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 
 from . import presets
 from .configuration_noiser import BACKBONES, VIEWS
+from .model_card import LICENSES
 from .noising import SAMPLERS, SELECTIONS
 from .training_args import AdversarialMLMTrainingArguments
 
@@ -58,6 +59,9 @@ class DataArguments:
     max_eval_records: int | None = field(
         default=None, metadata={"help": "Evaluate on this many proteins of each held-out set, always the same ones."}
     )
+    data_license: str | None = field(
+        default=None, metadata={"help": "Licence of the data, in your own words, for the model card."}
+    )
 
 
 @dataclass
@@ -88,6 +92,9 @@ class ModelArguments:
     noiser_backbone: str | None = field(
         default=None,
         metadata={"help": f"What it reads with: {', '.join(BACKBONES)}; gru by default.", "choices": BACKBONES},
+    )
+    model_license: str | None = field(
+        default=None, metadata={"help": "Licence of the model for its card, by the Hub's identifier (apache-2.0 …)."}
     )
 
 
@@ -208,11 +215,27 @@ def parse_recipe(argv: list[str]) -> Recipe:
         _refuse(parser, "train_data is missing: name the file, folder or dataset with the proteins")
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
         _refuse(parser, f"max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
+    _check_license(parser, recipe.model)
     # an empty text is how to unset a recipe's option on the command line
     recipe.run.background_gate = recipe.run.background_gate or None
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):
         setattr(recipe.model, name, getattr(recipe.model, name) or None)
     return recipe
+
+
+def _check_license(parser: HfArgumentParser, model: ModelArguments) -> None:
+    """Refuse a licence that would make the card invalid on the Hub."""
+    if not model.model_license:
+        model.model_license = None  # how to unset it on the command line
+        return
+    model.model_license = model.model_license.lower()
+    if model.model_license not in LICENSES:
+        near = difflib.get_close_matches(model.model_license, LICENSES, n=1, cutoff=0.5)
+        _refuse(
+            parser,
+            f"model_license '{model.model_license}' is no licence identifier of the Hub; use "
+            + (f"'{near[0]}' if that is meant, or 'other'" if near else "'other' for one that it does not list"),
+        )
 
 
 def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:

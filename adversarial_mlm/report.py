@@ -65,6 +65,19 @@ def summary(
     return "\n".join(lines)
 
 
+def most_masked(figures: dict[str, float]) -> str:
+    """The residues that the noiser masks most, with how much more often than their share.
+
+    Args:
+        figures (`dict[str, float]`): Of one held-out set, with `enrichment_A` … of each residue.
+    """
+    prefix = "enrichment_"
+    enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
+    enrichment.pop("max", None)
+    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
+    return ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)
+
+
 def passes_gate(figures: dict[str, float], gate: str) -> bool:
     """Whether the encoder's cross-entropy on a held-out set is below the background predictor's."""
     return figures[f"eval_{gate}_loss"] < figures[f"eval_{gate}_background_loss"]
@@ -103,11 +116,8 @@ def _random_line(name: str, figures: dict[str, float]) -> str:
 
 def _adversarial_line(name: str, figures: dict[str, float]) -> str:
     adversarial, random = figures[f"eval_{name}_adversarial_loss"], figures[f"eval_{name}_random_loss"]
-    prefix = f"eval_{name}_enrichment_"
-    enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
-    enrichment.pop("max")
-    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
-    masked = ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)
+    prefix = f"eval_{name}_"
+    masked = most_masked({key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)})
     places = figures.get(f"eval_{name}_mask_gap")
     of_places = "" if places is None else f" ({places:+.3f} at [MASK] alone)"
     return (

@@ -134,3 +134,13 @@ def test_a_ramp_survives_yaml(write):
     )
     training = parse_recipe([path]).training
     assert training.adversarial_share == ["0@0", "1@1000"] and training.reversal_strength == ["0.5"]
+
+
+def test_the_models_licence_is_one_that_the_hub_knows(capsys):
+    words = ["--train_data", "a", "--output_dir", "x", "--model_license"]
+    assert parse_recipe([*words, "Apache-2.0"]).model.model_license == "apache-2.0"
+    assert parse_recipe([*words, "other"]).model.model_license == "other"
+    assert parse_recipe([*words, ""]).model.model_license is None
+    message = refusal(capsys, [*words, "apache2"])
+    assert "model_license 'apache2' is no licence identifier of the Hub; use 'apache-2.0' if that is meant" in message
+    assert "use 'other' for one that it does not list" in refusal(capsys, [*words, "§§"])

@@ -166,4 +166,4 @@ def test_the_best_model_comes_back_with_its_noiser_and_its_card(make_trainer):
     trainer.save_model()
     losses = {entry["step"]: entry["eval_loss"] for entry in log_of(trainer) if "eval_loss" in entry}
     card = open(f"{trainer.args.output_dir}/README.md").read()
-    assert "2 of 6 encoder updates" in card and f"| {losses[2]:.3f} |" in card and f"{losses[6]:.3f}" not in card
+    assert "2 of 6 encoder updates" in card and f" {losses[2]:.3f} |" in card and f"{losses[6]:.3f}" not in card

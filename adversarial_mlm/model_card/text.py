@@ -1,0 +1,115 @@
+"""How a card writes things: tables, numbers, options, paths, the command line."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from typing import Any
+
+# about the place where a run happens, its console and its secrets, and not about the model
+_OF_THE_PLACE = {
+    *("output_dir", "overwrite_output_dir", "cache_dir", "logging_dir", "run_name", "report_to", "disable_tqdm"),
+    *("resume_from_checkpoint", "local_rank", "dataloader_pin_memory", "accelerator_config", "trackio_space_id"),
+}
+
+_ABSOLUTE_PATH = re.compile(
+    r"""(?:^|(?<=[\s"'=,(\[]))(?:~[^/\\\s]*[/\\]|[A-Za-z]:[/\\]|[/\\]{1,2}(?=[^\s/\\]))[^"',\n]*"""
+)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+    """A Markdown table whose columns are also aligned to the eye.
+
+    Args:
+        headers (`Sequence[str]`): One for each column.
+        rows (`Sequence[Sequence[str]]`): The cells.
+        numbers (`bool`, *optional*, defaults to `False`): Whether all columns but the first are aligned to the right.
+    """
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headers))]
+    right = [numbers and column > 0 for column in range(len(headers))]
+    rule = ["-" * (width - 1) + (":" if to_right else "-") for width, to_right in zip(widths, right, strict=True)]
+    lines = [
+        " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
+        for row in [cells[0], rule, *cells[1:]]
+    ]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def percent(share: float) -> str:
+    """0.15 as `15 %`."""
+    return f"{100 * share:g} %"
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 update`, `2,000 updates`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def without_paths(text: str) -> str:
+    """The text with the last part alone of every absolute path; relative ones stay."""
+
+    def last_part(match: re.Match) -> str:
+        return re.split(r"[/\\]", match[0].rstrip("/\\ "))[-1] or "/"
+
+    return _ABSOLUTE_PATH.sub(last_part, text)
+
+
+def command_line(argv: Sequence[str]) -> str | None:
+    """The command that makes the run again, without tokens, absolute paths and what is about a resumption.
+
+    Args:
+        argv (`Sequence[str]`): `sys.argv`.
+
+    Returns:
+        `str`, or `None` where no script was started.
+    """
+    if not argv[0].endswith(".py"):
+        return None
+    words, leave_out, hide = [without_paths(argv[0])], False, False
+    for word in argv[1:]:
+        option, equals, _ = word.partition("=")
+        is_option = option.startswith("--")
+        secret = is_option and option.endswith("token")
+        if is_option:
+            leave_out = option.replace("-", "_") == "__resume_from_checkpoint"
+        if not leave_out:
+            words.append("..." if hide else f"{option}=..." if secret and equals else without_paths(word))
+        leave_out, hide = leave_out and not equals and is_option, secret and not equals
+    return shlex.join(words)
+
+
+def changed_options(part: Any) -> dict[str, str]:
+    """The options of a dataclass that differ from their defaults, as text; not those about the place of a run.
+
+    Args:
+        part (dataclass instance): Such as the training arguments.
+    """
+    changed = {}
+    for item in fields(part):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        value = getattr(part, item.name, default)
+        unset = default in (None, "") and (value is False or value == [])  # what None and "" are turned into
+        hidden = item.name in _OF_THE_PLACE or item.name.endswith("_token") or not item.init
+        if value != default and not unset and not hidden:
+            changed[item.name] = option_value(value)
+    return changed
+
+
+def option_value(value: Any) -> str:
+    """The value of an option as one writes it."""
+    value = getattr(value, "value", value)  # of an enum
+    if isinstance(value, list | tuple):
+        return " ".join(map(option_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict | bool):
+        value = json.dumps(value, default=str)
+    return without_paths(str(value))
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether this can be a name on the Hub, `name` or `owner/name`, and is nothing on this disk."""
+    return re.fullmatch(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", name) is not None and not os.path.exists(name)

@@ -1,0 +1,111 @@
+"""The three snippets of a card do what the card says, in an interpreter of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
+
+from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from adversarial_mlm.model_card.rendering import EXAMPLES, PLACEHOLDER
+
+# runs each snippet in a namespace of its own; without this package where it is not asked for
+_RUNNER = """
+import json, sys
+def plain(value):
+    return value.tolist() if hasattr(value, "tolist") else value
+results = []
+for code in sorted(json.loads(sys.argv[1]), key=lambda code: "adversarial_mlm" in code):
+    if "adversarial_mlm" in code:
+        sys.modules.pop("adversarial_mlm", None)
+        sys.path.insert(0, sys.argv[2])
+    else:
+        sys.modules["adversarial_mlm"] = None
+    names = {}
+    exec(code, names)
+    kept = ("embeddings", "probabilities", "how_often", "logits")
+    results.append({name: plain(names[name]) for name in kept if name in names})
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def run_snippets(tmp_path, repository):
+    def run_snippets(trainer) -> tuple[list[dict], str]:
+        trainer.save_model()
+        card = open(f"{trainer.args.output_dir}/README.md", encoding="utf-8").read()
+        snippets = re.findall(r"```python\n(.*?)```", card.replace(PLACEHOLDER, trainer.args.output_dir), re.DOTALL)
+        result = subprocess.run(
+            [sys.executable, "-I", "-c", _RUNNER, json.dumps(snippets), str(repository)],
+            cwd=tmp_path,
+            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        return json.loads(result.stdout.splitlines()[-1]), result.stdout
+
+    return run_snippets
+
+
+@torch.no_grad()
+def expected(trainer, place: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means over the residues of each example alone, and the logits at the hidden place of the first."""
+    model, encode = trainer.model.eval(), trainer.data_collator.sequence_encoder
+    means = []
+    for protein in EXAMPLES:
+        batch = encode([{"sequence": protein}])
+        hidden = model.base_model(input_ids=batch["input_ids"]).last_hidden_state
+        means.append(hidden[batch["residue_mask"]].mean(dim=0))
+    batch = encode([{"sequence": EXAMPLES[0]}])
+    batch["input_ids"][0, place + 1] = encode.vocabulary.mask_token_id
+    return torch.stack(means), model(input_ids=batch["input_ids"]).logits[0, place + 1]
+
+
+def check_the_encoders(results: list[dict], trainer) -> None:
+    embeddings, logits = expected(trainer, 9)
+    torch.testing.assert_close(torch.tensor(results[0]["embeddings"]), embeddings, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.tensor(results[1]["probabilities"]), logits.softmax(dim=-1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_of_an_adversarial_run(tokenizer, make_noiser, make_trainer, run_snippets):
+    noiser = make_noiser(view="blind")
+    collator = DataCollatorForAdversarialMLM(
+        tokenizer, noiser, max_length=64, sampler="gumbel_topk", candidate_rate=0.5
+    )
+    trainer = make_trainer(collator)
+    results, printed = run_snippets(trainer)
+    check_the_encoders(results, trainer)
+    how_often = results[2]["how_often"]
+    assert len(how_often) == len(EXAMPLES[0]) and sum(how_often) == pytest.approx(2, abs=1e-4)  # a tenth of 22
+    assert max(how_often) < 1 and printed.count("% of the draws") == 5
+
+
+@pytest.mark.slow
+def test_of_a_random_run_with_a_tokenizer_that_needs_spaces(make_encoder, make_trainer, run_snippets, tmp_path):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *"LAGVESIKRDTPNQFYMHCWXUBZO"]))
+    tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=False)
+    trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), make_encoder(vocab_size=30))
+    results, printed = run_snippets(trainer)
+    check_the_encoders(results, trainer)
+    _, logits = expected(trainer, 9)
+    old, new = tokenizer.convert_tokens_to_ids([EXAMPLES[0][9], "W"])
+    assert f"{EXAMPLES[0][9]}10W: {(logits[new] - logits[old]).item():+.2f} nats" in printed
+
+
+@pytest.mark.slow
+def test_of_a_model_without_a_pooler(tokenizer, make_trainer, run_snippets):
+    torch.manual_seed(0)
+    config = ModernBertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), ModernBertForMaskedLM(config))
+    results, _ = run_snippets(trainer)
+    check_the_encoders(results, trainer)
