@@ -29,3 +29,23 @@ def test_every_option_that_the_readme_names_exists(repository):
     text = (repository / "README.md").read_text()
     named = set(re.findall(r"--([a-z_]+)", text)) - {"help", "multi_gpu", "num_processes"}
     assert named <= set(_option_names()) and len(named) > 8
+
+
+@pytest.mark.slow
+def test_the_frozen_collators_example_runs_beside_a_saved_run(repository, tmp_path, save_encoder, make_noiser):
+    (tmp_path / "examples").symlink_to(repository / "examples")
+    (tmp_path / "runs").mkdir()
+    os.rename(save_encoder("bert"), tmp_path / "runs" / "demo")
+    make_noiser(view="blind").save_pretrained(tmp_path / "runs" / "demo" / "noiser")
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "docs" / "other_models.md").read_text(), flags=re.DOTALL)
+    (code,) = [block for block in blocks if "frozen=True" in block]
+    (tmp_path / "example.py").write_text(code)
+    result = subprocess.run(
+        [sys.executable, "example.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert (tmp_path / "runs" / "stock" / "checkpoint-4" / "model.safetensors").exists()
