@@ -139,8 +139,8 @@ def test_streaming_counts_are_live_and_survive_copies(tmp_path, write_records, c
 
 def test_errors_in_workers_keep_their_sentence(tmp_path, random_records, fasta_text):
     for part in range(2):
-        (tmp_path / f"{part}.fasta").write_text(fasta_text(random_records(20)) + ">bad\nMKV>worse\n")
+        (tmp_path / f"{part}.fasta").write_text(fasta_text(random_records(150)) + ">bad\nMKV>worse\n")
     # One worker: torch waits five seconds for each when one has failed.
     loader = DataLoader(load_corpus(str(tmp_path / "*.fasta"), streaming=True).dataset, batch_size=None, num_workers=1)
-    with pytest.raises(CorpusError, match=r"\d\.fasta: record 21, .*a line end is missing"):
+    with pytest.raises(CorpusError, match=r"\d\.fasta: record 151, .*a line end is missing"):
         list(loader)
