@@ -196,10 +196,11 @@ def parse_recipe(argv: list[str]) -> Recipe:
         path = words.pop(0)
         from_file = _words_of_file(parser, path)
     # a preset comes just before the options that were said together with it, so that the command line's beats the file
-    from_file, words = ([*_words_of_preset(parser, part), *part] for part in (from_file, words))
+    source = f"{path}: " if path else ""
+    from_file = [*_words_of_preset(parser, from_file, source), *from_file]
+    words = [*_words_of_preset(parser, words), *words]
     for part, where in ((from_file, f"in {path}"), (words, "on the command line")):
         _check_words(parser, part, where)
-    source = f"{path}: " if path else ""
     try:
         *parts, rest = parser.parse_args_into_dataclasses(
             args=[*from_file, *words], return_remaining_strings=True, look_for_args_file=False
@@ -290,7 +291,7 @@ def _yaml_reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"
 
 
-def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
+def _words_of_preset(parser: HfArgumentParser, words: list[str], source: str = "") -> list[str]:
     """The command line that says what the preset named in these words says."""
     name = None
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -303,7 +304,7 @@ def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
     try:
         return _words_of_options(parser, presets.game(name), f"the preset {name}")
     except ValueError as error:
-        _refuse(parser, str(error))
+        _refuse(parser, f"{source}{error}")
 
 
 def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: str) -> list[str]:

@@ -175,6 +175,7 @@ def test_cluster_tables(tmp_path, name, content):
         (b"id\tcluster\n", "no line after its header"),
         (b"P1\tP2\n", '"id" and "cluster"'),
         (b"id\tcluster\na\tf1\na\tf2\n", "line 3 puts .a. in cluster .f2.*f1"),
+        (b"id\tcluster\tcluster\na\tf1\tf2\n", "only once"),
         (b"id\tcluster\na\n", "line 2"),
         (b"id\tcluster\na\t\n", "line 2"),
         (gzip.compress(b"id\tcluster\n" + os.urandom(5000).hex().encode())[:-500], "ends too early"),
