@@ -338,6 +338,10 @@ def _mistake(name: str, value: Any, takes_many: bool) -> str | None:
     if len(items) > 1 and not takes_many:
         return f"takes one value, and {len(items)} are given"
     if isinstance(value, dict) and name in _TAKE_MAPPINGS:
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            return f"holds what JSON cannot hold ({error})"
         return None
     if name in _TAKE_MAPPINGS and name.endswith("_kwargs"):
         return "takes a mapping of names to values"

@@ -104,6 +104,7 @@ GOOD = "train_data: a\noutput_dir: x\n"
         (GOOD + "max_steps: null\n", "'max_steps' in .* has no value"),
         (GOOD + "learned_options:\n", "'learned_options' in .* has no value"),
         (GOOD + "mask_options: []\n", "'mask_options' in .* has no value"),
+        (GOOD + "lr_scheduler_kwargs: {a: 2020-01-01}\n", "'lr_scheduler_kwargs' in .* holds what JSON cannot hold"),
         (GOOD + "lr_scheduler_kwargs: 5\n", "'lr_scheduler_kwargs' in .* takes a mapping"),
         ("train_data: [a, --max_steps, '3']\n", "'train_data' in .* holds '--max_steps', which would be read as"),
         (GOOD + 'encoder: "a\\nb"\n', "'encoder' in .* holds a line break"),

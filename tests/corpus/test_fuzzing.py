@@ -83,6 +83,7 @@ output_dir: runs/fuzz
 use_cpu: true
 """
 MORE_RECIPE = "preset: blind\nmax_steps: -1\nmax_eval_records: 0\n? [a]\n: &a {b: c}\nseed: 0x1F\nencoder: *a\n- a\n"
+MORE_RECIPE += "accelerator_config: {a: 2020-01-01, b: !!set {c}}\n"
 
 TEXTS = {
     "FASTA": [fasta(PROTEINS), fasta(PROTEINS * 2), fasta(GENES)],
