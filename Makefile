@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint clean
+.PHONY: help install demo test test-fast fuzz lint clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -37,6 +37,9 @@ test: install ## Run all tests
 
 test-fast: install ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_SEED repeats a run)
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/corpus/test_fuzzing.py
 
 lint: install ## Check the code with ruff
 	$(BIN)/ruff check .

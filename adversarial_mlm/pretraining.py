@@ -74,6 +74,11 @@ def load_data(args: DataArguments) -> ProteinData:
     holds_out = any((args.holdout_families, args.holdout_members, args.holdout_random))
     if args.cluster_table and not (args.holdout_families or args.holdout_members):
         raise RecipeError("cluster_table is given, but neither holdout_families nor holdout_members uses it")
+    for name in ("holdout_families", "holdout_members", "holdout_random"):
+        if not 0 <= getattr(args, name) < 1:
+            raise RecipeError(f"{name} must be at least 0 and less than 1, got {getattr(args, name)}")
+    if args.holdout_seed < 0:
+        raise RecipeError(f"holdout_seed must be 0 or more, got {args.holdout_seed}")
     if args.streaming and holds_out:
         raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
     corpus = _load(args, args.train_data, streaming=args.streaming)
@@ -84,6 +89,7 @@ def load_data(args: DataArguments) -> ProteinData:
         splits = split_corpus(
             train,
             clusters=clusters,
+            clusters_name=args.cluster_table or "the cluster table",
             family_fraction=args.holdout_families,
             member_fraction=args.holdout_members,
             random_fraction=args.holdout_random,
@@ -130,6 +136,7 @@ def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
         dataset_split=args.dataset_split,
         dataset_config=args.dataset_config,
         min_length=args.min_length,
+        allow_nucleotides=args.allow_nucleotides,
         streaming=streaming,
         cache_dir=args.cache_dir,
     )

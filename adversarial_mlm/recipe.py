@@ -4,10 +4,13 @@ Built on `HfArgumentParser`, which reads a YAML file or a command line but not b
 Here the file is turned into the command line that would say the same, and the user's own words come after it.
 """
 
+import argparse
 import dataclasses
 import difflib
 import json
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -22,6 +25,16 @@ from .noising import SAMPLERS, SELECTIONS
 from .training_args import AdversarialMLMTrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
+
+_TAKE_MAPPINGS = tuple(AdversarialMLMTrainingArguments._VALID_DICT_FIELDS)
+_LONGEST_MESSAGE = 1000
+_REASONS = (
+    ("invalid int value:", "must be a whole number and not"),
+    ("invalid float value:", "must be a number and not"),
+    ("Truthy value expected: got (.*) but expected one of.*", r"must be true or false and not '\1'"),
+)
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_LOOKS_LIKE_OPTION = re.compile(r"-(?!\d+$|\d*\.\d+$)")
 
 
 @dataclass
@@ -42,6 +55,9 @@ class DataArguments:
     streaming: bool = field(default=False, metadata={"help": "Read on the fly and write no memory-mapped copy."})
     cache_dir: str | None = field(default=None, metadata={"help": "Where the memory-mapped copy goes."})
     min_length: int = field(default=10, metadata={"help": "Drop shorter proteins (residues); they are counted."})
+    allow_nucleotides: bool = field(
+        default=False, metadata={"help": "Take files whose letters are nearly all A, C, G, T, U or N, too."}
+    )
     max_length: int = field(default=512, metadata={"help": "Longest row in tokens; longer proteins are cropped."})
     cluster_table: str | None = field(
         default=None, metadata={"help": "TSV of `id` and `cluster`, for holding out by family."}
@@ -196,25 +212,35 @@ def parse_recipe(argv: list[str]) -> Recipe:
     Returns:
         [`Recipe`]
     """
-    parser = HfArgumentParser(_PARTS, allow_abbrev=False, usage="%(prog)s [recipe.yaml] [--option value ...]")
-    words, from_file = list(argv), []
+    parser = HfArgumentParser(
+        _PARTS, allow_abbrev=False, usage="%(prog)s [recipe.yaml] [--option value ...]", exit_on_error=False
+    )
+    words, from_file, path = list(argv), [], ""
     if words and not words[0].startswith("-"):
-        from_file = _words_of_file(parser, words.pop(0))
+        path = words.pop(0)
+        from_file = _words_of_file(parser, path)
     # a preset comes just before the options that were said together with it, so that the command line's beats the file
-    words = [word for part in (from_file, words) for word in (*_words_of_preset(parser, part), *part)]
+    source = f"{path}: " if path else ""
+    from_file = [*_words_of_preset(parser, from_file, source), *from_file]
+    words = [*_words_of_preset(parser, words), *words]
+    for part, where in ((from_file, f"in {path}"), (words, "on the command line")):
+        _check_words(parser, part, where)
     try:
         *parts, rest = parser.parse_args_into_dataclasses(
-            args=words, return_remaining_strings=True, look_for_args_file=False
+            args=[*from_file, *words], return_remaining_strings=True, look_for_args_file=False
         )
-    except (ValueError, json.JSONDecodeError) as error:
-        _refuse(parser, str(error))
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # of the many checks of TrainingArguments
+        _refuse(parser, f"{source}{error}")
     if rest:
         _refuse_unknown(parser, rest[0])
     recipe = Recipe(*parts)
+    for name, value in ((name, value) for part in parts for name, value in vars(part).items()):
+        if any(isinstance(item, float) and math.isnan(item) for item in (value if type(value) is list else [value])):
+            _refuse(parser, f"{source}the option '{name}' is not a number")
     if not recipe.data.train_data:
-        _refuse(parser, "train_data is missing: name the file, folder or dataset with the proteins")
+        _refuse(parser, f"{source}train_data is missing: name the file, folder or dataset with the proteins")
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
-        _refuse(parser, f"max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
+        _refuse(parser, f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
     _check_license(parser, recipe.model)
     # an empty text is how to unset a recipe's option on the command line
     recipe.run.background_gate = recipe.run.background_gate or None
@@ -238,12 +264,32 @@ def _check_license(parser: HfArgumentParser, model: ModelArguments) -> None:
         )
 
 
+def _check_words(parser: HfArgumentParser, words: list[str], where: str) -> None:
+    """Refuse a value of the wrong type, and say where it comes from."""
+    try:
+        parser.parse_known_args(words)
+    except argparse.ArgumentError as error:
+        name = (error.argument_name or "").split("/")[0].lstrip("-")
+        reason = error.message
+        for pattern, ours in _REASONS:
+            reason = re.sub(pattern, ours, reason)
+        _refuse(parser, f"the option '{name}' {where}: {reason}")
+
+
 def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
     """The command line that says what the YAML file says."""
+    reason = None
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
+        content = _load_yaml(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 text (byte 0x{error.object[error.start]:02X} at {error.start:,}); save it as UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except Exception as error:  # PyYAML's constructors of dates, numbers and tags raise errors of any class
+        reason = _yaml_reason(error)
+    if reason:
         _refuse(parser, f"cannot read the recipe {path}: {reason}")
     if not isinstance(content, dict):
         _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
@@ -254,7 +300,41 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
     return _words_of_options(parser, content, path)
 
 
-def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
+def _load_yaml(text: str) -> Any:
+    """Read one YAML document, without what PyYAML allows: equal keys, of which the last wins, and endless aliases."""
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    nodes, seen = [node], set()
+    while nodes:
+        node_here = nodes.pop()
+        if isinstance(node_here, yaml.ScalarNode):
+            continue
+        if id(node_here) in seen:
+            raise ValueError(f"line {node_here.start_mark.line + 1}: aliases of lists and mappings are not supported")
+        seen.add(id(node_here))
+        lines: dict[str, int] = {}
+        for child in node_here.value:
+            nodes.extend(child if isinstance(child, tuple) else [child])
+            if isinstance(child, tuple) and isinstance(child[0], yaml.ScalarNode):
+                key, line = child[0].value, child[0].start_mark.line + 1
+                if key in lines:
+                    raise ValueError(f"the option '{key}' is there twice, in lines {lines[key]} and {line}")
+                lines[key] = line
+    return loader.construct_document(node)
+
+
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it holds the character U+{error.character:04X}, which is not allowed in YAML text"
+    return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"
+
+
+def _words_of_preset(parser: HfArgumentParser, words: list[str], source: str = "") -> list[str]:
     """The command line that says what the preset named in these words says."""
     name = None
     for word, following in zip(words, [*words[1:], ""], strict=False):
@@ -267,7 +347,7 @@ def _words_of_preset(parser: HfArgumentParser, words: list[str]) -> list[str]:
     try:
         return _words_of_options(parser, presets.game(name), f"the preset {name}")
     except ValueError as error:
-        _refuse(parser, str(error))
+        _refuse(parser, f"{source}{error}")
 
 
 def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: str) -> list[str]:
@@ -276,21 +356,58 @@ def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: s
     # YAML reads a bare `no` as false
     has_no = {action.dest for action in parser._actions if "no" in (action.choices or ())}
     for name, value in options.items():
+        mistake = _mistake(name, value, name in takes_many)
+        if mistake:
+            _refuse(parser, f"the option '{name}' in {path} {mistake}")
         if value is False and name in has_no:
             value = "no"
         items = value if isinstance(value, list) else [] if value is None else [value]
-        if len(items) > 1 and name not in takes_many:
-            _refuse(parser, f"the option '{name}' in {path} takes one value, and {len(items)} are given")
-        if items and any(str(item).startswith("-") and "@" in str(item) for item in items):
-            words.append(f"--{name}={' '.join(map(str, items))}")  # a ramp, which would look like an option
-        elif items:
-            words.append(f"--{name}")
-            words.extend(json.dumps(item) if isinstance(item, dict) else str(item) for item in items)
+        texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
+        if name not in takes_many or any(text.startswith("-") and "@" in text for text in texts):
+            # in one word, as a path or a ramp that begins with a dash would look like an option
+            words.extend([f"--{name}={' '.join(texts)}"] if texts else [])
+        elif texts:
+            words.extend([f"--{name}", *texts])
     return words
 
 
+def _mistake(name: str, value: Any, takes_many: bool) -> str | None:
+    """What is wrong with a value that YAML gave, apart from what the parser of words can see."""
+    items = value if isinstance(value, list) else [value]
+    if value is None or not items:
+        default = _defaults()[name]
+        nothing = default is None or default in ("", "none") or default == []
+        return None if nothing else "has no value; leave the line out for its default"
+    if len(items) > 1 and not takes_many:
+        return f"takes one value, and {len(items)} are given"
+    if isinstance(value, dict) and name in _TAKE_MAPPINGS:
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            return f"holds what JSON cannot hold ({error})"
+        return None
+    if name in _TAKE_MAPPINGS and name.endswith("_kwargs"):
+        return "takes a mapping of names to values"
+    for item in items:
+        if isinstance(item, list | dict | set | bytes) or item is None:
+            return "takes plain values, and no list, mapping or null inside"
+        if _CONTROL_CHARACTER.search(str(item)):
+            return "holds a line break or another control character"
+        if takes_many and _LOOKS_LIKE_OPTION.match(str(item)) and "@" not in str(item):
+            return f"holds {str(item)!r}, which would be read as an option"
+    return None
+
+
+def _defaults() -> dict[str, Any]:
+    fields = [item for part in _PARTS for item in dataclasses.fields(part) if item.init]
+    return {
+        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        for item in fields
+    }
+
+
 def _option_names() -> list[str]:
-    return [item.name for part in _PARTS for item in dataclasses.fields(part) if item.init]
+    return list(_defaults())
 
 
 def _refuse_unknown(parser: HfArgumentParser, word: str, path: str | None = None) -> NoReturn:
@@ -303,4 +420,7 @@ def _refuse_unknown(parser: HfArgumentParser, word: str, path: str | None = None
 
 
 def _refuse(parser: HfArgumentParser, message: str) -> NoReturn:
-    parser.exit(2, f"{parser.prog}: {message}\n")
+    message = " ".join(message.split())
+    parser.exit(
+        2, f"{parser.prog}: {message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + '...'}\n"
+    )

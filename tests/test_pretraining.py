@@ -1,4 +1,5 @@
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from adversarial_mlm import pretraining
 from adversarial_mlm.checkpoints import load_encoder, load_noiser
+from adversarial_mlm.corpus import CorpusError
 from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
 from adversarial_mlm.recipe import parse_recipe
 
@@ -144,6 +146,29 @@ def test_a_stream_trains_and_its_cleaning_is_counted(make_recipe, tmp_path, prot
     assert facts["cleaning"]["records_read"] == facts["cleaning"]["lower_case"] == 30
 
 
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("masking", ["random", "adversarial"])
+def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
+    make_recipe, tmp_path, repository, proteins, monkeypatch, capfd, workers, masking
+):
+    records = "".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:150]))
+    (tmp_path / "train.fasta").write_text(records + ">bad\nMKV>worse\n")
+    recipe = make_recipe(
+        **{"streaming": True, "holdout_families": 0, "holdout_members": 0, "cluster_table": "", "background_gate": ""},
+        **{"eval_strategy": "no", "dataloader_num_workers": workers, "masking": masking},
+        **{"max_steps": 10, "per_device_train_batch_size": 30},
+    )
+    recipe.data.train_data = [str(tmp_path / "train.fasta")]
+    program = runpy.run_path(str(repository / "examples" / "run_adv_mlm.py"))["main"]
+    monkeypatch.setitem(program.__globals__, "parse_recipe", lambda argv: recipe)
+    assert program() == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert lines[-1].endswith(
+        'train.fasta: record 151, which ends at line 302, has ">" inside its sequence; a line end is missing.'
+    )
+    assert not [line for line in lines if "Traceback" in line or "CorpusError" in line]
+
+
 def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path):
     pretrain(make_recipe(save_strategy="steps", save_steps=2))
     with pytest.raises(RecipeError, match="holds another run .*metrics.jsonl"):
@@ -193,6 +218,23 @@ def test_a_set_may_not_take_the_name_of_another(make_recipe, demo_fasta):
         load_data(recipe.data)
 
 
+def test_validation_data_of_nucleotides_are_refused_unless_allowed(make_recipe, tmp_path):
+    (tmp_path / "genes.fasta").write_text(">gene\nATGGCNTTAGCATACG\n")
+    recipe = make_recipe()
+    recipe.data.validation_data = [f"genes={tmp_path}/genes.fasta"]
+    with pytest.raises(CorpusError, match="genes.fasta: .*nucleotides.*allow_nucleotides"):
+        load_data(recipe.data)
+    recipe.data.allow_nucleotides = True
+    assert len(load_data(recipe.data).held_out["genes"]) == 1
+
+
+def test_a_cluster_table_of_other_proteins_is_named(make_recipe, tmp_path):
+    (tmp_path / "other.tsv").write_text("id\tcluster\nq\tc\n")
+    recipe = make_recipe(cluster_table=tmp_path / "other.tsv")
+    with pytest.raises(CorpusError, match=r"None of the 2,240 record ids .* is in .*other\.tsv"):
+        load_data(recipe.data)
+
+
 def test_no_token_reaches_a_file(make_recipe, tmp_path, monkeypatch):
     words = ["run.py", "--hub_token", "hf_secret1", "--push_token=hf_secret2", "--max_steps", "4"]
     monkeypatch.setattr(pretraining.sys, "argv", words)
@@ -213,6 +255,8 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"holdout_families": 1.5}, "holdout_families must be at least 0 and less than 1"),
+        ({"holdout_seed": -1}, "holdout_seed must be 0 or more"),
         ({"streaming": True}, "streaming cannot hold proteins out"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
         ({"resume_from_checkpoint": "latest"}, "latest, but there is no checkpoint in"),

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -21,8 +22,7 @@ def refusal(capsys, argv: list[str]) -> str:
     with pytest.raises(SystemExit) as stop:
         parse_recipe(argv)
     assert stop.value.code == 2
-    message = capsys.readouterr().err.strip().split("\n")[-1]
-    assert "Traceback" not in message
+    (message,) = capsys.readouterr().err.strip().splitlines()  # one line, without the usage
     return message
 
 
@@ -79,6 +79,81 @@ def test_an_unknown_option_on_the_command_line_is_refused_too(capsys):
 )
 def test_a_bad_recipe_ends_in_one_sentence(write, capsys, text, words):
     assert words in refusal(capsys, [write(text)])
+
+
+GOOD = "train_data: a\noutput_dir: x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD + "max_steps: 3\nseed: 1\nmax_steps: 4\n", "the option 'max_steps' is there twice, in lines 3 and 5"),
+        (GOOD + "lr_scheduler_kwargs: {a: 1, a: 2}\n", "the option 'a' is there twice, in lines 3 and 3"),
+        ("train_data:\n\t- a\n", "line 2: found character '\\\\t' that cannot start any token; indent with spaces"),
+        ("\tmax_steps: 3\n", "line 1: .*; indent with spaces"),
+        (GOOD + "max_steps: many\n", "'max_steps' in .*: must be a whole number and not 'many'"),
+        (GOOD + "max_steps: 3.5\n", "'max_steps' in .*: must be a whole number and not '3.5'"),
+        (GOOD + "max_steps: true\n", "'max_steps' in .*: must be a whole number and not 'True'"),
+        (GOOD + "holdout_families: 10%\n", "'holdout_families' in .*: must be a number and not '10%'"),
+        (GOOD + "learning_rate: .nan\n", "'learning_rate' is not a number"),
+        (GOOD + "streaming: 7\n", "'streaming' in .*: must be true or false and not '7'"),
+        (GOOD + "max_steps: {a: 1}\n", "'max_steps' in .* takes plain values"),
+        (GOOD + "encoder: {a: 1}\n", "'encoder' in .* takes plain values"),
+        ("train_data: [[a]]\n", "'train_data' in .* takes plain values"),
+        ("train_data: [null]\n", "'train_data' in .* takes plain values"),
+        (GOOD + "max_steps: null\n", "'max_steps' in .* has no value"),
+        (GOOD + "learned_options:\n", "'learned_options' in .* has no value"),
+        (GOOD + "mask_options: []\n", "'mask_options' in .* has no value"),
+        (GOOD + "lr_scheduler_kwargs: {a: 2020-01-01}\n", "'lr_scheduler_kwargs' in .* holds what JSON cannot hold"),
+        (GOOD + "lr_scheduler_kwargs: 5\n", "'lr_scheduler_kwargs' in .* takes a mapping"),
+        ("train_data: [a, --max_steps, '3']\n", "'train_data' in .* holds '--max_steps', which would be read as"),
+        (GOOD + 'encoder: "a\\nb"\n', "'encoder' in .* holds a line break"),
+        (GOOD + "lr_scheduler_kwargs: &a {b: *a}\n", "line 3: aliases of lists and mappings are not supported"),
+        (GOOD + "max_steps: 2020-13-45\n", "cannot read the recipe .*: month must be"),
+        (GOOD + "max_steps: !!bool x\n", "cannot read the recipe .*: a value does not fit its tag"),
+        ("train_data: " + "[" * 3000, "cannot read the recipe .*: it is nested too deeply"),
+        (GOOD + "preset: chess\n", "recipe.yaml: there is no game preset 'chess'"),
+        (GOOD + "preset: paper\nnoiser_steps: 0\n", "recipe.yaml: noiser_steps must be at least 1"),
+        (GOOD + "seed: " + "x" * 5000, r"must be a whole number and not 'x+\.\.\.$"),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file_and_the_option(write, capsys, text, words):
+    message = refusal(capsys, [write(text)])
+    assert re.search(words, message) and "recipe.yaml" in message and len(message) < 1100
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD.encode("utf-16"), "not UTF-8 text .byte 0xFF at 0"),
+        (GOOD.encode() + b"# \xe9\n", "not UTF-8 text .byte 0xE9 at 30"),
+        (GOOD.encode() + b"\0", "the character U\\+0000"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not UTF-8 text"),
+        (b"", "must be a list of `option: value` lines"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path, capsys, content, words):
+    path = tmp_path / "recipe.yaml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    message = refusal(capsys, [str(path)])
+    assert re.search(words, message) and str(path) in message
+
+
+def test_a_byte_order_mark_and_the_line_ends_of_windows_are_no_mistake(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert parse_recipe([str(tmp_path / "recipe.yaml")]).data.train_data == ["a"]
+
+
+def test_a_value_that_begins_with_a_dash_is_a_value(write):
+    recipe = parse_recipe([write("train_data: a\noutput_dir: --x\nmax_steps: -1\n")])
+    assert recipe.training.output_dir == "--x" and recipe.training.max_steps == -1
+
+
+def test_a_wrong_value_on_the_command_line_is_not_blamed_on_the_file(write, capsys):
+    message = refusal(capsys, [write(GOOD), "--max_steps", "many"])
+    assert "the option 'max_steps' on the command line: must be a whole number and not 'many'" in message
+    assert "'seed' on the command line: expected one argument" in refusal(capsys, [write(GOOD), "--seed"])
 
 
 def test_a_missing_file_and_a_stray_word_are_named(write, capsys):

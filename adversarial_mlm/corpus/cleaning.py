@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 # Part of every cache fingerprint: raise it whenever the same input would give other rows or other counts.
-CLEANING_VERSION = 2
+CLEANING_VERSION = 3
 
 # All capital letters except J, which stands for no residue in the tokenizer's alphabet.
 _RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 _RESIDUE_BYTES = _RESIDUES.encode()
 _UNKNOWN = "?"
+_NUCLEOTIDES = b"ACGTUNacgtun"
+_NOT_A_LETTER = bytes(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"))
 _NOT_A_RESIDUE = re.compile(f"[^{_RESIDUES}]")
 _LOWER_CASE = re.compile("[a-z]")
 _WHITESPACE = re.compile(r"\s")
@@ -36,6 +38,7 @@ class CleaningCounts:
         unknown_residues (`int`, defaults to 0): *residues* that were turned to `?`.
         records_with_unknown (`int`, defaults to 0): records that hold such residues.
         dropped_empty (`int`, defaults to 0): records left out because nothing remained of the sequence.
+        dropped_no_residues (`int`, defaults to 0): records left out because only unknown residues remained.
         dropped_too_short (`int`, defaults to 0): records left out because fewer than `min_length` residues remained.
     """
 
@@ -48,7 +51,13 @@ class CleaningCounts:
     unknown_residues: int = 0
     records_with_unknown: int = 0
     dropped_empty: int = 0
+    dropped_no_residues: int = 0
     dropped_too_short: int = 0
+
+    @property
+    def without_residues(self) -> int:
+        """Records left out because they have no sequence, or one without a residue."""
+        return self.dropped_empty + self.dropped_no_residues
 
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name, in the order of the attributes."""
@@ -56,9 +65,10 @@ class CleaningCounts:
 
     def summary(self) -> str:
         """Return one readable line. Counts that are zero are left out, except those of records read and kept."""
-        text = f"{self.records_read:,} records read, {self.records_kept:,} kept"
+        text = f"{self.records_read:,} record{'s' * (self.records_read != 1)} read, {self.records_kept:,} kept"
         remarks = [
             (self.dropped_empty, "dropped as empty"),
+            (self.dropped_no_residues, "dropped as without residues"),
             (self.dropped_too_short, "dropped as too short"),
             (self.lower_case, "upper-cased"),
             (self.stops_removed, "with stops (*) removed"),
@@ -113,9 +123,12 @@ def clean_sequence(text: str) -> CleanedSequence:
 
 
 def clean_rows(
-    rows: Iterable[tuple[str, str]], min_length: int, counts: CleaningCounts
+    rows: Iterable[tuple[str, str]], min_length: int, counts: CleaningCounts, dropped: list[tuple[int, str]]
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield (id, clean sequence, residues) of the records to keep, and count in `counts`."""
+    """Yield (id, clean sequence, residues) of the records to keep, and count in `counts`.
+
+    The first record without residues is put into `dropped`, as (number among the records that `counts` read, id).
+    """
     for identifier, text in rows:
         cleaned = clean_sequence(text)
         length = len(cleaned.sequence)
@@ -127,10 +140,34 @@ def clean_rows(
             counts.whitespace_removed += cleaned.whitespace
             counts.unknown_residues += cleaned.unknown
             counts.records_with_unknown += cleaned.unknown > 0
-        if length == 0:
-            counts.dropped_empty += 1
+        if length == cleaned.unknown:
+            counts.dropped_empty += length == 0
+            counts.dropped_no_residues += length > 0
+            if not dropped:
+                dropped.append((counts.records_read, identifier))
         elif length < min_length:
             counts.dropped_too_short += 1
         else:
             counts.records_kept += 1
             yield identifier, cleaned.sequence, length
+
+
+def nucleotide_share(rows: Iterable[tuple[str, str]], max_letters: int) -> float:
+    """Return which share of the letters of (id, sequence as found) rows are A, C, G, T, U or N in either case.
+
+    Args:
+        rows (iterable of `tuple[str, str]`): records; only as many are read as it takes to see `max_letters`.
+        max_letters (`int`): how many characters to look at.
+
+    Returns:
+        `float`: from 0 to 1; 0 if there is no letter.
+    """
+    nucleotides = letters = seen = 0
+    for _, text in rows:
+        found = text[: max_letters - seen].encode("ascii", "ignore").translate(None, _NOT_A_LETTER)
+        letters += len(found)
+        nucleotides += len(found) - len(found.translate(None, _NUCLEOTIDES))
+        seen += len(text)
+        if seen >= max_letters:
+            break
+    return nucleotides / letters if letters else 0.0

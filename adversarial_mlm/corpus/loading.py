@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,20 @@ import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, Value
 
-from .cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
-from .reading import Columns, CorpusError, Shard, read_rows
+from .cleaning import CLEANING_VERSION, CleaningCounts, clean_rows, nucleotide_share
+from .reading import Columns, CorpusError, Shard, read_rows, shorten
 from .sources import find_shards
 
 _FEATURES = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")})
 
 _ROWS_PER_BATCH = 1000
+
+# In 200,000 real proteins, at most 30 % of the letters of any 100 in a row are A, C, G, T, U or N.
+_MAX_NUCLEOTIDES = 0.95
+_FIRST_RECORDS = 100
+_FIRST_LETTERS = 1_000_000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -58,6 +66,7 @@ def load_corpus(
     dataset_split: str = "train",
     dataset_config: str | None = None,
     min_length: int = 10,
+    allow_nucleotides: bool = False,
     streaming: bool = False,
     cache_dir: str | None = None,
 ) -> Corpus:
@@ -66,6 +75,9 @@ def load_corpus(
     By default the clean rows are written once to `<cache_dir>/adversarial_mlm/` and mapped into memory from there. A
     changed file, another column or another `min_length` makes a new cache entry. FASTA files have no columns, splits
     or configurations and ignore these four options, so that one recipe can set them for another source.
+
+    Records without a sequence, or whose sequence holds no residue, are left out and counted; a warning names the first
+    one of each file. A file that has no other records is refused.
 
     Args:
         source (`str`, path or list of these): a folder written by `save_to_disk` of `datasets`; the name of a Hub
@@ -80,6 +92,9 @@ def load_corpus(
         dataset_split (`str`, defaults to `"train"`): split of a Hub dataset or of a folder with several splits.
         dataset_config (`str`, *optional*): configuration of a Hub dataset.
         min_length (`int`, defaults to 10): sequences with fewer residues after cleaning are dropped.
+        allow_nucleotides (`bool`, defaults to `False`): take files with DNA or RNA too. By default a file is refused
+            if more than 95 % of the letters in its first 100 records (or first million letters) are A, C, G, T, U or
+            N; of a dataset, the first records of its first shard are looked at.
         streaming (`bool`, defaults to `False`): return an `IterableDataset` that cleans on the fly and stores
             nothing. Files are its shards, so that as many `DataLoader` workers can read as there are files.
         cache_dir (`str`, *optional*): folder for the cache, by default that of `datasets` (`HF_DATASETS_CACHE`).
@@ -89,8 +104,9 @@ def load_corpus(
 
     Raises:
         [`CorpusError`]: if the source is missing, empty, damaged or of another format than its name says, lacks a
-            column, leaves no sequence after cleaning, if an option has no meaning for this source, or if the cache
-            folder cannot be written. When streaming, errors behind the first record of a file come during iteration.
+            column, holds nucleotides, leaves no sequence after cleaning, if an option has no meaning for this source,
+            or if the cache folder cannot be written. When streaming, errors behind the first 100 records of a file
+            come during iteration.
     """
     if min_length < 0:
         raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
@@ -103,13 +119,21 @@ def load_corpus(
     )
     name = ", ".join(sources)
     if streaming:
+        _check_first_records(shards, columns, allow_nucleotides)
         return _streamed_corpus(name, shards, columns, min_length)
-    return _cached_corpus(name, shards, columns, min_length, cache_dir)
+    return _cached_corpus(name, shards, columns, min_length, allow_nucleotides, cache_dir)
 
 
-def _cached_corpus(name: str, shards: list[Shard], columns: Columns, min_length: int, cache_dir: str | None) -> Corpus:
+def _cached_corpus(
+    name: str,
+    shards: list[Shard],
+    columns: Columns,
+    min_length: int,
+    allow_nucleotides: bool,
+    cache_dir: str | None,
+) -> Corpus:
     """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
-    key = [CLEANING_VERSION, *columns, min_length, [_shard_key(shard) for shard in shards]]
+    key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
     folder = os.path.join(os.path.expanduser(cache_dir or str(datasets.config.HF_DATASETS_CACHE)), "adversarial_mlm")
     table_path = os.path.join(folder, f"{fingerprint}.arrow")
@@ -117,7 +141,7 @@ def _cached_corpus(name: str, shards: list[Shard], columns: Columns, min_length:
 
     counts = _load_counts(counts_path) if os.path.exists(table_path) else None
     if counts is None:
-        _check_first_records(shards, columns)
+        _check_first_records(shards, columns, allow_nucleotides)
         try:
             counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
         except OSError as error:  # the readers turn theirs into CorpusError
@@ -156,10 +180,11 @@ def _write_cache(
         new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
         with open(new_table, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
             for shard in shards:
-                rows = clean_rows(read_rows(shard, columns), min_length, counts)
+                rows = _clean_shard(shard, columns, min_length, of_shard := CleaningCounts())
                 while batch := list(islice(rows, _ROWS_PER_BATCH)):
                     arrays = [list(column) for column in zip(*batch, strict=True)]
                     writer.write_batch(pa.record_batch(arrays, schema=schema))
+                counts += of_shard
         if counts.records_kept == 0:
             raise _nothing_left(name, min_length, counts)
         with open(new_counts, "w", encoding="utf-8") as file:
@@ -170,12 +195,50 @@ def _write_cache(
     return counts
 
 
-def _check_first_records(shards: list[Shard], columns: Columns) -> None:
-    """Read one record of every file, so that a wrong file is refused now and not after hours of training."""
+def _check_first_records(shards: list[Shard], columns: Columns, allow_nucleotides: bool) -> None:
+    """Read some records of every file, so that a wrong file is refused now and not after hours of training."""
     for shard in shards:
         # The shards of a dataset share its columns, which were checked, and on the Hub each would be one more request.
-        if shard.dataset is None and next(read_rows(shard, columns), None) is None:
+        if shard.dataset is not None and shard.index > 0:
+            continue
+        rows = list(_first_rows(shard, columns))
+        if not rows and shard.dataset is None:
             raise CorpusError(f"{shard.name}: the file holds no records.")
+        share = nucleotide_share(rows, _FIRST_LETTERS)
+        if share > _MAX_NUCLEOTIDES and not allow_nucleotides:
+            raise CorpusError(
+                f"{shard.name}: these seem to be nucleotides and not proteins, as {share:.1%} of the letters in its "
+                "first records are A, C, G, T, U or N; set allow_nucleotides to take them nevertheless."
+            )
+
+
+def _first_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
+    """Yield the first rows until there are enough letters; a file may hold whole chromosomes."""
+    letters = 0
+    for row in islice(read_rows(shard, columns), _FIRST_RECORDS):
+        yield row
+        letters += len(row[1])
+        if letters >= _FIRST_LETTERS:
+            return
+
+
+def _clean_shard(
+    shard: Shard, columns: Columns, min_length: int, counts: CleaningCounts, warn: bool = True
+) -> Iterator[tuple[str, str, int]]:
+    """Yield the clean rows of a shard, and tell of records without residues when it has been read."""
+    dropped: list[tuple[int, str]] = []
+    yield from clean_rows(read_rows(shard, columns), min_length, counts, dropped)
+    if not dropped:
+        return
+    number, identifier = dropped[0]
+    first = f"the first is record {shard.first_row + number:,}, {shorten(identifier)}"
+    if counts.without_residues == counts.records_read and shard.dataset is None:
+        raise CorpusError(f"{shard.name}: no record has any residues ({counts.records_read:,} read; {first}).")
+    if warn:
+        logger.warning(
+            "%s: records without residues are left out, %s of %s; %s.",
+            *(shard.name, f"{counts.without_residues:,}", f"{counts.records_read:,}", first),
+        )
 
 
 def _nothing_left(name: str, min_length: int, counts: CleaningCounts) -> CorpusError:
@@ -183,7 +246,6 @@ def _nothing_left(name: str, min_length: int, counts: CleaningCounts) -> CorpusE
 
 
 def _streamed_corpus(name: str, shards: list[Shard], columns: Columns, min_length: int) -> Corpus:
-    _check_first_records(shards, columns)
     shared_counts = _SharedCounts(len(shards))
     # `shards` is the only list, because `datasets` divides lists among workers and ranks.
     arguments = dict(shards=shards, columns=columns, min_length=min_length, shared_counts=shared_counts, name=name)
@@ -215,6 +277,9 @@ class _SharedCounts:
     def total(self) -> CleaningCounts:
         return CleaningCounts(*self.table[:, :-1].sum(dim=0).tolist())
 
+    def is_complete(self, shard: int) -> bool:
+        return bool(self.table[shard, -1])
+
     def all_complete(self) -> bool:
         return bool(self.table[:, -1].all())
 
@@ -223,8 +288,8 @@ def _stream_rows(
     shards: list[Shard], columns: Columns, min_length: int, shared_counts: _SharedCounts, name: str
 ) -> Iterator[dict[str, Any]]:
     for shard in shards:
-        counts = CleaningCounts()
-        for identifier, sequence, length in clean_rows(read_rows(shard, columns), min_length, counts):
+        counts, warn = CleaningCounts(), not shared_counts.is_complete(shard.index)  # in the first epoch
+        for identifier, sequence, length in _clean_shard(shard, columns, min_length, counts, warn):
             shared_counts.write(shard.index, counts)
             yield {"id": identifier, "sequence": sequence, "length": length}
         shared_counts.write(shard.index, counts, complete=True)

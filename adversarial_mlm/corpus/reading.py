@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +21,24 @@ _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowExcep
 
 _ROWS_PER_BATCH = 1000
 
+# Of a CSV file, in characters. Bounded, because a quotation mark that is never closed makes one field of all that
+# follows; the limit of the standard library is 128 KiB.
+_LONGEST_FIELD = 1 << 26
+
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
 # How the error handler "surrogateescape" decodes a byte that is not UTF-8, and the Latin-1 character of that byte.
 _ESCAPED_TO_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 
 class CorpusError(ValueError):
     """The input cannot be used as asked; the message is one sentence that names the file, column or option."""
+
+    def __init__(self, message: str):
+        # From a `DataLoader` worker, torch makes the error anew with the worker's traceback as its message.
+        if message.startswith(f"Caught {type(self).__name__} in "):
+            message = message.splitlines()[-1].partition(": ")[2]
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Columns(NamedTuple):
@@ -50,6 +63,8 @@ class Shard:
 def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
     """Yield (id, sequence as found) of every record; ids that are missing become row numbers."""
     name = shard.name
+    # What Arrow and `datasets` raise on damaged data, and a Hub on the way, is of any class.
+    errors = Exception if shard.format in ("parquet", "dataset") else _READ_ERRORS
     try:
         records = _READERS[shard.format](shard, columns)
         for row, (identifier, sequence) in enumerate(records, start=shard.first_row):
@@ -64,15 +79,19 @@ def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
                 identifier = f"{shard.id_prefix}{row}"
             # JSON can spell characters that UTF-8, and so Arrow, cannot hold.
             yield str(identifier).encode("utf-8", "replace").decode("utf-8"), sequence
-    except _READ_ERRORS as error:
+    except CorpusError:
+        raise
+    except errors as error:
         raise _read_failure(name, error) from error
 
 
 def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Columns:
     """Check that the columns asked for are there, and take `id` as id column if none was asked for."""
     for column, option in ((asked.sequence, "sequence_column"), (asked.id, "id_column")):
+        if column is not None and list(present).count(column) > 1:
+            raise CorpusError(f'{name}: the column "{column}" ({option}) is there more than once.')
         if column is not None and column not in present:
-            there = ", ".join(f'"{other}"' for other in present[:30]) + (", ..." if len(present) > 30 else "")
+            there = ", ".join(f'"{_brief(other)}"' for other in present[:30]) + (", ..." if len(present) > 30 else "")
             raise CorpusError(f'{name}: there is no column "{column}" ({option}); the columns are {there or "none"}.')
     return Columns(asked.sequence, asked.id or ("id" if "id" in present else None))
 
@@ -84,8 +103,17 @@ def one_line(error: BaseException) -> str:
 
 def shorten(text: str) -> str:
     """Return the beginning of a foreign text, quoted and in ASCII."""
-    text = text.strip()
-    return ascii(text if len(text) <= 40 else text[:40] + "...")
+    return ascii(_first_characters(text.strip()))
+
+
+def _brief(text: str) -> str:
+    """Return the beginning of a foreign text, which may be in any language, without control characters."""
+    text = _first_characters(text)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _first_characters(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."
 
 
 def read_lines(path: str, errors: str = "strict", newline: str | None = None) -> Iterator[str]:
@@ -94,13 +122,13 @@ def read_lines(path: str, errors: str = "strict", newline: str | None = None) ->
     try:
         # The magic bytes decide rather than the name, because browsers and copy tools unpack files and keep the name.
         with open(path, "rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
+            compressed = file.read(2) in (b"\x1f\x8b", b"\x1f")
         with (gzip.open if compressed else open)(path, "rb") as file:
             head = file.peek(1)  # a whole buffer, at least 8 KiB of a longer file
             if not head:
                 raise CorpusError(f"{path}: the file is empty.")
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise CorpusError(f"{path}: the file is UTF-16 text; save it as UTF-8.")
+                raise CorpusError(f"{path}: the file is UTF-16 or UTF-32 text; save it as UTF-8.")
             if b"\0" in head:
                 raise CorpusError(f"{path}: the file is binary, not text.")
             if head.startswith(b"\xef\xbb\xbf"):
@@ -109,6 +137,11 @@ def read_lines(path: str, errors: str = "strict", newline: str | None = None) ->
             for line in text:
                 number += 1
                 yield line
+    except UnicodeDecodeError as error:
+        # What was decoded last begins within the line that comes next.
+        number += 1 + len(_LINE_END.findall(error.object[: error.start]))
+        byte = f"0x{error.object[error.start]:02X}"
+        raise CorpusError(f"{path}: line {number:,} is not UTF-8 text (byte {byte}); save it as UTF-8.") from error
     except _READ_ERRORS as error:
         raise _read_failure(path, error, after_line=number) from error
 
@@ -184,6 +217,7 @@ def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, lis
     lines = read_lines(path, newline="")
     first_line = next(lines, "")
     delimiter = delimiter or ("\t" if "\t" in first_line else ",")
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     reader = csv.reader(itertools.chain([first_line], lines), delimiter=delimiter, strict=True)
     width = None
     try:
@@ -214,16 +248,28 @@ def _json_records(path: str) -> Iterator[tuple[str, Any]]:
             continue
         is_list = line.lstrip().startswith("[")
         try:
-            found = json.loads(line + "".join(lines) if is_list else line)
-        except json.JSONDecodeError as error:
-            if is_list:
-                line_at = number - 1 + error.lineno
-                raise CorpusError(f"{path}: not a JSON list ({error.msg} at line {line_at:,}).") from error
-            raise CorpusError(f"{path}: line {number:,} is not a JSON object ({error.msg}).") from error
+            found = json.loads(line + "".join(lines) if is_list else line, object_pairs_hook=_object)
+        except (ValueError, RecursionError) as error:
+            reason = one_line(error)
+            if isinstance(error, RecursionError):
+                reason = "it is nested too deeply"
+            elif isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg} at line {number - 1 + error.lineno:,}"
+            where = "not a JSON list" if is_list else f"line {number:,} is not a JSON object"
+            raise CorpusError(f"{path}: {where} ({reason}).") from error
         if is_list:
             yield from ((f"record {index:,}", record) for index, record in enumerate(found, start=1))
         else:
             yield f"line {number:,}", found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object, in which Python would let the last of two equal names win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {shorten(max(names, key=names.count))} stands in one object more than once")
+    return found
 
 
 def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
@@ -238,8 +284,13 @@ def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
 def _read_dataset(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
     # Unlike iterating over single rows, `iter` reads the whole shard also inside a DataLoader worker, where an
     # `IterableDataset` would divide itself among the workers a second time.
-    selected = shard.dataset.select_columns(_to_select(columns)).with_format(None)
-    for batch in selected.iter(_ROWS_PER_BATCH):
+    selected = shard.dataset.select_columns(_to_select(columns))
+    on_disk = isinstance(selected, Dataset)
+    for batch in selected.with_format("arrow" if on_disk else None).iter(_ROWS_PER_BATCH):
+        if on_disk:
+            # Arrow maps files into memory as they are: without a look at the offsets, a damaged one ends the process.
+            batch.validate(full=True)
+            batch = batch.to_pydict()
         yield from _batch_rows(batch, columns)
 
 

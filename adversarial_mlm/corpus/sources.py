@@ -23,8 +23,7 @@ def find_shards(
     name = sources[0]
     if len(sources) == 1 and (os.path.isdir(name) or _is_hub_name(name)):
         dataset = _load_dataset(name, config, split, streaming, cache_dir)
-        # A streamed dataset without declared features shows its columns only in its records.
-        columns = resolve_columns(name, columns, list(dataset.column_names or next(iter(dataset), {})))
+        columns = resolve_columns(name, columns, _column_names(name, dataset))
         return _dataset_shards(name, dataset, streaming), columns
     shards = _file_shards(sources)
     if shards[0].format == "fasta":
@@ -32,6 +31,15 @@ def find_shards(
     _refuse_option("dataset_config", config, None, f"{shards[0].name} is a file")
     _refuse_option("dataset_split", split, "train", f"{shards[0].name} is a file")
     return shards, columns
+
+
+def _column_names(name: str, dataset: Dataset | IterableDataset) -> list[str]:
+    if dataset.column_names:
+        return list(dataset.column_names)
+    try:  # a streamed dataset without declared features shows its columns only in its records
+        return list(next(iter(dataset), {}))
+    except Exception as error:  # network, formats: any of many classes
+        raise CorpusError(f"{name}: its first record could not be read ({one_line(error)}).") from error
 
 
 def _refuse_option(option: str, value: Any, default: Any, reason: str) -> None:

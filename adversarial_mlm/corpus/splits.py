@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from .reading import CorpusError, csv_rows
+from .reading import CorpusError, csv_rows, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,11 @@ def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
     _, header = next(rows, (0, []))
     if not {"id", "cluster"} <= set(header):
         raise CorpusError(
-            f'{path}: the header line of a cluster table must name the columns "id" and "cluster", but it is {header}.'
+            f'{path}: the header line of a cluster table must name the columns "id" and "cluster", but it is '
+            f"{shorten(','.join(header))}."
         )
+    if header.count("id") + header.count("cluster") > 2:
+        raise CorpusError(f'{path}: the header line of a cluster table must name "id" and "cluster" only once.')
     id_at, cluster_at = header.index("id"), header.index("cluster")
     clusters: dict[str, str] = {}
     for number, fields in rows:
@@ -63,8 +66,8 @@ def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
             raise CorpusError(f"{path}: line {number:,} does not have an id and a cluster as the header says.")
         if clusters.setdefault(identifier, cluster) != cluster:
             raise CorpusError(
-                f"{path}: line {number:,} puts {identifier} in cluster {cluster}, but an earlier line put it in "
-                f"{clusters[identifier]}."
+                f"{path}: line {number:,} puts {shorten(identifier)} in cluster {shorten(cluster)}, but an earlier "
+                f"line put it in {shorten(clusters[identifier])}."
             )
     if not clusters:
         raise CorpusError(f"{path}: the cluster table has no line after its header.")
@@ -75,6 +78,7 @@ def split_corpus(
     dataset: Dataset,
     *,
     clusters: dict[str, str] | None = None,
+    clusters_name: str = "the cluster table",
     family_fraction: float = 0.0,
     member_fraction: float = 0.0,
     random_fraction: float = 0.0,
@@ -88,6 +92,7 @@ def split_corpus(
     Args:
         dataset (`datasets.Dataset`): rows with the columns `id` and `sequence`.
         clusters (`dict[str, str]`, *optional*): family by record id, see [`read_cluster_table`].
+        clusters_name (`str`, defaults to `"the cluster table"`): what messages call `clusters`, such as its file.
         family_fraction (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
             depends on the seed and their names only, until their members reach this fraction of all records. A family
             that would carry the set beyond one and a half times the fraction is passed over.
@@ -106,7 +111,7 @@ def split_corpus(
     """
     fractions = dict(family_fraction=family_fraction, member_fraction=member_fraction, random_fraction=random_fraction)
     _check_options(dataset, clusters, fractions, seed)
-    held_out, missing = _choose_records(dataset, clusters, fractions, seed)
+    held_out, missing = _choose_records(dataset, clusters, clusters_name, fractions, seed)
     if not held_out:
         return Splits(dataset, {})
     in_train = np.ones(len(dataset), dtype=bool)
@@ -162,7 +167,7 @@ def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions:
 
 
 def _choose_records(
-    dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int
+    dataset: Dataset, clusters: dict[str, str] | None, clusters_name: str, fractions: dict[str, float], seed: int
 ) -> tuple[dict[str, np.ndarray], int]:
     """Return the row numbers of every held-out set, and how many records `clusters` lacks."""
     generator = np.random.default_rng(seed)
@@ -170,7 +175,7 @@ def _choose_records(
     held_out: dict[str, np.ndarray] = {}
     missing = 0
     if fractions["family_fraction"] or fractions["member_fraction"]:
-        families, names, missing = _family_of_records(dataset, clusters)
+        families, names, missing = _family_of_records(dataset, clusters, clusters_name)
     if fractions["family_fraction"]:
         chosen = _choose_families(names, np.bincount(families), fractions["family_fraction"] * len(dataset), seed)
         held_out["families"] = np.flatnonzero(chosen[families])
@@ -188,19 +193,22 @@ def _choose_records(
     return held_out, missing
 
 
-def _family_of_records(dataset: Dataset, clusters: dict[str, str]) -> tuple[np.ndarray, list[str], int]:
+def _family_of_records(
+    dataset: Dataset, clusters: dict[str, str], clusters_name: str
+) -> tuple[np.ndarray, list[str], int]:
     """Number the families: returns (family number of each record, names by number, records without a family)."""
     missing = sum(identifier not in clusters for identifier in _values(dataset, "id"))
     if missing == len(dataset):
         raise CorpusError(
-            f"None of the {missing:,} record ids (such as {dataset[0]['id']!r}) is in the cluster table, whose ids "
-            f"are such as {next(iter(clusters))!r}."
+            f"None of the {missing:,} record ids (such as {shorten(dataset[0]['id'])}) is in {clusters_name}, whose "
+            f"ids are such as {shorten(next(iter(clusters)))}."
         )
     if missing:
         logger.warning(
-            "%d of %d records are not in the cluster table; each id is treated as a family of its own.",
+            "%d of %d records are not in %s; each id is treated as a family of its own.",
             missing,
             len(dataset),
+            clusters_name,
         )
     # Families are often named after a member: the mark keeps a record without a family apart from them.
     names = (clusters.get(identifier, f"\0{identifier}") for identifier in _values(dataset, "id"))

@@ -21,6 +21,7 @@ RECORDS = [
     ("unknown", "MKVLAJ1AGIVGLC", "MKVLA??AGIVGLC"),
     ("rare", "MKVLAUOBZXAGIV", "MKVLAUOBZXAGIV"),
     ("short", "MKV", None),
+    ("no-residues", "???123JJJ???", None),
     ("empty", "", None),
     ("only-stops", "**--", None),
 ]
@@ -64,15 +65,16 @@ def clean_rows():
 def counts():
     """What cleaning must count in the records."""
     return CleaningCounts(
-        records_read=10,
+        records_read=11,
         records_kept=7,
         lower_case=1,
         stops_removed=2,
         gaps_removed=2,
         whitespace_removed=1,
-        unknown_residues=2,
-        records_with_unknown=1,
+        unknown_residues=14,
+        records_with_unknown=2,
         dropped_empty=2,
+        dropped_no_residues=1,
         dropped_too_short=1,
     )
 

@@ -1,4 +1,5 @@
 import copy
+import logging
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ def test_min_length_is_honoured(tmp_path, write_records):
     write_records(tmp_path / "a.fasta")
     corpus = load_corpus(str(tmp_path / "a.fasta"), min_length=15, cache_dir=str(tmp_path))
     assert corpus.dataset["id"][:] == ["clean", "lower"]
-    assert corpus.counts.dropped_too_short == 6
+    assert corpus.counts.dropped_too_short == 6 and corpus.counts.dropped_no_residues == 1
     everything = load_corpus(str(tmp_path / "a.fasta"), min_length=0, cache_dir=str(tmp_path))
     assert everything.counts.dropped_too_short == 0 and everything.counts.dropped_empty == 2
 
@@ -137,10 +138,67 @@ def test_streaming_counts_are_live_and_survive_copies(tmp_path, write_records, c
     assert streamed.counts == counts
 
 
+LOST = ">lost sheep\n"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_one_warning_per_file_names_the_first_record_without_residues(
+    tmp_path, caplog, streaming, random_records, fasta_text
+):
+    one, two = fasta_text(random_records(5)), fasta_text(random_records(5, seed=1))
+    (tmp_path / "a.fasta").write_text(one + LOST + two + ">late\n???????????\n" + LOST)
+    (tmp_path / "b.fasta").write_text(two)
+    (tmp_path / "c.fasta").write_text(two + LOST)  # as a download ends that was cut off
+    with caplog.at_level(logging.WARNING, logger="adversarial_mlm"):
+        corpus = load_corpus(str(tmp_path / "?.fasta"), streaming=streaming, cache_dir=str(tmp_path))
+        for _ in range(2):  # said in the first epoch, counted in each
+            assert len(list(corpus.dataset)) == 20
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/a.fasta: records without residues are left out, 3 of 13; the first is record 6, 'lost'.",
+        f"{tmp_path}/c.fasta: records without residues are left out, 1 of 6; the first is record 6, 'lost'.",
+    ]
+    assert (corpus.counts.dropped_empty, corpus.counts.dropped_no_residues) == (3, 1)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_file_of_headers_alone_is_refused_among_others(tmp_path, streaming, write_records):
+    write_records(tmp_path / "a.fasta")
+    (tmp_path / "b.fasta").write_text(">a\n>b\n")
+    with pytest.raises(
+        CorpusError, match=r"b\.fasta: no record has any residues \(2 read; the first is record 1, 'a'"
+    ):
+        list(load_corpus(str(tmp_path / "?.fasta"), streaming=streaming, cache_dir=str(tmp_path)).dataset)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_nucleotides_are_refused_unless_allowed_and_also_from_the_cache(tmp_path, streaming, write_records):
+    write_records(tmp_path / "a.fasta")
+    (tmp_path / "b.fasta").write_text(">gene\nATGGCNTTAGCATACG\n")
+    options = {"streaming": streaming, "cache_dir": str(tmp_path)}
+    allowed = load_corpus(str(tmp_path / "?.fasta"), allow_nucleotides=True, **options)
+    assert "gene" in [row["id"] for row in allowed.dataset]
+    with pytest.raises(CorpusError, match=r"b\.fasta: .*nucleotides"):
+        load_corpus(str(tmp_path / "?.fasta"), **options)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_folder_of_nucleotides_is_refused(tmp_path, streaming):
+    Dataset.from_dict({"sequence": ["ATGGCNTTAGCATACG"] * 3}).save_to_disk(str(tmp_path / "genes"))
+    with pytest.raises(CorpusError, match="genes: .*nucleotides"):
+        load_corpus(str(tmp_path / "genes"), streaming=streaming, cache_dir=str(tmp_path))
+
+
+def test_proteins_with_few_kinds_of_residues_are_no_nucleotides(tmp_path, random_records, fasta_text):
+    poor = [("silk", "GAGAGS" * 20), ("poly-N", "N" * 50), ("alanine", "A" * 40)]
+    (tmp_path / "a.fasta").write_text(fasta_text([*poor, *random_records(5)]))
+    assert load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path)).counts.records_kept == 8
+
+
 def test_errors_in_workers_keep_their_sentence(tmp_path, random_records, fasta_text):
     for part in range(2):
-        (tmp_path / f"{part}.fasta").write_text(fasta_text(random_records(20)) + ">bad\nMKV>worse\n")
+        (tmp_path / f"{part}.fasta").write_text(fasta_text(random_records(150)) + ">bad\nMKV>worse\n")
     # One worker: torch waits five seconds for each when one has failed.
     loader = DataLoader(load_corpus(str(tmp_path / "*.fasta"), streaming=True).dataset, batch_size=None, num_workers=1)
-    with pytest.raises(CorpusError, match=r"\d\.fasta: record 21, .*a line end is missing"):
+    with pytest.raises(CorpusError, match=r"\d\.fasta: record 151, .*a line end is missing") as caught:
         list(loader)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)

@@ -1,9 +1,11 @@
 import gzip
 import random
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 
 from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus
 
@@ -113,6 +115,41 @@ def test_header_without_sequence_is_counted(tmp_path):
     assert corpus.counts == CleaningCounts(records_read=3, records_kept=1, dropped_empty=2)
 
 
+LINE_ENDS = {"CRLF": ["\r\n"], "old Mac": ["\r"], "mixed": ["\n", "\r\n", "\r"]}
+
+
+@pytest.mark.parametrize("ends", LINE_ENDS)
+@pytest.mark.parametrize("name", ["a.fasta", "a.csv", "a.tsv", "a.jsonl", "b.json"])
+def test_every_kind_of_line_end_is_one(tmp_path, name, ends, write_records, rows_of, clean_rows, counts):
+    path = tmp_path / name
+    write_records(path, "JSON list" if name == "b.json" else FORMATS[name])
+    lines = path.read_text(encoding="utf-8").split("\n")
+    text = "".join(line + LINE_ENDS[ends][number % len(LINE_ENDS[ends])] for number, line in enumerate(lines))
+    path.write_bytes(text.encode())
+    corpus = load_corpus(str(path), cache_dir=str(tmp_path / "cache"))
+    assert rows_of(corpus.dataset) == clean_rows and corpus.counts == counts
+
+
+@pytest.mark.parametrize("name", ["a.fasta", "a.csv"])
+def test_a_sequence_of_ten_million_residues_in_one_line(tmp_path, name):
+    sequence = "MKVLAAGIVG" * 1_000_000
+    (tmp_path / name).write_text(f">a\n{sequence}\n" if name == "a.fasta" else f"id,sequence\na,{sequence}\n")
+    (row,) = load_corpus(str(tmp_path / name), streaming=True).dataset
+    assert row["length"] == 10_000_000 and row["sequence"] == sequence
+
+
+def test_a_damaged_folder_is_refused_and_does_not_end_the_process(tmp_path):
+    Dataset.from_dict({"sequence": ["MKVLAAGIVG" * 3] * 200}).save_to_disk(str(tmp_path / "good"))
+    data = next((tmp_path / "good").glob("*.arrow")).read_bytes()
+    for seed in range(20):  # 200 bytes somewhere in the offsets or letters
+        folder, draw = tmp_path / str(seed), random.Random(seed)
+        shutil.copytree(tmp_path / "good", folder)
+        at = draw.randrange(400, len(data) - 1000)
+        next(folder.glob("*.arrow")).write_bytes(data[:at] + draw.randbytes(200) + data[at + 200 :])
+        with pytest.raises(CorpusError, match=rf"{seed}: .*could not"):
+            load_corpus(str(folder), cache_dir=str(tmp_path / "cache"))
+
+
 # Bytes that barely compress, so that a damaged place is not the last line.
 GOOD_GZ = gzip.compress(
     b"".join(b">%d\n%s\n" % (i, random.Random(i).randbytes(20).hex().upper().encode()) for i in range(3000))
@@ -151,6 +188,24 @@ WRONG_FILES = {
     "tsv with commas": ("x.tsv", b"id,sequence\na,MKVLAAGIVG\n", '"id,sequence"'),
     "no known ending": ("x.sdf", b"anything", "ending"),
     "parquet gz": ("x.parquet.gz", b"anything", "ending"),
+    "csv Latin-1 behind other line ends": ("x.csv", b"id,sequence\r\na,MKV\rb,MKV\n\xe9,MKV\n", "line 4 is not UTF-8"),
+    "csv column twice": ("x.csv", b"id,sequence,sequence\na,MKVLAAGIVG,M\n", '"sequence".*more than once'),
+    "csv without sequences": ("x.csv", b"id,sequence\na,\nb,\n", "no record has any residues .2 read.*record 1, 'a'"),
+    "json name twice": (
+        "x.jsonl",
+        b'{"sequence": "MKVLAAGIVG", "sequence": "M"}\n',
+        "'sequence' stands .* more than once",
+    ),
+    "json nested deeply": ("x.json", b"[" * 200_000, "nested too deeply"),
+    "json endless number": ("x.jsonl", b'{"sequence": "MKVLAAGIVG", "id": ' + b"9" * 5000 + b"}", "line 1 .*digits"),
+    "json nulls only": ("x.jsonl", b'{"sequence": null}\n{"sequence": ""}\n', "no record has any residues"),
+    "headers only": ("x.fasta", b">a\n>b\n>c\n", "no record has any residues .3 read; the first is record 1, 'a'"),
+    "no residues": ("x.fasta", b">a\n?????????????\n>b\n123123123123\n", "no record has any residues .2 read"),
+    "one byte of gz": ("x.fasta.gz", b"\x1f", "compressed file is damaged"),
+    "UTF-32": ("x.fasta", ">a\nMKV\n".encode("utf-32"), "UTF-32"),
+    "DNA": ("x.fasta", b">a\nATGGCNTTAGCATACG\n", r"nucleotides.*100\.0%.*allow_nucleotides"),
+    "RNA in lower case": ("x.fasta", b">a\nauggcnuuagca--uacg*\n", "nucleotides.*allow_nucleotides"),
+    "DNA in a table": ("x.csv", b"id,sequence\na,ATGGCNTTAGCATACG\n", "nucleotides.*allow_nucleotides"),
     "nothing left": ("x.fasta", b">a\nMKV\n>b\n\n", "min_length=10.*2 records read, 0 kept"),
 }
 

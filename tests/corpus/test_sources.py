@@ -45,6 +45,31 @@ def test_hub_dataset(tmp_path, monkeypatch, streaming, rows_of, clean_rows, coun
     assert calls == [(("owner/name", "c"), {"split": "test", "streaming": streaming, "cache_dir": cache_dir})]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_hub_dataset_of_nucleotides_is_refused(tmp_path, monkeypatch, streaming):
+    def load_dataset(*args, **kwargs):
+        dataset = Dataset.from_dict({"sequence": ["ATGGCNTTAGCATACG"] * 8})
+        return dataset.to_iterable_dataset(num_shards=2) if kwargs["streaming"] else dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(CorpusError, match="owner/name: .*nucleotides.*allow_nucleotides"):
+        load_corpus("owner/name", streaming=streaming, cache_dir=str(tmp_path))
+
+
+def test_a_hub_that_fails_in_the_middle_of_a_stream_ends_in_one_sentence(monkeypatch):
+    def records(fail_at):
+        for number in range(3000):
+            if number == fail_at:
+                raise ConnectionError("Couldn't reach\nthe Hub.")
+            yield {"sequence": "MKVLAAGIVGLC"}
+
+    for fail_at in (0, 2500):
+        stream = datasets.IterableDataset.from_generator(records, gen_kwargs={"fail_at": fail_at})
+        monkeypatch.setattr(datasets, "load_dataset", lambda *args, stream=stream, **kwargs: stream)
+        with pytest.raises(CorpusError, match="owner/name: .*could not be read .*Couldn't reach the Hub"):
+            list(load_corpus("owner/name", streaming=True).dataset)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
