@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -269,8 +270,8 @@ def check_output_dir(recipe: Recipe) -> str | None:
         the newest checkpoint in `output_dir`.
 
     Raises:
-        RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, or if
-            there is nothing to resume from.
+        RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, if it
+            cannot be written to, or if there is nothing to resume from.
     """
     folder, wanted = recipe.training.output_dir, recipe.training.resume_from_checkpoint
     checkpoint = wanted
@@ -280,6 +281,12 @@ def check_output_dir(recipe: Recipe) -> str | None:
             raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no checkpoint in {folder}")
     if checkpoint and not os.path.isdir(checkpoint):
         raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such folder")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
     if checkpoint and _is_inside(checkpoint, folder):
         return checkpoint
     earlier = [name for name in (METRICS_FILE, RECIPE_FILE, "model.safetensors") if Path(folder, name).exists()]
@@ -327,6 +334,9 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     return trainer
 
 
+_BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")
+
+
 def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
     gate, names = recipe.run.background_gate, ", ".join(data.held_out) or "none"
     if gate is not None and gate not in data.held_out:
@@ -337,6 +347,12 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         )
     if not data.held_out and recipe.training.eval_strategy != "no":
         raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
+    metric = recipe.training.metric_for_best_model
+    known = [f"{name}_{figure}" for name in data.held_out for figure in _BEST_BY]
+    if metric is not None and metric.removeprefix("eval_") not in known:
+        raise RecipeError(
+            f"metric_for_best_model is {metric}, but the figures to choose the best model by are: {', '.join(known)}"
+        )
 
 
 def _count_short_proteins(data: ProteinData, rules: MaskingRules) -> None:
