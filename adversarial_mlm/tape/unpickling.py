@@ -8,6 +8,7 @@ which build nothing but arrays of numbers and text out of bytes that are there.
 import math
 import pickle
 import re
+import struct
 from io import BytesIO
 from typing import Any
 
@@ -154,7 +155,13 @@ class _PlainUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError("it fills something that is not an array")
         target.set_state(state)
 
+    def _read_bytearray(self) -> None:
+        # The original reserves as many bytes as the pickle says, before it looks whether they are there.
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(size))
+
     dispatch[pickle.BUILD[0]] = _fill
+    dispatch[pickle.BYTEARRAY8[0]] = _read_bytearray
 
 
 class _Finisher:
