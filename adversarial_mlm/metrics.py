@@ -19,9 +19,7 @@ from datasets import Features, Value
 from datasets import Sequence as SequenceOf
 
 from . import statistics
-
-MASKED_LABEL = -100
-"""Reference of a residue that is not scored."""
+from .losses import IGNORE_INDEX
 
 BRIGHT_CUTOFF = 2.0
 """A protein is bright if its log fluorescence is above this value, else dark, as in TAPE's published analysis."""
@@ -209,7 +207,7 @@ Args:
                 raise ValueError(
                     f"Protein {row + 1:,} has {len(predicted):,} predictions for {len(reference):,} residues."
                 )
-            counts = np.array(reference, dtype=np.int64) != MASKED_LABEL
+            counts = np.array(reference, dtype=np.int64) != IGNORE_INDEX
             scored[row] = counts.sum()
             right[row] = _right(predicted, reference)[counts].sum()
         figures = _figure("residue_accuracy", statistics.accuracy, right, scored, **options)

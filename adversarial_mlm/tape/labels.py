@@ -13,9 +13,6 @@ import numpy as np
 from ..corpus.reading import shorten
 from ..tokenization_protein import VOCABULARY
 
-MASKED_LABEL = -100
-"""Label of a residue that is neither learned nor scored."""
-
 UNSEEN_LABEL = -1
 """Label of a class that train never saw: scored, and never right."""
 

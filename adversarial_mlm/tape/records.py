@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from ..corpus.cleaning import CleaningCounts, clean_rows
+from ..corpus.cleaning import CleanedSequence, clean_sequence
 from ..corpus.reading import CorpusError, one_line, shorten
+from ..losses import IGNORE_INDEX
 from .definitions import Task
 from .labels import (
-    MASKED_LABEL,
     UNSEEN_LABEL,
     read_class,
     read_mask,
@@ -44,7 +45,8 @@ class SplitRecords:
         sequences (`list[str]`): clean sequences.
         targets (`list`): a `float`, the name of a class, or a list with the name (or None) of each residue's class.
         remarks (`dict[str, list]`): columns that metrics need, by name.
-        cleaning (`CleaningCounts`): what cleaning did.
+        repairs (`Counter`): what cleaning did: records with letters in `lower_case`, with `stops`, `gaps` or
+            `whitespace` removed, and the number of `unknown` residues.
         without_mask (`int`): records of which it is not known which residues count; all of theirs do.
         kept_in_place (`int`): records in which `*`, gaps or white space became unknown residues.
     """
@@ -53,7 +55,7 @@ class SplitRecords:
     sequences: list[str] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     remarks: dict[str, list[Any]] = field(default_factory=dict)
-    cleaning: CleaningCounts = field(default_factory=CleaningCounts)
+    repairs: Counter = field(default_factory=Counter)
     without_mask: int = 0
     kept_in_place: int = 0
 
@@ -67,7 +69,7 @@ class SplitRecords:
             [self.sequences[row] for row in rows],
             [self.targets[row] for row in rows],
             {name: [values[row] for row in rows] for name, values in self.remarks.items()},
-            self.cleaning,
+            self.repairs,
             self.without_mask,
             self.kept_in_place,
         )
@@ -124,11 +126,13 @@ def _add_record(found: SplitRecords, task: Task, place: str, number: int, record
     except ValueError as error:
         raise CorpusError(f'{place}: column "{column}" {one_line(error)}.') from error
     identifier = str(number) if identifier is None else identifier
-    kept = list(clean_rows([(identifier, text)], 1, found.cleaning))
-    if not kept:
-        raise CorpusError(f'{place}: column "{task.sequence_column}" holds no sequence.')
+    sequence, *repairs = clean_sequence(text)
+    for name, number in zip(CleanedSequence._fields[1:], repairs, strict=True):
+        found.repairs[name] += int(number)
+    if not sequence.strip("?"):
+        raise CorpusError(f'{place}: column "{task.sequence_column}" holds no residues.')
     found.ids.append(identifier.encode("utf-8", "replace").decode("utf-8"))
-    found.sequences.append(kept[0][1])
+    found.sequences.append(sequence)
     found.targets.append(target)
 
 
@@ -138,7 +142,7 @@ def _read_target(task: Task, record: dict[str, Any], length: int) -> Any:
         return read_number(value)
     if task.kind == "classification":
         return read_class(value)
-    classes = read_residue_classes(value, missing=(MASKED_LABEL, -1) if task.class_names else (MASKED_LABEL,))
+    classes = read_residue_classes(value, missing=(IGNORE_INDEX, -1) if task.class_names else (IGNORE_INDEX,))
     if len(classes) != length:
         raise ValueError(
             f'has {len(classes):,} labels for the {length:,} residues of column "{task.sequence_column}"; there must '
@@ -196,7 +200,7 @@ def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> 
     if task.kind == "regression":
         columns["label"] = np.array(records.targets, dtype=np.float32)
     else:
-        numbers = {name: number for number, name in enumerate(classes)} | {None: MASKED_LABEL}
+        numbers = {name: number for number, name in enumerate(classes)} | {None: IGNORE_INDEX}
         if task.kind == "classification":
             columns["label"] = [numbers.get(name, UNSEEN_LABEL) for name in records.targets]
         else:
@@ -215,8 +219,7 @@ def _as_integers(task: Task, name: str, values: list[str | None]) -> list[int | 
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return 32 hexadecimal digits that stand for the ids, sequences and labels of a split, whatever file they are
-    from."""
+    """Return 32 hexadecimal digits that depend on the ids, sequences and labels of a split, and on nothing else."""
     digest = hashlib.sha256()
     for batch in dataset.select_columns(["id", "sequence", "label"]).with_format(None).iter(1000):
         for row in zip(batch["id"], batch["sequence"], batch["label"], strict=True):

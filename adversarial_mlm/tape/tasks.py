@@ -10,14 +10,14 @@ import numpy as np
 from datasets import Dataset
 
 from ..corpus.reading import CorpusError
+from ..losses import IGNORE_INDEX
 from .definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task, with_labels, with_target
-from .labels import MASKED_LABEL, UNSEEN_LABEL
+from .labels import UNSEEN_LABEL
 from .reading import read_records
 from .records import SplitRecords, fingerprint, number_classes, read_split, to_dataset
 
 __all__ = [
     "KINDS",
-    "MASKED_LABEL",
     "RESIDUE_CLASSES",
     "TASKS",
     "UNSEEN_LABEL",
@@ -49,11 +49,13 @@ class TaskData:
             (string), `sequence` (string, clean), `label` (float32; int64, -1 for a class that train never saw; or a
             list of int64, one per residue, -100 for residues that do not count and -1 as before), and the columns of
             `task.remarks` that the files have.
-        facts (`dict`): what is known about the data, ready for JSON: `files`, `rows`, `rows_in_file`,
-            `expected_rows`, `differences`, `missing_splits`, `fingerprints` (of ids, sequences and labels),
-            `cleaning`, `shared_with_train` (records whose sequence stands in train), by kind of task `label_mean` and
-            `label_std` or `num_classes` and `unseen_classes`, for labels of residues `residues`, `masked_residues`,
-            `records_without_mask` and `records_kept_in_place`; and `notes`, the sentences that were said.
+        facts (`dict`): what is known about the data, ready for JSON; by split unless said otherwise:
+            `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows` and `differences` from them,
+            `missing_splits` (a list), `fingerprints` (of ids, sequences and labels), `cleaning` (what was done to
+            sequences), `shared_with_train` (records whose sequence stands in train); for regressions `label_mean` and
+            `label_std`; for classes `num_classes` (a number) and `unseen_classes`; for residues `residues`,
+            `masked_residues`, `records_without_mask` and `records_kept_in_place` (with a gap, stop or white space that
+            became an unknown residue); and `notes`, a list of all sentences that were logged as warnings.
         classes (`list[str]`, *optional*): names of the classes; a class's index is its number.
     """
 
@@ -272,7 +274,7 @@ def _task_data(
     facts = {"task": task.name, "kind": task.kind, "target": task.target, **facts}
     facts["rows_in_file"] = {split: len(found) for split, found in records.items()}
     _compare_with_table_1(task, facts, notes)
-    facts["cleaning"] = {split: _repairs(found) for split, found in records.items()}
+    facts["cleaning"] = {split: dict(+found.repairs) for split, found in records.items()}
     facts["max_records"] = max_records
     if max_records is not None:
         notes.append(f"At most {max_records:,} records of each split are used.")
@@ -307,12 +309,6 @@ def _compare_with_table_1(task: Task, facts: dict[str, Any], notes: list[str]) -
             f"{split}: {rows[split]:,} records, {abs(difference):,} {'more' if difference > 0 else 'fewer'} than the "
             f"{task.table_1[split]:,} of {source}."
         )
-
-
-def _repairs(records: SplitRecords) -> dict[str, int]:
-    """What cleaning did; no record is ever left out."""
-    counts = records.cleaning.as_dict().items()
-    return {name: number for name, number in counts if number and name not in ("records_read", "records_kept")}
 
 
 def _at_most(records: SplitRecords, number: int) -> SplitRecords:
@@ -370,7 +366,7 @@ def _describe_classes(
                 "can get them right."
             )
         if of_residues:
-            masked = int((labels == MASKED_LABEL).sum())
+            masked = int((labels == IGNORE_INDEX).sum())
             facts.setdefault("residues", {})[split] = len(labels)
             facts.setdefault("masked_residues", {})[split] = masked
             facts.setdefault("records_without_mask", {})[split] = found.without_mask
