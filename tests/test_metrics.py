@@ -313,7 +313,7 @@ class TestUseWithEvaluate:
         SequenceAccuracy().compute(predictions=[1, 0], references=[1, 1], bootstrap_samples=10)
         assert np.random.random() == expected
 
-    def test_several_processes_gather_through_a_common_folder(self, tmp_path):
+    def test_metrics_that_gather_over_processes_use_a_common_folder(self, tmp_path):
         options = {"num_process": 2, "experiment_id": "test", "cache_dir": str(tmp_path)}
         with pytest.raises(ValueError, match="keep_in_memory"):
             SequenceAccuracy(process_id=0, keep_in_memory=True, **options)

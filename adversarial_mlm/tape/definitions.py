@@ -31,7 +31,8 @@ class Task:
         mask_column (`str`, *optional*): the column that says which residues count.
         mask_required (`bool`, defaults to `False`): whether every record must have a mask. If not, all residues of a
             record without a mask count.
-        remarks (`dict[str, str]`, defaults to none): columns that metrics need, with their type, kept if there.
+        remarks (`dict[str, str]`, defaults to none): columns that metrics need, kept if there, with their type,
+            `"string"` or `"int32"`.
         levels (`dict[str, str]`, defaults to none): by test, which level of homology it asks for.
     """
 

@@ -44,9 +44,21 @@ def read_sequence(value: Any) -> str:
 
 
 def read_text(value: Any) -> str | None:
-    """Read an id or a remark as text."""
+    """Read an id or a remark as text, without the characters that JSON can spell and Arrow cannot hold."""
     value = _unwrap(value)
-    return None if value is None else str(value)
+    return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def read_whole_number(value: Any) -> int | None:
+    """Read a remark that is a whole number of 32 bits."""
+    text = read_text(value)
+    try:
+        number = None if text in (None, "") else float(text)
+    except ValueError:
+        number = math.nan
+    if number is not None and (not number.is_integer() or abs(number) >= 2**31):
+        raise ValueError(f"holds {shorten(text)} where a whole number must stand")
+    return None if number is None else int(number)
 
 
 def read_number(value: Any) -> float:
@@ -115,7 +127,7 @@ def _class_name(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, str) and value.strip().lower() not in ("", "nan"):
-        return value.strip()
+        return value.strip().encode("utf-8", "replace").decode("utf-8")
     if not isinstance(value, int):
         raise ValueError(f"holds {shorten(str(value)[:200])} where the name or number of a class must stand")
     return str(value)

@@ -24,6 +24,8 @@ def read_records(
     Args:
         path (`str` or path): a file `.json`, `.jsonl` (one list, or one record per line), `.csv` or `.tsv`, each also
             with `.gz`; a file `.parquet`; or a folder `.lmdb` as TAPE publishes them (needs the package `lmdb`).
+            Nothing in an LMDB folder is run, see [`load_plain`]; but the library is not made for files that somebody
+            has tampered with, which may end the process.
         required (`list[str]`): columns that every record must have.
         optional (`list[str]`, defaults to none): columns to keep where a record has them.
 
@@ -90,11 +92,15 @@ def _parse_json(path: str, where: str, text: str) -> Any:
 def _csv_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
     rows = csv_rows(path, delimiter="\t" if ".tsv" in path.lower()[-7:] else ",")
     _, header = next(rows, (0, []))
-    repeated = {column for column in header if header.count(column) > 1}
-    if repeated:
-        raise CorpusError(f"{path}: the header names the column {shorten(sorted(repeated)[0])} more than once.")
+    _check_distinct(path, header)
     for number, fields in rows:
         yield f"line {number:,}", dict(zip(header, fields, strict=True))
+
+
+def _check_distinct(path: str, columns: list[str]) -> None:
+    repeated = [column for column in columns if columns.count(column) > 1]
+    if repeated:
+        raise CorpusError(f"{path}: the column {shorten(repeated[0])} is there more than once.")
 
 
 def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -104,6 +110,7 @@ def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
             present = file.schema_arrow.names
+            _check_distinct(path, present)
             # Where a required column is missing, all are read, so that the complaint can name them.
             if set(required) <= set(present):
                 present = [column for column in (*required, *optional) if column in present]
@@ -111,7 +118,9 @@ def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]
                 for record in batch.to_pylist():
                     number += 1
                     yield f"record {number:,}", record
-    except (OSError, pa.ArrowException) as error:
+    except CorpusError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:  # text that is not UTF-8 is a ValueError
         raise CorpusError(f"{path}: could not be read ({one_line(error)}).") from error
 
 
@@ -128,6 +137,10 @@ def _lmdb_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
         raise CorpusError(f"{path}: could not be opened as an LMDB folder ({one_line(error)}).") from error
     try:
         with environment, environment.begin() as transaction:
+            # Pages that the file should have and has not would end the process when they are read.
+            needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+            if os.path.getsize(os.path.join(path, "data.mdb") if os.path.isdir(path) else path) < needed:
+                raise CorpusError(f"{path}: the file ends too early; it was probably not copied completely.")
             for key in _lmdb_keys(path, transaction.get):
                 yield f"entry {shorten(key.decode('latin-1'))}", _lmdb_value(path, transaction.get, key)
     except lmdb.Error as error:

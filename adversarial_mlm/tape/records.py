@@ -22,6 +22,7 @@ from .labels import (
     read_residue_classes,
     read_sequence,
     read_text,
+    read_whole_number,
     sorted_classes,
 )
 from .reading import read_records
@@ -117,7 +118,8 @@ def _add_record(found: SplitRecords, task: Task, place: str, number: int, record
         column = task.target
         target = _read_target(task, record, len(text))
         for column, values in found.remarks.items():
-            values.append(read_text(record.get(column)))
+            read_remark = read_whole_number if task.remarks.get(column) == "int32" else read_text
+            values.append(read_remark(record.get(column)))
         if task.kind == "token_classification" and task.mask_column:
             column = task.mask_column
             found.without_mask += _apply_mask(target, read_mask(record.get(column)))
@@ -131,7 +133,7 @@ def _add_record(found: SplitRecords, task: Task, place: str, number: int, record
         found.repairs[name] += int(number)
     if not sequence.strip("?"):
         raise CorpusError(f'{place}: column "{task.sequence_column}" holds no residues.')
-    found.ids.append(identifier.encode("utf-8", "replace").decode("utf-8"))
+    found.ids.append(identifier)
     found.sequences.append(sequence)
     found.targets.append(target)
 
@@ -207,15 +209,8 @@ def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> 
             columns["label"] = [[numbers.get(name, UNSEEN_LABEL) for name in target] for target in records.targets]
     for name, values in records.remarks.items():
         features[name] = Value(task.remarks.get(name, "string"))
-        columns[name] = values if features[name].dtype == "string" else _as_integers(task, name, values)
+        columns[name] = values
     return Dataset.from_dict(columns, features=Features(features))
-
-
-def _as_integers(task: Task, name: str, values: list[str | None]) -> list[int | None]:
-    try:
-        return [None if value is None else int(float(value)) for value in values]
-    except ValueError as error:
-        raise CorpusError(f'{task.name}: column "{name}" must hold whole numbers ({one_line(error)}).') from error
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -100,6 +100,8 @@ def load_task(
         task = TASKS[task]
     if target is not None:
         task = with_target(task, target)
+    if not (file_prefix or task.file_prefix):
+        raise CorpusError(f"{task.name} has no file_prefix: it is a task for load_own_task, or give one.")
     _check_at_least(1, max_records=max_records)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if not os.path.isdir(data_dir):

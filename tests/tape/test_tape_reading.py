@@ -127,6 +127,22 @@ def test_wrong_lmdb_folders_are_refused(tmp_path, entries, message):
         read(path)
 
 
+def test_an_incomplete_lmdb_file_is_refused(tmp_path, write_split):
+    path = write_split(tmp_path / "a", ".lmdb", [{"primary": "MKV" * 3000, "y": index} for index in range(50)])
+    data = (path / "data.mdb").read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (path / "data.mdb").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(CorpusError, match=r"a\.lmdb: the file ends too early"):
+            read(path)
+
+
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["M"]), pa.array([1]), pa.array([2])], names=["primary", "y", "y"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: the column 'y' is there more than once"):
+        read(tmp_path / "a.parquet")
+
+
 def test_lmdb_missing_says_how_to_install_it(tmp_path, write_split, monkeypatch):
     path = write_split(tmp_path / "a", ".lmdb", ROWS)
     monkeypatch.setitem(sys.modules, "lmdb", None)
@@ -147,7 +163,7 @@ WRONG_FILES = {
     "no column": ("x.json", b'[{"primary": "M"}]', 'record 1 has no column "y"; its columns are "primary"'),
     "later no column": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"y": 1}\n', 'line 2 has no column "primary"'),
     "ragged": ("x.csv", b"primary,y\nM\n", "line 2 has 1 fields"),
-    "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' more than once"),
+    "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' is there more than once"),
     "damaged gz": ("x.jsonl.gz", b"\x1f\x8b\x08\0garbage", "compressed file"),
     "binary": ("x.json", b"\0\1\2", "binary"),
     "parquet": ("x.parquet", b"PAR1garbage", "could not be read"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.tasks import TASKS, load_task, with_labels
+from adversarial_mlm.tape.tasks import TASKS, load_task, own_task, with_labels
 from adversarial_mlm.tokenization_protein import VOCABULARY
 
 TAPE_TASKS = list(TASKS)
@@ -365,6 +365,24 @@ class TestNumbers:
         assert json.dumps(data.facts["cleaning"]) == '{"train": {"stops": 1}, "valid": {}, "test": {}}'
         assert data.facts["cleaning"] == {"train": {"stops": 1}, "valid": {}, "test": {}}
 
+    @pytest.mark.parametrize("value", ["three", 2.5, 2**40, [1, 2], float("nan")])
+    def test_numbers_of_mutations_are_whole(self, write_task, value):
+        def change(splits):
+            splits["test"][1]["num_mutations"] = value
+
+        with pytest.raises(CorpusError, match=r'fluorescence_test\.json: record 2: column "num_mutations" holds'):
+            load_task("fluorescence", write_task("fluorescence", change=change))
+
+    def test_remarks_that_some_records_lack_are_null(self, write_task):
+        def change(splits):
+            del splits["test"][1]["num_mutations"]
+            for record in splits["valid"]:
+                del record["num_mutations"]
+
+        data = load_task("fluorescence", write_task("fluorescence", change=change))
+        assert data.splits["test"]["num_mutations"][:3] == [0, None, 2]
+        assert data.splits["valid"].column_names == ["id", "sequence", "label"]
+
     @pytest.mark.parametrize("value", ["", "**", "J?J", None, 5, [True]])
     def test_a_record_without_a_sequence_is_refused(self, write_task, value):
         def change(splits):
@@ -379,6 +397,7 @@ class TestNumbers:
     [
         ({"task": "contact"}, "There is no task 'contact'; the tasks are secondary_structure, remote_homology"),
         ({"data_dir": "nowhere"}, r"nowhere: there is no such folder \(data_dir\)"),
+        ({"task": own_task("regression", "y")}, "own_task has no file_prefix: it is a task for load_own_task"),
         ({"max_records": 0}, "max_records must be 1 or more, and not 0"),
         (
             {"file_prefix": "other"},
