@@ -313,6 +313,13 @@ class TestUseWithEvaluate:
         SequenceAccuracy().compute(predictions=[1, 0], references=[1, 1], bootstrap_samples=10)
         assert np.random.random() == expected
 
+    def test_nothing_is_written(self, tmp_path):
+        for folder in (tmp_path / "new", tmp_path / "file"):
+            (tmp_path / "file").write_text("")
+            metric = SequenceAccuracy(cache_dir=str(folder))
+            assert metric.compute(predictions=[1], references=[1]) == {"sequence_accuracy": 1.0}
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
     def test_metrics_that_gather_over_processes_use_a_common_folder(self, tmp_path):
         options = {"num_process": 2, "experiment_id": "test", "cache_dir": str(tmp_path)}
         with pytest.raises(ValueError, match="keep_in_memory"):
