@@ -233,14 +233,14 @@ def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, lis
 
 
 def _read_json(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
-    for where, record in _json_records(shard.name):
+    for where, record in json_records(shard.name):
         if not isinstance(record, dict):
             raise CorpusError(f"{shard.name}: {where} is not a JSON object but {shorten(str(record))}.")
         found = resolve_columns(f"{shard.name}, {where}", columns, list(record))
         yield (None if found.id is None else record[found.id]), record[found.sequence]
 
 
-def _json_records(path: str) -> Iterator[tuple[str, Any]]:
+def json_records(path: str) -> Iterator[tuple[str, Any]]:
     """Yield (where it stands, record) from JSON lines, or from one JSON list, which is held in memory as a whole."""
     lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
@@ -254,7 +254,7 @@ def _json_records(path: str) -> Iterator[tuple[str, Any]]:
             if isinstance(error, RecursionError):
                 reason = "it is nested too deeply"
             elif isinstance(error, json.JSONDecodeError):
-                reason = f"{error.msg} at line {number - 1 + error.lineno:,}"
+                reason = f"{error.msg} at line {number - 1 + error.lineno:,}" if is_list else error.msg
             where = "not a JSON list" if is_list else f"line {number:,} is not a JSON object"
             raise CorpusError(f"{path}: {where} ({reason}).") from error
         if is_list:

@@ -1,6 +1,5 @@
 """Files to records: TAPE's JSON lists and LMDB folders, JSON lines, CSV, TSV and Parquet."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..corpus.reading import CorpusError, csv_rows, one_line, read_lines, shorten
+from ..corpus.reading import CorpusError, csv_rows, json_records, one_line, shorten
 from .unpickling import load_plain
 
 _ROWS_PER_BATCH = 1000
@@ -67,26 +66,7 @@ def _reader(path: str) -> Callable[..., Iterator[tuple[str, Any]]]:
 
 
 def _json_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    lines = ((number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip())
-    first = next(lines, None)
-    if first is None:
-        return
-    number, line = first
-    if line.lstrip().startswith("["):
-        text = line + "".join(rest for _, rest in lines)
-        for index, record in enumerate(_parse_json(path, "the list", text), start=1):
-            yield f"record {index:,}", record
-        return
-    yield f"line {number:,}", _parse_json(path, f"line {number:,}", line)
-    for number, line in lines:
-        yield f"line {number:,}", _parse_json(path, f"line {number:,}", line)
-
-
-def _parse_json(path: str, where: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"{path}: {where} is not valid JSON ({one_line(error)}).") from error
+    return json_records(path)
 
 
 def _csv_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
