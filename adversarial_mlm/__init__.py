@@ -9,10 +9,16 @@ __version__ = "0.1.0"
 _PLACES = {
     "AdversarialMLMTrainer": "trainer",
     "AdversarialMLMTrainingArguments": "training_args",
+    "BrightAndDark": "metrics",
     "DataCollatorForAdversarialMLM": "data_collator",
     "DataCollatorForRandomMLM": "data_collator",
+    "HomologyAccuracy": "metrics",
+    "MeanSquaredError": "metrics",
     "NoiserConfig": "configuration_noiser",
     "NoiserModel": "modeling_noiser",
+    "ResidueAccuracy": "metrics",
+    "SequenceAccuracy": "metrics",
+    "SpearmanCorrelation": "metrics",
     "build_protein_tokenizer": "tokenization_protein",
     "load_corpus": "corpus",
     "presets": "presets",
@@ -22,10 +28,16 @@ _PLACES = {
 __all__ = [
     "AdversarialMLMTrainer",
     "AdversarialMLMTrainingArguments",
+    "BrightAndDark",
     "DataCollatorForAdversarialMLM",
     "DataCollatorForRandomMLM",
+    "HomologyAccuracy",
+    "MeanSquaredError",
     "NoiserConfig",
     "NoiserModel",
+    "ResidueAccuracy",
+    "SequenceAccuracy",
+    "SpearmanCorrelation",
     "__version__",
     "build_protein_tokenizer",
     "load_corpus",
@@ -38,6 +50,14 @@ if TYPE_CHECKING:
     from .configuration_noiser import NoiserConfig
     from .corpus import load_corpus, split_corpus
     from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+    from .metrics import (
+        BrightAndDark,
+        HomologyAccuracy,
+        MeanSquaredError,
+        ResidueAccuracy,
+        SequenceAccuracy,
+        SpearmanCorrelation,
+    )
     from .modeling_noiser import NoiserModel
     from .tokenization_protein import build_protein_tokenizer
     from .trainer import AdversarialMLMTrainer

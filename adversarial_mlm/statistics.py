@@ -1,0 +1,156 @@
+"""What the metrics compute, with numpy alone, and how sure it is.
+
+The functions take the weight of every row, so that a bootstrap need not build its resamples: a row that was drawn
+three times has the weight 3. `weights` has the shape `(rows,)`, or `(samples, rows)` for many resamples at once, and
+the result is one number or one per sample. A figure that is not defined is nan, never a number made up for it.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+# What fits into the caches of a processor: 27,217 rows and 1,000 samples take half the time of one big block.
+_WEIGHTS_AT_ONCE = 300_000
+
+
+def spearman(predictions: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
+    """Rank correlation: Pearson's correlation of the ranks, where equal values share the average of their ranks.
+
+    Args:
+        predictions (`np.ndarray` of shape `(rows,)`): predicted values.
+        references (`np.ndarray` of shape `(rows,)`): true values.
+        weights (`np.ndarray` of shape `(rows,)` or `(samples, rows)`, *optional*): how often each row counts, in
+            whole numbers; by default once.
+
+    Returns:
+        `float`, or `np.ndarray` of shape `(samples,)`: between -1 and 1; nan where either side is constant or has
+        fewer than two rows, and wherever a value is nan.
+    """
+    predictions, references = _columns(predictions, references)
+    weights, single = _as_samples(weights, len(predictions))
+    if np.isnan(predictions).any() or np.isnan(references).any() or not len(predictions):
+        return _result(np.full(len(weights), np.nan), single)
+    # Ranks run from 1 to the sum of the weights, so that their mean is known.
+    middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
+    first = _ranks(predictions, weights) - middle
+    second = _ranks(references, weights) - middle
+    covariance = np.einsum("sr,sr,sr->s", weights, first, second)
+    variances = np.einsum("sr,sr,sr->s", weights, first, first) * np.einsum("sr,sr,sr->s", weights, second, second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = np.where(variances > 0, covariance / np.sqrt(variances), np.nan)
+    return _result(np.clip(correlation, -1.0, 1.0), single)
+
+
+def mean_squared_error(
+    predictions: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Mean of the squared differences; nan without rows. Arguments and result have the shapes of [`spearman`]."""
+    predictions, references = _columns(predictions, references)
+    return accuracy(np.square(predictions - references), np.ones(len(predictions)), weights)
+
+
+def accuracy(right: np.ndarray, total: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
+    """Share of the right answers, over rows with several answers each.
+
+    Args:
+        right (`np.ndarray` of shape `(rows,)`): number of right answers, such as residues of a protein.
+        total (`np.ndarray` of shape `(rows,)`): number of answers.
+        weights (`np.ndarray` of shape `(rows,)` or `(samples, rows)`, *optional*): how often each row counts; by
+            default once.
+
+    Returns:
+        `float`, or `np.ndarray` of shape `(samples,)`: the sum of `right` by the sum of `total`; nan if that is 0.
+    """
+    right, total = _columns(right, total)
+    weights, single = _as_samples(weights, len(right))
+    answers = weights @ total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _result(np.where(answers > 0, (weights @ right) / answers, np.nan), single)
+
+
+def bootstrap_interval(
+    metric: Callable[..., np.ndarray],
+    *arrays: np.ndarray,
+    groups: np.ndarray | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Interval of a metric from resampled rows: the percentile bootstrap.
+
+    Args:
+        metric (`Callable`): called as `metric(*arrays, weights=weights)` with weights of shape `(samples, rows)`, and
+            returns one value per sample, such as [`spearman`], [`mean_squared_error`] or [`accuracy`].
+        arrays (`np.ndarray` of shape `(rows,)`): the arguments of `metric`, one row per protein.
+        groups (`np.ndarray` of shape `(rows,)`, *optional*): rows with the same group are drawn together, such as
+            variants of one protein. By default every row is a group of its own.
+        samples (`int`, defaults to 1000): number of resamples.
+        seed (`int`, defaults to 0): seed of the draws.
+        level (`float`, defaults to 0.95): the part of the resamples that lies inside the interval.
+
+    Returns:
+        `tuple[float, float]`: lower and upper end. Resamples in which the metric is not defined are left out; where
+        they are more than `1 - level` of all, or where there are fewer than two groups, both ends are nan.
+
+    Raises:
+        `ValueError`: if the arrays have different lengths, or `samples` or `level` is out of range.
+    """
+    if samples < 1 or not 0.0 < level < 1.0:
+        raise ValueError(f"samples must be 1 or more and level between 0 and 1, and not {samples!r} and {level!r}.")
+    rows = len(arrays[0])
+    if groups is None:
+        number, group_of_row = rows, None
+    else:
+        names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
+        number = len(names)
+    if any(len(array) != rows for array in arrays) or (groups is not None and len(group_of_row) != rows):
+        raise ValueError("All arrays of a bootstrap, and its groups, need the same number of rows.")
+    if number < 2:
+        return float("nan"), float("nan")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _WEIGHTS_AT_ONCE // rows)
+    values = []
+    for start in range(0, samples, at_once):
+        weights = _draw(generator, min(at_once, samples - start), number)
+        values.append(metric(*arrays, weights=weights if group_of_row is None else weights[:, group_of_row]))
+    values = np.concatenate(values)
+    defined = values[~np.isnan(values)]
+    if len(defined) < level * samples:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _draw(generator: np.random.Generator, samples: int, number: int) -> np.ndarray:
+    """Return how often each of `number` things was drawn in as many draws with replacement: `(samples, number)`."""
+    drawn = generator.integers(number, size=(samples, number))
+    drawn += np.arange(samples)[:, None] * number
+    return np.bincount(drawn.ravel(), minlength=samples * number).reshape(samples, number).astype(np.float64)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the average rank of each row among all rows, each as often as its weight says: `(samples, rows)`."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    order = np.argsort(place, kind="stable")
+    of_value = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(of_value, axis=1) - (of_value - 1) / 2)[:, place]
+
+
+def _columns(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"A metric needs two columns of the same length, and not {first.shape} and {second.shape}.")
+    return first, second
+
+
+def _as_samples(weights: np.ndarray | None, rows: int) -> tuple[np.ndarray, bool]:
+    """Return the weights as `(samples, rows)`, and whether they are one sample that came without that dimension."""
+    weights = np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape[-1] != rows:
+        raise ValueError(f"There are {weights.shape[-1]} weights for {rows} rows.")
+    return np.atleast_2d(weights), weights.ndim == 1
+
+
+def _result(values: np.ndarray, single: bool) -> float | np.ndarray:
+    return float(values[0]) if single else values

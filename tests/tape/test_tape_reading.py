@@ -1,0 +1,192 @@
+import builtins
+import gzip
+import json
+import pickle
+import sys
+
+import lmdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.tape.reading import read_records
+
+ROWS = [{"primary": "MKV", "y": 1, "other": "a"}, {"primary": "ACD", "y": 2, "other": "b"}]
+CSV = "primary,y,other\nMKV,1,a\nACD,2,b\n"
+TEXTS = {
+    "a.json": json.dumps(ROWS),
+    "b.json": json.dumps(ROWS, indent=1),
+    "c.json": "\n".join(map(json.dumps, ROWS)),
+    "a.jsonl": "\n\n".join(map(json.dumps, ROWS)),
+    "a.csv": CSV,
+    "a.tsv": CSV.replace(",", "\t"),
+}
+
+
+def read(path, required=("primary", "y"), optional=()):
+    return list(read_records(path, required, optional))
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_text_format_gives_the_same_records(tmp_path, name, compressed):
+    path = tmp_path / (name + ".gz" * compressed)
+    path.write_bytes(gzip.compress(TEXTS[name].encode()) if compressed else TEXTS[name].encode())
+    records = read(path, optional=["other", "not there"])
+    assert [{key: str(value) for key, value in record.items()} for _, record in records] == [
+        {"primary": "MKV", "y": "1", "other": "a"},
+        {"primary": "ACD", "y": "2", "other": "b"},
+    ]
+    assert len({where for where, _ in records}) == 2
+
+
+def test_records_say_where_they_stand(tmp_path):
+    for name, expected in {
+        "a.csv": ["line 2", "line 3"],
+        "a.jsonl": ["line 1", "line 3"],
+        "a.json": ["record 1", "record 2"],
+    }.items():
+        (tmp_path / name).write_text(TEXTS[name])
+        assert [where for where, _ in read(tmp_path / name)] == expected
+
+
+def test_parquet_reads_the_columns_that_are_asked_for(tmp_path):
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet") == [
+        ("record 1", {"primary": "MKV", "y": 1}),
+        ("record 2", {"primary": "ACD", "y": 2}),
+    ]
+    with pytest.raises(CorpusError, match='no column "z"; its columns are "primary", "y", "other"'):
+        read(tmp_path / "a.parquet", ["primary", "z"])
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
+@pytest.mark.parametrize("layout", ["num_examples", "keys"])
+def test_lmdb_folders_are_read_in_the_order_of_their_numbers(tmp_path, write_split, layout, protocol):
+    records = [{"primary": "MKV", "y": index} for index in range(13)]
+    path = write_split(tmp_path / "a", ".lmdb", records, protocol=protocol, layout=layout)
+    assert [record["y"] for _, record in read(path)] == list(range(13))
+    assert [where for where, _ in read(path)][:2] == ["entry '0'", "entry '1'"]
+
+
+def test_lmdb_files_without_a_folder_are_read(tmp_path):
+    with (
+        lmdb.open(str(tmp_path / "a.lmdb"), subdir=False) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        transaction.put(b"num_examples", pickle.dumps(1))
+        transaction.put(b"0", pickle.dumps(ROWS[0]))
+    assert read(tmp_path / "a.lmdb") == [("entry '0'", {"primary": "MKV", "y": 1})]
+
+
+def test_reading_leaves_the_lmdb_folder_alone(tmp_path, write_split):
+    path = write_split(tmp_path / "a", ".lmdb", ROWS)
+    (path / "lock.mdb").unlink()
+    before = (path / "data.mdb").read_bytes()
+    path.chmod(0o500)
+    assert len(read(path)) == 2
+    path.chmod(0o700)
+    assert [item.name for item in path.iterdir()] == ["data.mdb"]
+    assert (path / "data.mdb").read_bytes() == before
+
+
+def test_a_hostile_lmdb_entry_is_refused_by_name(tmp_path, write_split):
+    marker = tmp_path / "marker"
+
+    class Payload:
+        def __reduce__(self):
+            return builtins.open, (str(marker), "w")
+
+    path = write_split(tmp_path / "a", ".lmdb", [ROWS[0], {**ROWS[1], "y": Payload()}])
+    with pytest.raises(CorpusError, match=r"a\.lmdb: the entry '1' was not read: it asks for '\w+\.open'"):
+        read(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({}, "no entry 'num_examples'"),
+        ({b"num_examples": pickle.dumps(0)}, "holds no records"),
+        ({b"num_examples": pickle.dumps(-1)}, '"num_examples" is not a number of records'),
+        ({b"num_examples": pickle.dumps("3")}, '"num_examples" is not a number of records'),
+        ({b"num_examples": pickle.dumps(2), b"0": pickle.dumps(ROWS[0])}, "no entry '1'"),
+        ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps([1])}, "entry '0' is not a record"),
+        ({b"num_examples": pickle.dumps(1), b"0": b"garbage"}, "entry '0' was not read: it is not a pickle"),
+        ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps({"primary": "M"})}, "entry '0' has no column \"y\""),
+        ({b"keys": pickle.dumps(["0"])}, '"keys" is not a list of keys'),
+    ],
+)
+def test_wrong_lmdb_folders_are_refused(tmp_path, entries, message):
+    path = tmp_path / "x.lmdb"
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        for key, value in entries.items():
+            transaction.put(key, value)
+    with pytest.raises(CorpusError, match=rf"x\.lmdb: .*{message}"):
+        read(path)
+
+
+def test_an_incomplete_lmdb_file_is_refused(tmp_path, write_split):
+    path = write_split(tmp_path / "a", ".lmdb", [{"primary": "MKV" * 3000, "y": index} for index in range(50)])
+    data = (path / "data.mdb").read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (path / "data.mdb").write_bytes(data[: int(share * len(data))])
+        with pytest.raises(CorpusError, match=r"a\.lmdb: the file ends too early"):
+            read(path)
+
+
+def test_a_column_that_parquet_has_twice_is_refused(tmp_path):
+    table = pa.Table.from_arrays([pa.array(["M"]), pa.array([1]), pa.array([2])], names=["primary", "y", "y"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=r"a\.parquet: the column 'y' is there more than once"):
+        read(tmp_path / "a.parquet")
+
+
+def test_lmdb_missing_says_how_to_install_it(tmp_path, write_split, monkeypatch):
+    path = write_split(tmp_path / "a", ".lmdb", ROWS)
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(CorpusError, match=r"a\.lmdb: .*pip install 'adversarial-mlm\[tape\]'"):
+        read(path)
+
+
+WRONG_FILES = {
+    "empty": ("x.json", b"", "empty"),
+    "blank": ("x.jsonl", b" \n \n", "no records"),
+    "empty list": ("x.json", b"[]", "no records"),
+    "header only": ("x.csv", b"primary,y\n", "no records"),
+    "broken list": ("x.json", b'[{"primary": "M", "y": 1},', "the list is not valid JSON"),
+    "broken line": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"primary"\n', "line 2 is not valid JSON"),
+    "pretty object": ("x.jsonl", b'{\n"primary": "M", "y": 1}\n', "line 1 is not valid JSON"),
+    "deep JSON": ("x.json", b"[" * 100_000, "the list is not valid JSON"),
+    "no record": ("x.json", b"[1, 2]", "record 1 is not a record with columns but '1'"),
+    "no column": ("x.json", b'[{"primary": "M"}]', 'record 1 has no column "y"; its columns are "primary"'),
+    "later no column": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"y": 1}\n', 'line 2 has no column "primary"'),
+    "ragged": ("x.csv", b"primary,y\nM\n", "line 2 has 1 fields"),
+    "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' is there more than once"),
+    "damaged gz": ("x.jsonl.gz", b"\x1f\x8b\x08\0garbage", "compressed file"),
+    "binary": ("x.json", b"\0\1\2", "binary"),
+    "parquet": ("x.parquet", b"PAR1garbage", "could not be read"),
+    "empty parquet": ("x.parquet", b"", "empty"),
+    "an LMDB file of garbage": ("x.lmdb", b"garbage" * 2000, "could not be opened as an LMDB folder"),
+    "unknown": ("x.pkl", b"", "no known format"),
+    "compressed parquet": ("x.parquet.gz", b"", "no known format"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_FILES)
+def test_wrong_files_are_refused_by_name(tmp_path, case):
+    name, data, message = WRONG_FILES[case]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CorpusError, match=rf"{name}: .*{message}") as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path):
+    with pytest.raises(CorpusError, match="there is no such file"):
+        read(tmp_path / "x.json")
+    (tmp_path / "y.lmdb").mkdir()
+    with pytest.raises(CorpusError, match="could not be opened as an LMDB folder"):
+        read(tmp_path / "y.lmdb")
+    assert not list((tmp_path / "y.lmdb").iterdir())
