@@ -234,6 +234,7 @@ def _training_arguments(settings: FinetuneSettings, proteins: int, output_dir: s
         metric_for_best_model="score",
         greater_is_better=True,
         logging_nan_inf_filter=False,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=settings.report_to,
