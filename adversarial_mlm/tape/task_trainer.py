@@ -99,7 +99,7 @@ def parameter_groups(model: ProteinTaskModel, settings: FinetuneSettings) -> lis
 
 
 def _depths(model: ProteinTaskModel) -> dict[nn.Parameter, int]:
-    """How far down a parameter is: 1 in the encoder's last layer; what is above it is not listed."""
+    """How far down a parameter is: 1 in the encoder's last layer; what is in no layer nor below them is not listed."""
     below, layers = below_and_layers(model.encoder)
     if not layers:
         raise ValueError(

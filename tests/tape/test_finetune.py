@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -47,7 +48,8 @@ def make_trainer(save_encoder, task, tmp_path):
 
     def make(kind, options, encoder="bert", data=None, **overrides):
         data = data or task(kind)
-        start = finetune_module._prepare(data, save_encoder(encoder, **overrides), options, False, None)
+        backbone = finetune_module._load(save_encoder(encoder, **overrides), None, False)
+        start = finetune_module._prepare(data, backbone, options)
         train, valid = data.splits["train"], data.splits["valid"]
         return TaskTrainer(start.build_model(), options, start.collator, train, valid, str(tmp_path / "trainer"))
 
@@ -143,6 +145,7 @@ def test_what_is_left_is_the_model_and_the_result_and_no_pickle(save_encoder, ta
     with np.load(out / "predictions.npz", allow_pickle=False) as arrays:
         assert arrays["test"].ndim == 1
     config = json.loads((out / "config.json").read_text())
+    assert str(tmp_path) not in (out / "config.json").read_text()
     assert config["id2label"] == {"0": "h", "1": "p"} and config["max_length"] == 512
     assert transformers_logging.get_verbosity() == verbosity
     assert "step" not in capfd.readouterr().out
@@ -194,7 +197,9 @@ def test_the_same_seed_gives_the_same_run_and_another_another(save_encoder, task
 def test_from_scratch_has_the_same_head_and_an_encoder_that_knows_nothing(save_encoder, task):
     data, folder = task(), save_encoder("bert")
     trained, fresh = (
-        finetune_module._prepare(data, folder, settings(seed=7), scratch, None).build_model().state_dict()
+        finetune_module._prepare(data, finetune_module._load(folder, None, scratch), settings(seed=7))
+        .build_model()
+        .state_dict()
         for scratch in (False, True)
     )
     theirs = load_backbone(folder)[0].state_dict()
@@ -360,7 +365,8 @@ class TestSeveralRuns:
         data, encoder, out = task(), save_encoder("bert"), str(tmp_path / "out")
         first = finetune(data, encoder, out, settings())
         monkeypatch.setattr(finetune_module, "_train", None)
-        second = finetune(data, encoder, out, settings(report_to="tensorboard"))
+        moved = shutil.move(encoder, tmp_path / "elsewhere")
+        second = finetune(data, str(moved), out, settings(report_to="tensorboard"))
         assert second.history == first.history
         assert same_predictions(first.predictions["test"], second.predictions["test"])
 
@@ -464,6 +470,8 @@ class TestGrid:
             ({"head": "mean"}, "the grid has no list of values for head"),
             ({"batch_size": [8, 0]}, "batch_size must be at least 1, got 0"),
             ({"seed": [0, 1]}, "seed cannot be searched over"),
+            ({"head": ["mean", "conv"]}, "head must be one of attention, mean, cls for regression, got 'conv'"),
+            ({"max_length": [100, 600]}, "max_length is 600, but the encoder has 512 positions"),
         ],
     )
     def test_a_grid_that_makes_no_sense_is_refused_before_anything_is_trained(
