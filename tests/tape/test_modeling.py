@@ -72,6 +72,15 @@ def test_a_head_sees_residues_alone(build, head, training):
     torch.testing.assert_close(first, second)
 
 
+@pytest.mark.parametrize("head", HEADS["token_classification"])
+def test_a_protein_that_fills_its_row_is_read_as_one_with_room_behind_it(build, head):
+    # as with a tokenizer that puts no special tokens around a protein
+    model, _ = build(kind="token_classification", head=head)
+    hidden, residues = torch.randn(1, 9, 16), torch.ones(1, 9, dtype=torch.bool)
+    roomy = F.pad(hidden, (0, 0, 4, 4)), F.pad(residues, (4, 4))
+    torch.testing.assert_close(model.head(*roomy)[:, 4:13], model.head(hidden, residues), atol=1e-5, rtol=1e-4)
+
+
 def test_attention_with_equal_scores_is_the_mean_and_with_one_high_score_that_residue(build):
     model, _ = build(head="attention")
     pooling = model.head.pooling
