@@ -4,6 +4,7 @@ Nothing here runs code that comes with a checkpoint. Weights are safetensors, th
 optimizer is read by PyTorch's `weights_only` unpickler, which knows tensors and plain values alone.
 """
 
+import inspect
 import json
 import os
 import pickle
@@ -12,7 +13,16 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging as transformers_logging
 
@@ -57,9 +67,65 @@ def load_encoder(name_or_path: str, revision: str | None = None) -> tuple[PreTra
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
     _check_weights(said, model, report)
+    _check_no_decoder(said, model)
+    return model, tokenizer
+
+
+def load_backbone(
+    name_or_path: str, revision: str | None = None, *, from_scratch: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder without any head, and its tokenizer, in float32.
+
+    Args:
+        name_or_path (`str`): A folder, or a model's name on the Hub; any model that `AutoModel` knows.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        from_scratch (`bool`, *optional*, defaults to `False`): Take the configuration alone, and fresh weights.
+
+    Returns:
+        `PreTrainedModel` (as `AutoModel` makes it, without a pooler) and `PreTrainedTokenizerBase`.
+
+    Raises:
+        CheckpointError: As [`load_encoder`], and if the model is one with a head for a task.
+    """
+    said = f"model_name_or_path is {name_or_path}"
+    where = _where(name_or_path, revision, said)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, **where)
+        if hasattr(config, "encoder_config"):
+            raise CheckpointError(f"{said}, which has an encoder in it and is none itself ({config.model_type})")
+        if from_scratch:
+            model, report = new_backbone(config), None
+        else:
+            model, report = AutoModel.from_pretrained(
+                name_or_path, config=config, dtype=torch.float32, **_without_pooler(config), **_STRICTLY, **where
+            )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
+    except CheckpointError:
+        raise
+    except _LOADING_ERRORS as error:
+        raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
+    if report is not None:
+        _check_weights(said, model, report)
+    _check_no_decoder(said, model)
+    return model, tokenizer
+
+
+def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """A fresh encoder without any head or pooler, in PyTorch's default precision."""
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype(), **_without_pooler(config))
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict:
+    """The option that leaves out a pooler, which masked-language modelling does not train; not all models have it."""
+    model_class = MODEL_MAPPING[type(config)]
+    if isinstance(model_class, tuple) or "add_pooling_layer" not in inspect.signature(model_class).parameters:
+        return {}
+    return {"add_pooling_layer": False}
+
+
+def _check_no_decoder(said: str, model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{said}, a {type(model).__name__}, which has a decoder; an encoder alone is needed")
-    return model, tokenizer
 
 
 def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
