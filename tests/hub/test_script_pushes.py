@@ -59,7 +59,8 @@ def test_a_run_is_pushed_with_the_figures_of_its_evaluation(server, script, tmp_
     assert all(set(commit.tree) == SENT_BY_SCRIPT for commit in server.commits(REPO))
     local, final = files_below(tmp_path / "run"), server.commits(REPO)[-1].tree
     assert all(final[name] == local[name] for name in SENT_BY_SCRIPT - {".gitattributes"})
-    assert "| members |" in final["README.md"].decode() and "--hub_token ..." in final["README.md"].decode()
+    card = final["README.md"].decode()
+    assert "| members " in card and "--hub_token ..." in card
     assert "eval_members_loss" in final["metrics.jsonl"].decode()
     told = [line for line in result.stderr.splitlines() if "push" in line.lower() and "waiting" not in line]
     assert told == [f"push_to_hub: step {step} is in {REPO}" for step in (2, 4)]
