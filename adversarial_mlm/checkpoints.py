@@ -4,6 +4,7 @@ Nothing here runs code that comes with a checkpoint. Weights are safetensors, th
 optimizer is read by PyTorch's `weights_only` unpickler, which knows tensors and plain values alone.
 """
 
+import inspect
 import json
 import os
 import pickle
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.trainer_pt_utils import safe_globals
 from transformers.utils import logging as transformers_logging
 
@@ -60,6 +69,48 @@ def load_encoder(name_or_path: str, revision: str | None = None) -> tuple[PreTra
     if model.config.is_encoder_decoder:
         raise CheckpointError(f"{said}, a {type(model).__name__}, which has a decoder; an encoder alone is needed")
     return model, tokenizer
+
+
+def load_backbone(
+    name_or_path: str, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an encoder without any head and without a pooler, in float32, for what is to be built on its residues.
+
+    Args:
+        name_or_path (`str`): A folder, or a model's name on the Hub; with or without a head of whatever kind.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+    Returns:
+        `PreTrainedModel` (as `AutoModel` makes it, in evaluation mode) and `PreTrainedTokenizerBase`.
+
+    Raises:
+        CheckpointError: As [`load_encoder`]; a pooler that is missing does no harm, as it is never used.
+    """
+    said = f"model_name_or_path is {name_or_path}"
+    where = _where(name_or_path, revision, said)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, **where)
+        if config.is_encoder_decoder:
+            raise CheckpointError(f"{said}, a {config.model_type} with a decoder; an encoder alone is needed")
+        if type(config) not in MODEL_MAPPING:
+            raise CheckpointError(f"{said}, a {config.model_type}, for which AutoModel has no network")
+        model, report = AutoModel.from_pretrained(
+            name_or_path, dtype=torch.float32, **without_pooler(MODEL_MAPPING[type(config)]), **_STRICTLY, **where
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
+    except CheckpointError:
+        raise
+    except _LOADING_ERRORS as error:
+        raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
+    report["missing_keys"] = {name for name in report["missing_keys"] if "pooler" not in name.split(".")}
+    _check_weights(said, model, report)
+    return model.eval(), tokenizer
+
+
+def without_pooler(model_class: type) -> dict[str, bool]:
+    """The arguments with which a class of encoders is made without its pooler, where it can be."""
+    named = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if named else {}
 
 
 def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
