@@ -19,6 +19,7 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -66,51 +67,65 @@ def load_encoder(name_or_path: str, revision: str | None = None) -> tuple[PreTra
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
     _check_weights(said, model, report)
-    if model.config.is_encoder_decoder:
-        raise CheckpointError(f"{said}, a {type(model).__name__}, which has a decoder; an encoder alone is needed")
+    _check_no_decoder(said, model)
     return model, tokenizer
 
 
 def load_backbone(
-    name_or_path: str, revision: str | None = None
+    name_or_path: str, revision: str | None = None, *, from_scratch: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder without any head and without a pooler, in float32, for what is to be built on its residues.
+    """Load an encoder without any head, and its tokenizer, in float32.
 
     Args:
-        name_or_path (`str`): A folder, or a model's name on the Hub; with or without a head of whatever kind.
+        name_or_path (`str`): A folder, or a model's name on the Hub; any model that `AutoModel` knows.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        from_scratch (`bool`, *optional*, defaults to `False`): Take the configuration alone, and fresh weights.
 
     Returns:
-        `PreTrainedModel` (as `AutoModel` makes it, in evaluation mode) and `PreTrainedTokenizerBase`.
+        `PreTrainedModel` (as `AutoModel` makes it, without a pooler) and `PreTrainedTokenizerBase`.
 
     Raises:
-        CheckpointError: As [`load_encoder`]; a pooler that is missing does no harm, as it is never used.
+        CheckpointError: As [`load_encoder`], and if the model is one with a head for a task.
     """
     said = f"model_name_or_path is {name_or_path}"
     where = _where(name_or_path, revision, said)
     try:
         config = AutoConfig.from_pretrained(name_or_path, **where)
-        if config.is_encoder_decoder:
-            raise CheckpointError(f"{said}, a {config.model_type} with a decoder; an encoder alone is needed")
-        if type(config) not in MODEL_MAPPING:
-            raise CheckpointError(f"{said}, a {config.model_type}, for which AutoModel has no network")
-        model, report = AutoModel.from_pretrained(
-            name_or_path, dtype=torch.float32, **without_pooler(MODEL_MAPPING[type(config)]), **_STRICTLY, **where
-        )
+        if hasattr(config, "encoder_config"):
+            raise CheckpointError(f"{said}, a {config.model_type} that holds an encoder; an encoder itself is needed")
+        if from_scratch:
+            model, report = new_backbone(config), None
+        else:
+            model, report = AutoModel.from_pretrained(
+                name_or_path, config=config, dtype=torch.float32, **_without_pooler(config), **_STRICTLY, **where
+            )
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
     except CheckpointError:
         raise
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
-    report["missing_keys"] = {name for name in report["missing_keys"] if "pooler" not in name.split(".")}
-    _check_weights(said, model, report)
-    return model.eval(), tokenizer
+    if report is not None:
+        _check_weights(said, model, report)
+    _check_no_decoder(said, model)
+    return model, tokenizer
 
 
-def without_pooler(model_class: type) -> dict[str, bool]:
-    """The arguments with which a class of encoders is made without its pooler, where it can be."""
-    named = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if named else {}
+def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """A fresh encoder without any head or pooler, in PyTorch's default precision."""
+    return AutoModel.from_config(config, dtype=torch.get_default_dtype(), **_without_pooler(config))
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict:
+    """The option that leaves out a pooler, which masked-language modelling does not train; not all models have it."""
+    model_class = MODEL_MAPPING[type(config)]
+    if isinstance(model_class, tuple) or "add_pooling_layer" not in inspect.signature(model_class).parameters:
+        return {}
+    return {"add_pooling_layer": False}
+
+
+def _check_no_decoder(said: str, model: PreTrainedModel) -> None:
+    if model.config.is_encoder_decoder:
+        raise CheckpointError(f"{said}, a {type(model).__name__}, which has a decoder; an encoder alone is needed")
 
 
 def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:

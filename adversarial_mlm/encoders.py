@@ -37,15 +37,25 @@ def train_last_layers(model: PreTrainedModel, count: int) -> None:
         ValueError: If the encoder has fewer layers, or none that can be told apart.
     """
     total = model.config.num_hidden_layers
-    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == total]
-    if not stacks:
+    below, layers = below_and_layers(model)
+    if not layers:
         raise ValueError(f"trained_layers is {count}, but the layers of a {type(model).__name__} share their weights")
     if not 0 <= count <= total:
         raise ValueError(f"trained_layers must lie between 0 and the encoder's {total} layers, got {count}")
+    for module in [*below, *layers[: total - count]]:
+        module.requires_grad_(False)
+
+
+def below_and_layers(model: PreTrainedModel) -> tuple[list[nn.Module], list[nn.Module]]:
+    """What stands below the encoder's layers, embeddings above all, and the layers from the bottom up.
+
+    The second list is empty where layers share their weights, so that they cannot be told apart.
+    """
+    total = model.config.num_hidden_layers
+    stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == total]
     embeddings = model.get_input_embeddings()
     below = [child for child in model.base_model.children() if embeddings in child.modules()]
-    for module in [*below, *stacks[0][: total - count]]:
-        module.requires_grad_(False)
+    return below, list(stacks[0]) if stacks else []
 
 
 def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> NoisedBatch:

@@ -13,7 +13,7 @@ _LABEL_TYPES = {"regression": torch.float32, "classification": torch.int64}
 
 
 class DataCollatorForTask:
-    """Proteins, and their labels where they have some, to tensors. Of a protein that is too long the beginning is read.
+    """Proteins, and their labels where they have some, to tensors. Of one that is too long the beginning is read.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
@@ -21,11 +21,14 @@ class DataCollatorForTask:
         max_length (`int`): Longest row in tokens, special tokens included.
 
     Raises:
-        ValueError: If the tokenizer does not read one residue as one token, or if no residue has room.
+        ValueError: If the tokenizer does not read one residue as one token, has no padding token, or if no residue
+            has room.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str, max_length: int):
         self.table = ByteTable.from_tokenizer(tokenizer)
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token, so that proteins cannot be batched")
         self.pad_token_id = tokenizer.pad_token_id
         self.kind = kind
         self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)

@@ -1,0 +1,129 @@
+"""The options of fine-tuning, and what they may be."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How an encoder is fine-tuned on a task. An update sees `batch_size * gradient_accumulation` proteins.
+
+    The learning rate rises over the warm-up and then stays, as in TAPE: where early stopping ends a run is not known
+    at its start.
+
+    Args:
+        head (`str`, *optional*): See [`TaskModelConfig`]; by default `attention` for proteins, `conv` for residues.
+        head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer.
+        head_dropout (`float`, *optional*): By default 0.5 for `attention` and `mean`, 0 for the others.
+        learning_rate (`float`, *optional*, defaults to 1e-4): Of the head, and of the encoder's top.
+        encoder_learning_rate_decay (`float`, *optional*, defaults to 1.0): By what the rate is multiplied with every
+            layer further down: once for the last layer, L + 1 times for the embeddings below L layers.
+        weight_decay (`float`, *optional*, defaults to 0.01): AdamW's, of the matrices; not of norms and biases.
+        batch_size (`int`, *optional*, defaults to 32): Proteins that are read together.
+        gradient_accumulation (`int`, *optional*, defaults to 1): Batches to an update. Their losses are weighted as
+            if they were one batch; the batch norm of the `conv` head still sees each by itself.
+        max_epochs (`int`, *optional*, defaults to 30): Passes over train at most.
+        max_steps (`int`, *optional*): Updates at most, where that is less.
+        warmup_steps (`int`, *optional*, defaults to 100): Updates over which the learning rate rises from 0.
+        patience (`int`, *optional*, defaults to 5): Stop after so many evaluations on valid in a row without a new
+            best; what is kept is the best.
+        eval_steps (`int`, *optional*): Updates between two evaluations; by default there is one after every epoch.
+        max_length (`int`, *optional*): Longest row in tokens; of longer proteins the beginning is read. By default
+            512, or what the encoder has positions for where that is less.
+        max_grad_norm (`float`, *optional*, defaults to 1.0): Clip of the gradient; 0 for none.
+        length_bucketing (`bool`, *optional*, defaults to `True`): Read proteins of similar length together.
+        frozen_encoder (`bool`, *optional*, defaults to `False`): Train the head alone.
+        encoder_dropout (`bool`, *optional*, defaults to `True`): Whether the encoder has its own dropout while it is
+            trained. A frozen one never has.
+        bf16 (`bool`, *optional*, defaults to `False`): Train in bfloat16 where that is safe (autocast). The final
+            predictions are made in float32.
+        seed (`int`, *optional*, defaults to 0): Of the head, the order of the proteins and dropout.
+        report_to (`str`, *optional*, defaults to `"none"`): A tracker, as in `TrainingArguments`.
+
+    Raises:
+        ValueError: If a value is of the wrong type or out of range, or has no effect; the message names the option.
+    """
+
+    head: str | None = None
+    head_size: int = 512
+    head_dropout: float | None = None
+    learning_rate: float = 1e-4
+    encoder_learning_rate_decay: float = 1.0
+    weight_decay: float = 0.01
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    max_epochs: int = 30
+    max_steps: int | None = None
+    warmup_steps: int = 100
+    patience: int = 5
+    eval_steps: int | None = None
+    max_length: int | None = None
+    max_grad_norm: float = 1.0
+    length_bucketing: bool = True
+    frozen_encoder: bool = False
+    encoder_dropout: bool = True
+    bf16: bool = False
+    seed: int = 0
+    report_to: str = "none"
+
+    def __post_init__(self):
+        for option in dataclasses.fields(self):
+            _check_type(option, getattr(self, option.name))
+        at_least_1 = ("head_size", "batch_size", "gradient_accumulation", "max_epochs", "max_steps", "patience")
+        for names, least in (
+            ((*at_least_1, "eval_steps", "max_length"), 1),
+            (("warmup_steps", "weight_decay", "max_grad_norm", "seed"), 0),
+        ):
+            for name in names:
+                if getattr(self, name) is not None and not getattr(self, name) >= least:
+                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.encoder_learning_rate_decay <= 1:
+            raise ValueError(f"encoder_learning_rate_decay must lie in (0, 1], got {self.encoder_learning_rate_decay}")
+        if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+        if self.frozen_encoder and self.encoder_learning_rate_decay != 1:
+            raise ValueError("encoder_learning_rate_decay is set, but with frozen_encoder the encoder is not trained")
+
+    def replace(self, options: Mapping[str, Any]) -> "FinetuneSettings":
+        """The same settings with some options changed.
+
+        Raises:
+            ValueError: If there is no such option, or as above.
+        """
+        known = [option.name for option in dataclasses.fields(self)]
+        for name in options:
+            if name not in known:
+                raise ValueError(f"there is no option '{name}' of fine-tuning; the options are {', '.join(known)}")
+        return dataclasses.replace(self, **options)
+
+    def row_length(self, positions: int | None) -> int:
+        """The longest row in tokens for an encoder with so many positions, or `None` for any number.
+
+        Raises:
+            ValueError: If `max_length` is more.
+        """
+        if self.max_length is None:
+            return _DEFAULT_MAX_LENGTH if positions is None else min(_DEFAULT_MAX_LENGTH, positions)
+        if positions is not None and self.max_length > positions:
+            raise ValueError(f"max_length is {self.max_length}, but the encoder has {positions} positions")
+        return self.max_length
+
+
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _check_type(option: dataclasses.Field, value: Any) -> None:
+    wanted = next(kind for kind in (bool, int, float, str) if option.type in (kind, kind | None))
+    if value is None and option.type != wanted:
+        return
+    fits = isinstance(value, (int, float) if wanted is float else wanted)
+    fits = fits and (wanted is bool or not isinstance(value, bool))
+    if not fits or (wanted is float and not math.isfinite(value)):
+        raise ValueError(f"{option.name} must be {_TYPES[wanted]}, got {value!r}")
