@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints import without_pooler
+from ..checkpoints import new_backbone
 from ..encoders import number_of_positions
 from .encoding import DataCollatorForTask
 
@@ -28,7 +28,7 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        twin = type(model)(model.config, **without_pooler(type(model)))
+        twin = new_backbone(model.config)
     return twin.to(model.device).eval()
 
 
