@@ -33,7 +33,7 @@ class ProbeSettings:
         layer (`int`, *optional*): Layer that is read; by default the encoder's output.
         dtype (`str`, defaults to `"bfloat16"`): Of the computation, `"bfloat16"` or `"float32"`.
         batch_tokens (`int`, *optional*): Tokens in a batch, see [`encode_proteins`].
-        max_train_residues (`int`, defaults to 100,000): For labels of residues, proteins are drawn from train until
+        max_train_residues (`int`, defaults to 200,000): For labels of residues, proteins are drawn from train until
             they have so many residues with a label.
     """
 
@@ -41,7 +41,7 @@ class ProbeSettings:
     layer: int | None = None
     dtype: str = "bfloat16"
     batch_tokens: int | None = None
-    max_train_residues: int = 100_000
+    max_train_residues: int = 200_000
 
     def encoding(self) -> dict[str, Any]:
         """The arguments of [`encode_proteins`]."""

@@ -16,6 +16,9 @@ from .tasks import TaskData
 
 RESULTS_FILE = "results.json"
 
+Baseline = Sequence[Mapping[str, Any]]
+"""Predictions by split of one or more runs."""
+
 _VERSION = 1
 _IDENTITY = ("task", "target", "method", "model", "settings", "data")
 
@@ -45,7 +48,7 @@ def record(
     model: str = "",
     seeds: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
-    baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
     bootstrap_samples: int = 1000,
 ) -> dict[str, Any]:
     """Score one method on all splits but train.
@@ -57,13 +60,13 @@ def record(
         model (`str`, *optional*): The encoder, as it was named; empty for baselines without one.
         seeds (`Sequence[int]`, *optional*): Of the runs; none where there is nothing random in the method.
         settings (`Mapping`, *optional*): Options and what validation chose.
-        baselines (`Mapping[str, Mapping[str, Any]]`, *optional*): Predictions by split of baselines by name. The best
-            of them on a split is what the first run has to beat there.
+        baselines (`Mapping[str, list]`, *optional*): By name, predictions by split of each run of a baseline. The
+            best of them on a split is what has to be beaten there.
         bootstrap_samples (`int`, defaults to 1000): As of [`score`].
 
     Returns:
-        `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (of the first
-        run), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
+        `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (its interval over
+        proteins), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
         `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0.
     """
     splits = [split for split in data.splits if split != "train" and all(split in run for run in runs)]
@@ -85,46 +88,45 @@ def record(
         found["against"] = {
             split: against
             for split in splits
-            if (against := _against(data, split, runs[0], baselines, bootstrap_samples)) is not None
+            if (against := _against(data, split, runs, baselines, bootstrap_samples)) is not None
         }
     return _plain(found)
 
 
 def _over_runs(data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
-    by_run = [
-        score(data, split, run[split], bootstrap_samples=samples if index == 0 else 0)
-        for index, run in enumerate(runs)
-    ]
-    figures = {}
-    for name, first in by_run[0].items():
-        figures[name] = dataclasses.asdict(first)
-        if len(runs) > 1:
-            values = [of_run[name].value for of_run in by_run]
-            figures[name] |= {"value": float(np.mean(values)), "std": float(np.std(values, ddof=1)), "by_seed": values}
+    whole = score(data, split, *(run[split] for run in runs), bootstrap_samples=samples)
+    figures = {name: dataclasses.asdict(figure) for name, figure in whole.items()}
+    if len(runs) > 1:
+        by_run = [score(data, split, run[split], bootstrap_samples=0) for run in runs]
+        for name, figure in figures.items():
+            figure["by_seed"] = [of_run[name].value for of_run in by_run]
+            figure["std"] = float(np.std(figure["by_seed"], ddof=1))
     return figures
 
 
 def _against(
-    data: TaskData, split: str, run: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]], samples: int
+    data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], baselines: Mapping[str, Baseline], samples: int
 ) -> dict[str, Any] | None:
     name = headline_name(data, split)
+    others = {
+        baseline: [run[split] for run in found]
+        for baseline, found in baselines.items()
+        if all(split in run for run in found)
+    }
     values = {
-        baseline: score(data, split, predictions[split], bootstrap_samples=0)[name].value
-        for baseline, predictions in baselines.items()
-        if split in predictions
+        baseline: score(data, split, *found, bootstrap_samples=0)[name].value for baseline, found in others.items()
     }
     values = {baseline: value for baseline, value in values.items() if math.isfinite(value)}
     if not values:
         return None
     best = max(values, key=values.get)
-    difference = compare(data, split, run[split], baselines[best][split], bootstrap_samples=samples)
-    beaten = difference.low > 0 if samples else difference.value > 0
+    difference = compare(data, split, [run[split] for run in runs], others[best], bootstrap_samples=samples)
     return {
         "baseline": best,
         "difference": difference.value,
         "low": difference.low,
         "high": difference.high,
-        "beaten": bool(beaten),
+        "beaten": bool((difference.low if samples else difference.value) > 0),
     }
 
 
@@ -199,7 +201,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     """
     header = ("task", "split", "method", "figure", "95 % interval", "against the best baseline")
     rows, notes = [], []
-    keys = dict.fromkeys((r["task"], r["target"], split) for r in results for split in r["figures"] if split != "valid")
+    keys = dict.fromkeys(
+        (r["task"], r["target"], split) for r in results for split in r["figures"] if split != "valid"
+    )
     for task, target, split in keys:
         of_split = [r for r in results if (r["task"], r["target"]) == (task, target) and split in r["figures"]]
         for result in of_split:

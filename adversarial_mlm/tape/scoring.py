@@ -34,8 +34,9 @@ def headline_score(kind: str, predictions: Sequence, labels: Sequence) -> float:
         return float((np.asarray(predictions) == np.asarray(labels)).mean())
     right = total = 0
     for predicted, wanted in zip(predictions, labels, strict=True):
-        of_protein, scored = _right_residues(predicted, wanted)
-        right, total = right + of_protein, total + scored
+        wanted = np.asarray(wanted)
+        right += _right_residues(predicted, wanted)
+        total += int((wanted != IGNORE_INDEX).sum())
     return right / max(total, 1)
 
 
@@ -63,9 +64,9 @@ def headline_name(data: TaskData, split: str) -> str:
 
 
 def score(
-    data: TaskData, split: str, predictions: Sequence, *, bootstrap_samples: int = 1000, bootstrap_seed: int = 0
+    data: TaskData, split: str, *runs: Sequence, bootstrap_samples: int = 1000, bootstrap_seed: int = 0
 ) -> dict[str, Figure]:
-    """All figures of a split, the headline first.
+    """All figures of a split, the headline first; of several runs the mean.
 
     Regressions have `spearman` and `mse`, with fluorescence also `bright_spearman`, `bright_mse` and the same for
     `dark`; the others have the one that [`headline_name`] tells.
@@ -73,89 +74,97 @@ def score(
     Args:
         data ([`TaskData`]): The task.
         split (`str`): The split.
-        predictions (`Sequence`): As of [`headline_score`].
-        bootstrap_samples (`int`, defaults to 1000): Resamples of the proteins; 0 for no intervals.
+        runs (`Sequence`): Predictions as of [`headline_score`], of one run or of several with different seeds.
+        bootstrap_samples (`int`, defaults to 1000): Resamples of the proteins, the same for all runs; 0 for no
+            intervals.
         bootstrap_seed (`int`, defaults to 0): Of the resamples.
 
     Raises:
         ValueError: If there is not one prediction per protein.
     """
-    labels = data.splits[split]["label"][:]
-    _check_rows(split, predictions, labels)
     figures = {}
-    for name, metric, arrays in _metrics(data, split, predictions, labels):
-        value, low, high = float(metric(*arrays)), np.nan, np.nan
+    for name, metric, arrays in _metrics(data, split, runs):
+        interval = (np.nan, np.nan)
+        value = float(metric(*arrays))
         if bootstrap_samples and np.isfinite(value):
-            low, high = bootstrap_interval(metric, *arrays, samples=bootstrap_samples, seed=bootstrap_seed)
-        figures[name] = Figure(value, low, high, len(arrays[0]))
+            interval = bootstrap_interval(metric, *arrays, samples=bootstrap_samples, seed=bootstrap_seed)
+        figures[name] = Figure(value, *interval, len(arrays[0]))
     return figures
 
 
 def compare(
     data: TaskData,
     split: str,
-    predictions: Sequence,
-    others: Sequence,
+    runs: Sequence[Sequence],
+    others: Sequence[Sequence],
     *,
     bootstrap_samples: int = 1000,
     bootstrap_seed: int = 0,
 ) -> Figure:
-    """By how much the headline figure of predictions exceeds that of others, on the same resampled proteins.
+    """By how much the headline figure exceeds that of others, on the same resampled proteins.
 
     Args:
-        others (`Sequence`): Predictions of a baseline for the same rows.
+        runs (`Sequence[Sequence]`): Predictions of one run or of several, whose mean figure counts.
+        others (`Sequence[Sequence]`): The same of what it is compared with.
 
         The others are as in [`score`].
     """
-    labels = data.splits[split]["label"][:]
-    for found in (predictions, others):
-        _check_rows(split, found, labels)
-    _, metric, first = next(iter(_metrics(data, split, predictions, labels)))
-    _, _, second = next(iter(_metrics(data, split, others, labels)))
-    columns = len(first)
+    _, metric, first = next(_metrics(data, split, runs))
+    _, _, second = next(_metrics(data, split, others))
 
     def difference(*arrays: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        return metric(*arrays[:columns], weights=weights) - metric(*arrays[columns:], weights=weights)
+        return metric(*arrays[: len(first)], weights=weights) - metric(*arrays[len(first) :], weights=weights)
 
-    value, low, high = float(difference(*first, *second)), np.nan, np.nan
+    interval = (np.nan, np.nan)
+    value = float(difference(*first, *second))
     if bootstrap_samples and np.isfinite(value):
-        low, high = bootstrap_interval(
-            difference, *first, *second, samples=bootstrap_samples, seed=bootstrap_seed
-        )
-    return Figure(value, low, high, len(labels))
+        interval = bootstrap_interval(difference, *first, *second, samples=bootstrap_samples, seed=bootstrap_seed)
+    return Figure(value, *interval, len(first[0]))
 
 
-def _check_rows(split: str, predictions: Sequence, labels: Sequence) -> None:
-    if len(predictions) != len(labels):
-        raise ValueError(f"{split} has {len(labels):,} proteins, and {len(predictions):,} predictions are given")
+def _mean_over_runs(metric: Callable) -> Callable:
+    """A metric of the last column and each of those before it, one per run."""
+
+    def of_runs(*arrays: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
+        *found, last = arrays
+        return sum(metric(column, last, weights=weights) for column in found) / len(found)
+
+    return of_runs
 
 
 def _metrics(
-    data: TaskData, split: str, predictions: Sequence, labels: Sequence
-) -> Iterator[tuple[str, Callable, tuple[np.ndarray, np.ndarray]]]:
-    """Yield name, function and the two columns of each figure."""
+    data: TaskData, split: str, runs: Sequence[Sequence]
+) -> Iterator[tuple[str, Callable, tuple[np.ndarray, ...]]]:
+    """Yield name, function and columns of each figure: one column per run, and what they are compared with."""
+    labels = data.splits[split]["label"][:]
+    for predictions in runs:
+        if len(predictions) != len(labels):
+            raise ValueError(f"{split} has {len(labels):,} proteins, and {len(predictions):,} predictions are given")
     name = headline_name(data, split)
     if data.task.kind == "regression":
-        found, wanted = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-        yield name, spearman, (found, wanted)
-        yield "mse", mean_squared_error, (found, wanted)
+        columns = [np.asarray(column, dtype=np.float64) for column in (*runs, labels)]
+        modes = {"": slice(None)}
         if data.task.name == "fluorescence":
-            for mode, rows in (("bright", wanted > BRIGHT_CUTOFF), ("dark", wanted <= BRIGHT_CUTOFF)):
-                if rows.any():
-                    yield f"{mode}_spearman", spearman, (found[rows], wanted[rows])
-                    yield f"{mode}_mse", mean_squared_error, (found[rows], wanted[rows])
+            modes |= {"bright_": columns[-1] > BRIGHT_CUTOFF, "dark_": columns[-1] <= BRIGHT_CUTOFF}
+        for mode, rows in modes.items():
+            chosen = tuple(column[rows] for column in columns)
+            if len(chosen[0]):
+                yield f"{mode}spearman", _mean_over_runs(spearman), chosen
+                yield f"{mode}mse", _mean_over_runs(mean_squared_error), chosen
     elif data.task.kind == "classification":
-        right = np.asarray(predictions) == np.asarray(labels)
-        yield name, accuracy, (right.astype(np.float64), np.ones(len(right)))
+        right = [(np.asarray(predictions) == np.asarray(labels)).astype(np.float64) for predictions in runs]
+        yield name, _mean_over_runs(accuracy), (*right, np.ones(len(labels)))
     else:
-        right, scored = np.zeros(len(labels)), np.zeros(len(labels))
-        for row, (predicted, wanted) in enumerate(zip(predictions, labels, strict=True)):
-            right[row], scored[row] = _right_residues(predicted, wanted)
-        yield name, accuracy, (right, scored)
+        labels = [np.asarray(wanted) for wanted in labels]
+        right = [
+            np.array([_right_residues(*pair) for pair in zip(predictions, labels, strict=True)], dtype=np.float64)
+            for predictions in runs
+        ]
+        scored = np.array([(wanted != IGNORE_INDEX).sum() for wanted in labels], dtype=np.float64)
+        yield name, _mean_over_runs(accuracy), (*right, scored)
 
 
-def _right_residues(predicted: Sequence, wanted: Sequence) -> tuple[int, int]:
-    """How many residues are right, and how many are scored; residues that were not read are wrong."""
-    predicted, wanted = np.asarray(predicted), np.asarray(wanted)
-    right = (predicted == wanted[: len(predicted)]) & (wanted[: len(predicted)] >= 0)
-    return int(right.sum()), int((wanted != IGNORE_INDEX).sum())
+def _right_residues(predicted: Sequence, wanted: np.ndarray) -> int:
+    """How many residues are right; those that were not read are not."""
+    wanted = wanted[: len(predicted)]
+    return int(((np.asarray(predicted) == wanted) & (wanted >= 0)).sum())
