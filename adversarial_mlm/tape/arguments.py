@@ -57,7 +57,7 @@ class TapeArguments:
     max_records: int | None = field(default=None, metadata={"help": "Use at most so many records of each split."})
     seeds: list[int] = field(
         default_factory=lambda: [0],
-        metadata={"help": "Of what is random: fine-tuning, fresh encoders, drawn proteins."},
+        metadata={"help": "Of what is random: fine-tuning, fresh encoders, draws."},
     )
     grid: list[str] = field(
         default_factory=list, metadata={"help": "finetune: search over options first, as learning_rate=1e-5,1e-4."}
@@ -209,6 +209,10 @@ def _check_effect(args: TapeArguments, settings: FinetuneSettings) -> None:
                 raise ValueError(f"{name} is set, but has an effect with mode: {' or '.join(modes)} only")
     if not args.use_feature_cache and args.feature_cache_dir:
         raise ValueError("feature_cache_dir is given, but with use_feature_cache: false nothing is kept")
+    if args.mode == "zero_shot":
+        for name in ("valid_file", "test_file", "split_column", "mask_column", "id_column"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"{name} is given, but mode: zero_shot reads train_file alone and trains nothing")
     for name, default in _defaults(FinetuneSettings).items():
         if getattr(settings, name) == default:
             continue

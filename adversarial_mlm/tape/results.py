@@ -222,11 +222,14 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
     name = result["headline"][split]
-    method = f"{result['method']}, {result['model']}" if result["model"] else result["method"]
+    method = result["method"]
+    if result["model"]:
+        method += f", {os.path.basename(result['model'].rstrip('/')) or result['model']}"
     against = result.get("against", {}).get(split)
     verdict = ""
     if against is not None:
         factor, unit = _unit(name)
+        unit = " points" if unit else ""
         verdict = f"{against['difference'] * factor:+.{_digits(name)}f}{unit} to {against['baseline']}"
         verdict += "" if against["beaten"] else " !"
     return (method, *_figure_cells(name, result["figures"][split][name]), verdict)
