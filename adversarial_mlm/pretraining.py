@@ -26,6 +26,7 @@ from .modeling_noiser import NoiserModel
 from .noising import MaskingRules
 from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
 from .run_log import METRICS_FILE
+from .tape.callback import ProbeCallback
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
 from .trainer import ARGUMENTS_FILE, AdversarialMLMTrainer
 
@@ -241,6 +242,7 @@ def build_trainer(
         )
     except ValueError as error:
         raise RecipeError(str(error)) from error
+    _add_probes(recipe, trainer)
     records = data.facts.get("train_records")
     trainer.run_facts["data"] = f"{' '.join(recipe.data.train_data)}" + (f", {records} proteins" if records else "")
     if recipe.model.model_name_or_path:
@@ -248,6 +250,21 @@ def build_trainer(
     trainer.run_facts["command"] = f"`{_command_without_tokens(sys.argv)}`"
     trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
+
+
+def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
+    probes = recipe.probe
+    if probes.probe_tasks:
+        trainer.add_callback(
+            ProbeCallback(
+                trainer,
+                probes.probe_tasks,
+                probes.probe_data_dir,
+                every=probes.probe_steps or 1000,
+                max_records=probes.probe_max_records or 1000,
+                max_length=recipe.data.max_length,
+            )
+        )
 
 
 def _command_without_tokens(argv: list[str]) -> str:

@@ -93,7 +93,9 @@ class TapeArguments:
     update_card: bool = field(
         default=False, metadata={"help": "Write the results into the card in model_name_or_path, a folder."}
     )
-    use_cpu: bool = field(default=False, metadata={"help": "Use the CPU even where there is a GPU."})
+    use_cpu: bool = field(
+        default=False, metadata={"help": "Use the CPU even where there is a GPU (finetune: accelerate launch --cpu)."}
+    )
 
 
 def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
@@ -209,6 +211,8 @@ def _check_effect(args: TapeArguments, settings: FinetuneSettings) -> None:
                 raise ValueError(f"{name} is set, but has an effect with mode: {' or '.join(modes)} only")
     if not args.use_feature_cache and args.feature_cache_dir:
         raise ValueError("feature_cache_dir is given, but with use_feature_cache: false nothing is kept")
+    if args.mode == "finetune" and args.use_cpu:
+        raise ValueError("use_cpu is set, but with mode: finetune the device is chosen by accelerate launch --cpu")
     if args.mode == "zero_shot":
         for name in ("valid_file", "test_file", "split_column", "mask_column", "id_column"):
             if getattr(args, name) is not None:

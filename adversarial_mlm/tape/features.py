@@ -199,7 +199,8 @@ def _hidden_states(
     special = max_length - collator.max_residues
     parts = _parts([len(sequence) for sequence in sequences], collator.max_residues)
     mixed = dtype == "bfloat16"
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+    # no inference mode: what a module keeps from here, such as tables of rotations, may be trained with later
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
         for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, batch_tokens):
             examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
             batch = {name: tensor.to(device) for name, tensor in collator(examples).items()}

@@ -1,6 +1,7 @@
 """Frozen probes: a linear head on what an encoder says, without a single update of the encoder."""
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -58,12 +59,14 @@ class ProbeResult:
         valid_score (`float`): The figure by which validation chose.
         settings (`dict`): What it chose.
         seed_matters (`bool`): Whether another seed would give another result.
+        seconds (`dict[str, float]`): What `features` took (little if they were kept), and all with the head `in_all`.
     """
 
     predictions: dict[str, Any]
     valid_score: float
     settings: dict[str, Any] = field(default_factory=dict)
     seed_matters: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def probe(
@@ -92,10 +95,14 @@ def probe(
         ValueError: If the tokenizer has no residues, or an option is out of range.
     """
     settings = settings or ProbeSettings()
+    began = time.monotonic()
     features = _Features(model, tokenizer, settings, cache)
     if data.task.kind == "token_classification":
-        return _probe_residues(data, features, settings.max_train_residues, seed)
-    return _probe_proteins(data, features, segments_for(model.config.hidden_size))
+        result = _probe_residues(data, features, settings.max_train_residues, seed)
+    else:
+        result = _probe_proteins(data, features, segments_for(model.config.hidden_size))
+    result.seconds = {"features": features.seconds, "in_all": time.monotonic() - began}
+    return result
 
 
 class _Features:
@@ -110,6 +117,7 @@ class _Features:
     ):
         self.model, self.tokenizer, self.cache = model, tokenizer, cache
         self.options = settings.encoding()
+        self.seconds = 0.0
         self.options["max_length"] = settings.max_length or default_max_length(model, tokenizer)
         self.key = None
         if cache is not None:
@@ -131,10 +139,14 @@ class _Features:
         return self._cached({"residues": True}, sequences, compute)
 
     def _cached(self, of_what: dict[str, Any], sequences: list[str], compute) -> np.ndarray:
+        began = time.monotonic()
         if self.cache is None:
-            return compute()
-        digest = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
-        return self.cache.get({**self.key, **of_what, "sequences": digest}, compute)
+            found = compute()
+        else:
+            digest = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
+            found = self.cache.get({**self.key, **of_what, "sequences": digest}, compute)
+        self.seconds += time.monotonic() - began
+        return found
 
 
 def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> ProbeResult:

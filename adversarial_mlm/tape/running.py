@@ -114,9 +114,9 @@ def _probes(
     def runs(make: Callable[[int], PreTrainedModel], label: str, each_differs: bool) -> tuple[list, list[int]]:
         found = []
         for seed in args.seeds:
-            began = time.monotonic()
             result = probe(data, make(seed), tokenizer, settings, seed=seed, cache=cache)
-            logger.info("%s: %s, seed %d: %.1f s", data.task.name, label, seed, time.monotonic() - began)
+            seconds = result.seconds["features"], result.seconds["in_all"] - result.seconds["features"]
+            logger.info("%s: %s, seed %d: features %.1f s, head %.1f s", data.task.name, label, seed, *seconds)
             found.append(result)
             if not (each_differs or result.seed_matters):
                 return found, []

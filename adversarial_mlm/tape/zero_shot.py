@@ -34,7 +34,7 @@ _BATCH_TOKENS = 4096
 _SUBSTITUTION = re.compile(r"([A-Z])([0-9]+)([A-Z])")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def marginals(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -166,6 +166,8 @@ def score_variants(
 def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict[str, Any]]:
     """Correlation of the scores with what was measured, for every task of the command line.
 
+    The baseline beside it is the number of substitutions: the fewer, the better.
+
     Returns:
         `list[dict]`: Records as from [`record`].
 
@@ -181,7 +183,7 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
     model = model.to(device).eval()
     records = []
     for data, wild_type in prepared:
-        predictions, kept = {}, {}
+        predictions, counted, kept = {}, {}, {}
         for split, dataset in data.splits.items():
             if split == "train":
                 continue
@@ -201,13 +203,29 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
                     f"the wild type ({len(wild_type)} residues)."
                 )
             kept[split], predictions[split] = dataset.select(rows), scores[rows]
-        records.append(_record(args, data, kept, predictions, max_length))
+            counted[split] = -np.array([len(substitutions(wild_type, item)) for item in kept[split]["sequence"][:]])
+        data = _restricted(data, kept)
+        method = f"zero-shot, {args.marginals.replace('_', ' ')} marginals"
+        baselines = {"fewer substitutions": [counted]}
+        settings = {"marginals": args.marginals, "max_length": max_length}
+        samples = args.bootstrap_samples
+        records.append(
+            record(
+                data,
+                method,
+                [predictions],
+                model=args.model_name_or_path,
+                settings=settings,
+                baselines=baselines,
+                bootstrap_samples=samples,
+            )
+        )
+        records += [record(data, name, runs, bootstrap_samples=samples) for name, runs in baselines.items()]
     return records
 
 
-def _record(
-    args: TapeArguments, data: TaskData, kept: dict[str, Dataset], predictions: dict[str, Any], max_length: int | None
-) -> dict[str, Any]:
+def _restricted(data: TaskData, kept: dict[str, Dataset]) -> TaskData:
+    """The data with the records that could be scored, and a note of how many could not."""
     facts = {**data.facts, "notes": list(data.facts["notes"])}
     facts["rows"] = {split: len(dataset) for split, dataset in kept.items()}
     facts["fingerprints"] = {split: fingerprint(dataset) for split, dataset in kept.items()}
@@ -219,14 +237,7 @@ def _record(
                 "than the wild type, or a residue without a token."
             )
             logger.warning("%s: %s", data.task.name, facts["notes"][-1])
-    return record(
-        dataclasses.replace(data, splits=kept, facts=facts),
-        f"zero-shot, {args.marginals.replace('_', ' ')} marginals",
-        [predictions],
-        model=args.model_name_or_path,
-        settings={"marginals": args.marginals, "max_length": max_length},
-        bootstrap_samples=args.bootstrap_samples,
-    )
+    return dataclasses.replace(data, splits=kept, facts=facts)
 
 
 def _tape_variants(args: TapeArguments, name: str) -> TaskData:
