@@ -88,8 +88,16 @@ def test_proteins_are_drawn_until_they_have_enough_residues(learnable, backbone,
     some = [probe(data, backbone, tokenizer, settings, seed=seed) for seed in (0, 0, 1)]
     assert all(result.seed_matters and "train" not in result.predictions for result in some)
     assert 3500 / 50 <= some[0].settings["train_proteins"] <= 3500 / 30 + 1
-    valid = [np.concatenate(result.predictions["valid"]) for result in some]
-    assert np.array_equal(valid[0], valid[1]) and not np.array_equal(valid[0], valid[2])
+    first, again, _ = (np.concatenate(result.predictions["valid"]) for result in some)
+    assert np.array_equal(first, again)
+
+
+def test_the_seed_says_which_proteins_are_drawn():
+    labels = [np.where(np.arange(30) < 10, -100, 0) for _ in range(50)]
+    first, again, other = (probes._draw_proteins(labels, 400, seed) for seed in (0, 0, 1))
+    assert len(first) == len(other) == 20  # of 20 residues with a label each
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert len(probes._draw_proteins(labels, 10**6, 0)) == 50
 
 
 def test_a_residues_head_sees_its_neighbours_and_zeros_beyond_the_ends(backbone, tokenizer):
