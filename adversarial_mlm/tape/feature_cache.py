@@ -119,13 +119,14 @@ def _write(path: Path, array: np.ndarray, key: str) -> None:
         (path, lambda file: np.save(file, array, allow_pickle=False)),
         (path.with_suffix(".json"), lambda file: file.write(json.dumps(facts, indent=1).encode())),
     ):
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
                 write(file)
-            except OSError:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, target)
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(temporary)
+            raise
 
 
 def _checksum(array: np.ndarray) -> str:

@@ -49,6 +49,7 @@ def record(
     seeds: Sequence[int] = (),
     settings: Mapping[str, Any] | None = None,
     baselines: Mapping[str, Baseline] | None = None,
+    is_baseline: bool = False,
     bootstrap_samples: int = 1000,
 ) -> dict[str, Any]:
     """Score one method on all splits but train.
@@ -62,6 +63,7 @@ def record(
         settings (`Mapping`, *optional*): Options and what validation chose.
         baselines (`Mapping[str, list]`, *optional*): By name, predictions by split of each run of a baseline. The
             best of them on a split is what has to be beaten there.
+        is_baseline (`bool`, defaults to `False`): Whether this is a baseline itself, which no card gets.
         bootstrap_samples (`int`, defaults to 1000): As of [`score`].
 
     Returns:
@@ -78,6 +80,7 @@ def record(
         "model": model,
         "settings": dict(settings or {}),
         "seeds": list(seeds),
+        "is_baseline": is_baseline,
         "data": _short(data),
         "notes": data.facts["notes"],
         "as_in_paper": _same_data_as_tape(data),
@@ -209,7 +212,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         for result in of_split:
             rows.append((f"{task} {target}", split, *_cells(result, split)))
             for name, figure in result["figures"][split].items():
-                if name.startswith(("bright_spearman", "dark_spearman")):
+                if name in ("bright_spearman", "dark_spearman") and figure["value"] is not None:
                     mode = name.removesuffix("_spearman")
                     rows.append(("", f"  {mode}", result["method"], *_figure_cells(name, figure), ""))
         if (task, target, split) in PAPER:
@@ -280,9 +283,11 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
     """Headline figures on tests as entries of a card's `model-index`; without baselines and undefined figures."""
     entries = []
     for result in results:
+        if result["is_baseline"]:
+            continue
         for split, figures in result["figures"].items():
             name = result["headline"][split]
-            if not result["model"] or split == "valid" or figures[name]["value"] is None:
+            if split == "valid" or figures[name]["value"] is None:
                 continue
             entries.append(
                 EvalResult(

@@ -62,7 +62,10 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
             results = _finetuned(args, data, settings, baselines)
         samples = args.bootstrap_samples
         records += results
-        records += [record(data, label, found, bootstrap_samples=samples) for label, found in baselines.items()]
+        records += [
+            record(data, label, found, is_baseline=True, bootstrap_samples=samples)
+            for label, found in baselines.items()
+        ]
     return records
 
 
@@ -132,6 +135,7 @@ def _probes(
             seeds=seeds,
             settings={**options, "chosen": chosen[0] if len(chosen) == 1 else chosen},
             baselines=against,
+            is_baseline=UNTRAINED in method,
             bootstrap_samples=args.bootstrap_samples,
         )
 
@@ -171,6 +175,7 @@ def _finetuned(
             seeds=args.seeds,
             settings=options,
             baselines=against,
+            is_baseline=UNTRAINED in method,
             bootstrap_samples=args.bootstrap_samples,
         )
         return written, runs

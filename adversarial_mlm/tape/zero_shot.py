@@ -220,7 +220,9 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
                 bootstrap_samples=samples,
             )
         )
-        records += [record(data, name, runs, bootstrap_samples=samples) for name, runs in baselines.items()]
+        records += [
+            record(data, name, runs, is_baseline=True, bootstrap_samples=samples) for name, runs in baselines.items()
+        ]
     return records
 
 

@@ -130,7 +130,7 @@ def test_a_damaged_file_of_results_is_named_and_stays(tmp_path, text):
 
 def test_entries_of_a_card_are_of_tests_and_of_encoders(fluorescence, predictions):
     of_encoder = record(fluorescence, "probe", [predictions], model="m", bootstrap_samples=0)
-    of_baseline = record(fluorescence, "mean", [predictions], bootstrap_samples=0)
+    of_baseline = record(fluorescence, "twin", [predictions], model="m", is_baseline=True, bootstrap_samples=0)
     (entry,) = eval_results([of_encoder, of_baseline])
     assert entry.dataset_split == "test" and entry.metric_type == "spearman"
     assert entry.metric_value == of_encoder["figures"]["test"]["spearman"]["value"]
