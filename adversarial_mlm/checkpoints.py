@@ -97,7 +97,7 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(name_or_path, **where)
         if hasattr(config, "encoder_config"):
-            raise CheckpointError(f"{said}, a {config.model_type} that holds an encoder; an encoder itself is needed")
+            raise CheckpointError(f"{said}, which has an encoder in it and is none itself ({config.model_type})")
         if from_scratch:
             model, report = new_backbone(config), None
         else:

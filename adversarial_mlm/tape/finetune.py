@@ -70,7 +70,7 @@ def finetune(
         ValueError: If an option does not suit the task or the encoder, if the loss is not finite, or if `output_dir`
             holds something else.
     """
-    start = _prepare(data, model_name_or_path, settings or FinetuneSettings(), from_scratch, revision)
+    start = _prepare(data, _load(model_name_or_path, revision, from_scratch), settings or FinetuneSettings())
     splits = [split for split in data.splits if split != "train"]
     fingerprint = start.fingerprint(data, ["train", *splits])
     if os.path.isfile(os.path.join(output_dir, RESULT_FILE)):
@@ -81,7 +81,7 @@ def finetune(
     trainer, seconds = _train(data, start, output_dir)
     with _quiet_transformers():
         trainer.model.save_pretrained(output_dir)
-        start.tokenizer.save_pretrained(output_dir)
+        start.backbone.tokenizer.save_pretrained(output_dir)
         model = ProteinTaskModel.from_pretrained(output_dir).to(trainer.args.device)
     predictions = {
         split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)
@@ -185,7 +185,8 @@ def grid_search(
             score, or as [`finetune`].
     """
     candidates = _combinations(base_settings.replace({"seed": seed}), grid)
-    starts = (_prepare(data, model_name_or_path, settings, from_scratch, revision) for _, settings in candidates)
+    backbone = _load(model_name_or_path, revision, from_scratch)
+    starts = [_prepare(data, backbone, settings) for _, settings in candidates]
     os.makedirs(output_dir, exist_ok=True)
     path = Path(output_dir, TRIALS_FILE)
     finished = {trial["fingerprint"]: trial for trial in _read_trials(path)}
@@ -256,22 +257,36 @@ def _try(data: TaskData, start: "_Start", output_dir: str) -> dict[str, Any]:
 
 
 @dataclass
+class _Backbone:
+    """An encoder as it was loaded; `digest` is of its weights, `None` where they do not matter."""
+
+    name: str
+    encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str | None
+
+
+def _load(model_name_or_path: str, revision: str | None, from_scratch: bool) -> _Backbone:
+    with _quiet_transformers():
+        encoder, tokenizer = load_backbone(model_name_or_path, revision, from_scratch=from_scratch)
+    return _Backbone(model_name_or_path, encoder, tokenizer, None if from_scratch else _digest(encoder))
+
+
+@dataclass
 class _Start:
     """What a run starts from, checked."""
 
     settings: FinetuneSettings
     config: TaskModelConfig
-    encoder: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    backbone: _Backbone
     collator: DataCollatorForTask
-    from_scratch: bool
 
     def build_model(self) -> ProteinTaskModel:
         """The model; the head is the same one for the same seed, whatever the weights of the encoder."""
         set_seed(self.settings.seed)
         model = ProteinTaskModel(self.config)
-        if not self.from_scratch:
-            model.encoder.load_state_dict(self.encoder.state_dict())
+        if self.backbone.digest is not None:
+            model.encoder.load_state_dict(self.backbone.encoder.state_dict())
         model.encoder.requires_grad_(not self.settings.frozen_encoder)
         model.encoder_dropout = self.settings.encoder_dropout
         return model
@@ -284,9 +299,9 @@ class _Start:
             "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_THE_RESULT},
             "task": [data.task.kind, data.classes],
             "data": {split: data.facts["fingerprints"][split] for split in splits},
-            "config": self.config.to_dict(),
+            "config": _without_origin(self.config.to_dict()),
             "tokens": [table.ids.tolist(), table.prefix, table.suffix, self.collator.pad_token_id],
-            "weights": None if self.from_scratch else _digest(self.encoder),
+            "weights": self.backbone.digest,
         }
         return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -307,30 +322,26 @@ class _Start:
         return cut
 
 
-def _prepare(
-    data: TaskData, model_name_or_path: str, settings: FinetuneSettings, from_scratch: bool, revision: str | None
-) -> _Start:
+def _prepare(data: TaskData, backbone: _Backbone, settings: FinetuneSettings) -> _Start:
     kind = data.task.kind
     head = HEADS[kind][0] if settings.head is None else settings.head
     check_head(kind, head)
     if "valid" not in data.splits:
         raise ValueError(f"{data.task.name} has no valid split, which early stopping needs")
-    with _quiet_transformers():
-        encoder, tokenizer = load_backbone(model_name_or_path, revision, from_scratch=from_scratch)
-    max_length = settings.row_length(number_of_positions(encoder))
-    collator = DataCollatorForTask(tokenizer, kind, max_length)
-    table, embeddings = collator.table, encoder.get_input_embeddings().num_embeddings
+    max_length = settings.row_length(number_of_positions(backbone.encoder))
+    collator = DataCollatorForTask(backbone.tokenizer, kind, max_length)
+    table, embeddings = collator.table, backbone.encoder.get_input_embeddings().num_embeddings
     largest = max(table.ids.max(), collator.pad_token_id, *table.prefix, *table.suffix)
     if largest >= embeddings:
         raise ValueError(
-            f"model_name_or_path is {model_name_or_path}, whose encoder has {embeddings} token embeddings, but whose "
+            f"model_name_or_path is {backbone.name}, whose encoder has {embeddings} token embeddings, but whose "
             f"tokenizer has a token {largest}"
         )
     if head == "cls" and not table.prefix:
         raise ValueError("head: cls needs a token in front of the protein, and the tokenizer puts none there")
     numbers = {"num_labels": len(data.classes)} if data.classes else _moments(data)
     config = TaskModelConfig(
-        encoder_config=encoder.config.to_dict(),
+        encoder_config=_without_origin(backbone.encoder.config.to_dict()),
         kind=kind,
         head=head,
         head_size=settings.head_size,
@@ -341,7 +352,7 @@ def _prepare(
     if data.classes:
         config.id2label = dict(enumerate(data.classes))
         config.label2id = {name: number for number, name in enumerate(data.classes)}
-    return _Start(settings, config, encoder, tokenizer, collator, from_scratch)
+    return _Start(settings, config, backbone, collator)
 
 
 def _moments(data: TaskData) -> dict[str, float]:
@@ -360,6 +371,12 @@ def _train(data: TaskData, start: _Start, output_dir: str) -> tuple[TaskTrainer,
     seconds = time.monotonic() - began
     trainer.load_best()
     return trainer, seconds
+
+
+def _without_origin(config: dict) -> dict:
+    """A configuration without the folder that it was read from, and without the version of transformers."""
+    plain = {name: value for name, value in config.items() if name not in ("transformers_version", "_name_or_path")}
+    return {name: _without_origin(value) if isinstance(value, dict) else value for name, value in plain.items()}
 
 
 def _digest(encoder: PreTrainedModel) -> str:

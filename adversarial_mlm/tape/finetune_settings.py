@@ -22,7 +22,8 @@ class FinetuneSettings:
         head_dropout (`float`, *optional*): By default 0.5 for `attention` and `mean`, 0 for the others.
         learning_rate (`float`, *optional*, defaults to 1e-4): Of the head, and of the encoder's top.
         encoder_learning_rate_decay (`float`, *optional*, defaults to 1.0): By what the rate is multiplied with every
-            layer further down: once for the last layer, L + 1 times for the embeddings below L layers.
+            layer further down: once for the last layer, L + 1 times for the embeddings below L layers. What is in
+            neither, such as a last norm, has the full rate.
         weight_decay (`float`, *optional*, defaults to 0.01): AdamW's, of the matrices; not of norms and biases.
         batch_size (`int`, *optional*, defaults to 32): Proteins that are read together.
         gradient_accumulation (`int`, *optional*, defaults to 1): Batches to an update. Their losses are weighted as

@@ -99,7 +99,7 @@ def parameter_groups(model: ProteinTaskModel, settings: FinetuneSettings) -> lis
 
 
 def _depths(model: ProteinTaskModel) -> dict[nn.Parameter, int]:
-    """How far down a parameter is: 1 in the encoder's last layer; what is above it is not listed."""
+    """How far down a parameter is: 1 in the encoder's last layer; what is in no layer nor below them is not listed."""
     below, layers = below_and_layers(model.encoder)
     if not layers:
         raise ValueError(
@@ -234,6 +234,7 @@ def _training_arguments(settings: FinetuneSettings, proteins: int, output_dir: s
         metric_for_best_model="score",
         greater_is_better=True,
         logging_nan_inf_filter=False,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to=settings.report_to,
