@@ -44,12 +44,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used as asked; the message is one sentence that names it."""
 
 
-def load_encoder(name_or_path: str, revision: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(
+    name_or_path: str, revision: str | None = None, *, needs_head: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked language model and its tokenizer, in float32.
 
     Args:
         name_or_path (`str`): A folder, or a model's name on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        needs_head (`bool`, *optional*, defaults to `False`): Whether a missing head is refused, too.
 
     Returns:
         `PreTrainedModel` (as `AutoModelForMaskedLM` makes it) and `PreTrainedTokenizerBase`.
@@ -67,6 +70,8 @@ def load_encoder(name_or_path: str, revision: str | None = None) -> tuple[PreTra
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
     _check_weights(said, model, report)
+    if needs_head and report["missing_keys"]:
+        raise CheckpointError(f"{said}, which has no masked-language-modelling head")
     _check_no_decoder(said, model)
     return model, tokenizer
 

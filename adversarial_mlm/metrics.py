@@ -20,9 +20,7 @@ from datasets import Sequence as SequenceOf
 
 from . import statistics
 from .losses import IGNORE_INDEX
-
-BRIGHT_CUTOFF = 2.0
-"""A protein is bright if its log fluorescence is above this value, else dark, as in TAPE's published analysis."""
+from .statistics import BRIGHT_CUTOFF
 
 HOMOLOGY_LEVELS = ("fold", "superfamily", "family")
 

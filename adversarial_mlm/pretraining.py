@@ -26,6 +26,7 @@ from .modeling_noiser import NoiserModel
 from .noising import MaskingRules
 from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
 from .run_log import METRICS_FILE
+from .tape.callback import ProbeCallback
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
 from .trainer import ARGUMENTS_FILE, AdversarialMLMTrainer
 
@@ -256,10 +257,26 @@ def build_trainer(
     except ValueError as error:
         raise RecipeError(str(error)) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
+    _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
     trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
+
+
+def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
+    probes = recipe.probe
+    if probes.probe_tasks:
+        trainer.add_callback(
+            ProbeCallback(
+                trainer,
+                probes.probe_tasks,
+                probes.probe_data_dir,
+                every=probes.probe_steps or 1000,
+                max_records=probes.probe_max_records or 1000,
+                max_length=recipe.data.max_length,
+            )
+        )
 
 
 def check_output_dir(recipe: Recipe) -> str | None:

@@ -22,6 +22,7 @@ from . import presets
 from .configuration_noiser import BACKBONES, VIEWS
 from .model_card import LICENSES
 from .noising import SAMPLERS, SELECTIONS
+from .tape import callback
 from .training_args import AdversarialMLMTrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
@@ -163,6 +164,23 @@ class RunArguments:
 
 
 @dataclass
+class ProbeArguments:
+    """Frozen probes on downstream tasks while training goes on."""
+
+    probe_tasks: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Tasks of TAPE to probe the encoder on, such as fluorescence; none by default."},
+    )
+    probe_data_dir: str | None = field(default=None, metadata={"help": "Folder with their data."})
+    probe_steps: int | None = field(
+        default=None, metadata={"help": "Updates of the encoder between two probes; 1,000 by default."}
+    )
+    probe_max_records: int | None = field(
+        default=None, metadata={"help": "Records of each split that a probe uses; 1,000 by default."}
+    )
+
+
+@dataclass
 class Recipe:
     """Every option of a run."""
 
@@ -170,6 +188,7 @@ class Recipe:
     model: ModelArguments
     masking: MaskingArguments
     run: RunArguments
+    probe: ProbeArguments
     training: AdversarialMLMTrainingArguments
 
     def resolved(self) -> dict[str, Any]:
@@ -178,7 +197,7 @@ class Recipe:
         Without tokens, and without `resume_from_checkpoint`, which is about one start of a run and not about the run.
         """
         ours = {}
-        for part in (self.data, self.model, self.masking, self.run):
+        for part in (self.data, self.model, self.masking, self.run, self.probe):
             ours.update(dataclasses.asdict(part))
         theirs = {
             name: value
@@ -198,7 +217,10 @@ class Recipe:
         return path
 
 
-_PARTS = (DataArguments, ModelArguments, MaskingArguments, RunArguments, AdversarialMLMTrainingArguments)
+_PARTS = (
+    *(DataArguments, ModelArguments, MaskingArguments, RunArguments, ProbeArguments),
+    AdversarialMLMTrainingArguments,
+)
 
 
 def parse_recipe(argv: list[str]) -> Recipe:
@@ -242,6 +264,11 @@ def parse_recipe(argv: list[str]) -> Recipe:
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
         _refuse(parser, f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
     _check_license(parser, recipe.model)
+    probes = recipe.probe
+    try:
+        callback.check_options(probes.probe_tasks, probes.probe_data_dir, probes.probe_steps, probes.probe_max_records)
+    except ValueError as error:
+        _refuse(parser, f"{source}{error}")
     # an empty text is how to unset a recipe's option on the command line
     recipe.run.background_gate = recipe.run.background_gate or None
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+BRIGHT_CUTOFF = 2.0
+"""A protein is bright if its log fluorescence is above this value, else dark, as in TAPE's published analysis."""
+
 # What fits into the caches of a processor: 27,217 rows and 1,000 samples take half the time of one big block.
 _WEIGHTS_AT_ONCE = 300_000
 

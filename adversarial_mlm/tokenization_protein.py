@@ -144,9 +144,7 @@ class ResidueVocabulary:
             `ValueError`: If the tokenizer lacks a mask token, a padding token or a standard residue.
         """
         vocabulary = tokenizer.get_vocab()
-        missing = [letter for letter in STANDARD_RESIDUES if letter not in vocabulary]
-        if missing:
-            raise ValueError(f"The tokenizer has no single token for the standard residue(s) {', '.join(missing)}.")
+        _check_residues(vocabulary)
         residue_letters = {
             vocabulary[letter]: letter for letter in STANDARD_RESIDUES + AMBIGUOUS_RESIDUES if letter in vocabulary
         }
@@ -159,6 +157,12 @@ class ResidueVocabulary:
             replacement_ids=tuple(vocabulary[letter] for letter in STANDARD_RESIDUES),
             residue_letters=residue_letters,
         )
+
+
+def _check_residues(vocabulary: dict[str, int]) -> None:
+    missing = [letter for letter in STANDARD_RESIDUES if letter not in vocabulary]
+    if missing:
+        raise ValueError(f"The tokenizer has no single token for the standard residue(s) {', '.join(missing)}.")
 
 
 def _required_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
@@ -201,10 +205,11 @@ class ByteTable:
             `ByteTable`
 
         Raises:
-            `ValueError`: If the tokenizer reads residues otherwise, or has no unknown token.
+            `ValueError`: If the tokenizer lacks a standard residue, reads residues otherwise, or has no unknown token.
         """
         unknown = _required_token_id(tokenizer, "unk")
         vocabulary = tokenizer.get_vocab()
+        _check_residues(vocabulary)
         ids = np.array([vocabulary.get(chr(byte), unknown) for byte in range(256)], dtype=np.int64)
         ids[np.isin(ids, tokenizer.all_special_ids)] = unknown  # a character of a file is no padding and no mask
         ids[list(string.ascii_lowercase.encode())] = ids[list(string.ascii_uppercase.encode())]

@@ -359,3 +359,18 @@ def test_proteins_that_are_too_short_for_a_mask_are_counted_and_said(make_recipe
     assert "3 of 7 proteins are so short (at most 4 residues) that the noiser masks none of them" in caplog.text
     log = [json.loads(line) for line in open(tmp_path / "run" / "metrics.jsonl")]
     assert sum(entry.get("rows_without_mask", 0) for entry in log) >= 2
+
+
+def test_a_recipe_probes_the_encoder_on_tasks_while_it_trains(make_recipe, tmp_path, proteins):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for number, split in enumerate(("train", "valid", "test")):
+        rows = [
+            {"primary": protein[:40], "log_fluorescence": protein[:40].count("K")} for protein in proteins[number:90:3]
+        ]
+        (folder / f"fluorescence_{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pretrain(make_recipe(probe_tasks="fluorescence", probe_data_dir=folder, probe_steps=2, probe_max_records=20))
+    log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    figures = {entry["step"]: entry["probe_fluorescence_spearman"] for entry in log if "probe_seconds" in entry}
+    assert list(figures) == [2, 4] and all(-1 <= value <= 1 for value in figures.values())
+    assert "probe_steps: 2" in (tmp_path / "run" / "recipe.yaml").read_text()

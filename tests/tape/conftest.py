@@ -139,3 +139,33 @@ def real_data(repository):
     if not folder.is_dir():
         pytest.skip("the published data are not here; ADVERSARIAL_MLM_DATA names their folder")
     return folder
+
+
+@pytest.fixture
+def learnable(write_split, tmp_path):
+    """A folder with tasks whose labels follow from the residues: the share of K, which of D and W is more frequent,
+    and whether a residue is followed by one of the first half of the alphabet."""
+
+    def write(train=150, others=60):
+        generator = np.random.default_rng(5)
+        for task, target in (
+            ("fluorescence", "log_fluorescence"),
+            ("remote_homology", "fold_label"),
+            ("secondary_structure", "ss3"),
+        ):
+            for split in SPLITS[task]:
+                records = []
+                for index in range(train if split == "train" else others):
+                    weights = generator.dirichlet(np.ones(len(LETTERS)))
+                    length = 40 if task == "fluorescence" else int(generator.integers(30, 50))
+                    sequence = "".join(generator.choice(list(LETTERS), length, p=weights))
+                    label = {
+                        "log_fluorescence": sequence.count("K") / length + 0.01 * generator.normal(),
+                        "fold_label": int(sequence.count("D") > sequence.count("W")),
+                        "ss3": "".join("H" if after in LETTERS[:10] else "C" for after in sequence[1:] + "Y"),
+                    }[target]
+                    records.append({"id": str(index), "primary": sequence, target: label, "num_mutations": index % 4})
+                write_split(tmp_path / task / f"{task}_{split}", ".jsonl", records)
+        return tmp_path
+
+    return write

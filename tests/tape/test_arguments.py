@@ -1,0 +1,76 @@
+import pytest
+
+from adversarial_mlm.tape.arguments import parse_arguments, read_grid
+
+COMMON = ["--model_name_or_path", "m", "--data_dir", "d"]
+OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.csv", "--target", "y"]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--task", "fluorescense", *COMMON], "there is no task 'fluorescense'; did you mean 'fluorescence'?"),
+        ([*COMMON], "task is missing"),
+        (["--task", "fluorescence", "--modle", "x", *COMMON], "unknown option 'modle' on the command line; did you"),
+        (["--task", "fluorescence", *COMMON, "--mode", "linear"], "invalid choice: 'linear'"),
+        (["--task", "stability", "stability", *COMMON], "task names one task twice"),
+        (["--task", "stability", "--data_dir", "d"], "model_name_or_path is missing"),
+        (["--task", "stability", "--model_name_or_path", "m"], "data_dir is missing"),
+        (["--task", "all", *COMMON, "--mode", "baselines"], "mode: baselines uses no encoder"),
+        (["--task", "all", *COMMON, "--mode", "finetune"], "output_dir is missing"),
+        (["--task", "all", *COMMON, "--target", "x"], "target is given, which is for one task, but there are 4"),
+        (["--task", "stability", *COMMON, "--labels", "ss8"], "labels is ss8, but secondary_structure is not among"),
+        (["--task", "secondary_structure", *COMMON, "--target", "ss8"], "secondary_structure takes labels"),
+        (["--task", "stability", *COMMON, "--train_file", "x"], "train_file is given, but belongs to a task of one's"),
+        (["--task", "stability", *COMMON, "--seeds", "1", "1"], "seeds must be different numbers"),
+        (["--task", "stability", *COMMON, "--max_records", "0"], "max_records must be at least 1, got 0"),
+        (["--task", "stability", *COMMON, "--learning_rate", "1e-3"], "learning_rate is set, but has an effect with"),
+        (["--task", "stability", *COMMON, "--grid", "seed=1"], "grid is set, but has an effect with mode: finetune"),
+        (["--task", "stability", *COMMON, "--seed", "1"], "the option of this script is seeds"),
+        (["--task", "stability", *COMMON, "--wild_type", "MK"], "wild_type is set, but has an effect with mode: zero"),
+        (["--task", "stability", *COMMON, "--mode", "finetune", "--output_dir", "o", "--layer", "1"], "layer is set"),
+        ([*OWN, "--data_dir", "d"], "data_dir is given, but belongs to TAPE's tasks"),
+        ([*OWN[:-2]], "target is missing, which task regression needs"),
+        (["--task", "regression", "stability", *OWN[2:]], "is one's own and cannot go together with others"),
+        ([*OWN, "--mode", "zero_shot", "--test_file", "x"], "zero_shot reads train_file alone"),
+        ([*OWN, "--use_feature_cache", "false", "--feature_cache_dir", "x"], "nothing is kept"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_said_in_one_sentence(capsys, words, sentence):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(words)
+    assert stop.value.code == 2
+    assert sentence in capsys.readouterr().err.strip().split("\n")[-1]
+
+
+def test_all_stands_for_the_four_tasks_and_options_of_fine_tuning_arrive():
+    args, settings = parse_arguments(
+        [
+            "--task",
+            "all",
+            *COMMON,
+            "--mode",
+            "finetune",
+            "--output_dir",
+            "o",
+            "--learning_rate",
+            "3e-5",
+            "--seeds",
+            "0",
+            "2",
+        ]
+    )
+    assert args.task == ["secondary_structure", "remote_homology", "fluorescence", "stability"]
+    assert settings.learning_rate == 3e-5 and settings.head is None and args.seeds == [0, 2]
+
+
+def test_a_grid_has_values_of_the_options_types():
+    grid = read_grid(["learning_rate=1e-5,1e-4", "batch_size=16,32", "head=mean", "frozen_encoder=true"])
+    assert grid == {"learning_rate": [1e-5, 1e-4], "batch_size": [16, 32], "head": ["mean"], "frozen_encoder": [True]}
+    for word, reason in (
+        ("learning_rate", "must look like"),
+        ("lerning_rate=1", "did you mean 'learning_rate'"),
+        ("batch_size=1.5", "where int must stand"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            read_grid([word])

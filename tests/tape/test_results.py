@@ -1,0 +1,150 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from adversarial_mlm.metrics import BrightAndDark, HomologyAccuracy, ResidueAccuracy, SpearmanCorrelation
+from adversarial_mlm.tape.results import add_to_card, eval_results, read_results, record, table, write_results
+from adversarial_mlm.tape.scoring import compare, headline_name, score
+from adversarial_mlm.tape.tasks import load_task
+
+
+@pytest.fixture
+def fluorescence(write_task):
+    def spread(splits):
+        for found in splits.values():
+            for index, row in enumerate(found):
+                row["log_fluorescence"] = np.array([1 + 0.05 * index])
+
+    return load_task("fluorescence", write_task("fluorescence", records=40, change=spread))
+
+
+@pytest.fixture
+def predictions(fluorescence):
+    generator = np.random.default_rng(0)
+    labels = {split: np.array(dataset["label"][:]) for split, dataset in fluorescence.splits.items()}
+    return {split: found + 0.3 * generator.normal(size=len(found)) for split, found in labels.items()}
+
+
+def test_figures_are_those_of_the_metrics(fluorescence, predictions):
+    labels = fluorescence.splits["test"]["label"][:]
+    found = score(fluorescence, "test", predictions["test"], bootstrap_samples=50)
+    metric = SpearmanCorrelation()
+    wanted = metric.compute(predictions=predictions["test"], references=labels, bootstrap_samples=50)
+    figure = found["spearman"]
+    assert (figure.value, figure.low, figure.high) == pytest.approx(tuple(wanted.values()))
+    modes = BrightAndDark().compute(predictions=predictions["test"], references=labels)
+    for mode in ("bright", "dark"):
+        assert found[f"{mode}_spearman"].value == pytest.approx(modes[f"{mode}_spearman"])
+        assert found[f"{mode}_mse"].value == pytest.approx(modes[f"{mode}_mse"])
+        assert found[f"{mode}_mse"].rows == modes[f"{mode}_proteins"]
+
+
+def test_tests_of_homology_have_the_names_of_their_levels(write_task):
+    data = load_task("remote_homology", write_task("remote_homology"))
+    for level in ("fold", "superfamily", "family"):
+        split = f"test_{level}_holdout"
+        labels = data.splits[split]["label"][:]
+        found = np.zeros(len(labels), dtype=int)
+        wanted = HomologyAccuracy().compute(predictions=found, references=labels, levels=[level] * len(labels))
+        assert list(score(data, split, found)) == [f"{level}_accuracy"]
+        assert score(data, split, found)[f"{level}_accuracy"].value == wanted[f"{level}_accuracy"]
+    assert headline_name(data, "valid") == "sequence_accuracy"
+
+
+def test_residues_that_were_not_read_are_wrong(write_task):
+    data = load_task("secondary_structure", write_task("secondary_structure"))
+    labels = data.splits["cb513"]["label"][:]
+    whole = [np.array(row) for row in labels]
+    assert score(data, "cb513", whole)["residue_accuracy"].value == 1.0
+    half = [row[: len(row) // 2] for row in whole]
+    padded = [np.concatenate([row, np.full(len(w) - len(row), -1)]) for row, w in zip(half, whole, strict=True)]
+    wanted = ResidueAccuracy().compute(predictions=padded, references=labels)["residue_accuracy"]
+    assert score(data, "cb513", half)["residue_accuracy"].value == pytest.approx(wanted)
+    assert 0 < wanted < 1
+
+
+def test_several_runs_are_scored_by_their_mean_and_spread(fluorescence, predictions):
+    labels = np.array(fluorescence.splits["test"]["label"][:])
+    runs = [{"test": predictions["test"]}, {"test": -labels}, {"test": labels}]
+    figure = record(fluorescence, "probe", runs, seeds=[0, 1, 2])["figures"]["test"]["spearman"]
+    by_seed = [spearmanr(run["test"], labels).statistic for run in runs]
+    assert figure["by_seed"] == pytest.approx(by_seed)
+    assert figure["value"] == pytest.approx(np.mean(by_seed)) and figure["std"] == pytest.approx(
+        np.std(by_seed, ddof=1)
+    )
+    assert figure["low"] < figure["value"] < figure["high"]
+
+
+def test_a_difference_is_of_the_same_resamples(fluorescence, predictions):
+    labels = np.array(fluorescence.splits["test"]["label"][:])
+    same = compare(fluorescence, "test", [predictions["test"]], [predictions["test"] * 2 + 1])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    better = compare(fluorescence, "test", [labels], [predictions["test"]])
+    assert 0 < better.low < better.value < better.high
+
+
+def test_a_result_is_marked_where_it_does_not_beat_the_best_baseline(fluorescence, predictions):
+    labels = {split: np.array(dataset["label"][:]) for split, dataset in fluorescence.splits.items()}
+    constant = {split: np.zeros(len(found)) for split, found in labels.items()}
+    baselines = {"mean": [constant], "noisy": [predictions]}
+    good = record(fluorescence, "probe", [labels], model="a/b", baselines=baselines)
+    assert good["against"]["test"]["baseline"] == "noisy" and good["against"]["test"]["beaten"]
+    same = record(fluorescence, "probe", [predictions], model="a/b", baselines=baselines)
+    assert not same["against"]["test"]["beaten"] and same["against"]["test"]["difference"] == 0
+    assert "!" not in table([good]) and "+0.000 to noisy !" in table([same])
+    assert "does not beat the best baseline" in table([same])
+    only_constant = record(fluorescence, "probe", [predictions], baselines={"mean": [constant]})
+    assert only_constant["against"] == {}
+
+
+def test_the_table_shows_undefined_figures_as_such_and_the_papers_with_a_footnote(fluorescence):
+    labels = {split: np.array(dataset["label"][:]) for split, dataset in fluorescence.splits.items()}
+    constant = record(fluorescence, "mean", [{split: found * 0 for split, found in labels.items()}])
+    assert constant["figures"]["test"]["spearman"]["value"] is None
+    text = table([constant])
+    assert "not defined" in text and "0.678 ± 0.002" in text and "(a) on other data than here" in text
+    constant["as_in_paper"] = True
+    assert "(a)" not in table([constant])
+
+
+def test_results_take_the_place_of_earlier_ones_of_the_same_kind(fluorescence, predictions, tmp_path):
+    first = record(fluorescence, "probe", [predictions], model="m", settings={"layer": 1}, bootstrap_samples=0)
+    other = record(fluorescence, "probe", [predictions], model="m", settings={"layer": 2}, bootstrap_samples=0)
+    path = write_results(tmp_path / "out", [first, other])
+    newer = {**first, "notes": ["newer"]}
+    write_results(tmp_path / "out", [newer])
+    assert read_results(tmp_path / "out") == [newer, other]
+    assert json.loads(path.read_text())["version"] == 1
+    assert [item.name for item in path.parent.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"version": 1, "results": [{}]}', '{"version": 9, "results": []}'])
+def test_a_damaged_file_of_results_is_named_and_stays(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(ValueError, match="results.json is no list of results"):
+        write_results(tmp_path, [])
+    assert (tmp_path / "results.json").read_text() == text
+
+
+def test_entries_of_a_card_are_of_tests_and_of_encoders(fluorescence, predictions):
+    of_encoder = record(fluorescence, "probe", [predictions], model="m", bootstrap_samples=0)
+    of_baseline = record(fluorescence, "twin", [predictions], model="m", is_baseline=True, bootstrap_samples=0)
+    (entry,) = eval_results([of_encoder, of_baseline])
+    assert entry.dataset_split == "test" and entry.metric_type == "spearman"
+    assert entry.metric_value == of_encoder["figures"]["test"]["spearman"]["value"]
+
+
+def test_results_are_read_back_from_a_card(fluorescence, predictions, tmp_path):
+    model_card = pytest.importorskip("adversarial_mlm.model_card")
+    if not hasattr(model_card, "add_results"):
+        pytest.skip("cards take no results yet")
+    from huggingface_hub import ModelCard
+
+    (tmp_path / "README.md").write_text("---\nlibrary_name: transformers\n---\n# A model\n")
+    probe = record(fluorescence, "probe", [predictions], model="m", bootstrap_samples=0)
+    assert add_to_card(tmp_path, [probe, {**probe, "method": "finetune"}]) == 2
+    results = ModelCard.load(tmp_path / "README.md").data.eval_results
+    assert {result.metric_value for result in results} == {probe["figures"]["test"]["spearman"]["value"]}
+    assert len(results) == 2

@@ -1,0 +1,151 @@
+import numpy as np
+import pytest
+import torch
+
+from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.tape.arguments import parse_arguments
+from adversarial_mlm.tape.zero_shot import (
+    apply_mutations,
+    evaluate_zero_shot,
+    marginals,
+    score_variants,
+    substitutions,
+)
+
+WILD_TYPE = "MKTAYIAKQRQISFVKSHFSRQLEERLG"
+
+
+@pytest.fixture
+def model(make_encoder):
+    model = make_encoder().eval()
+    torch.nn.init.normal_(model.bert.embeddings.word_embeddings.weight)
+    return model
+
+
+@torch.no_grad()
+def log_probabilities(model, tokenizer, sequence, place, masked):
+    """One position, by the tokenizer itself."""
+    inputs = tokenizer(sequence, return_tensors="pt")
+    if masked:
+        inputs["input_ids"][0, place + 1] = tokenizer.mask_token_id
+    return torch.log_softmax(model(**inputs).logits[0, place + 1].double(), dim=-1).numpy()
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_marginals_are_those_of_one_position_at_a_time(model, tokenizer, masked):
+    found = marginals(model, tokenizer, WILD_TYPE, masked=masked, batch_tokens=100)
+    wanted = [log_probabilities(model, tokenizer, WILD_TYPE, place, masked) for place in range(len(WILD_TYPE))]
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_variants_score_is_the_sum_over_its_substitutions(model, tokenizer, masked):
+    variants = ["A4W", "A4W:Q9R", "", "M1K:G28D:I6V"]
+    sequences = [apply_mutations(WILD_TYPE, text) for text in variants]
+    found = score_variants(model, tokenizer, WILD_TYPE, sequences, masked=masked)
+    ids = tokenizer.get_vocab()
+    for score, text in zip(found, variants, strict=True):
+        wanted = 0.0
+        for part in filter(None, text.split(":")):
+            logs = log_probabilities(model, tokenizer, WILD_TYPE, int(part[1:-1]) - 1, masked)
+            wanted += logs[ids[part[-1]]] - logs[ids[part[0]]]
+        assert score == pytest.approx(wanted, abs=1e-5)
+    assert found[2] == 0 and len(set(found.round(4))) == 4
+
+
+def test_a_long_protein_is_read_in_a_window_around_each_position(model, tokenizer):
+    found = marginals(model, tokenizer, WILD_TYPE, [0, 14, 27], max_length=12)
+    for place, start in ((0, 0), (14, 9), (27, 18)):
+        wanted = log_probabilities(model, tokenizer, WILD_TYPE[start : start + 10], place - start, True)
+        np.testing.assert_allclose(found[place], wanted, atol=1e-5)
+    assert np.isnan(found[1]).all()
+
+
+def test_variants_of_another_length_or_with_letters_without_a_token_have_no_score(model, tokenizer):
+    sequences = [WILD_TYPE, WILD_TYPE[1:], WILD_TYPE + "A", "J" + WILD_TYPE[1:], "W" + WILD_TYPE[1:]]
+    found = score_variants(model, tokenizer, WILD_TYPE, sequences)
+    assert np.isnan(found).tolist() == [False, True, True, True, False]
+    assert substitutions(WILD_TYPE, sequences[-1]) == [(0, "W")] and substitutions("MK", "MKT") is None
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("A5W", "holds A5W, but the wild type has Y at position 5"),
+        ("A40W", "holds A40W, but the wild type has 28 residues"),
+        ("M0K", "the wild type has 28 residues"),
+        ("A4del", "holds 'A4del', which is no substitution"),
+        ("A4W:A4C", "holds two substitutions at position 4"),
+    ],
+)
+def test_mutations_that_do_not_fit_the_wild_type_are_refused(text, reason):
+    with pytest.raises(ValueError, match=reason):
+        apply_mutations(WILD_TYPE, text)
+
+
+@pytest.fixture
+def saved(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def run(saved, *words):
+    return evaluate_zero_shot(parse_arguments(["--mode", "zero_shot", "--model_name_or_path", saved, *words])[0], None)
+
+
+def test_a_table_of_mutations_is_compared_with_what_was_measured(saved, model, tokenizer, tmp_path):
+    from scipy.stats import spearmanr
+
+    texts = [f"{old}{place + 1}{new}" for place, old in enumerate(WILD_TYPE) for new in "CW" if new != old]
+    measured = np.random.default_rng(0).normal(size=len(texts))
+    rows = [f"{text},{value}" for text, value in zip(texts, measured, strict=True)]
+    (tmp_path / "mine.csv").write_text("\n".join(["mutant,activity", *rows]))
+    words = ["--task", "regression", "--train_file", str(tmp_path / "mine.csv"), "--target", "activity"]
+    words += ["--mutations_column", "mutant", "--wild_type", WILD_TYPE]
+    result, counted = run(saved, *words)
+    scores = score_variants(model, tokenizer, WILD_TYPE, [apply_mutations(WILD_TYPE, text) for text in texts])
+    figure = result["figures"]["test"]["spearman"]
+    assert figure["value"] == pytest.approx(spearmanr(scores, measured).statistic, abs=1e-5)
+    assert figure["low"] < figure["value"] < figure["high"] and figure["rows"] == len(texts)
+    assert counted["method"] == "fewer substitutions"
+    assert counted["figures"]["test"]["spearman"]["value"] is None  # all have one
+    (tmp_path / "mine.csv").write_text("mutant,activity\nA4W,1\nK4W,2\n")
+    with pytest.raises(CorpusError, match='line 3: column "mutant" holds K4W, but the wild type has A at position 4'):
+        run(saved, *words)
+
+
+def test_fluorescence_has_its_own_wild_type_and_other_lengths_are_counted(saved, write_task):
+    def variants(splits):
+        generator = np.random.default_rng(3)
+        for found in splits.values():
+            for index, row in enumerate(found):
+                places = generator.choice(28, index % 4, replace=False)
+                sequence = list(WILD_TYPE)
+                for place in places:
+                    sequence[place] = "W"
+                row |= {"primary": "".join(sequence), "num_mutations": int(index % 4)}
+        splits["test"][1]["primary"] = WILD_TYPE[1:]
+
+    folder = write_task("fluorescence", change=variants)
+    result, counted = run(saved, "--task", "fluorescence", "--data_dir", str(folder))
+    assert result["data"]["rows"] == {"valid": 13, "test": 13}
+    assert any("test: 1 of 14 records are left out" in note for note in result["notes"])
+    assert result["against"]["test"]["baseline"] == "fewer substitutions" == counted["method"]
+
+
+def test_what_cannot_be_scored_is_refused(saved, write_task, make_encoder, tokenizer, tmp_path):
+    folder = str(write_task("stability"))
+    with pytest.raises(CorpusError, match="stability has no wild type"):
+        run(saved, "--task", "stability", "--data_dir", folder)
+    (tmp_path / "mine.csv").write_text("sequence,activity\nMKT,1\nMKTA,2\n")
+    words = ["--task", "regression", "--train_file", str(tmp_path / "mine.csv"), "--target", "activity"]
+    with pytest.raises(CorpusError, match="wild_type is missing"):
+        run(saved, *words)
+    with pytest.raises(CorpusError, match="0 of the 2 records of test are substitutions"):
+        run(saved, *words, "--wild_type", WILD_TYPE)
+    headless = tmp_path / "headless"
+    make_encoder().bert.save_pretrained(headless)
+    tokenizer.save_pretrained(headless)
+    with pytest.raises(ValueError, match="has no masked-language-modelling head"):
+        run(str(headless), *words, "--wild_type", "MKT")
