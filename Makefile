@@ -32,11 +32,12 @@ demo: install ## Train a small encoder against a noiser on the example proteins 
 		--num_cpu_threads_per_process "$$($(BIN)/python -c 'import torch; print(torch.get_num_threads())')" \
 		examples/run_adv_mlm.py examples/recipes/demo.yaml
 
+# two processes with one thread each: torch's own threads would get into each other's way
 test: install ## Run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-fast: install ## Run the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_SEED repeats a run)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/corpus/test_fuzzing.py

@@ -1,5 +1,6 @@
 """Loaders over keyed records: the encoder's, evaluation's, and the noiser's own stream."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import datasets
@@ -90,3 +91,37 @@ def noiser_batches(
         if isinstance(dataset, datasets.IterableDataset):
             dataset.set_epoch(epoch)
         yield from plain_loader(dataset, args, sequence_encoder, size)
+
+
+class EndlessStream:
+    """Lets the iterator over a pass of a stream go on with the next pass, so that every update is whole.
+
+    The stock trainer does not step at the end of a pass that is no multiple of the accumulation, and carries its
+    gradients into the next; of a stream that is shorter than one update it would never step.
+
+    Args:
+        loader (`Callable`): Gives the loader over the whole stream.
+    """
+
+    def __init__(self, loader: Callable[[], DataLoader]):
+        self.loader = loader
+        self._first: Iterator | None = None
+        self._passes: Iterator | None = None
+
+    def __call__(self, first: Iterator) -> Iterator:
+        """The iterator that begins with the pass `first`; the same one as long as it is asked for the same pass."""
+        if first is not self._first:
+            self._first, self._passes = first, self._all_passes(first)
+        return self._passes
+
+    def _all_passes(self, first: Iterator) -> Iterator[dict]:
+        yield from first
+        loader = self.loader()
+        for number in itertools.count(1):
+            loader.set_epoch(number)
+            empty = True
+            for batch in loader:
+                empty = False
+                yield batch
+            if empty:
+                return

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from .checkpoints import CheckpointError
 from .losses import token_losses
 from .noising import NoisedBatch
 
@@ -57,7 +58,7 @@ class NoiserReward:
         """Read it back.
 
         Raises:
-            ValueError: If it is not there.
+            CheckpointError: If it is not there.
         """
 
 
@@ -134,7 +135,7 @@ class ReducibleReward(CreditReward):
     def load(self, folder: str) -> None:
         path = os.path.join(folder, SLOW_ENCODER_FILE)
         if not os.path.isfile(path):
-            raise ValueError(f"the checkpoint has no {path}, which noiser_reward: reducible needs to go on")
+            raise CheckpointError(f"the checkpoint has no {path}, which noiser_reward: reducible needs to go on")
         load_model(self.slow, path)
 
 

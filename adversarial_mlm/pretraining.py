@@ -195,6 +195,10 @@ def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRand
 
 def _check_networks(recipe: Recipe) -> None:
     model = recipe.model
+    if recipe.data.max_length < 3:
+        raise RecipeError(
+            f"max_length must be at least 3, a residue between two special tokens, got {recipe.data.max_length}"
+        )
     for size, of, loaded in (
         ("encoder", model.encoder, "model_name_or_path"),
         ("noiser", model.noiser, "noiser_name_or_path"),
@@ -254,8 +258,12 @@ def build_trainer(
             eval_dataset=data.held_out or None,
             processing_class=collator.tokenizer,
         )
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
+    except (
+        ValueError,
+        ImportError,
+        RuntimeError,
+    ) as error:  # of the constructor, among them packages that are missing
+        raise RecipeError(" ".join(str(error).split())) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:
@@ -306,13 +314,19 @@ def check_output_dir(recipe: Recipe) -> str | None:
         raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
     if checkpoint and _is_inside(checkpoint, folder):
         return checkpoint
-    earlier = [name for name in (METRICS_FILE, RECIPE_FILE, "model.safetensors") if Path(folder, name).exists()]
+    # a recipe alone is left by a start that was refused
+    earlier = [name for name in (METRICS_FILE, "model.safetensors") if _has_content(Path(folder, name))]
+    earlier += [path.name for path in sorted(Path(folder).glob("checkpoint-[0-9]*"))[:1]]
     if earlier and not recipe.run.overwrite_output_dir:
         raise RecipeError(
             f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
             "resume_from_checkpoint: latest, or overwrite_output_dir: true"
         )
     return checkpoint or None
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _is_inside(checkpoint: str, folder: str) -> bool:
@@ -334,6 +348,8 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     _check_evaluation(recipe, data)
     _count_short_proteins(data, collator.rules)
     trainer = build_trainer(recipe, data, encoder, collator)
+    if checkpoint is not None:
+        _check_checkpoint(trainer, checkpoint)  # before anything of an earlier run is touched
     if trainer.is_world_process_zero():
         if checkpoint is None or not _is_inside(checkpoint, args.output_dir):
             _clear(args.output_dir)
@@ -351,6 +367,13 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     return trainer
 
 
+def _check_checkpoint(trainer: AdversarialMLMTrainer, checkpoint: str) -> None:
+    try:
+        trainer.check_checkpoint(checkpoint)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from error
+
+
 _BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")
 
 
@@ -365,6 +388,8 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
     if not data.held_out and recipe.training.eval_strategy != "no":
         raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
     metric = recipe.training.metric_for_best_model
+    if metric is not None and not data.held_out:
+        raise RecipeError(f"the best model is to be kept by {metric}, but no proteins are held out")
     known = [f"{name}_{figure}" for name in data.held_out for figure in _BEST_BY]
     if metric is not None and metric.removeprefix("eval_") not in known:
         raise RecipeError(

@@ -241,6 +241,9 @@ def parse_recipe(argv: list[str]) -> Recipe:
     if words and not words[0].startswith("-"):
         path = words.pop(0)
         from_file = _words_of_file(parser, path)
+    for size, trained in (("encoder", "model_name_or_path"), ("noiser", "noiser_name_or_path")):
+        if _says(words, trained) and not _says(words, size):
+            from_file = _without(from_file, size)  # what to start from beats the file's size of a fresh one
     # a preset comes just before the options that were said together with it, so that the command line's beats the file
     source = f"{path}: " if path else ""
     from_file = [*_words_of_preset(parser, from_file, source), *from_file]
@@ -274,6 +277,17 @@ def parse_recipe(argv: list[str]) -> Recipe:
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):
         setattr(recipe.model, name, getattr(recipe.model, name) or None)
     return recipe
+
+
+def _says(words: list[str], option: str) -> bool:
+    return any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words)
+
+
+def _without(words: list[str], option: str) -> list[str]:
+    """The words without an option that takes one value."""
+    places = [index for index, word in enumerate(words) if word == f"--{option}"]
+    gone = {index + offset for index in places for offset in (0, 1)}
+    return [word for index, word in enumerate(words) if index not in gone and not word.startswith(f"--{option}=")]
 
 
 def _check_license(parser: HfArgumentParser, model: ModelArguments) -> None:
@@ -447,7 +461,7 @@ def _refuse_unknown(parser: HfArgumentParser, word: str, path: str | None = None
 
 
 def _refuse(parser: HfArgumentParser, message: str) -> NoReturn:
-    message = " ".join(message.split())
+    message = re.sub(r"hf_\w{16,}", "hf_...", " ".join(message.split()))  # a token that stands in a wrong place
     parser.exit(
         2, f"{parser.prog}: {message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + '...'}\n"
     )

@@ -19,7 +19,7 @@ from . import checkpoints, model_card
 from .checkpoints import NOISER_FOLDER
 from .compatibility import check_fit, check_game
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
-from .data_loading import data_seed, plain_loader
+from .data_loading import EndlessStream, data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
@@ -83,12 +83,15 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
         check_fit(model, args, data_collator)
         self._set_up_noiser(args, data_collator.noiser)
         self._train_sampler: EpochSampler | None = None
+        self._endless = EndlessStream(lambda: self.callback_handler.train_dataloader)
+        self._short_rows_said = False
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
         self.loaded_best_step: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:
             raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
+        self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
             check_soft_inputs(self.model, data_collator)
@@ -149,6 +152,8 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
+        if isinstance(self.train_dataset, IterableDataset):
+            epoch_iterator = self._endless(epoch_iterator)
         with self._clock("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self._number_rows(batches)
@@ -264,7 +269,7 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
             return scheduler
         if not isinstance(scheduler, LambdaLR):
             raise ValueError(
-                f"noiser_learning_rate_factor does not go with lr_scheduler_type {self.args.lr_scheduler_type}"
+                f"noiser_learning_rate_factor does not go with lr_scheduler_type {self.args.lr_scheduler_type.value}"
             )
         for index, group in enumerate(scheduler.optimizer.param_groups):
             if self._is_noisers(group):
@@ -367,6 +372,7 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
         """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too."""
         if "loss" in logs and "learning_rate" in logs:
             logs = {**logs, **self._training_figures()}
+            self._say_short_rows(logs)
             self._watch_for_collapse(logs)
         super().log(logs, start_time)
         if self.is_world_process_zero():
@@ -376,6 +382,17 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
     def collapsed_at(self) -> int | None:
         """Step of the first log entry at which the alarm for a collapse rang; `None` where it did not."""
         return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
+
+    def _say_short_rows(self, logs: dict[str, float]) -> None:
+        # of a dataset with lengths it was said before; a stream shows its short proteins as they come
+        short = logs.get("rows_without_mask", 0)
+        if short and not self._short_rows_said and isinstance(self.train_dataset, IterableDataset):
+            self._short_rows_said = True
+            if self.is_world_process_zero():
+                logger.warning(
+                    f"{short:.0f} proteins of the updates up to step {self.state.global_step} are so short that no "
+                    "residue of them is masked; `rows_without_mask` in the log counts on"
+                )
 
     def _watch_for_collapse(self, logs: dict[str, float]) -> None:
         if not {"random_loss", "enrichment_max"} <= logs.keys():
@@ -433,6 +450,15 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
         if self.is_world_process_zero():
             model_card.write(self, self.args.output_dir)
 
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Make sure that this run can go on from a checkpoint, without loading it.
+
+        Raises:
+            CheckpointError: See [`checkpoints.check_resumable`] and [`checkpoints.read_weights`].
+        """
+        checkpoints.check_resumable(checkpoint, self.noiser, self.data_collator.tokenizer)
+        self._read_networks(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         checkpoints.check_resumable(resume_from_checkpoint, self.noiser, self.data_collator.tokenizer)
         self._load_networks(resume_from_checkpoint)
@@ -442,10 +468,19 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
         self.loaded_best_step = self.state.best_global_step
 
     def _load_networks(self, checkpoint: str) -> None:
-        if isinstance(self.model, PreTrainedModel):
-            self.model.load_state_dict(checkpoints.read_weights(checkpoint, self.model))
-        else:  # adapters
+        states = self._read_networks(checkpoint)
+        if "encoder" in states:
+            self.model.load_state_dict(states["encoder"])
+        else:
             super()._load_from_checkpoint(checkpoint)
         if self.noiser is not None:
-            state = checkpoints.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
-            self.noiser.load_state_dict(state)
+            self.noiser.load_state_dict(states["noiser"])
+
+    def _read_networks(self, checkpoint: str) -> dict[str, dict[str, torch.Tensor]]:
+        """States of `encoder` and `noiser` in a checkpoint; adapters are left to the stock trainer."""
+        states = {}
+        if isinstance(self.model, PreTrainedModel):
+            states["encoder"] = checkpoints.read_weights(checkpoint, self.model)
+        if self.noiser is not None:
+            states["noiser"] = checkpoints.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
+        return states

@@ -3,7 +3,7 @@
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import TrainingArguments
-from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
@@ -147,6 +147,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.eval_mask_rate < 1:
             raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
+        self._refuse_what_is_out_of_range()
         self._refuse_what_cannot_be_honoured()
         if self.accelerator_config.dispatch_batches is None:
             # accelerate's own default for a stream lets the first process read for all, which batches of unequal
@@ -201,6 +202,26 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     def weight_of_unmasked(self) -> float:
         """What a residue that is not masked counts in the loss: 0 unless `loss_scope` is `all`."""
         return self.unmasked_weight if self.loss_scope == "all" else 0.0
+
+    def _refuse_what_is_out_of_range(self) -> None:
+        for name, least in (
+            ("per_device_train_batch_size", 1),
+            ("per_device_eval_batch_size", 1),
+            ("gradient_accumulation_steps", 1),
+            ("dataloader_num_workers", 0),
+            ("learning_rate", 0),
+            ("weight_decay", 0),
+            ("max_grad_norm", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.max_steps == 0:
+            raise ValueError("max_steps is 0, so that nothing would be trained; -1 leaves the end to num_train_epochs")
+        if self.save_strategy == SaveStrategy.STEPS and self.save_steps <= 0:
+            raise ValueError(f"save_strategy is steps, and save_steps must be above 0, got {self.save_steps}")
+        factor = Ramp(self.noiser_learning_rate_factor, "noiser_learning_rate_factor")
+        if factor.values != [1.0] and self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
+            raise ValueError("noiser_learning_rate_factor does not go with lr_scheduler_type reduce_lr_on_plateau")
 
     def _refuse_what_cannot_be_honoured(self) -> None:
         if self.train_sampling_strategy not in ("random", "sequential"):

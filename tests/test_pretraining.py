@@ -270,9 +270,17 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"output_dir": "/dev/null/run"}, "output_dir /dev/null/run cannot be written to"),
         ({"metric_for_best_model": "loss"}, "is loss, but .* are: families_loss, .*members_loss"),
         ({"metric_for_best_model": "eval_strangers_loss"}, "metric_for_best_model is eval_strangers_loss, but"),
+        ({"max_length": 2}, "max_length must be at least 3"),
+        ({"optim": "adamw_bnb_8bit"}, "bitsandbytes|adamw_bnb_8bit"),
         ({"encoder": "huge"}, "no encoder preset 'huge'"),
-        ({"model_name_or_path": "somewhere"}, "encoder is tiny, the size of a fresh one, and model_name_or_path is"),
-        ({"noiser_name_or_path": "somewhere"}, "noiser is tiny, the size of a fresh one, and noiser_name_or_path is"),
+        (
+            {"encoder": "tiny", "model_name_or_path": "x"},
+            "encoder is tiny, the size of a fresh one, and model_name_or_path is",
+        ),
+        (
+            {"noiser": "tiny", "noiser_name_or_path": "x"},
+            "noiser is tiny, the size of a fresh one, and noiser_name_or_path is",
+        ),
         ({"noiser_name_or_path": "x", "noiser": "", "masking": "random"}, "with masking: random there is no noiser"),
         ({"trained_layers": 2}, "trained_layers is given, but there is no model_name_or_path"),
         ({"model_revision": "main"}, "model_revision is given, but there is no model_name_or_path"),
@@ -341,6 +349,42 @@ def test_a_checkpoint_that_does_not_fit_ends_in_one_sentence(make_recipe, tmp_pa
     (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
     with pytest.raises(RecipeError, match="checkpoint-2 has a damaged optimizer.pt"):
         pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_refused_resume_leaves_the_folder_as_it_was(make_recipe, tmp_path, save_encoder, elsewhere):
+    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
+    pretrain(make_recipe(output_dir=tmp_path / "other", save_strategy="steps", save_steps=2, max_steps=2))
+    checkpoint = tmp_path / "other" / "checkpoint-2" if elsewhere else "latest"
+
+    def files():
+        return {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+    before = files()
+    start = {"model_name_or_path": save_encoder("prot_bert"), "encoder": "", "max_steps": 4}
+    with pytest.raises(RecipeError, match="was made with another vocabulary"):
+        pretrain(make_recipe(resume_from_checkpoint=checkpoint, **start))
+    assert len(before) > 15 and files() == before
+
+
+def test_a_start_that_was_refused_does_not_block_the_next(make_recipe, tmp_path, proteins):
+    from adversarial_mlm.corpus import CorpusError
+
+    off = {
+        "holdout_families": 0,
+        "holdout_members": 0,
+        "cluster_table": "",
+        "background_gate": "",
+        "eval_strategy": "no",
+    }
+    recipe = make_recipe(streaming=True, overwrite_output_dir=False, **off)
+    (tmp_path / "bad.fasta").write_text(">a\n" + proteins[0] + "\n>b\nMK>T\n")
+    recipe.data.train_data = [str(tmp_path / "bad.fasta")]
+    with pytest.raises(CorpusError):
+        pretrain(recipe)
+    (tmp_path / "good.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:30])))
+    recipe.data.train_data = [str(tmp_path / "good.fasta")]
+    assert pretrain(recipe).state.global_step == 4
 
 
 def test_proteins_that_are_too_short_for_a_mask_are_counted_and_said(make_recipe, tmp_path, caplog):

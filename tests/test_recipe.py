@@ -219,3 +219,18 @@ def test_the_models_licence_is_one_that_the_hub_knows(capsys):
     message = refusal(capsys, [*words, "apache2"])
     assert "model_license 'apache2' is no licence identifier of the Hub; use 'apache-2.0' if that is meant" in message
     assert "use 'other' for one that it does not list" in refusal(capsys, [*words, "§§"])
+
+
+def test_a_model_on_the_command_line_beats_the_files_size_of_a_fresh_one(write):
+    path = write("train_data: a.fasta\nencoder: tiny\nnoiser: small\n")
+    recipe = parse_recipe([path, "--model_name_or_path", "somewhere", "--noiser_name_or_path=elsewhere"])
+    assert (recipe.model.encoder, recipe.model.model_name_or_path) == (None, "somewhere")
+    assert (recipe.model.noiser, recipe.model.noiser_name_or_path) == (None, "elsewhere")
+    said_twice = parse_recipe([path, "--model_name_or_path", "somewhere", "--encoder", "small"])
+    assert said_twice.model.encoder == "small"  # which pretraining refuses
+
+
+@pytest.mark.parametrize("words", [["hf_abcdefghijklmnopqrst"], ["--push_to_hub", "hf_abcdefghijklmnopqrst"]])
+def test_a_token_in_a_wrong_place_is_not_repeated(capsys, words):
+    message = refusal(capsys, ["--train_data", "a.fasta", "--max_steps", "1", *words])
+    assert "hf_..." in message and "abcdef" not in message

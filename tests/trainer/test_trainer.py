@@ -262,6 +262,33 @@ def test_an_iterable_dataset_trains_with_a_noiser(make_trainer, dataset):
     assert trainer.state.global_step == 6 and len(moved) > 0.9 * len(after)
 
 
+@pytest.mark.parametrize("proteins_in_stream", [1, 3, 10])
+def test_a_stream_shorter_than_an_update_goes_on_with_its_next_pass(make_trainer, dataset, proteins_in_stream):
+    stream = dataset.select(range(proteins_in_stream)).to_iterable_dataset()
+    trainer = make_trainer(data=stream, masking="random", max_steps=3, gradient_accumulation_steps=4, logging_steps=1)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    rates = [entry["mask_rate"] for entry in log_of(trainer) if "mask_rate" in entry]
+    assert len(rates) == 3 and min(rates) > 0.1
+
+
+def test_every_update_of_a_stream_is_whole(make_trainer, dataset):
+    """10 proteins are two and a half batches of 4: the third of a pass is short, and no gradient is left over."""
+    stream = dataset.select(range(10)).to_iterable_dataset()
+    sizes = []
+
+    class Watched(AdversarialMLMTrainer):
+        def get_batch_samples(self, *args):
+            batches, items = super().get_batch_samples(*args)
+            assert all(parameter.grad is None for parameter in self.model.parameters())
+            sizes.append([len(batch["row"]) for batch in batches])
+            return batches, items
+
+    trainer = make_trainer(cls=Watched, data=stream, masking="random", max_steps=4, gradient_accumulation_steps=2)
+    trainer.train()
+    assert sizes[:4] == [[4, 4], [2, 4], [4, 2], [4, 4]]
+
+
 # ---- refusals ----
 
 
