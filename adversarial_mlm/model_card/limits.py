@@ -27,7 +27,7 @@ def limits(trainer: "AdversarialMLMTrainer", step: int, figures: Figures) -> lis
         )
     if any("contact_head" in name.split(".") for name, _ in trainer.model.named_parameters()):
         told.append(
-            "Its contact head (`predict_contacts`) was not trained, as no loss of masked-language modelling reaches it."
+            "Its contact head (`predict_contacts`) was not trained, as masked-language modelling does not reach it."
         )
     told.append(_reach(trainer))
     told += _of_the_figures(trainer, figures)

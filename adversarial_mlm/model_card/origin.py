@@ -42,7 +42,7 @@ def _summary(config: Any) -> str:
     if getattr(config, "lora_alpha", None):
         told += f" and alpha {config.lora_alpha:g}"
     told += _modules(" on ", getattr(config, "target_modules", None))
-    return told + _modules(", trained as a whole: ", getattr(config, "modules_to_save", None))
+    return told + _modules("; trained as a whole: ", getattr(config, "modules_to_save", None))
 
 
 def _modules(before: str, names: Any) -> str:
