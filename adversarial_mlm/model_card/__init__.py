@@ -3,9 +3,9 @@
 A card is about the weights beside it and how to make them again. It holds no absolute path and no token, and two runs
 of the same thing have the same card but for the times.
 
-Inside, a module imports only from those above it: `text` (tables, paths, the command line), `training` (networks,
-game, options, environment), `data` (sources, counts, held-out sets), `results` (figures and `model-index`),
-`limits`, `rendering`.
+Inside, a module imports only from those above it: `text` (tables, paths, the command line), `origin` (what training
+started from, adapters), `training` (networks, game, options, environment), `data` (sources, counts, held-out sets),
+`results` (figures and `model-index`), `limits`, `rendering`.
 """
 
 from .rendering import write

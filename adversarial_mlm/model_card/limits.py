@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING
 
 from . import data
+from .origin import base_model
 from .results import Figures
 from .text import count
-from .training import base_model, has_pooler, preset_name
+from .training import has_pooler, preset_name
 
 if TYPE_CHECKING:
     from ..trainer import AdversarialMLMTrainer
@@ -23,6 +24,10 @@ def limits(trainer: "AdversarialMLMTrainer", step: int, figures: Figures) -> lis
         told.append(
             "There is no trained pooler, as masked-language modelling does not train one: without "
             "`add_pooling_layer=False`, `AutoModel` adds one with random weights. Take the mean over the residues."
+        )
+    if any("contact_head" in name.split(".") for name, _ in trainer.model.named_parameters()):
+        told.append(
+            "Its contact head (`predict_contacts`) was not trained, as masked-language modelling does not reach it."
         )
     told.append(_reach(trainer))
     told += _of_the_figures(trainer, figures)

@@ -8,16 +8,17 @@ import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import __version__
-from . import data, training
+from . import data, origin, training
 from .limits import limits
 from .results import CARD_FILE, Figures
-from .text import count, is_hub_name, percent
+from .text import count, percent
 
 if TYPE_CHECKING:
     from ..trainer import AdversarialMLMTrainer
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "model_card.md"
 PLACEHOLDER = "PATH-OR-NAME-OF-THIS-MODEL"
+BASE_PLACEHOLDER = "PATH-OR-NAME-OF-THE-ENCODER"
 EXAMPLES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMASMTGGQQMGRGS")
 
 
@@ -27,7 +28,7 @@ def write(trainer: "AdversarialMLMTrainer", output_dir: str, figures: dict | Non
     Args:
         trainer ([`AdversarialMLMTrainer`]): Its `run_facts`, where set, are told in the card: `recipe` ([`Recipe`]),
             `data` (`dict`, what `data.json` holds), `command` (`str`, what started the run) and `base_model` (`str`,
-            what training started from).
+            what training started from; without a recipe, by default the name that the encoder was loaded by).
         output_dir (`str`): Where the model is saved.
         figures (`dict`, *optional*): Of an evaluation of these weights; the default takes the newest that were logged
             up to the step of these weights.
@@ -53,7 +54,8 @@ def _render(trainer: "AdversarialMLMTrainer", figures: dict | None) -> ModelCard
         version=__version__,
         noiser=trainer.noiser is not None,
         noiser_is_trained=trainer.args.noiser_update != "none",
-        base_model=training.base_model(trainer),
+        adapter=origin.adapter_summary(trainer.model),
+        base_model=origin.base_model(trainer),
         proteins="a stream of proteins" if proteins is None else count(proteins, "protein"),
         **_usage(trainer, hub_id),
         **_tables(trainer, step, newest),
@@ -62,14 +64,14 @@ def _render(trainer: "AdversarialMLMTrainer", figures: dict | None) -> ModelCard
 
 
 def _metadata(trainer: "AdversarialMLMTrainer", name: str, figures: Figures) -> ModelCardData:
-    recipe, base = trainer.run_facts.get("recipe"), str(trainer.run_facts.get("base_model") or "")
+    recipe = trainer.run_facts.get("recipe")
     results = figures.eval_results(trainer.args.eval_mask_rate, trainer.args.eval_mask_seed)
     tags = ["protein", "protein-language-model", "masked-language-modeling"]
     return ModelCardData(
-        library_name="transformers",
+        library_name="peft" if origin.adapters(trainer.model) else "transformers",
         pipeline_tag="fill-mask",
         license=None if recipe is None else recipe.model.model_license,
-        base_model=base if is_hub_name(base) else None,
+        base_model=origin.base_on_hub(trainer),
         datasets=data.hub_datasets(trainer) or None,
         tags=tags + (["adversarial-masking"] if trainer.noiser is not None else []),
         metrics=["perplexity", "accuracy"] if results else None,  # names that the Hub knows
@@ -84,6 +86,8 @@ def _usage(trainer: "AdversarialMLMTrainer", hub_id: str | None) -> dict:
     return {
         "location": hub_id or PLACEHOLDER,
         "is_placeholder": not hub_id,
+        "base_placeholder": BASE_PLACEHOLDER,
+        "base_on_hub": origin.base_on_hub(trainer),
         "examples": [protein[: encoder.max_residues] for protein in EXAMPLES],
         "place": min(9, encoder.max_residues - 1),
         "spaced": encoder.table.spaced,

@@ -13,7 +13,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from .. import __version__, presets
 from ..data_loading import data_seed
 from ..noiser_schedule import Ramp
-from .text import changed_options, count, option_value, percent, table, without_paths
+from . import origin
+from .text import changed_options, count, option_value, percent, table
 
 if TYPE_CHECKING:
     from ..trainer import AdversarialMLMTrainer
@@ -42,16 +43,10 @@ _OF_THE_GAME = {
 }
 
 
-def base_model(trainer: "AdversarialMLMTrainer") -> str | None:
-    """What training started from, where it did not start from random weights; of an absolute path the last part."""
-    name = trainer.run_facts.get("base_model")
-    return without_paths(str(name)) if name else None
-
-
 def preset_name(trainer: "AdversarialMLMTrainer") -> str | None:
     """The preset of this package whose sizes the encoder has; `None` for any other network."""
     config = trainer.model.config
-    if trainer.run_facts.get("base_model") or config.model_type != "bert":
+    if origin.started_from(trainer) or origin.adapters(trainer.model) or config.model_type != "bert":
         return None
     for name, sizes in presets.ENCODERS.items():
         if all(getattr(config, size) == value for size, value in sizes.items()):
@@ -60,7 +55,12 @@ def preset_name(trainer: "AdversarialMLMTrainer") -> str | None:
 
 
 def has_pooler(model: PreTrainedModel) -> bool:
-    """Whether `AutoModel` would give the encoder a pooler, which masked-language modelling does not train."""
+    """Whether `AutoModel` would give the encoder a pooler, which masked-language modelling does not train.
+
+    An adapter is loaded into the model that it was trained in, which has none.
+    """
+    if origin.adapters(model):
+        return False
     base = MODEL_MAPPING.get(type(model.config), None)
     return base is not None and "add_pooling_layer" in inspect.signature(base.__init__).parameters
 
@@ -69,8 +69,12 @@ def architecture(trainer: "AdversarialMLMTrainer") -> str:
     """Sizes of the encoder, as a table."""
     model, config = trainer.model, trainer.model.config
     preset = preset_name(trainer)
-    rows = [("class", f"`{type(model).__name__}`" + (f" (preset `{preset}`)" if preset else ""))]
-    rows.append(("parameters", f"{model.num_parameters() / 1e6:.1f} M"))
+    rows = [("class", f"`{type(origin.encoder_of(model)).__name__}`" + (f" (preset `{preset}`)" if preset else ""))]
+    parameters = f"{model.num_parameters() / 1e6:.1f} M"
+    if origin.adapters(model):
+        rows.append(("adapter", origin.adapter_summary(model)))
+        parameters += f", {origin.trained_parameters(trainer):,} of them in the adapter"
+    rows.append(("parameters", parameters))
     sizes = {
         "hidden size": "hidden_size",
         "layers": "num_hidden_layers",
@@ -101,6 +105,9 @@ def encoder_facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
         f"random masks: {percent(rules.random_rate)} of the residues of every protein, "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in rules.mask_options)}",
     ]
+    trained = origin.what_was_trained(trainer)
+    if trained is not None:
+        facts.insert(1, trained)
     if trainer.loaded_best_step is not None:
         facts.append(
             f"these weights are the best of those that were evaluated, by `{args.metric_for_best_model}`, "
@@ -202,8 +209,9 @@ def environment(trainer: "AdversarialMLMTrainer", step: int) -> str:
     """Seeds, versions, hardware and times, as a table."""
     args = trainer.args
     rows = [("seeds", _seeds(trainer))]
+    packages = (*_PACKAGES, "peft") if origin.adapters(trainer.model) else _PACKAGES
     versions = [f"Python {platform.python_version()}", f"adversarial-mlm {__version__}"]
-    versions += [f"{name} {metadata.version(name)}" for name in _PACKAGES]
+    versions += [f"{name} {metadata.version(name)}" for name in packages]
     rows.append(("versions", ", ".join(versions)))
     rows.append(("hardware", f"{device_name(args.device)}, {count(args.world_size, 'process', 'processes')}"))
     mixed = trainer.args.mixed_precision

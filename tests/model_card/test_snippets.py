@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
-from transformers import BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
+from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from adversarial_mlm.model_card.rendering import EXAMPLES, PLACEHOLDER
+from adversarial_mlm.checkpoints import load_encoder
+from adversarial_mlm.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
 
 # runs each snippet in a namespace of its own; without this package where it is not asked for
 _RUNNER = """
@@ -35,9 +36,9 @@ print(json.dumps(results))
 
 @pytest.fixture
 def run_snippets(tmp_path, repository):
-    def run_snippets(trainer) -> tuple[list[dict], str]:
+    def run_snippets(trainer, base: str = "") -> tuple[list[dict], str]:
         trainer.save_model()
-        card = open(f"{trainer.args.output_dir}/README.md", encoding="utf-8").read()
+        card = open(f"{trainer.args.output_dir}/README.md", encoding="utf-8").read().replace(BASE_PLACEHOLDER, base)
         snippets = re.findall(r"```python\n(.*?)```", card.replace(PLACEHOLDER, trainer.args.output_dir), re.DOTALL)
         result = subprocess.run(
             [sys.executable, "-I", "-c", _RUNNER, json.dumps(snippets), str(repository)],
@@ -59,7 +60,8 @@ def expected(trainer, place: int) -> tuple[torch.Tensor, torch.Tensor]:
     means = []
     for protein in EXAMPLES:
         batch = encode([{"sequence": protein}])
-        hidden = model.base_model(input_ids=batch["input_ids"]).last_hidden_state
+        encoder = model.get_base_model() if hasattr(model, "get_base_model") else model
+        hidden = encoder.base_model(input_ids=batch["input_ids"]).last_hidden_state
         means.append(hidden[batch["residue_mask"]].mean(dim=0))
     batch = encode([{"sequence": EXAMPLES[0]}])
     batch["input_ids"][0, place + 1] = encode.vocabulary.mask_token_id
@@ -108,4 +110,20 @@ def test_of_a_model_without_a_pooler(tokenizer, make_trainer, run_snippets):
     )  # fmt: skip
     trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), ModernBertForMaskedLM(config))
     results, _ = run_snippets(trainer)
+    check_the_encoders(results, trainer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("named", [True, False])
+def test_of_an_adapter(save_encoder, make_trainer, run_snippets, named):
+    peft = pytest.importorskip("peft")
+    folder = save_encoder("bert")
+    encoder, tokenizer = load_encoder(folder)
+    if not named:
+        encoder = BertForMaskedLM(encoder.config)
+        encoder.load_state_dict(load_encoder(folder)[0].state_dict())
+        encoder.name_or_path = encoder.config._name_or_path = ""
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)  # of the head, too
+    trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), peft.get_peft_model(encoder, config))
+    results, _ = run_snippets(trainer, base=folder)
     check_the_encoders(results, trainer)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from transformers import AutoModelForMaskedLM, AutoTokenizer, TrainerCallback
 
 from adversarial_mlm import (
@@ -123,6 +124,9 @@ def test_adapters_train_and_are_saved_and_the_encoder_stays(make_trainer, tmp_pa
     inputs = AutoTokenizer.from_pretrained(tmp_path / "run")(proteins[0], return_tensors="pt")
     trainer.model.eval()
     assert torch.allclose(loaded(**inputs).logits, trainer.model(**inputs).logits, atol=1e-6)
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert card.data.library_name == "peft" and "an adapter for a protein language model (`bert`): LoRA" in card.text
+    assert str(tmp_path) not in str(card)
     resumed = make_trainer("bert", game, change=adapt)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     for (name, a), b in zip(trainer.model.named_parameters(), resumed.model.parameters(), strict=True):
