@@ -201,6 +201,17 @@ def _said_of(said: str, name_or_path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """The tokenizers' Rust code answers some damaged files with a panic, which is no `Exception`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(str(error)) from error
+
+
+@contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without the library's warnings about weights that do not fit; what matters of them is said here."""
     before = transformers_logging.get_verbosity()
@@ -247,13 +258,14 @@ def _place(where: dict) -> dict:
 def _load_tokenizer(said: str, name_or_path: str, where: dict, *, needs_mask: bool) -> PreTrainedTokenizerBase:
     """The tokenizer, after a look at whether it can be used: many a damage shows only there."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
-        vocabulary = tokenizer.get_vocab()
-        if set(vocabulary) <= set(tokenizer.all_special_tokens):  # what is made up where there are no files
-            raise CheckpointError(f"{said}, which has no tokenizer, or one without any token for a residue")
-        ByteTable.from_tokenizer(tokenizer)
-        if needs_mask:
-            ResidueVocabulary.from_tokenizer(tokenizer)
+        with _without_panic():
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
+            vocabulary = tokenizer.get_vocab()
+            if set(vocabulary) <= set(tokenizer.all_special_tokens):  # what is made up where there are no files
+                raise CheckpointError(f"{said}, which has no tokenizer, or one without any token for a residue")
+            ByteTable.from_tokenizer(tokenizer)
+            if needs_mask:
+                ResidueVocabulary.from_tokenizer(tokenizer)
     except CheckpointError:
         raise
     except _LOADING_ERRORS as error:
@@ -437,7 +449,8 @@ def _check_vocabulary(said: str, folder: str, tokenizer: PreTrainedTokenizerBase
     if not os.path.isfile(os.path.join(folder, "tokenizer_config.json")):
         return  # written by a trainer that was given none
     try:
-        theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
+        with _without_panic():
+            theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()
     except _LOADING_ERRORS as error:
         raise CheckpointError(f"{said} has a tokenizer that could not be loaded ({_first_sentence(error)})") from error
     ours = tokenizer.get_vocab()

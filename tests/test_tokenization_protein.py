@@ -338,9 +338,9 @@ class TestResidueVocabulary:
         assert hash(copy) == hash(vocabulary)
 
 
-def test_a_short_model_max_length_is_no_matter_of_the_look_at_a_tokenizer(capfd, caplog, monkeypatch):
+def test_a_short_model_max_length_is_no_matter_of_the_look_at_a_tokenizer(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     tokenizer = build_protein_tokenizer(model_max_length=3)
     with caplog.at_level("WARNING"):
         ByteTable.from_tokenizer(tokenizer)
-    assert not caplog.messages and "longer than" not in "".join(capfd.readouterr())
+    assert not caplog.messages
