@@ -27,12 +27,29 @@ def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, dat
         raise ValueError("the MPS device is not supported, as it has no float64; set use_cpu")
     if args.n_gpu > 1:
         raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
+    check_encoder(model, data_collator)
+
+
+def check_encoder(model: PreTrainedModel, data_collator: DataCollatorForRandomMLM) -> None:
+    """Refuse an encoder that does not go with the tokenizer and the lengths of a collator; no data are needed.
+
+    Raises:
+        ValueError: If the encoder has fewer token embeddings than the tokenizer has tokens, if its configuration names
+            another padding or mask token than the tokenizer, if it has too few positions, or if all of it is frozen.
+    """
     vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
-    embeddings = model.get_input_embeddings().num_embeddings
+    embeddings = model.get_input_embeddings().weight.shape[0]
     if embeddings < vocabulary.vocab_size:
         raise ValueError(
             f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
         )
+    # ESM scales by the share of masks, RoBERTa counts positions by the padding, and its embedding is never trained
+    for name in ("pad_token_id", "mask_token_id"):
+        theirs, ours = getattr(model.config, name, None), getattr(vocabulary, name)
+        if theirs is not None and theirs != ours:
+            raise ValueError(f"{name} is {theirs} in the encoder's configuration, but {ours} in the tokenizer")
+    if getattr(model.config, "token_dropout", False) and getattr(model.config, "mask_token_id", None) is None:
+        raise ValueError("the encoder's configuration has token_dropout, but no mask_token_id, which that needs")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("all parameters of the encoder are frozen (requires_grad), so that there is nothing to train")
     positions = number_of_positions(model)

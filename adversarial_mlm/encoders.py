@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from .data_collator import DataCollatorForRandomMLM
 from .gradients import frozen
@@ -10,6 +11,8 @@ from .keyed_noise import EVALUATION, row_keys
 from .losses import token_losses
 from .noising import NoisedBatch
 from .tokenization_protein import AMBIGUOUS_RESIDUES, STANDARD_RESIDUES
+
+logger = transformers_logging.get_logger(__name__)
 
 _LARGEST_DIFFERENCE = 1e-4
 
@@ -112,7 +115,8 @@ def _known_reason(config) -> str:
 def freeze_what_is_not_reached(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> list[str]:
     """Freeze the parameters that no masked-LM loss reaches, as ESM's contact head.
 
-    They are not trained either way, but DistributedDataParallel would wait for their gradients.
+    They are not trained either way, but DistributedDataParallel would wait for their gradients. How many they are is
+    logged.
 
     Returns:
         `list[str]`: Their names.
@@ -128,4 +132,6 @@ def freeze_what_is_not_reached(model: PreTrainedModel, collator: DataCollatorFor
     unreached = [name for name, gradient in zip(trainable, gradients, strict=True) if gradient is None]
     for name in unreached:
         trainable[name].requires_grad_(False)
+    if unreached:
+        logger.info(f"no masked-LM loss reaches {len(unreached)} parameters, such as {unreached[0]}; they are frozen")
     return unreached

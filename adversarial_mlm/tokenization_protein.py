@@ -236,7 +236,7 @@ class ByteTable:
 
 def _surrounding_tokens(tokenizer: PreTrainedTokenizerBase, residue: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens that the tokenizer puts before and after a protein of the one residue A."""
-    ids = list(tokenizer("A")["input_ids"])
+    ids = list(tokenizer("A", verbose=False)["input_ids"])
     if ids.count(residue) != 1:
         raise ValueError(
             "the tokenizer does not encode the residue A as one token between special tokens; it gives "
@@ -255,7 +255,8 @@ def _needs_spaces(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> bool:
     wanted = [ids[list(protein.encode())].tolist() for protein in proteins]
     for spaced, separator in ((False, ""), (True, " ")):
         texts = [separator.join(protein) for protein in proteins]
-        given = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # not verbose: a short model_max_length is no matter of this look
+        given = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         if [list(row) for row in given] == wanted:
             return spaced
     row = next(index for index, row in enumerate(given) if list(row) != wanted[index])

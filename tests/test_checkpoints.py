@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -8,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adversarial_mlm.checkpoints import CheckpointError, check_resumable, load_encoder, load_noiser, read_weights
+from adversarial_mlm.checkpoints import (
+    CheckpointError,
+    check_resumable,
+    load_backbone,
+    load_encoder,
+    load_noiser,
+    read_weights,
+)
 
 KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
-
-
-def change_config(folder, **changes) -> None:
-    path = Path(folder, "config.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 def cut_short(path) -> None:
@@ -58,6 +61,39 @@ def with_text(name, text):
     return lambda folder: Path(folder, name).write_text(text)
 
 
+def change_json(folder, name, **changes) -> None:
+    path = Path(folder, name)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def change_config(folder, **changes) -> None:
+    change_json(folder, "config.json", **changes)
+
+
+def without_tokenizer(folder):
+    for path in Path(folder).glob("tokenizer*"):
+        path.unlink()
+
+
+def with_a_template_of_unknown_tokens(folder):
+    """The library for tokenizers panics where this one is used."""
+    template = json.loads(Path(folder, "tokenizer.json").read_text())["post_processor"]
+    change_json(folder, "tokenizer.json", post_processor={**template, "special_tokens": {}})
+
+
+def with_weights_of_an_index(folder, name="pytorch_model.bin"):
+    """The index of a sharded model names a pickle, which writes a file where it is loaded."""
+    os.rename(f"{folder}/model.safetensors", f"{folder}/model-00001.safetensors")
+    torch.save({"bert": Payload(f"{folder}/was_run")}, f"{folder}/{name}")
+    index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": name}}
+    Path(folder, "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def as_an_adapter(folder):
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "someone/something"}
+    Path(folder, "adapter_config.json").write_text(json.dumps(adapter))
+
+
 def with_pickled_weights(folder):
     os.remove(f"{folder}/model.safetensors")
     torch.save({}, f"{folder}/pytorch_model.bin")
@@ -82,22 +118,64 @@ def with_a_layer_more(folder):
         (without("config.json"), "there is no config.json in it"),
         (with_text("config.json", "{"), "could not be loaded .*not a valid JSON file"),
         (lambda folder: change_config(folder, model_type="nonsense"), "model type `nonsense`"),
-        (lambda folder: change_config(folder, model_type="gpt2"), "could not be loaded"),
+        (lambda folder: change_config(folder, model_type="gpt2"), r"could not be loaded|lacks \d+ of its tensors"),
         (lambda folder: change_config(folder, intermediate_size=64), r"is 32×16 and not 64×16|is 32 and not 64"),
         (without("model.safetensors"), "there is no model.safetensors in it$"),
         (with_pickled_weights, "convert its pickled weights first"),
         (lambda folder: cut_short(f"{folder}/model.safetensors"), "could not be loaded .*file not fully covered"),
         (with_text("model.safetensors", "garbage"), "could not be loaded"),
         (without_a_layer, r"lacks \d+ of its tensors, such as bert.encoder.layer.1."),
-        (with_text("tokenizer.json", "{"), "could not be loaded"),
+        (with_text("tokenizer.json", "{"), "whose tokenizer cannot be used"),
+        (with_text("tokenizer.json", "{}"), "whose tokenizer cannot be used"),
+        (with_a_template_of_unknown_tokens, "whose tokenizer cannot be used"),
+        (without_tokenizer, "which has no tokenizer, or one without any token for a residue"),
+        (lambda folder: cut_short(f"{folder}/tokenizer.json"), "whose tokenizer cannot be used"),
+        (
+            lambda folder: change_json(folder, "tokenizer.json", model={"type": "BPE"}),
+            "whose tokenizer cannot be used",
+        ),
+        (
+            lambda folder: change_json(folder, "tokenizer_config.json", model_max_length="x"),
+            "whose tokenizer cannot be used",
+        ),
+        (lambda folder: change_config(folder, hidden_size="x"), "could not be loaded .*hidden_size"),
+        (
+            lambda folder: change_config(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
+            "is quantised",
+        ),
+        (
+            lambda folder: change_config(folder, transformers_weights="adapter_model.bin"),
+            "adapter_model.bin, which is",
+        ),
+        (with_weights_of_an_index, "said to be in pytorch_model.bin, which is no safetensors"),
+        (with_text("model.safetensors.index.json", "[]"), "could not be loaded"),
+        (as_an_adapter, "which is an adapter; merge it into its model first: "),
     ],
 )
-def test_a_damaged_model_is_refused_in_one_sentence(save_encoder, damage, sentence):
+@pytest.mark.parametrize("load", [load_encoder, load_backbone])
+def test_a_damaged_model_is_refused_in_one_sentence(save_encoder, damage, sentence, load):
     folder = save_encoder("bert")
     damage(folder)
+    if load is load_backbone and damage is without_a_layer:
+        sentence = sentence.replace("bert.", "")
     with pytest.raises(CheckpointError, match=sentence) as refusal:
-        load_encoder(folder)
+        load(folder)
     assert str(refusal.value).startswith(f"model_name_or_path is {folder}, ") and "\n" not in str(refusal.value)
+    assert not Path(folder, "was_run").exists()
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_backbone, load_noiser])
+def test_an_adapter_on_the_hub_is_refused_before_its_model_is_fetched(load):
+    cache = Path(os.environ["HF_HOME"], "hub", "models--someone--adapter")
+    snapshot = cache / "snapshots" / ("0" * 40) / ("noiser" if load is load_noiser else "")
+    snapshot.mkdir(parents=True, exist_ok=True)
+    (cache / "refs").mkdir(exist_ok=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    as_an_adapter(snapshot)
+    with pytest.raises(
+        CheckpointError, match="is someone/adapter, which is an adapter; merge it into its model first"
+    ):
+        load("someone/adapter")
 
 
 def test_code_that_comes_with_a_model_is_never_run(save_encoder, tmp_path):
@@ -110,8 +188,6 @@ def test_code_that_comes_with_a_model_is_never_run(save_encoder, tmp_path):
 
 
 def test_a_model_without_a_head_gets_one_and_that_is_said(save_encoder, caplog, tmp_path, monkeypatch):
-    import logging
-
     model, _ = load_encoder(save_encoder("bert"))
     os.remove(tmp_path / "bert" / "model.safetensors")
     model.bert.save_pretrained(tmp_path / "bert")
@@ -173,6 +249,10 @@ def test_a_noiser_loads_from_its_folder_and_from_the_model_beside_it(make_noiser
         (lambda folder: change_config(f"{folder}/noiser", hidden_size=24), "whose weights do not fit its config.json"),
         (lambda folder: change_config(f"{folder}/noiser", view="all"), "view must be one of full, context, blind"),
         (lambda folder: change_config(f"{folder}/noiser", num_hidden_layers=3), r"lacks \d+ of its tensors"),
+        (lambda folder: change_config(f"{folder}/noiser", hidden_size="x"), "could not be loaded"),
+        (lambda folder: change_config(f"{folder}/noiser", quantization_config={"bits": 4}), "is quantised"),
+        (lambda folder: with_weights_of_an_index(f"{folder}/noiser"), "pytorch_model.bin, which is no safetensors"),
+        (lambda folder: as_an_adapter(f"{folder}/noiser"), "which is an adapter"),
     ],
 )
 def test_a_damaged_noiser_is_refused_in_one_sentence(make_noiser, save_encoder, damage, sentence):
@@ -187,6 +267,12 @@ def test_a_damaged_noiser_is_refused_in_one_sentence(make_noiser, save_encoder, 
 # ---- a run to continue ----
 
 
+def optimizer_of(model, noiser=None, kind=torch.optim.AdamW):
+    """A group for each network, as in a run."""
+    groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    return kind(groups + ([] if noiser is None else [{"params": list(noiser.parameters())}]), lr=1e-3)
+
+
 @pytest.fixture
 def checkpoint(save_encoder, make_noiser):
     """A folder like a checkpoint of a run, and the networks and tokenizer of that run."""
@@ -195,8 +281,11 @@ def checkpoint(save_encoder, make_noiser):
     noiser.save_pretrained(f"{folder}/noiser")
     model, tokenizer = load_encoder(folder)
     Path(folder, "trainer_state.json").write_text('{"global_step": 2}')
-    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+    for name in ("scheduler.pt", "rng_state.pth"):
         torch.save({"state": torch.zeros(1000)}, f"{folder}/{name}")
+    optimizer = optimizer_of(model, noiser)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)  # leaves a mark in the groups, as in a run
+    torch.save(optimizer.state_dict(), f"{folder}/optimizer.pt")
     return folder, model, noiser, tokenizer
 
 
@@ -252,13 +341,19 @@ def replace_tensor(path, find, change):
         (lambda f: cut_short(f"{f}/scheduler.pt"), "damaged scheduler.pt"),
         (lambda f: cut_short(f"{f}/rng_state.pth"), "damaged rng_state.pth"),
         (with_text("tokenizer.json", "{"), "has a tokenizer that could not be loaded"),
+        (with_text("tokenizer.json", "{}"), "has a tokenizer that could not be loaded"),
+        (with_weights_of_an_index, "pytorch_model.bin, which is no safetensors"),
+        (as_an_adapter, "which is an adapter"),
+        (lambda f: torch.save({"scale": 2.0}, f"{f}/scaler.pt"), "scaler.pt that is not the state of a scaler"),
+        (with_text("scaler.pt", "x"), "scaler.pt"),
+        (lambda f: torch.save([1], f"{f}/optimizer.pt"), "optimizer.pt that is not the state of an optimizer"),
     ],
 )
 def test_a_run_does_not_go_on_from_a_damaged_checkpoint(checkpoint, damage, sentence):
     folder, model, noiser, tokenizer = checkpoint
 
     def go_on():
-        check_resumable(folder, noiser, tokenizer)
+        check_resumable(folder, noiser, tokenizer, optimizer_of(model, noiser))
         read_weights(folder, model)
         read_weights(f"{folder}/noiser", noiser)
 
@@ -267,6 +362,52 @@ def test_a_run_does_not_go_on_from_a_damaged_checkpoint(checkpoint, damage, sent
     with pytest.raises(CheckpointError, match=sentence) as refusal:
         go_on()
     assert str(refusal.value).startswith(f"the checkpoint {folder}") and "\n" not in str(refusal.value)
+
+
+def test_a_run_without_a_noiser_does_not_go_on_from_one_with_a_noiser(checkpoint):
+    folder, _, _, tokenizer = checkpoint
+    with pytest.raises(CheckpointError, match="has a noiser/ folder, and this run has no noiser"):
+        check_resumable(folder, None, tokenizer)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adafactor])
+def test_a_run_with_another_optimizer_does_not_go_on(checkpoint, kind):
+    folder, model, noiser, tokenizer = checkpoint
+    with pytest.raises(CheckpointError, match=f"was made with another optimizer: .* this run's {kind.__name__} has "):
+        check_resumable(folder, noiser, tokenizer, optimizer_of(model, noiser, kind))
+
+
+def test_an_option_that_a_new_pytorch_gave_an_optimizer_is_no_other_optimizer(checkpoint):
+    folder, model, noiser, tokenizer = checkpoint
+    optimizer = optimizer_of(model, noiser)
+    for group in optimizer.param_groups:
+        group["an_option_of_tomorrow"] = True
+    check_resumable(folder, noiser, tokenizer, optimizer)
+
+
+def test_a_run_that_trains_other_parameters_does_not_go_on(checkpoint):
+    folder, model, noiser, tokenizer = checkpoint
+    for optimizer in (optimizer_of(model), optimizer_of(model.bert.encoder.layer[0], noiser)):
+        with pytest.raises(CheckpointError, match=r"hold 58 \+ \d+ tensors, and in this run .*trained_layers"):
+            check_resumable(folder, noiser, tokenizer, optimizer)
+
+
+def test_the_state_of_a_scaler_is_refused_only_where_the_run_has_none(checkpoint):
+    folder, _, noiser, tokenizer = checkpoint
+    state = {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000}
+    torch.save({**state, "_growth_tracker": 3}, f"{folder}/scaler.pt")
+    check_resumable(folder, noiser, tokenizer, has_scaler=True)
+    with pytest.raises(CheckpointError, match="has a scaler.pt, .* and this run does not scale its loss"):
+        check_resumable(folder, noiser, tokenizer, has_scaler=False)
+
+
+def test_a_checkpoint_of_another_kind_is_refused_without_a_report_before(save_encoder, caplog, monkeypatch):
+    model, _ = load_encoder(save_encoder("bert"))
+    other = save_encoder("modernbert")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with pytest.raises(CheckpointError, match="does not fit this run's BertForMaskedLM"):
+        read_weights(other, model)
+    assert not caplog.messages
 
 
 def test_a_checkpoint_with_another_vocabulary_is_refused(checkpoint, save_encoder):
@@ -282,7 +423,10 @@ def test_a_checkpoint_with_another_vocabulary_is_refused(checkpoint, save_encode
 def test_code_in_the_state_of_an_optimizer_is_never_run(checkpoint, tmp_path, name):
     folder, _, noiser, tokenizer = checkpoint
     torch.save({"state": Payload(tmp_path / "was_run")}, f"{folder}/{name}")
-    with pytest.raises(CheckpointError, match=f"{name} that holds more than tensors and plain values"):
+    with pytest.raises(
+        CheckpointError,
+        match=f" {'an' if name[0] == 'o' else 'a'} {name} that holds more than tensors and plain values",
+    ):
         check_resumable(folder, noiser, tokenizer)
     Path(folder, name).write_bytes(pickle.dumps(Payload(tmp_path / "was_run")))
     with pytest.raises(CheckpointError, match=name):

@@ -1,3 +1,6 @@
+import contextlib
+import logging
+
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -41,6 +44,21 @@ def test_embeddings_count_as_their_tokens_do(load, kind):
     check_soft_inputs(*load(kind))
 
 
+@pytest.mark.parametrize(("difference", "refused"), [(1e-3, True), (1e-6, False)])
+def test_rounding_alone_may_set_embeddings_and_tokens_apart(load, difference, refused):
+    model, collator = load("bert")
+
+    def differ(module, args, kwargs, outputs):
+        if kwargs.get("inputs_embeds") is not None:
+            outputs.logits = outputs.logits + difference
+        return outputs
+
+    model.register_forward_hook(differ, with_kwargs=True)
+    refusal = pytest.raises(ValueError, match="BertForMaskedLM does not: a logit differs by 0.001; choose")
+    with refusal if refused else contextlib.nullcontext():
+        check_soft_inputs(model, collator)
+
+
 def test_an_esm_2_without_token_dropout_takes_embeddings_for_what_they_are(load):
     check_soft_inputs(*load("esm", token_dropout=False))
 
@@ -78,6 +96,16 @@ def test_only_what_no_loss_reaches_is_frozen(load, kind):
     contact_head = ["esm.contact_head.regression.weight", "esm.contact_head.regression.bias"]
     assert unreached == (contact_head if kind == "esm" else [])
     assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == unreached
+
+
+@pytest.mark.parametrize("kind", ["esm", "bert"])
+def test_what_is_frozen_is_logged(load, kind, caplog, monkeypatch):
+    model, collator = load(kind)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with caplog.at_level("INFO", logger="adversarial_mlm.encoders"):
+        freeze_what_is_not_reached(model, collator)
+    sentence = "no masked-LM loss reaches 2 parameters, such as esm.contact_head.regression.weight; they are frozen"
+    assert caplog.messages == ([sentence] if kind == "esm" else [])
 
 
 def test_positions_are_those_that_the_encoder_can_take(load):

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import pickle
 import random
@@ -335,3 +336,11 @@ class TestResidueVocabulary:
         copy = pickle.loads(pickle.dumps(vocabulary))
         assert copy == vocabulary
         assert hash(copy) == hash(vocabulary)
+
+
+def test_a_short_model_max_length_is_no_matter_of_the_look_at_a_tokenizer(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    tokenizer = build_protein_tokenizer(model_max_length=3)
+    with caplog.at_level("WARNING"):
+        ByteTable.from_tokenizer(tokenizer)
+    assert not caplog.messages
