@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -58,7 +59,7 @@ class NoiserReward:
         """Read it back.
 
         Raises:
-            CheckpointError: If it is not there.
+            CheckpointError: If it is not there, damaged, or of another encoder.
         """
 
 
@@ -136,7 +137,10 @@ class ReducibleReward(CreditReward):
         path = os.path.join(folder, SLOW_ENCODER_FILE)
         if not os.path.isfile(path):
             raise CheckpointError(f"the checkpoint has no {path}, which noiser_reward: reducible needs to go on")
-        load_model(self.slow, path)
+        try:
+            load_model(self.slow, path)
+        except (RuntimeError, OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} is damaged or does not fit this run's encoder") from error
 
 
 class PredictorReward(NoiserReward):

@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from . import model_card, presets
 from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_noiser
+from .compatibility import check_encoder
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .encoders import train_last_layers
@@ -188,7 +189,9 @@ def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRand
         noiser = None
         if recipe.masking.masking == "adversarial":
             noiser = _build_noiser(recipe.model, ResidueVocabulary.from_tokenizer(tokenizer))
-        return encoder, build_collator(recipe, tokenizer, noiser)
+        collator = build_collator(recipe, tokenizer, noiser)
+        check_encoder(encoder, collator)  # before the data are read
+        return encoder, collator
     except ValueError as error:
         raise RecipeError(str(error)) from error
 

@@ -456,11 +456,18 @@ class AdversarialMLMTrainer(NoiserTurns, HubPushes, Trainer):
         Raises:
             CheckpointError: See [`checkpoints.check_resumable`] and [`checkpoints.read_weights`].
         """
-        checkpoints.check_resumable(checkpoint, self.noiser, self.data_collator.tokenizer)
+        self._check_states(checkpoint)
         self._read_networks(checkpoint)
 
+    def _check_states(self, checkpoint: str) -> None:
+        given = self.optimizer
+        optimizer = self.create_optimizer()
+        self.optimizer = given  # training makes its own when the networks are where they belong
+        tokenizer, has_scaler = self.data_collator.tokenizer, self.accelerator.scaler is not None
+        checkpoints.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        checkpoints.check_resumable(resume_from_checkpoint, self.noiser, self.data_collator.tokenizer)
+        self._check_states(resume_from_checkpoint)
         self._load_networks(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:

@@ -367,6 +367,20 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(make_recipe, tmp_path, sav
     assert len(before) > 15 and files() == before
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"masking": "random"}, "has a noiser/ folder, and this run has no noiser"),
+        ({"optim": "sgd"}, "was made with another optimizer"),
+        ({"noiser_reward": "reducible"}, "slow_encoder"),
+    ],
+)
+def test_a_run_that_goes_on_must_be_the_same_run(make_recipe, changes, sentence):
+    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
+    with pytest.raises(RecipeError, match=sentence):
+        pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4, **changes))
+
+
 def test_a_start_that_was_refused_does_not_block_the_next(make_recipe, tmp_path, proteins):
     from adversarial_mlm.corpus import CorpusError
 

@@ -82,11 +82,10 @@ def test_the_noisers_rate_has_a_factor_of_its_own(make_trainer):
 
 
 def test_a_factor_is_refused_where_the_schedule_is_no_function_of_the_step(make_trainer):
-    trainer = make_trainer(
-        noiser_learning_rate_factor=["0@0", "1@4"], lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps"
-    )
     with pytest.raises(ValueError, match="noiser_learning_rate_factor does not go with"):
-        trainer.train()
+        make_trainer(
+            noiser_learning_rate_factor=["0@0", "1@4"], lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps"
+        )
 
 
 def test_the_shared_counter_changes_the_phases(make_trainer):
