@@ -50,6 +50,7 @@ def main() -> int:
     stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
     not_pushed = pushed is not None and pushed.failure is not None
     missed = gate is not None and not report.passes_gate(figures, gate)
+    trainer.accelerator.end_training()  # processes that still hold their group may end in an abort
     return 1 if stopped or missed or not_pushed else 0
 
 

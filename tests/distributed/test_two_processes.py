@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ from safetensors.torch import load_file
 HERE = Path(__file__).parent
 
 
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["alternate", "reversal", "credit"])
 def test_two_processes_train_as_one_does(tmp_path, game):
@@ -17,6 +24,7 @@ def test_two_processes_train_as_one_does(tmp_path, game):
     alone, together = str(tmp_path / "alone"), str(tmp_path / "together")
     script = str(HERE / "train.py")
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(HERE / "gloo.yaml")]
+    launch += ["--main_process_port", str(free_port())]  # another test may run beside this one
     for command in ([sys.executable, script, alone, "1", game], [*launch, script, together, "2", game]):
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-3000:]

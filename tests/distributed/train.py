@@ -94,6 +94,7 @@ def main(output_dir: str, world_size: int, game: str) -> None:
     parameters = {f"encoder.{n}": p.detach().contiguous() for n, p in trainer.model.named_parameters()}
     parameters |= {f"noiser.{n}": p.detach().contiguous() for n, p in trainer.noiser.named_parameters()}
     save_file(parameters, f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
+    trainer.accelerator.end_training()  # gloo's threads may abort a process that ends without
 
 
 if __name__ == "__main__":

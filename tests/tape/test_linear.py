@@ -3,8 +3,6 @@ import pytest
 
 from adversarial_mlm.tape.linear import Rows, fit_discriminant, fit_ridge
 
-sklearn = pytest.importorskip("sklearn")
-
 
 @pytest.fixture
 def numbers():
