@@ -261,11 +261,7 @@ def build_trainer(
             eval_dataset=data.held_out or None,
             processing_class=collator.tokenizer,
         )
-    except (
-        ValueError,
-        ImportError,
-        RuntimeError,
-    ) as error:  # of the constructor, among them packages that are missing
+    except (ValueError, ImportError, RuntimeError) as error:  # a package may be missing, too
         raise RecipeError(" ".join(str(error).split())) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     _add_probes(recipe, trainer)

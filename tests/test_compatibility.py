@@ -14,14 +14,19 @@ def fit(save_encoder):
         model, tokenizer = load_encoder(save_encoder(kind))
         for name, value in changes.items():
             setattr(model.config, name, value)
-        check_encoder(model, DataCollatorForRandomMLM(tokenizer, max_length=max_length))
+        collator = DataCollatorForRandomMLM(tokenizer, max_length=max_length)
+        check_encoder(model, collator)
+        return model, collator
 
     return fit
 
 
 @pytest.mark.parametrize("kind", ["bert", "prot_bert", "esm", "roberta", "modernbert"])
-def test_an_encoder_fits_the_tokenizer_beside_it(fit, kind):
-    fit(kind)
+def test_an_encoder_fits_the_tokenizer_beside_it_and_reads_its_batches(fit, kind):
+    model, collator = fit(kind)
+    batch = collator([{"sequence": "ACDEFGHIKLMNPQRSTVWYBZXUO" * 3}])
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert logits.shape[:2] == (1, 60) and torch.isfinite(logits).all()
 
 
 def test_a_preset_fits_the_tokenizer_of_this_package(make_encoder, tokenizer):
@@ -38,7 +43,9 @@ def test_a_token_that_the_configuration_takes_for_another_is_refused(fit, kind, 
 
 
 def test_a_token_that_the_configuration_does_not_name_is_none_of_its_business(fit):
-    fit("bert", pad_token_id=None, bos_token_id=17)
+    model, collator = fit("bert", pad_token_id=None, bos_token_id=17)
+    assert (model.config.pad_token_id, model.config.bos_token_id) == (None, 17)  # let through as it is
+    assert collator.tokenizer.bos_token_id != 17
 
 
 def test_token_dropout_without_a_mask_is_refused(fit):

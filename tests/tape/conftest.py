@@ -9,6 +9,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 import pytest
+from toy_tasks import toy_task
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 SPLITS = {
@@ -169,3 +170,13 @@ def learnable(write_split, tmp_path):
         return tmp_path
 
     return write
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A toy task of a kind, small unless said otherwise."""
+
+    def task(kind="regression", **options):
+        return toy_task(tmp_path / f"data-{kind}", kind, **{"train": 40, "others": 12, **options})
+
+    return task

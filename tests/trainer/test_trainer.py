@@ -272,6 +272,15 @@ def test_a_stream_shorter_than_an_update_goes_on_with_its_next_pass(make_trainer
     assert len(rates) == 3 and min(rates) > 0.1
 
 
+def test_short_proteins_of_a_stream_are_said_once_and_counted(make_trainer, dataset, caplog):
+    stream = dataset.select(range(4)).map(lambda row: {"sequence": row["sequence"][:2]}).to_iterable_dataset()
+    trainer = make_trainer(data=stream, masking="random", max_steps=3, logging_steps=1)
+    with caplog.at_level("WARNING"):
+        trainer.train()
+    assert [entry["rows_without_mask"] for entry in log_of(trainer) if "learning_rate" in entry] == [4, 4, 4]
+    assert caplog.text.count("so short that no residue of them is masked") == 1
+
+
 def test_every_update_of_a_stream_is_whole(make_trainer, dataset):
     """10 proteins are two and a half batches of 4: the third of a pass is short, and no gradient is left over."""
     stream = dataset.select(range(10)).to_iterable_dataset()
