@@ -17,6 +17,7 @@ from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBa
 from transformers.trainer_utils import get_last_checkpoint
 
 from . import model_card, presets
+from .checkpointing import ARGUMENTS_FILE
 from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_noiser
 from .compatibility import check_encoder
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
@@ -29,7 +30,7 @@ from .recipe import RECIPE_FILE, DataArguments, ModelArguments, Recipe
 from .run_log import METRICS_FILE
 from .tape.callback import ProbeCallback
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
-from .trainer import ARGUMENTS_FILE, AdversarialMLMTrainer
+from .trainer import AdversarialMLMTrainer
 
 logger = logging.getLogger(__name__)
 
