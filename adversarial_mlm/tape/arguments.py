@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import inspect
+import re
 from dataclasses import dataclass, field, fields
 from typing import NoReturn
 
@@ -107,7 +109,12 @@ def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
         argv (`list[str]`): The command line without the program's name.
     """
     # the parser writes into the fields of what it is given, where FinetuneSettings has its types
-    options = [(option.name, option.type, field(default=option.default)) for option in fields(FinetuneSettings)]
+    helps = _described(FinetuneSettings)
+    options = [
+        (option.name, option.type, field(default=option.default, metadata={"help": f"finetune: {helps[option.name]}"}))
+        for option in fields(FinetuneSettings)
+        if option.name != "seed"  # which is one of the seeds
+    ]
     parts = (TapeArguments, dataclasses.make_dataclass("FinetuneOptions", options))
     parser = HfArgumentParser(parts, allow_abbrev=False, usage="%(prog)s --option value")
     try:
@@ -123,6 +130,12 @@ def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
     return args, settings
 
 
+def _described(settings: type) -> dict[str, str]:
+    """Option → what its docstring says of it."""
+    entries = re.findall(r"^    (\w+) \(.*?\): (.*(?:\n {8}.*)*)", inspect.getdoc(settings), flags=re.MULTILINE)
+    return {name: " ".join(text.split()).replace("`", "").replace("%", "%%") for name, text in entries}
+
+
 def refuse(program: str, message: str) -> NoReturn:
     """End the program with exit status 2 and a sentence."""
     HfArgumentParser(TapeArguments, prog=program).exit(2, f"{program}: {message}\n")
@@ -133,6 +146,7 @@ def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"cannot make sense of '{word}' on the command line; options look like --name value"
     known = [option.name for part in (TapeArguments, FinetuneSettings) for option in fields(part)]
+    known.remove("seed")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"unknown option '{name}' on the command line" + (f"; did you mean '{near[0]}'?" if near else "")
 
@@ -220,8 +234,6 @@ def _check_effect(args: TapeArguments, settings: FinetuneSettings) -> None:
     for name, default in _defaults(FinetuneSettings).items():
         if getattr(settings, name) == default:
             continue
-        if name == "seed":
-            raise ValueError("seed is given, but the option of this script is seeds")
         if name == "max_length" and args.mode in ("probe", "zero_shot"):
             continue
         if args.mode != "finetune":

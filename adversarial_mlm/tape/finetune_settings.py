@@ -17,7 +17,8 @@ class FinetuneSettings:
     at its start.
 
     Args:
-        head (`str`, *optional*): See [`TaskModelConfig`]; by default `attention` for proteins, `conv` for residues.
+        head (`str`, *optional*): Of proteins `attention` (the default), `mean` or `cls`; of residues `conv` (the
+            default) or `linear`. See [`TaskModelConfig`].
         head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer.
         head_dropout (`float`, *optional*): By default 0.5 for `attention` and `mean`, 0 for the others.
         learning_rate (`float`, *optional*, defaults to 1e-4): Of the head, and of the encoder's top.

@@ -1,6 +1,9 @@
+import dataclasses
+
 import pytest
 
 from adversarial_mlm.tape.arguments import parse_arguments, read_grid
+from adversarial_mlm.tape.finetune_settings import FinetuneSettings
 
 COMMON = ["--model_name_or_path", "m", "--data_dir", "d"]
 OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.csv", "--target", "y"]
@@ -26,7 +29,10 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
         (["--task", "stability", *COMMON, "--max_records", "0"], "max_records must be at least 1, got 0"),
         (["--task", "stability", *COMMON, "--learning_rate", "1e-3"], "learning_rate is set, but has an effect with"),
         (["--task", "stability", *COMMON, "--grid", "seed=1"], "grid is set, but has an effect with mode: finetune"),
-        (["--task", "stability", *COMMON, "--seed", "1"], "the option of this script is seeds"),
+        (
+            ["--task", "stability", *COMMON, "--seed", "1"],
+            "unknown option 'seed' on the command line; did you mean 'seeds'?",
+        ),
         (["--task", "stability", *COMMON, "--wild_type", "MK"], "wild_type is set, but has an effect with mode: zero"),
         (["--task", "stability", *COMMON, "--mode", "finetune", "--output_dir", "o", "--layer", "1"], "layer is set"),
         ([*OWN, "--data_dir", "d"], "data_dir is given, but belongs to TAPE's tasks"),
@@ -74,3 +80,13 @@ def test_a_grid_has_values_of_the_options_types():
     ):
         with pytest.raises(ValueError, match=reason):
             read_grid([word])
+
+
+def test_every_option_of_fine_tuning_is_explained(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["--help"])
+    assert stop.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for option in dataclasses.fields(FinetuneSettings):
+        assert f"--{option.name} " in shown or option.name == "seed"
+    assert "finetune: Units of the head's hidden layer. (default: 512)" in shown
