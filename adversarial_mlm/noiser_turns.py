@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .data_loading import noiser_batches
+from .finite import NOISER, spoil_gradient
 from .gradients import cosine, frozen, soft_embeddings
 from .keyed_noise import NOISER_PHASE, row_keys
 from .losses import IGNORE_INDEX, loss_weights, token_losses
@@ -90,6 +91,7 @@ class NoiserTurns:
                 with self._clock("data"):
                     batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
                 with self._clock("noiser"):
+                    batches = self._guard.remember(NOISER, update, batches)
                     self._noiser_update(update, self._number_rows(batches))
             self.noiser.eval()
         self._next_noiser_update = updates.stop
@@ -113,12 +115,13 @@ class NoiserTurns:
             keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
                 pay = self._noiser_pay(inputs, keys, items)
-                self.accelerator.backward(-pay)
+                self.accelerator.backward(-spoil_gradient(pay))
             total += pay.detach()
         grad_norm = self._clip_noiser(self.accelerator.clip_grad_norm_)
+        skipped = self._judge({NOISER: grad_norm})
         self.optimizer.step()
         self.noiser.zero_grad(set_to_none=True)
-        self._noiser_figures.add(noiser_pay=total, noiser_grad_norm=grad_norm)
+        self._noiser_figures.add(noiser_pay=torch.where(skipped, math.nan, total), noiser_grad_norm=grad_norm)
 
     def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
