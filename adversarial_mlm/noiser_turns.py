@@ -24,6 +24,7 @@ class NoiserTurns:
     def _set_up_noiser(self, args: AdversarialMLMTrainingArguments, noiser) -> None:
         self.noiser = noiser
         self._noiser_wrapped: nn.Module | None = noiser
+        self._frozen_encoder: nn.Module | None = None  # as the noiser's updates call it: compiled, where that is asked
         self._noiser_iterator: Iterator | None = None
         self._next_noiser_update = 0  # of that iterator
         self._reward: NoiserReward | None = None
@@ -128,7 +129,7 @@ class NoiserTurns:
         noised = self._corrupt(inputs, keys, differentiable=True)
         through = self._reward.through_encoder
         with contextlib.nullcontext() if through else torch.no_grad():
-            _, losses, weights = self._read(self.model, noised, inputs)
+            _, losses, weights = self._read(self._frozen_encoder, noised, inputs)
         pay = self._reward.direct(noised, losses.detach())
         if through:
             pay = pay + (losses * weights).sum()
@@ -142,11 +143,12 @@ class NoiserTurns:
         every, step = self.args.noiser_cosine_steps, self.state.global_step
         if not every or step % every or len(batch["row"]) < 2:
             return
-        inputs, wrapped = self._prepare_inputs(batch), self._noiser_wrapped
+        inputs, wrapped, encoder = self._prepare_inputs(batch), self._noiser_wrapped, self._frozen_encoder
         keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
         items = torch.ones((), device=self.args.device)
         gradients = []
         self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
+        self._frozen_encoder = self.model  # and for whose half batches nothing is compiled
         was_training = self.noiser.training
         self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
         with frozen(self.model), self._dropout_of_its_own(step):
@@ -154,7 +156,7 @@ class NoiserTurns:
                 half = {name: tensor[rows] for name, tensor in inputs.items()}
                 pay = self._noiser_pay(half, keys[rows], items)
                 gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
-        self._noiser_wrapped = wrapped
+        self._noiser_wrapped, self._frozen_encoder = wrapped, encoder
         self.noiser.train(was_training)
         self._noiser_figures.add(noiser_cosine=cosine(*gradients))
 

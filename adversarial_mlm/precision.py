@@ -1,7 +1,13 @@
-"""Options about numbers and memory, and what this trainer makes of them."""
+"""Options about numbers, memory and compilation, and what this trainer makes of them."""
 
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
+from torch import nn
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
+
+_COMPILE_MODES = (None, "default", "max-autotune-no-cudagraphs")
 
 
 def check_precision(args: TrainingArguments) -> None:
@@ -22,6 +28,11 @@ def check_precision(args: TrainingArguments) -> None:
             f"optim {getattr(args.optim, 'value', args.optim)} is not supported: it moves the weights during the "
             "backward pass, before anything can be clipped or left out"
         )
+    if args.torch_compile and args.torch_compile_mode not in _COMPILE_MODES:
+        raise ValueError(
+            f"torch_compile_mode {args.torch_compile_mode} is not supported: it records the work of one length, and "
+            "batches have unequal ones; use default or max-autotune-no-cudagraphs"
+        )
     if not args.activation_checkpointing:
         return
     settings = dict(args.activation_checkpointing_kwargs or {})
@@ -31,3 +42,19 @@ def check_precision(args: TrainingArguments) -> None:
             "reentrant checkpoint would give the noiser no gradient"
         )
     args.activation_checkpointing_kwargs = {**settings, "use_reentrant": False}
+
+
+def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:
+    """A module compiled as `accelerator` compiles those that it prepares; the module itself where it does not."""
+    plugin = accelerator.state.dynamo_plugin
+    if plugin.backend == DynamoBackend.NO:
+        return module
+    return torch.compile(module, **plugin.to_kwargs())
+
+
+def not_compiled(module: nn.Module) -> nn.Module:
+    """A module without `torch.compile` around it.
+
+    For the noiser, whose GRU `torch.compile` cannot take in.
+    """
+    return getattr(module, "_orig_mod", module)

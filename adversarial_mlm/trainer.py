@@ -28,6 +28,7 @@ from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
+from .precision import compiled_as, not_compiled
 from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
@@ -276,7 +277,8 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.noiser is not None:
-            self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
+            self._noiser_wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
+            self._frozen_encoder = compiled_as(self.accelerator, self.model)
             # in training mode only where it is trained: in its own phase, or all along
             self.noiser.train(self.args.noiser_update == "reversal")
             self._reward = build_reward(

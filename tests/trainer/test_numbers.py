@@ -111,7 +111,9 @@ def test_the_log_has_the_means_of_the_updates_that_were_made(make_trainer):
     assert (first["skipped_updates"], first["noiser_skipped_updates"]) == (1, 1)
     last = log_of(some)[-1]
     assert (last["train_skipped_updates"], last["train_noiser_skipped_updates"]) == (3, 1)
-    assert result.training_loss == pytest.approx(sum(single[s]["loss"] for s in range(6) if s not in bad) / 3, rel=1e-5)
+    assert result.training_loss == pytest.approx(
+        sum(single[s]["loss"] for s in range(6) if s not in bad) / 3, rel=1e-5
+    )
 
 
 def test_nothing_waits_for_the_device_between_two_entries_of_the_log(make_trainer):
