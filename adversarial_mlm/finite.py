@@ -197,9 +197,9 @@ class FiniteUpdates:
         entries = sorted(gather_object(entries), key=lambda entry: (entry["update"], entry["rank"]))
         path = os.path.join(self.args.output_dir, RECORDS_FILE)
         if self.is_world_process_zero():
+            lines = ",\n".join(map(json.dumps, entries))  # an update and a process a line
             with open(path, "w", encoding="utf-8") as file:
-                json.dump({"step": self.state.global_step, "updates": entries}, file, indent=1)
-                file.write("\n")
+                file.write(f'{{"step": {self.state.global_step}, "updates": [\n{lines}\n]}}\n')
         self.accelerator.wait_for_everyone()
         raise NonFiniteError(
             f"stopped at step {self.state.global_step}: the last {self._guard.limit} updates of the "
