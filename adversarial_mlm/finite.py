@@ -197,7 +197,7 @@ class FiniteUpdates:
         entries = sorted(gather_object(entries), key=lambda entry: (entry["update"], entry["rank"]))
         path = os.path.join(self.args.output_dir, RECORDS_FILE)
         if self.is_world_process_zero():
-            lines = ",\n".join(map(json.dumps, entries))  # an update and a process a line
+            lines = ",\n".join(json.dumps(entry, default=str) for entry in entries)
             with open(path, "w", encoding="utf-8") as file:
                 file.write(f'{{"step": {self.state.global_step}, "updates": [\n{lines}\n]}}\n')
         self.accelerator.wait_for_everyone()

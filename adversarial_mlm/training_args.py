@@ -27,6 +27,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
     noiser's are always shuffled.
 
+    `activation_checkpointing` and `torch_compile` are about the encoder, in its own updates and in the noiser's, and
+    leave the noiser alone. Checkpoints are never reentrant.
+
     Where an option is called a *ramp* it is one number, or `value@step` points with straight lines between them, in
     encoder updates: `0@0 1@1000` rises from 0 to 1 over the first thousand.
 
