@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .data_order import crop_start
+from .finite import RECORDS
 from .modeling_noiser import NoiserModel
 from .noising import MaskingRules, NoisedBatch, noise_batch
 from .sampling import exact_budget
@@ -52,6 +53,7 @@ class SequenceEncoder:
         self.max_length, self.pad_to_multiple_of, self.seed = max_length, pad_to_multiple_of, seed
         self._is_residue = np.zeros(self.vocabulary.vocab_size, dtype=bool)
         self._is_residue[list(self.vocabulary.residue_ids)] = True
+        self.names_records = False  # a trainer's loader may want to know later what was in a batch
         self._stateful_crops: dict[int, np.random.Generator] = {}
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
@@ -85,12 +87,15 @@ class SequenceEncoder:
             ids[end : end + len(suffix)] = suffix
         attention_mask = np.arange(longest) < lengths[:, None]
         residue_mask = self._is_residue[input_ids] & attention_mask
-        return {
+        batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
             "residue_mask": torch.from_numpy(residue_mask),
             "num_residues": torch.from_numpy(residue_mask.sum(axis=1)),
         }
+        if self.names_records:
+            batch[RECORDS] = [example.get("record", example.get("id")) for example in examples]
+        return batch
 
     def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
         if len(ids) <= self.max_residues:

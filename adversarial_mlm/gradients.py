@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .noising import NoisedBatch
 
@@ -48,12 +49,19 @@ def soft_embeddings(noised: NoisedBatch, embeddings: nn.Embedding, reversal: flo
 
 @contextlib.contextmanager
 def frozen(module: nn.Module, training: bool = False) -> Iterator[None]:
-    """No gradients of the module's parameters for a while, and no dropout unless `training`."""
+    """No gradients of the module's parameters for a while, and no dropout unless `training`.
+
+    Layers whose activations are checkpointed go on with that: they do so in training mode only, which concerns the
+    layers themselves and not the dropout inside them.
+    """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     was_training = module.training
     for parameter in trainable:
         parameter.requires_grad_(False)
     module.train(training)
+    for layer in module.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            layer.training = was_training
     try:
         yield
     finally:

@@ -49,8 +49,13 @@ class NoiserReward:
         """
         return 0.0
 
-    def after_encoder_update(self, encoder: nn.Module) -> None:
-        """Called after every update of the encoder."""
+    def after_encoder_update(self, encoder: nn.Module, skipped: torch.Tensor) -> None:
+        """Called after every update of the encoder.
+
+        Args:
+            encoder (`nn.Module`): As it is now.
+            skipped (`torch.Tensor`): A scalar, bool: whether the update was left out, as it was not finite.
+        """
 
     def save(self, folder: str) -> None:
         """Write what a resumed run needs into a checkpoint."""
@@ -126,9 +131,9 @@ class ReducibleReward(CreditReward):
         return losses - token_losses(logits, noised.labels)
 
     @torch.no_grad()
-    def after_encoder_update(self, encoder: nn.Module) -> None:
+    def after_encoder_update(self, encoder: nn.Module, skipped: torch.Tensor) -> None:
         for slow, fast in zip(self.slow.parameters(), encoder.parameters(), strict=True):
-            slow.lerp_(fast.detach(), 1 - self.decay)
+            slow.lerp_(torch.where(skipped, slow, fast.detach()), 1 - self.decay)
 
     def save(self, folder: str) -> None:
         save_model(self.slow, os.path.join(folder, SLOW_ENCODER_FILE))

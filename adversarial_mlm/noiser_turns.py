@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .data_loading import noiser_batches
+from .finite import NOISER, spoil_gradient
 from .gradients import cosine, frozen, soft_embeddings
 from .keyed_noise import NOISER_PHASE, row_keys
 from .losses import IGNORE_INDEX, loss_weights, token_losses
@@ -23,6 +24,7 @@ class NoiserTurns:
     def _set_up_noiser(self, args: AdversarialMLMTrainingArguments, noiser) -> None:
         self.noiser = noiser
         self._noiser_wrapped: nn.Module | None = noiser
+        self._frozen_encoder: nn.Module | None = None  # as the noiser's updates call it: compiled, where that is asked
         self._noiser_iterator: Iterator | None = None
         self._next_noiser_update = 0  # of that iterator
         self._reward: NoiserReward | None = None
@@ -90,6 +92,7 @@ class NoiserTurns:
                 with self._clock("data"):
                     batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
                 with self._clock("noiser"):
+                    batches = self._guard.remember(NOISER, update, batches)
                     self._noiser_update(update, self._number_rows(batches))
             self.noiser.eval()
         self._next_noiser_update = updates.stop
@@ -113,19 +116,20 @@ class NoiserTurns:
             keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
                 pay = self._noiser_pay(inputs, keys, items)
-                self.accelerator.backward(-pay)
+                self.accelerator.backward(-spoil_gradient(pay))
             total += pay.detach()
         grad_norm = self._clip_noiser(self.accelerator.clip_grad_norm_)
+        skipped = self._judge({NOISER: grad_norm})
         self.optimizer.step()
         self.noiser.zero_grad(set_to_none=True)
-        self._noiser_figures.add(noiser_pay=total, noiser_grad_norm=grad_norm)
+        self._noiser_figures.add(noiser_pay=torch.where(skipped, math.nan, total), noiser_grad_norm=grad_norm)
 
     def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
         noised = self._corrupt(inputs, keys, differentiable=True)
         through = self._reward.through_encoder
         with contextlib.nullcontext() if through else torch.no_grad():
-            _, losses, weights = self._read(self.model, noised, inputs)
+            _, losses, weights = self._read(self._frozen_encoder, noised, inputs)
         pay = self._reward.direct(noised, losses.detach())
         if through:
             pay = pay + (losses * weights).sum()
@@ -139,11 +143,12 @@ class NoiserTurns:
         every, step = self.args.noiser_cosine_steps, self.state.global_step
         if not every or step % every or len(batch["row"]) < 2:
             return
-        inputs, wrapped = self._prepare_inputs(batch), self._noiser_wrapped
+        inputs, wrapped, encoder = self._prepare_inputs(batch), self._noiser_wrapped, self._frozen_encoder
         keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
         items = torch.ones((), device=self.args.device)
         gradients = []
         self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
+        self._frozen_encoder = self.model  # and for whose half batches nothing is compiled
         was_training = self.noiser.training
         self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
         with frozen(self.model), self._dropout_of_its_own(step):
@@ -151,7 +156,7 @@ class NoiserTurns:
                 half = {name: tensor[rows] for name, tensor in inputs.items()}
                 pay = self._noiser_pay(half, keys[rows], items)
                 gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
-        self._noiser_wrapped = wrapped
+        self._noiser_wrapped, self._frozen_encoder = wrapped, encoder
         self.noiser.train(was_training)
         self._noiser_figures.add(noiser_cosine=cosine(*gradients))
 

@@ -381,7 +381,8 @@ def _straight_through(
             hard = F.one_hot(noisy_options.argmax(dim=-1), noisy_options.shape[-1]).to(dtype)
             choice = hard + probabilities - probabilities.detach()  # (batch, length, 2 + replacements)
             masked = choice[..., MASK, None] * mask_token + choice[..., KEEP, None] * original
-            masked = masked + choice[..., REPLACE:] @ one_hots[_replacement_ids(vocabulary, device)]
+            # no matrix product, so that no setting of its precision (tf32) reaches the choice
+            masked = masked.index_add(-1, _replacement_ids(vocabulary, device), choice[..., REPLACE:])
         return (1 - mask_any) * base + mask_any * masked
 
 

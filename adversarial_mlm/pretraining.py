@@ -23,6 +23,7 @@ from .compatibility import check_encoder
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .encoders import train_last_layers
+from .finite import RECORDS_FILE
 from .hub import SNAPSHOT_PREFIX, PushError
 from .modeling_noiser import NoiserModel
 from .noising import MaskingRules
@@ -339,6 +340,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     Raises:
         RecipeError: See [`check_output_dir`] and [`load_data`].
         CorpusError: If the data cannot be read.
+        NonFiniteError: If the run was stopped (`max_skipped_updates`).
     """
     args = recipe.training
     checkpoint = check_output_dir(recipe)
@@ -418,7 +420,7 @@ def _count_short_proteins(data: ProteinData, rules: MaskingRules) -> None:
 
 _WRITTEN_BY_A_RUN = (
     *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", "README.md"),
-    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", RECORDS_FILE),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
 )
 

@@ -77,10 +77,11 @@ class Means:
         self._sums = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
 
     def add(self, **values: torch.Tensor) -> None:
-        """Add one value of each of these names."""
+        """Add one value of each of these names; one that is not finite is left out."""
         for name, value in values.items():
-            self._sums[self.names.index(name), 0] += value
-            self._sums[self.names.index(name), 1] += 1
+            finite = torch.isfinite(value)
+            self._sums[self.names.index(name), 0] += torch.where(finite, value, 0)
+            self._sums[self.names.index(name), 1] += finite
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """The means since the last call, over all processes, of the names that were given a value.

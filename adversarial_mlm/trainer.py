@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer
@@ -21,6 +20,7 @@ from .data_loading import EndlessStream, data_seed, plain_loader
 from .data_order import EpochSampler, global_rows
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
+from .finite import FiniteUpdates, spoil_gradient
 from .health import collapse_message, has_collapsed, random_loss_above_best
 from .hub import HubPushes
 from .keyed_noise import ENCODER_PHASE, row_keys
@@ -28,6 +28,7 @@ from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
+from .precision import compiled_as, not_compiled
 from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
 
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
+class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes, Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
@@ -127,6 +128,7 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
+        sequence_encoder.names_records = is_training
         if not is_training:
             sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         return sequence_encoder
@@ -184,13 +186,6 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
         with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
             return super().training_step(model, inputs, num_items_in_batch)
 
-    def _get_grad_norm(self, model, grad_norm=None):
-        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
-        grad_norm = super()._get_grad_norm(model, grad_norm)
-        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
-            self._noiser_figures.add(noiser_grad_norm=self._clip_noiser(nn.utils.clip_grad_norm_))
-        return grad_norm
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
 
@@ -221,6 +216,7 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
         if moves_along:
             pay = strength * self._normalised(self._reward.direct(noised, losses.detach()), items)
             loss = loss - (pay - pay.detach())  # a gradient for the noiser, and nothing for the log
+        loss = spoil_gradient(loss)
         return (loss, outputs) if return_outputs else loss
 
     # ---- Optimizer ----
@@ -281,7 +277,8 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if self.noiser is not None:
-            self._noiser_wrapped = self.accelerator.prepare_model(self.noiser)
+            self._noiser_wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
+            self._frozen_encoder = compiled_as(self.accelerator, self.model)
             # in training mode only where it is trained: in its own phase, or all along
             self.noiser.train(self.args.noiser_update == "reversal")
             self._reward = build_reward(
@@ -360,19 +357,20 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
     def _maybe_log_save_evaluate(self, *args, **kwargs):
         self._clock.stop("encoder")
         if self._reward is not None and self.state.global_step > self._rewarded_step:  # also called between epochs
-            self._reward.after_encoder_update(self.model)
+            self._reward.after_encoder_update(self.model, self._guard.skipped)
             self._rewarded_step = self.state.global_step
         return super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too."""
         if "loss" in logs and "learning_rate" in logs:
-            logs = {**logs, **self._training_figures()}
+            logs = {**logs, **self._training_figures(), **self._skipped_figures(logs)}
             self._say_short_rows(logs)
             self._watch_for_collapse(logs)
         super().log(logs, start_time)
         if self.is_world_process_zero():
             self._metrics_file.append(self.state.log_history[-1])
+        self._stop_where_too_many()
 
     @property
     def collapsed_at(self) -> int | None:

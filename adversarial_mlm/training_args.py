@@ -7,6 +7,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
+from .precision import check_precision
 
 _LOSS_SCOPES = ("masked", "all")
 _ON_COLLAPSE = ("warn", "stop")
@@ -25,6 +26,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     every process (`dispatch_batches` `False`; batches have unequal lengths). `remove_unused_columns` has no effect:
     the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
     noiser's are always shuffled.
+
+    `activation_checkpointing` and `torch_compile` are about the encoder, in its own updates and in the noiser's, and
+    leave the noiser alone. Checkpoints are never reentrant.
 
     Where an option is called a *ramp* it is one number, or `value@step` points with straight lines between them, in
     encoder updates: `0@0 1@1000` rises from 0 to 1 over the first thousand.
@@ -74,6 +78,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             `collapse_enrichment`.
         collapse_enrichment (`float`, *optional*, defaults to 2.0): See there. A high enrichment alone is no harm.
         on_collapse (`str`, *optional*, defaults to `"warn"`): `"warn"` or `"stop"`.
+        max_skipped_updates (`int`, *optional*, defaults to 20): An update whose loss or gradient is not finite is left
+            out, on all processes, and counted. When the trainer logs and so many updates of one network in a row, the
+            last ones, were left out, the run stops and names the records of their batches in
+            `nonfinite_records.json`. 0 never stops. With `fp16` the scaler leaves updates out until its scale fits,
+            from 65,536 to 1 in 16 of them.
         noiser_cosine_steps (`int`, *optional*, defaults to 100): Every so many updates of the encoder, compare the
             noiser's gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for
             never.
@@ -129,6 +138,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     collapse_margin: float = field(default=0.05, metadata={"help": "Rise of the random loss that rings the alarm."})
     collapse_enrichment: float = field(default=2.0, metadata={"help": "Enrichment that must go with it."})
     on_collapse: str = field(default="warn", metadata={"help": "warn or stop.", "choices": _ON_COLLAPSE})
+    max_skipped_updates: int = field(
+        default=20, metadata={"help": "Stop after so many updates in a row that are not finite; 0 for never."}
+    )
     noiser_cosine_steps: int = field(default=100, metadata={"help": "How often to compare half batches; 0 for never."})
 
     def __post_init__(self):
@@ -142,6 +154,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         for name in (
             *("noiser_learning_rate", "noiser_weight_decay", "noiser_max_grad_norm", "unmasked_weight"),
             *("importance_exponent", "collapse_margin", "collapse_enrichment", "noiser_cosine_steps"),
+            "max_skipped_updates",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -233,6 +246,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         for name in ("fp16_full_eval", "bf16_full_eval"):
             if getattr(self, name):
                 raise ValueError(f"{name} is not supported; use {name.split('_')[0]} for training and evaluation")
+        check_precision(self)
         if not self.dataloader_in_order:
             raise ValueError("dataloader_in_order: false is not supported: a run could not be repeated")
         if self.auto_find_batch_size:

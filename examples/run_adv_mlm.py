@@ -13,10 +13,12 @@ import os
 import sys
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm import pretraining, report
 from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.finite import NonFiniteError
 from adversarial_mlm.recipe import parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +27,8 @@ DEMO = "examples/recipes/demo.yaml"
 
 def main() -> int:
     """Run a recipe; returns the exit status: 0, 1 where the run missed its gate, was stopped by the alarm for a
-    collapse or could not be pushed to the Hub, 2 for a mistake in the input."""
+    collapse or because its updates were no longer finite, or could not be pushed to the Hub, 2 for a mistake in the
+    input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -41,6 +44,11 @@ def main() -> int:
     except (CorpusError, pretraining.RecipeError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         return 2
+    except NonFiniteError as error:  # on all processes at once
+        if PartialState().is_main_process:
+            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        PartialState().destroy_process_group()
+        return 1
     figures = pretraining.evaluate_saved(recipe, trainer)
     pushed = pretraining.push_saved(trainer)
     gate = recipe.run.background_gate

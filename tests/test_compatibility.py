@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from adversarial_mlm import DataCollatorForRandomMLM
+from adversarial_mlm import AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
 from adversarial_mlm.checkpoints import load_encoder
-from adversarial_mlm.compatibility import check_encoder
+from adversarial_mlm.compatibility import check_encoder, check_fit
 
 
 @pytest.fixture
@@ -75,3 +75,16 @@ def test_the_table_of_embeddings_may_be_of_any_class(make_encoder, tokenizer):
 
     model.set_input_embeddings(Table(model.get_input_embeddings().weight))
     check_encoder(model, DataCollatorForRandomMLM(tokenizer, max_length=60))
+
+
+def test_an_encoder_that_cannot_checkpoint_its_activations_is_refused_before_training(
+    make_encoder, tokenizer, tmp_path
+):
+    args = AdversarialMLMTrainingArguments(
+        output_dir=str(tmp_path), report_to=[], use_cpu=True, activation_checkpointing=True
+    )
+    encoder, collator = make_encoder(), DataCollatorForRandomMLM(tokenizer, max_length=60)
+    check_fit(encoder, args, collator)
+    encoder.supports_gradient_checkpointing = False
+    with pytest.raises(ValueError, match="activation_checkpointing is set, and BertForMaskedLM does not support it"):
+        check_fit(encoder, args, collator)

@@ -76,7 +76,9 @@ def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, no
     reward = ReducibleReward(encoder, decay=0.75)
     start = encoder.cls.predictions.bias.detach().clone()
     encoder.cls.predictions.bias.data += 1.0
-    reward.after_encoder_update(encoder)
+    reward.after_encoder_update(encoder, torch.tensor(True))
+    assert torch.equal(reward.slow.cls.predictions.bias, start)  # an update that was left out moves nothing
+    reward.after_encoder_update(encoder, torch.tensor(False))
     assert torch.allclose(reward.slow.cls.predictions.bias, start + 0.25)
     reward.save(str(tmp_path))
     resumed = ReducibleReward(make_encoder(seed=3), decay=0.75)

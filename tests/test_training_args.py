@@ -59,6 +59,11 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"learning_rate": -1.0},
         {"max_grad_norm": -1.0},
         {"max_steps": 0},
+        {"max_skipped_updates": -1},
+        {"fp16": True},
+        {"optim": "lomo"},
+        {"optim": "galore_adamw_layerwise", "optim_target_modules": "all-linear"},
+        {"torch_compile_mode": "reduce-overhead"},
         {"save_steps": 0, "save_strategy": "steps"},
         {
             "noiser_learning_rate_factor": ["0.5"],
@@ -80,3 +85,11 @@ def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
 def test_a_plain_number_will_do_for_a_ramp_in_python(tmp_path):
     assert make(tmp_path, reversal_strength=0.5, noiser_update="reversal").reversal_strength == ["0.5"]
     assert make(tmp_path, reversal_strength=1.0).reversal_strength == ["1.0"]  # the default, said in another way
+
+
+def test_checkpointed_activations_are_never_reentrant(tmp_path):
+    args = make(tmp_path, activation_checkpointing=True, activation_checkpointing_kwargs={"every_n_layers": 2})
+    assert args.activation_checkpointing_kwargs == {"every_n_layers": 2, "use_reentrant": False}
+    for name in ("activation_checkpointing", "gradient_checkpointing"):
+        with pytest.raises(ValueError, match="use_reentrant: true is not supported"):
+            make(tmp_path, **{name: True, f"{name}_kwargs": {"use_reentrant": True}})

@@ -28,10 +28,13 @@ GAMES = {
         "loss_scope": "all",
         "unmasked_weight": 0.5,
     },
+    "checkpointed": {"noiser_steps": 3, "encoder_steps": 2, "activation_checkpointing": True},
+    "checkpointed-reversal": {"noiser_update": "reversal", "noiser_every": 2, "activation_checkpointing": True},
+    "compiled": {"noiser_steps": 3, "encoder_steps": 2, "torch_compile": True, "torch_compile_backend": "aot_eager"},
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind"}
+VIEWS = {"reversal": "context", "credit": "blind"}
 
 
 def make_encoder(game: str):
@@ -56,7 +59,9 @@ def main(output_dir: str, world_size: int, game: str) -> None:
     torch.manual_seed(0)
     encoder = make_encoder(game).double()
     vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8, view=VIEWS[game]))
+    noiser = NoiserModel(
+        presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8, view=VIEWS.get(game, "full"))
+    )
     noiser = noiser.double()
     args = AdversarialMLMTrainingArguments(
         output_dir=output_dir,

@@ -1,5 +1,6 @@
 """The script as users start it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -55,3 +56,17 @@ def test_a_mistake_ends_in_one_sentence_and_status_2(run, tmp_path, words, sente
     result = run(*[word.replace("{tmp}", str(tmp_path)) for word in words])
     assert result.returncode == 2
     assert sentence in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_whose_numbers_are_no_longer_finite_ends_in_one_sentence_and_status_1(run, tmp_path):
+    result = run(
+        "examples/recipes/demo.yaml", "--learning_rate", "1e30", "--warmup_steps", "0", "--max_steps", "9",
+        "--eval_strategy", "no", "--per_device_train_batch_size", "4", "--logging_steps", "3", "--noiser_steps", "1",
+        "--max_skipped_updates", "2", "--output_dir", str(tmp_path / "run"), "--use_cpu", "true",
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "run_adv_mlm.py: stopped at step 3: the last 2 updates of the encoder" in result.stderr
+    assert "Traceback" not in result.stderr
+    updates = json.load(open(tmp_path / "run" / "nonfinite_records.json"))["updates"]
+    assert [(entry["update"], len(entry["records"]), len(entry["ids"])) for entry in updates] == [(2, 4, 4), (3, 4, 4)]
