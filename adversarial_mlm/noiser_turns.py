@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from .batch_stages import micro_steps_before
 from .data_loading import noiser_batches
 from .gradients import cosine, frozen, soft_embeddings
 from .keyed_noise import NOISER_PHASE, row_keys
@@ -161,6 +162,7 @@ class NoiserTurns:
             self.args,
             self._sequence_encoder(is_training=True),
             first_update,
+            micro_steps_before(first_update, self._noiser_stages()),
             self.accelerator.num_processes,
             self.accelerator.process_index,
         )

@@ -1,0 +1,98 @@
+"""The trainer's place in the data: which batches come next, after a resume and where the size of updates changes."""
+
+import dataclasses
+
+from torch.utils.data import IterableDataset
+from transformers.trainer_callback import TrainerCallback
+
+from .batch_stages import Passes, Stage, accumulation, micro_steps_before
+from .data_loading import data_seed
+from .data_order import EncoderBatchSampler
+
+
+class DataPosition:
+    """The part of [`AdversarialMLMTrainer`] that knows its place in an indexable dataset. It is of no use alone.
+
+    The stock trainer goes through the batches that a resumed run has seen already, and has one size of updates. Here a
+    pass of its loop begins at any update and has one size (see [`batch_stages`]). A stream keeps the stock loop.
+    """
+
+    def _set_up_position(self) -> None:
+        """To be called when the processes are known.
+
+        Raises:
+            ValueError: If `global_batch_size` does not go with the processes or the dataset, or if what an epoch
+                leaves out is all of it.
+        """
+        args, world = self.args, self.accelerator.num_processes
+        streamed = isinstance(self.train_dataset, IterableDataset)
+        self._batches: EncoderBatchSampler | None = None
+        self._passes: Passes | None = None
+        self._stages = [Stage(0, args.gradient_accumulation_steps)]
+        if args.batch_stages:
+            self._stages = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, world)
+            args.gradient_accumulation_steps = self._stages[0].size
+        if streamed and len(self._stages) > 1:
+            raise ValueError("global_batch_size cannot change in a stream; give one number, or set streaming: false")
+        if streamed or self.train_dataset is None:
+            return
+        if args.ignore_data_skip:
+            raise ValueError("ignore_data_skip is not supported: a run goes on at its place in the data at once")
+        self._batches = EncoderBatchSampler(
+            len(self.train_dataset),
+            data_seed(args),
+            args.train_batch_size,
+            world,
+            self.accelerator.process_index,
+            shuffle=args.train_sampling_strategy == "random",
+            drop_last=args.dataloader_drop_last,
+        )
+        self._passes = Passes(len(self._batches), self._stages)
+        self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._passes))  # before those that read it
+
+    def set_initial_training_values(self, args, dataloader):
+        self.args.gradient_accumulation_steps = self._stages[0].size
+        values = super().set_initial_training_values(args, dataloader)
+        if self._passes is None:
+            return values
+        _, updates, examples, samples, batch, steps, max_steps = values
+        if len(self._stages) > 1:
+            per_micro_step = args.train_batch_size * self.accelerator.num_processes
+            samples = micro_steps_before(max_steps, self._stages) * per_micro_step
+        return self._passes.index(max_steps - 1) + 1, updates, examples, samples, batch, steps, max_steps
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args):
+        begin = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args)
+        if self._passes is None:
+            return begin
+        done = self.state.global_step
+        return (num_train_epochs if done >= max_steps else self._passes.index(done)), 0
+
+    def _run_epoch(self, **inputs):
+        if self._passes is None:
+            return super()._run_epoch(**inputs)
+        here = self._passes.at(self.state.global_step)
+        self._batches.start_at(here.epoch, here.first, here.stop)
+        self.args.gradient_accumulation_steps = here.accumulation
+        # to the stock trainer a pass is an epoch that begins here, so that there is nothing to skip
+        inputs.update(
+            steps_in_epoch=here.stop - here.first,
+            num_update_steps_per_epoch=here.updates,
+            steps_trained_in_current_epoch=0,
+        )
+        return super()._run_epoch(**inputs)
+
+    def _noiser_stages(self) -> list[Stage]:
+        """The stages by the noiser's updates, in place of the encoder's."""
+        firsts = [self._alternation.first_update_from(stage.first_update) for stage in self._stages]
+        return [dataclasses.replace(s, first_update=first) for s, first in zip(self._stages, firsts, strict=True)]
+
+
+class _EpochOfTheData(TrainerCallback):
+    """Corrects `state.epoch`, which the stock trainer counts in passes of its loop."""
+
+    def __init__(self, passes: Passes):
+        self.passes = passes
+
+    def on_step_end(self, args, state, control, **kwargs):
+        state.epoch = self.passes.share(state.global_step)
