@@ -72,9 +72,9 @@ def accumulation(stages: Sequence[Stage], name: str, batch_size: int, num_proces
     at_a_time = batch_size * num_processes
     for stage in stages:
         if stage.size % at_a_time:
-            processes = "1 process reads" if num_processes == 1 else f"{num_processes} processes read"
+            read = "1 process reads" if num_processes == 1 else f"{num_processes} processes read"
             raise ValueError(
-                f"{name} is {stage.size}, which is no multiple of the {at_a_time} sequences that {processes} at a time "
+                f"{name} is {stage.size}, which is no multiple of the {at_a_time} sequences that {read} at a time "
                 f"(per_device_train_batch_size {batch_size}); change one of the three"
             )
     return [Stage(stage.first_update, stage.size // at_a_time) for stage in stages]

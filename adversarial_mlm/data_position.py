@@ -18,7 +18,7 @@ class DataPosition:
     """
 
     def _set_up_position(self) -> None:
-        """To be called when the processes are known.
+        """To be called when the processes are known. `batch_stages` then holds the accumulation of every stage.
 
         Raises:
             ValueError: If `global_batch_size` does not go with the processes or the dataset, or if what an epoch
@@ -28,11 +28,11 @@ class DataPosition:
         streamed = isinstance(self.train_dataset, IterableDataset)
         self._batches: EncoderBatchSampler | None = None
         self._passes: Passes | None = None
-        self._stages = [Stage(0, args.gradient_accumulation_steps)]
+        self.batch_stages = [Stage(0, args.gradient_accumulation_steps)]
         if args.batch_stages:
-            self._stages = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, world)
-            args.gradient_accumulation_steps = self._stages[0].size
-        if streamed and len(self._stages) > 1:
+            self.batch_stages = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, world)
+            args.gradient_accumulation_steps = self.batch_stages[0].size
+        if streamed and len(self.batch_stages) > 1:
             raise ValueError("global_batch_size cannot change in a stream; give one number, or set streaming: false")
         if streamed or self.train_dataset is None:
             return
@@ -47,18 +47,18 @@ class DataPosition:
             shuffle=args.train_sampling_strategy == "random",
             drop_last=args.dataloader_drop_last,
         )
-        self._passes = Passes(len(self._batches), self._stages)
+        self._passes = Passes(len(self._batches), self.batch_stages)
         self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._passes))  # before those that read it
 
     def set_initial_training_values(self, args, dataloader):
-        self.args.gradient_accumulation_steps = self._stages[0].size
+        self.args.gradient_accumulation_steps = self.batch_stages[0].size
         values = super().set_initial_training_values(args, dataloader)
         if self._passes is None:
             return values
         _, updates, examples, samples, batch, steps, max_steps = values
-        if len(self._stages) > 1:
+        if len(self.batch_stages) > 1:
             per_micro_step = args.train_batch_size * self.accelerator.num_processes
-            samples = micro_steps_before(max_steps, self._stages) * per_micro_step
+            samples = micro_steps_before(max_steps, self.batch_stages) * per_micro_step
         return self._passes.index(max_steps - 1) + 1, updates, examples, samples, batch, steps, max_steps
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args):
@@ -84,8 +84,8 @@ class DataPosition:
 
     def _noiser_stages(self) -> list[Stage]:
         """The stages by the noiser's updates, in place of the encoder's."""
-        firsts = [self._alternation.first_update_from(stage.first_update) for stage in self._stages]
-        return [dataclasses.replace(s, first_update=first) for s, first in zip(self._stages, firsts, strict=True)]
+        firsts = [self._alternation.first_update_from(stage.first_update) for stage in self.batch_stages]
+        return [dataclasses.replace(s, first_update=first) for s, first in zip(self.batch_stages, firsts, strict=True)]
 
 
 class _EpochOfTheData(TrainerCallback):

@@ -1,4 +1,4 @@
-"""Which ways of using several devices a run supports: one process each, with DistributedDataParallel around both networks."""
+"""Which ways of using several devices a run supports: a process for each, with DistributedDataParallel."""
 
 from accelerate.utils import DistributedType
 from transformers import Trainer

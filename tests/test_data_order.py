@@ -71,7 +71,7 @@ def test_every_record_is_as_likely_at_every_position(small_windows):
 
 
 def test_neighbours_of_a_sorted_corpus_do_not_meet_in_batches():
-    """Families of 500 records one after the other, 4 million records: a batch of 128 has its records from 127 families."""
+    """Families of 500 records one after the other, 4 million in all: pairs of one family in batches of 128."""
     records, size = 4_000_000, 128
     order = RecordOrder(records, seed=0, stream=0)
     batches = np.array([order.keys(start, start + size) for start in range(0, 500 * size, size)])
