@@ -1,7 +1,8 @@
 """Which ways of using several devices a run supports: a process for each, with DistributedDataParallel."""
 
+from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from transformers import Trainer
+from transformers import PreTrainedModel, TrainingArguments
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _NAMES = {
@@ -11,41 +12,45 @@ _NAMES = {
     DistributedType.MEGATRON_LM: "Megatron-LM",
 }
 _INSTEAD = (
-    "start one process for each GPU, as examples/accelerate_configs/one_machine.yaml does; both networks are then "
+    "start one process for each GPU, as with examples/accelerate_configs/one_machine.yaml; both networks are then "
     "trained with DistributedDataParallel"
 )
 
 
-def check_distribution(trainer: Trainer) -> None:
-    """Refuse what prepares one network only, or cuts a network into parts.
-
-    Args:
-        trainer (`Trainer`): Whose accelerator is set up.
+def check_devices(model: PreTrainedModel, args: TrainingArguments) -> None:
+    """Refuse a network that is cut into parts, and one process with several GPUs. Nothing is set up yet.
 
     Raises:
         ValueError: Naming it, and what to use in its place.
     """
-    refused = _refused(trainer)
-    if refused is not None:
-        raise ValueError(f"{refused} is not supported: {_INSTEAD}")
+    devices = set((getattr(model, "hf_device_map", None) or {}).values())
+    if args.n_gpu > 1:
+        _refuse(f"nn.DataParallel ({args.n_gpu} GPUs are visible to one process; CUDA_VISIBLE_DEVICES=0 shows one)")
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        _refuse("tensor parallelism (tp_plan)")
+    if getattr(model, "is_distributed_loading_by_transformers", False):
+        _refuse("a model that is sharded as it is loaded")
+    if len(devices) > 1:
+        _refuse(f"a model that is spread over {len(devices)} devices (device_map)")
+    if args.parallelism_config is not None:
+        _refuse("parallelism_config")
 
 
-def _refused(trainer: Trainer) -> str | None:
-    kind, devices = trainer.accelerator.distributed_type, getattr(trainer.model, "hf_device_map", None) or {}
-    if trainer.args.n_gpu > 1:
-        return (
-            f"nn.DataParallel ({trainer.args.n_gpu} GPUs are visible to one process; CUDA_VISIBLE_DEVICES=0 shows one)"
-        )
-    if trainer.is_deepspeed_enabled:
-        return _NAMES[DistributedType.DEEPSPEED]
-    if trainer.is_fsdp_enabled:
-        return _NAMES[DistributedType.FSDP]
+def check_accelerator(accelerator: Accelerator) -> None:
+    """Refuse what a launcher or its configuration asks for that prepares one network only, or is not tested here.
+
+    Raises:
+        ValueError: Naming it, and what to use in its place.
+    """
+    state, kind = accelerator.state, accelerator.distributed_type
+    for plugin, name in (("fsdp_plugin", DistributedType.FSDP), ("deepspeed_plugin", DistributedType.DEEPSPEED)):
+        if getattr(state, plugin, None) is not None:
+            _refuse(_NAMES[name])
     if kind not in _SUPPORTED:
-        return _NAMES.get(kind, f"distributed training of the kind {kind.value}")
-    if trainer.get_tp_size() > 1 or trainer.is_distributed_loading_by_transformers:
-        return "tensor parallelism, or a model that is sharded as it is loaded,"
-    if getattr(trainer.accelerator, "parallelism_config", None) is not None:
-        return "parallelism_config"
-    if len(set(devices.values())) > 1:
-        return "a model that is spread over several devices (device_map)"
-    return None
+        _refuse(_NAMES.get(kind, f"distributed training of the kind {kind.value}"))
+    if getattr(accelerator, "parallelism_config", None) is not None:
+        _refuse("parallelism_config")
+
+
+def _refuse(what: str) -> None:
+    raise ValueError(f"{what} is not supported: {_INSTEAD}")

@@ -21,7 +21,7 @@ from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomM
 from .data_loading import EndlessStream, plain_loader
 from .data_order import global_rows
 from .data_position import DataPosition
-from .distribution import check_distribution
+from .distribution import check_accelerator, check_devices
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
@@ -63,8 +63,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, HubPushes,
 
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            if an option needs what the data, the encoder or the masking rules do not have, or if several GPUs are
-            visible to one process (`nn.DataParallel`).
+            if an option needs what the data, the encoder or the masking rules do not have, or if several devices are
+            used in another way than by a process for each (see [`distribution`]).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -80,6 +80,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, HubPushes,
         for name in _UNUSED_BY_US & kwargs.keys():
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
         check_fit(model, args, data_collator)
+        check_devices(model, args)
         self._set_up_noiser(args, data_collator.noiser)
         self._endless = EndlessStream(lambda: self.callback_handler.train_dataloader)
         self._short_rows_said = False
@@ -87,7 +88,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, HubPushes,
         self.run_facts: dict = {}
         self.loaded_best_step: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        check_distribution(self)
+        check_accelerator(self.accelerator)
         self._set_up_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
