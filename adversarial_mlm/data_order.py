@@ -102,8 +102,8 @@ class EncoderBatchSampler(Sampler[list[int]]):
 
     Batches and processes take turns: batch i of the epoch goes to process i modulo their number. On one process the
     last batch of an epoch is as short as it comes. On several the last round of batches is filled up with the first
-    records of the same epoch, fewer than `batch_size * num_processes` of them, which are so read twice, as
-    accelerate's `even_batches` has it.
+    records of the same epoch, as accelerate's `even_batches` does it. Their keys are negative (`~key`): they keep the
+    processes together, and do not count, so that every split over processes has the same updates.
 
     Args:
         num_records (`int`): Records of the dataset.
@@ -158,7 +158,7 @@ class EncoderBatchSampler(Sampler[list[int]]):
             keys = self._order.keys(start, min(stop, end))
             while len(keys) < stop - start:  # in the last round, more than once where the epoch is shorter than it
                 again = begin + (start + len(keys)) % self.num_records
-                keys += self._order.keys(again, min(again + stop - start - len(keys), end))
+                keys += [~key for key in self._order.keys(again, min(again + stop - start - len(keys), end))]
             yield keys
 
 
@@ -199,6 +199,8 @@ class NoiserBatchSampler(Sampler[list[int]]):
 class KeyedRecords(Dataset):
     """A dataset addressed by keys; each example gets its `epoch` and its `record` number.
 
+    An example whose key is negative (`~key`) is a `filler`.
+
     Args:
         dataset: Any dataset with `__len__` and `__getitem__` (or `__getitems__`) whose examples are dictionaries.
     """
@@ -213,15 +215,15 @@ class KeyedRecords(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[int]) -> list[dict]:
-        places = [divmod(key, len(self.dataset)) for key in keys]
+        places = [divmod(max(key, ~key), len(self.dataset)) for key in keys]
         records = [record for _, record in places]
         if hasattr(self.dataset, "__getitems__"):
             examples = self.dataset.__getitems__(records)
         else:
             examples = [self.dataset[record] for record in records]
         return [
-            {**example, "epoch": epoch, "record": record}
-            for example, (epoch, record) in zip(examples, places, strict=True)
+            {**example, "epoch": epoch, "record": record, "filler": key < 0}
+            for example, (epoch, record), key in zip(examples, places, keys, strict=True)
         ]
 
 

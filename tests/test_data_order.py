@@ -121,7 +121,16 @@ def test_processes_share_batches_as_accelerate_lets_them(processes, drop_last):
                 shard = BatchSamplerShard(theirs, processes, rank) if processes > 1 else theirs
                 ours = EncoderBatchSampler(records, 0, size, processes, rank, drop_last=drop_last)
                 ours.start_at(2)
-                assert list(ours) == list(shard) and len(ours) == len(shard)
+                read = [[max(key, ~key) for key in batch] for batch in ours]
+                assert read == list(shard) and len(ours) == len(shard)
+
+
+def test_what_fills_up_the_last_round_does_not_count():
+    for records, size, processes in ((5, 4, 3), (17, 4, 2), (23, 2, 4), (24, 4, 3)):
+        samplers = [EncoderBatchSampler(records, 0, size, processes, rank) for rank in range(processes)]
+        counted = [key for sampler in samplers for batch in sampler for key in batch if key >= 0]
+        assert sorted(counted) == list(range(records))  # every record once
+        assert {len(batch) for sampler in samplers for batch in sampler} == {size}
 
 
 def test_the_encoders_batches_can_begin_and_end_anywhere():
@@ -176,10 +185,10 @@ def test_the_two_streams_are_in_different_orders():
 def test_a_key_gives_the_record_and_its_epoch(kind):
     records = KeyedRecords(kind([{"sequence": letter} for letter in "ACDEF"]))
     assert len(records) == 5
-    assert records[3] == {"sequence": "E", "epoch": 0, "record": 3}
-    assert records.__getitems__([5, 14]) == [
-        {"sequence": "A", "epoch": 1, "record": 0},
-        {"sequence": "F", "epoch": 2, "record": 4},
+    assert records[3] == {"sequence": "E", "epoch": 0, "record": 3, "filler": False}
+    assert records.__getitems__([5, ~14]) == [
+        {"sequence": "A", "epoch": 1, "record": 0, "filler": False},
+        {"sequence": "F", "epoch": 2, "record": 4, "filler": True},
     ]
 
 

@@ -64,7 +64,9 @@ def test_a_network_that_is_sharded_as_it_is_loaded_is_refused(arguments):
 def test_several_gpus_in_one_process_are_refused_by_the_trainer(make_encoder, make_noiser, tokenizer, arguments):
     arguments._n_gpu = 2  # as on a machine with two
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
-    with pytest.raises(ValueError, match=r"nn.DataParallel \(2 GPUs are visible .* is not supported: start one process"):
+    with pytest.raises(
+        ValueError, match=r"nn.DataParallel \(2 GPUs are visible .* is not supported: start one process"
+    ):
         AdversarialMLMTrainer(make_encoder(), arguments, collator)
 
 

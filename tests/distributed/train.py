@@ -30,7 +30,7 @@ GAMES = {
         "loss_scope": "all",
         "unmasked_weight": 0.5,
     },
-    # of 40 proteins an epoch has 5 updates of 8, so that the size changes within the second
+    # of 37 proteins an epoch has 5 updates of 8, the last of them of 5, so that the size changes within the second
     "stages": {"noiser_steps": 3, "encoder_steps": 2, "global_batch_size": ["8@0", "16@7"]},
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -61,7 +61,7 @@ def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
     letters = "ACDEFGHIKLMNPQRSTVWY"
     proteins = [
         "".join(letters[i] for i in torch.randint(20, (int(n),), generator=generator))
-        for n in torch.randint(20, 60, (40,), generator=generator)
+        for n in torch.randint(20, 60, (37,), generator=generator)
     ]
     data = datasets.Dataset.from_dict({"sequence": proteins})
     tokenizer = build_protein_tokenizer()

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import DefaultFlowCallback
 
 from adversarial_mlm import AdversarialMLMTrainer
-from adversarial_mlm.data_order import NOISER_STREAM, RecordOrder
+from adversarial_mlm.data_order import NOISER_STREAM, EncoderBatchSampler, RecordOrder
 
 # of 40 records in batches of 4 an epoch has 10 micro-batches: 7 updates of one, 2 of what is left of the epoch (two
 # and one), then 5 of two in every epoch
@@ -119,6 +119,33 @@ def test_stages_are_the_same_however_they_are_accumulated(make_trainer, game):
     parts.train()
     assert largest_difference(parameters_of(whole), parameters_of(parts)) < 1e-10
     assert largest_difference(parameters_of(whole), start) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"noiser_config": {"view": "context"}},
+        {"noiser_reward": "credit", "loss_scope": "all", "masking_rules": {"sampler": "gumbel_topk"}},
+        {"noiser_update": "reversal", "importance_exponent": 1.0},
+        {"noiser_update": "reversal", "noiser_config": {"view": "blind"}, "noiser_reward": "reducible"},
+        {"masking": "random"},
+    ],
+    ids=["context", "credit", "reversal", "blind", "random"],
+)
+def test_what_fills_up_a_batch_has_no_part_in_training(make_trainer, monkeypatch, settings):
+    settings = {"double": True, "optim": "adamw_torch", **settings}
+    plain = make_trainer(folder="plain", **settings)
+    plain.train()
+    keys_of = EncoderBatchSampler.__iter__
+    monkeypatch.setattr(EncoderBatchSampler, "__iter__", lambda s: (k + [~key for key in k[:3]] for k in keys_of(s)))
+    filled = make_trainer(folder="filled", **settings)
+    assert len(next(iter(filled.get_train_dataloader()))["input_ids"]) == 7
+    filled.train()
+    assert largest_difference(parameters_of(plain), parameters_of(filled)) < 1e-10
+    for a, b in zip(log_of(plain), log_of(filled), strict=True):
+        for key in {"loss", "mask_rate", "gap", "noiser_pay", "enrichment_max", "rows_without_mask"} & a.keys():
+            assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-9)
 
 
 def test_a_run_of_one_size_is_the_run_with_that_accumulation(make_trainer):
