@@ -135,11 +135,6 @@ class Passes:
         stage = self.stages[self._stage_of(update)]
         return self._after(*self._places[self._stage_of(update)], stage.size, update - stage.first_update)
 
-    def share(self, updates: int) -> float:
-        """Epochs of the data that so many updates have read."""
-        epoch, batch = self.place(updates)
-        return epoch + batch / self.batches_per_epoch
-
     def at(self, update: int) -> Pass:
         """What is left from an update on of the pass that it belongs to."""
         number = self._stage_of(update)

@@ -148,6 +148,12 @@ class EncoderBatchSampler(Sampler[list[int]]):
         """Batches of an epoch on every process."""
         return self._batches
 
+    def share(self, batches: int) -> float:
+        """The share of an epoch's records that the first batches of all processes have; the same for every split."""
+        of_round = self.batch_size * self.num_processes
+        records = min(len(self) * of_round, self.num_records)  # fewer than there are with `drop_last`
+        return min(batches * of_round, records) / records
+
     def __iter__(self) -> Iterator[list[int]]:
         begin, end = self.epoch * self.num_records, (self.epoch + 1) * self.num_records
         for batch in range(self.first, self.stop):

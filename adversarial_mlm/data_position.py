@@ -1,6 +1,8 @@
 """The trainer's place in the data: which batches come next, after a resume and where the size of updates changes."""
 
 import dataclasses
+import logging
+from collections.abc import Callable
 
 from torch.utils.data import IterableDataset
 from transformers.trainer_callback import TrainerCallback
@@ -8,6 +10,8 @@ from transformers.trainer_callback import TrainerCallback
 from .batch_stages import Passes, Stage, accumulation, micro_steps_before
 from .data_loading import data_seed
 from .data_order import EncoderBatchSampler
+
+logger = logging.getLogger(__name__)
 
 
 class DataPosition:
@@ -48,7 +52,12 @@ class DataPosition:
             drop_last=args.dataloader_drop_last,
         )
         self._passes = Passes(len(self._batches), self.batch_stages)
-        self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._passes))  # before those that read it
+        self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._epochs_after))  # before those that read it
+
+    def _epochs_after(self, updates: int) -> float:
+        """Epochs of the data that so many updates have read."""
+        epoch, batches = self._passes.place(updates)
+        return epoch + self._batches.share(batches)
 
     def set_initial_training_values(self, args, dataloader):
         self.args.gradient_accumulation_steps = self.batch_stages[0].size
@@ -66,6 +75,12 @@ class DataPosition:
         if self._passes is None:
             return begin
         done = self.state.global_step
+        read, here = self.state.epoch or 0, self._epochs_after(done)
+        if abs(read - here) > 1e-6 and self.is_world_process_zero():
+            logger.warning(
+                f"the checkpoint had read {read:.4f} epochs in {done:,} updates, of other data or with another global "
+                f"batch; this run goes on where it would be itself, after {here:.4f} epochs"
+            )
         return (num_train_epochs if done >= max_steps else self._passes.index(done)), 0
 
     def _run_epoch(self, **inputs):
@@ -91,8 +106,8 @@ class DataPosition:
 class _EpochOfTheData(TrainerCallback):
     """Corrects `state.epoch`, which the stock trainer counts in passes of its loop."""
 
-    def __init__(self, passes: Passes):
-        self.passes = passes
+    def __init__(self, epochs_after: Callable[[int], float]):
+        self.epochs_after = epochs_after
 
     def on_step_end(self, args, state, control, **kwargs):
-        state.epoch = self.passes.share(state.global_step)
+        state.epoch = self.epochs_after(state.global_step)

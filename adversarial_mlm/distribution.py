@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, gather_object, parse_flag_from_env
 from transformers import PreTrainedModel, TrainingArguments
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -18,6 +18,21 @@ _INSTEAD = (
     "start one process for each GPU, as with examples/accelerate_configs/one_machine.yaml; both networks are then "
     "trained with DistributedDataParallel"
 )
+
+
+def check_launcher() -> None:
+    """Refuse what a launcher or its configuration asks for by an environment variable, before it is set up.
+
+    Raises:
+        ValueError: Naming it, and what to use in its place.
+    """
+    for variable, kind in (
+        ("ACCELERATE_USE_FSDP", DistributedType.FSDP),
+        ("ACCELERATE_USE_DEEPSPEED", DistributedType.DEEPSPEED),
+        ("ACCELERATE_USE_MEGATRON_LM", DistributedType.MEGATRON_LM),
+    ):
+        if parse_flag_from_env(variable):
+            _refuse(f"{_NAMES[kind]} (asked for at accelerate launch)")
 
 
 def check_devices(model: PreTrainedModel, args: TrainingArguments) -> None:
@@ -40,7 +55,7 @@ def check_devices(model: PreTrainedModel, args: TrainingArguments) -> None:
 
 
 def check_accelerator(accelerator: Accelerator) -> None:
-    """Refuse what a launcher or its configuration asks for that prepares one network only, or is not tested here.
+    """Refuse what has been set up all the same, prepares one network only, or is not tested here.
 
     Raises:
         ValueError: Naming it, and what to use in its place.

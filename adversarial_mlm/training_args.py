@@ -6,6 +6,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from .batch_stages import Stage, read_stages
+from .distribution import check_launcher
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
 
@@ -146,6 +147,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.deepspeed or self.fsdp:  # before they are set up, which needs packages and processes
             raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
+        check_launcher()
         super().__post_init__()
         self._check_game()
         for name in ("noiser_steps", "encoder_steps", "noiser_every"):

@@ -34,8 +34,6 @@ def test_every_update_is_known_from_its_number_alone(batches, stages):
         here = passes.at(update)
         assert (here.epoch, here.first) == (epoch, micro_batches[0]) == passes.place(update)
         assert min(here.first + here.accumulation, here.stop) == micro_batches[-1] + 1
-        read = sum(len(numbers) for _, numbers in taken[:update])
-        assert passes.share(update) == pytest.approx(read / batches)
 
 
 @pytest.mark.parametrize("stages", STAGES)
@@ -61,7 +59,7 @@ def test_the_papers_run_has_its_place_in_32_million_records():
     passes = Passes(251_563, [Stage(0, 1), Stage(800_000, 2)])  # batches of 128
     assert passes.place(800_000) == (3, 800_000 - 3 * 251_563)
     assert passes.at(999_999).accumulation == 2
-    assert passes.share(1_000_000) == pytest.approx(1_200_000 / 251_563, abs=1e-4)
+    assert passes.place(1_000_000) == (4, 1_200_000 - 4 * 251_563)  # what is left of epoch 3 is even
 
 
 def test_micro_batches_of_whole_updates_are_counted_by_stage():

@@ -143,6 +143,21 @@ def test_the_encoders_batches_can_begin_and_end_anywhere():
     assert list(sampler) == whole[5:]
 
 
+def test_the_share_of_an_epoch_is_the_same_for_every_split():
+    for layout in ((8, 1, 1), (4, 2, 1), (2, 4, 1), (2, 2, 2), (1, 1, 8)):
+        size, processes, accumulation = layout
+        sampler = EncoderBatchSampler(33, 0, size, processes)
+        assert [sampler.share(update * accumulation) for update in range(6)] == [
+            0,
+            8 / 33,
+            16 / 33,
+            24 / 33,
+            32 / 33,
+            1,
+        ]
+    assert EncoderBatchSampler(33, 0, 8, drop_last=True).share(4) == 1
+
+
 def test_an_epoch_that_is_dropped_whole_is_refused():
     with pytest.raises(ValueError, match="dataloader_drop_last drops all of the 7 records"):
         EncoderBatchSampler(7, 0, 4, 2, drop_last=True)

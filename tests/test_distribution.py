@@ -35,9 +35,18 @@ def test_a_process_for_each_device_is_supported(kind):
         ({"kind": DistributedType.MULTI_GPU, "parallelism_config": object()}, "parallelism_config"),
     ],
 )
-def test_what_a_launcher_may_ask_for_is_refused_by_name_with_what_to_use(settings, name):
+def test_what_was_set_up_is_refused_by_name_with_what_to_use(settings, name):
     with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process for each GPU, .*one_machine"):
         check_accelerator(an_accelerator(**settings))
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed", "Megatron_LM"])
+def test_what_a_launcher_asks_for_is_refused_before_its_package_is_needed(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(
+        ValueError, match=f"{name.replace('_', '-')} .*accelerate launch.* is not supported: start one"
+    ):
+        AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,26 @@ def test_a_resume_reads_nothing_that_was_read_before(make_trainer, short_protein
     assert Counted.reads <= 8  # the batch of the last update, and the one that is read ahead
 
 
+def test_a_run_can_go_on_in_another_split(make_trainer, caplog):
+    settings = {"double": True, "optim": "adamw_torch", "max_steps": 6, "global_batch_size": 4}
+    straight = make_trainer(folder="straight", **settings)
+    straight.train()
+    stopped = make_trainer(folder="stopped", save_strategy="steps", save_steps=3, **settings)
+    stopped.add_callback(StopAfter(3))
+    stopped.train()
+    resumed = make_trainer(folder="stopped", per_device_train_batch_size=1, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(parameters_of(straight), parameters_of(resumed)) < 1e-10
+    assert "epochs in" not in caplog.text
+
+
+def test_a_run_that_goes_on_with_other_batches_says_where(make_trainer, caplog):
+    make_trainer("random", max_steps=3, save_strategy="steps", save_steps=3).train()
+    resumed = make_trainer("random", max_steps=4, global_batch_size=8)
+    resumed.train(resume_from_checkpoint=True)
+    assert "had read 0.3000 epochs in 3 updates" in caplog.text and "after 0.6000 epochs" in caplog.text
+
+
 def test_a_finished_run_is_not_trained_further(make_trainer):
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 4}
     finished = make_trainer(**settings)
