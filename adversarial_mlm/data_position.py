@@ -52,7 +52,13 @@ class DataPosition:
             drop_last=args.dataloader_drop_last,
         )
         self._passes = Passes(len(self._batches), self.batch_stages)
+        self.remove_callback(_EpochOfTheData)
         self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._epochs_after))  # before those that read it
+
+    def get_train_dataloader(self):
+        if self._batches is not None and len(self.train_dataset) != self._batches.num_records:
+            self._set_up_position()  # for a dataset that has taken the place of the first
+        return super().get_train_dataloader()
 
     def _epochs_after(self, updates: int) -> float:
         """Epochs of the data that so many updates have read."""

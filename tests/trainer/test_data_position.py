@@ -234,6 +234,13 @@ def test_the_place_in_the_data_is_known_to_all_callbacks(make_trainer):
     assert names.index("_EpochOfTheData") < names.index(DefaultFlowCallback.__name__)
 
 
+def test_another_dataset_may_take_the_place_of_the_first(make_trainer, dataset):
+    trainer = make_trainer("random", max_steps=3, logging_steps=1)
+    trainer.train_dataset = dataset.select(range(10))
+    trainer.train()
+    assert [entry["epoch"] for entry in log_of(trainer) if "loss" in entry] == pytest.approx([0.4, 0.8, 1.0])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
