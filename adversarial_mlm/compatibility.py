@@ -25,8 +25,6 @@ def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, dat
         raise ValueError("a collator with frozen=True is for other trainers; here use noiser_update: none")
     if args.device.type == "mps":
         raise ValueError("the MPS device is not supported, as it has no float64; set use_cpu")
-    if args.n_gpu > 1:
-        raise ValueError(f"{args.n_gpu} GPUs are visible to one process; start the run with accelerate launch instead")
     if args.activation_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
         raise ValueError(f"activation_checkpointing is set, and {type(model).__name__} does not support it")
     check_encoder(model, data_collator)

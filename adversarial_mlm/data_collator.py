@@ -61,7 +61,8 @@ class SequenceEncoder:
 
         Args:
             examples (`Sequence[Mapping]`): Each with a `sequence` (`str`); with `epoch` and `record` (`int`) the crop
-                is a function of them, without them it is drawn afresh each time.
+                is a function of them, without them it is drawn afresh each time. A `filler` (`bool`) only fills
+                the batch: it has no residues to mask, and so no part in any loss.
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
@@ -86,7 +87,8 @@ class SequenceEncoder:
             ids[len(prefix) : end] = row
             ids[end : end + len(suffix)] = suffix
         attention_mask = np.arange(longest) < lengths[:, None]
-        residue_mask = self._is_residue[input_ids] & attention_mask
+        filler = np.array([example.get("filler", False) for example in examples])
+        residue_mask = self._is_residue[input_ids] & attention_mask & ~filler[:, None]
         batch = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),

@@ -63,7 +63,13 @@ def plain_loader(
 
 
 def noiser_batches(
-    dataset, args: TrainingArguments, sequence_encoder: SequenceEncoder, first_update: int, world: int, rank: int
+    dataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    first_update: int,
+    first_micro_step: int,
+    world: int,
+    rank: int,
 ) -> Iterator[dict]:
     """The noiser's micro-batches from any of its updates on.
 
@@ -72,17 +78,16 @@ def noiser_batches(
 
     Args:
         dataset: The training set.
-        args (`TrainingArguments`): Batch size, accumulation, workers, seeds.
+        args (`TrainingArguments`): Batch size, workers, seeds.
         sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
         first_update (`int`): Noiser updates made before.
+        first_micro_step (`int`): Micro-batches of this process in them.
         world (`int`): Number of processes.
         rank (`int`): Number of this one.
     """
     size = args.train_batch_size
     if not isinstance(dataset, IterableDataset):
-        sampler = NoiserBatchSampler(
-            len(dataset), data_seed(args), size, args.gradient_accumulation_steps, world, rank, first_update
-        )
+        sampler = NoiserBatchSampler(len(dataset), data_seed(args), size, world, rank, first_micro_step)
         yield from plain_loader(dataset, args, sequence_encoder, size, batch_sampler=sampler)
         return
     if isinstance(dataset, datasets.IterableDataset):

@@ -70,14 +70,23 @@ class Alternation:
         counted = counted + self._noiser if self.shared_counter else 0
         self._encoder = self.encoder_steps - counted % self.encoder_steps
 
-    def noiser_updates_before(self, step: int) -> range:
-        """Which noiser updates, counted from 0, come before the encoder's update number `step`; often none."""
+    def _go_to(self, step: int) -> None:
+        """Make the cycle that the encoder's update number `step` belongs to the present one."""
         if step < self._step:
             self._start_over()
         while step >= self._step + self._encoder:
             self._counter += self._noiser + self._encoder
             self._step, self._update = self._step + self._encoder, self._update + self._noiser
             self._measure()
+
+    def noiser_updates_before(self, step: int) -> range:
+        """Which noiser updates, counted from 0, come before the encoder's update number `step`; often none."""
+        self._go_to(step)
         if step != self._step:
             return range(0)
         return range(self._update, self._update + self._noiser)
+
+    def first_update_from(self, step: int) -> int:
+        """Number of the first noiser update that comes when `step` updates of the encoder are done, or later."""
+        self._go_to(step)
+        return self._update if step == self._step else self._update + self._noiser

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from .batch_stages import micro_steps_before
 from .data_loading import noiser_batches
 from .finite import NOISER, spoil_gradient
 from .gradients import cosine, frozen, soft_embeddings
@@ -166,6 +167,7 @@ class NoiserTurns:
             self.args,
             self._sequence_encoder(is_training=True),
             first_update,
+            micro_steps_before(first_update, self._noiser_stages()),
             self.accelerator.num_processes,
             self.accelerator.process_index,
         )

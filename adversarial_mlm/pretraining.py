@@ -22,6 +22,7 @@ from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_nois
 from .compatibility import check_encoder
 from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from .distribution import same_fate
 from .encoders import train_last_layers
 from .finite import RECORDS_FILE
 from .hub import SNAPSHOT_PREFIX, PushError
@@ -343,15 +344,17 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         NonFiniteError: If the run was stopped (`max_skipped_updates`).
     """
     args = recipe.training
-    checkpoint = check_output_dir(recipe)
-    encoder, collator = build_networks(recipe)
-    with args.main_process_first(local=False, desc="reading the proteins"):
+    with same_fate(RecipeError):
+        checkpoint = check_output_dir(recipe)
+        encoder, collator = build_networks(recipe)
+    with same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data)
-    _check_evaluation(recipe, data)
-    _count_short_proteins(data, collator.rules)
-    trainer = build_trainer(recipe, data, encoder, collator)
-    if checkpoint is not None:
-        _check_checkpoint(trainer, checkpoint)  # before anything of an earlier run is touched
+    with same_fate(RecipeError, CheckpointError):
+        _check_evaluation(recipe, data)
+        _count_short_proteins(data, collator.rules)
+        trainer = build_trainer(recipe, data, encoder, collator)
+        if checkpoint is not None:
+            trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
     if trainer.is_world_process_zero():
         if checkpoint is None or not _is_inside(checkpoint, args.output_dir):
             _clear(args.output_dir)
@@ -367,13 +370,6 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         data.save_facts(args.output_dir)
         logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
     return trainer
-
-
-def _check_checkpoint(trainer: AdversarialMLMTrainer, checkpoint: str) -> None:
-    try:
-        trainer.check_checkpoint(checkpoint)
-    except CheckpointError as error:
-        raise RecipeError(str(error)) from error
 
 
 _BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer
@@ -16,8 +17,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from .checkpointing import Checkpointing
 from .compatibility import check_fit, check_game
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
-from .data_loading import EndlessStream, data_seed, plain_loader
-from .data_order import EpochSampler, global_rows
+from .data_loading import EndlessStream, plain_loader
+from .data_order import global_rows
+from .data_position import DataPosition
+from .distribution import check_accelerator, check_devices
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
 from .evaluation import background_log_shares, evaluate_masks
 from .finite import FiniteUpdates, spoil_gradient
@@ -37,7 +40,7 @@ logger = logging.getLogger(__name__)
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes, Trainer):
+class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpdates, HubPushes, Trainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
@@ -61,8 +64,8 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
 
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            if an option needs what the data, the encoder or the masking rules do not have, or if several GPUs are
-            visible to one process (`nn.DataParallel`).
+            if an option needs what the data, the encoder or the masking rules do not have, or if several devices are
+            used in another way than by a process for each (see [`distribution`]).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -78,16 +81,16 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
         for name in _UNUSED_BY_US & kwargs.keys():
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
         check_fit(model, args, data_collator)
+        check_devices(model, args)
         self._set_up_noiser(args, data_collator.noiser)
-        self._train_sampler: EpochSampler | None = None
         self._endless = EndlessStream(lambda: self.callback_handler.train_dataloader)
         self._short_rows_said = False
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
         self.loaded_best_step: int | None = None
         super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
-            raise ValueError("DeepSpeed and FSDP are not supported, as they prepare one network only; use DDP instead")
+        check_accelerator(self.accelerator)
+        self._set_up_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
@@ -104,12 +107,6 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
 
     # ---- Data ----
 
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        shuffle = self.args.train_sampling_strategy == "random"
-        self._train_sampler = EpochSampler(len(dataset), data_seed(self.args), shuffle=shuffle)
-        return self._train_sampler
-
     def _get_eval_sampler(self, eval_dataset=None):
         return SequentialSampler(eval_dataset)
 
@@ -122,8 +119,12 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
             self._sequence_encoder(is_training),
             batch_size,
             sampler_fn=sampler_fn,
+            batch_sampler=self._batches if is_training else None,
             is_training=is_training,
         )
+        if is_training and self._batches is not None:  # they are this process' own already
+            placing = {"put_on_device": True, "non_blocking": self.accelerator.non_blocking}
+            return prepare_data_loader(loader, self.accelerator.device, 1, 0, **placing)
         return self.accelerator.prepare(loader)
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
@@ -132,12 +133,6 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, FiniteUpdates, HubPushes
         if not is_training:
             sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         return sequence_encoder
-
-    def _run_epoch(self, *args, epoch, **kwargs):
-        # accelerate's set_epoch does not reach a sampler behind the batches that a resume skips
-        if self._train_sampler is not None:
-            self._train_sampler.set_epoch(epoch)
-        return super()._run_epoch(*args, epoch=epoch, **kwargs)
 
     def _number_rows(self, batches: list[dict]) -> list[dict]:
         """Tell every row its index in the global batch, which keys its noise."""

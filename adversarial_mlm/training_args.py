@@ -5,6 +5,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
+from .batch_stages import Stage, read_stages
+from .distribution import check_launcher
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
 from .precision import check_precision
@@ -22,8 +24,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `learning_rate` 1e-4 and `weight_decay` 0.01 (the paper's),
     `logging_nan_inf_filter` `False` (it would wait for the device at every micro-batch and hide what it filters),
-    `ddp_find_unused_parameters` `False` (every parameter of the network in turn is used), and streams are read by
-    every process (`dispatch_batches` `False`; batches have unequal lengths). `remove_unused_columns` has no effect:
+    `ddp_find_unused_parameters` `False` (every parameter of the network in turn is used), `ddp_broadcast_buffers`
+    `False` (no buffer changes in training), and streams are read by every process (`dispatch_batches` `False`; batches
+    have unequal lengths). `remove_unused_columns` has no effect:
     the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
     noiser's are always shuffled.
 
@@ -34,6 +37,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     encoder updates: `0@0 1@1000` rises from 0 to 1 over the first thousand.
 
     Args:
+        global_batch_size (`list[str]`, *optional*): Sequences of one update on all processes together, in place of
+            `gradient_accumulation_steps`, which follows from it: one number, or `size@step` points such as
+            `128@0 256@800000` or, in shares of `max_steps`, `128@0 256@80%`. The size then changes at once, in both
+            networks; learning rate and data go on. It must be a multiple of `per_device_train_batch_size` times the
+            processes.
         noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the
             noiser, then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass
             serve both networks, whose gradients part in a gradient reversal between masks and noiser. `"none"`: the
@@ -98,6 +106,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Passed to DistributedDataParallel."}
     )
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Passed to DistributedDataParallel."})
+    global_batch_size: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Sequences of an update on all processes: a number or size@step points; sets accumulation."},
+    )
     noiser_update: str = field(
         default="alternate", metadata={"help": "alternate, reversal or none.", "choices": UPDATES}
     )
@@ -146,6 +159,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.deepspeed or self.fsdp:  # before they are set up, which needs packages and processes
             raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
+        check_launcher()
         super().__post_init__()
         self._check_game()
         for name in ("noiser_steps", "encoder_steps", "noiser_every"):
@@ -161,6 +175,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if not 0 < self.eval_mask_rate < 1:
             raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
         self._refuse_what_is_out_of_range()
+        self._check_batch()
         self._refuse_what_cannot_be_honoured()
         if self.accelerator_config.dispatch_batches is None:
             # accelerate's own default for a stream lets the first process read for all, which batches of unequal
@@ -211,6 +226,27 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                     f"{option} is set, but has an effect with {of}: {value} only, not {getattr(self, of)}"
                 )
 
+    def _check_batch(self) -> None:
+        if not isinstance(self.global_batch_size, (list, tuple)):  # a plain number, in Python
+            self.global_batch_size = [str(self.global_batch_size)]
+        if self.global_batch_size and self.gradient_accumulation_steps != 1:
+            raise ValueError("global_batch_size and gradient_accumulation_steps are both set; leave one out")
+        _ = self.batch_stages  # which refuses what makes no sense
+
+    @property
+    def batch_stages(self) -> list[Stage]:
+        """Sizes of the global batch; empty where `global_batch_size` is not set."""
+        if not self.global_batch_size:
+            return []
+        return read_stages(self.global_batch_size, "global_batch_size", self.max_steps)
+
+    def to_dict(self) -> dict:
+        """All arguments as plain values, without an accumulation that follows from `global_batch_size`."""
+        values = super().to_dict()
+        if self.global_batch_size:
+            values["gradient_accumulation_steps"] = 1
+        return values
+
     @property
     def weight_of_unmasked(self) -> float:
         """What a residue that is not masked counts in the loss: 0 unless `loss_scope` is `all`."""
@@ -254,6 +290,12 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         self._refuse_what_nothing_pushes()
         if self.accelerator_config.split_batches:
             raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError("dispatch_batches is not supported: batches of unequal lengths cannot be sent around")
+        if not self.accelerator_config.even_batches:
+            raise ValueError(
+                "even_batches: false is not supported: a process without a batch would hold up the others"
+            )
 
     def _refuse_what_nothing_pushes(self) -> None:
         """Options about the Hub in a run that pushes nothing to it, or not what they ask for."""

@@ -30,6 +30,9 @@ def test_the_defaults_are_the_papers(tmp_path):
         {"deepspeed": "zero2.json"},
         {"fsdp": "full_shard"},
         {"accelerator_config": {"split_batches": True}},
+        {"global_batch_size": 128, "gradient_accumulation_steps": 2},
+        {"global_batch_size": ["128@0", "256@80%"]},
+        {"global_batch_size": "plenty"},
         {"dataloader_in_order": False},
         {"noiser_update": "sometimes"},
         {"noiser_every": 0, "noiser_update": "reversal"},
@@ -80,6 +83,18 @@ def test_the_defaults_are_the_papers(tmp_path):
 def test_what_cannot_be_honoured_is_refused_by_name(tmp_path, settings):
     with pytest.raises(ValueError, match=next(iter(settings)).replace("accelerator_config", "split_batches")):
         make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("dispatch_batches", True), ("even_batches", False)])
+def test_what_accelerate_cannot_do_with_ragged_batches_is_refused_by_name(tmp_path, name, value):
+    with pytest.raises(ValueError, match=name):
+        make(tmp_path, accelerator_config={name: value})
+
+
+def test_the_accumulation_that_follows_from_the_global_batch_is_not_saved(tmp_path):
+    args = make(tmp_path, global_batch_size=["128@0", "256@50"], max_steps=100)
+    args.gradient_accumulation_steps = 2  # as the trainer sets it in the second stage
+    assert args.to_dict()["gradient_accumulation_steps"] == 1
 
 
 def test_a_plain_number_will_do_for_a_ramp_in_python(tmp_path):

@@ -93,11 +93,8 @@ def architecture(trainer: "AdversarialMLMTrainer") -> str:
 def encoder_facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
     """How the encoder was trained, a sentence each."""
     args, rules = trainer.args, trainer.data_collator.rules
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     facts = [
-        f"{step:,} of {trainer.state.max_steps:,} encoder updates on {count(batch, 'sequence')} each "
-        f"({args.train_batch_size} at a time, {count(args.gradient_accumulation_steps, 'accumulation step')}, "
-        f"{count(args.world_size, 'process', 'processes')})",
+        f"{step:,} of {trainer.state.max_steps:,} encoder updates on {_batches(trainer)}",
         f"optimizer {args.optim.value}, peak learning rate {args.learning_rate:g}, "
         f"schedule {option_value(args.lr_scheduler_type)} {_warm_up(trainer)}, "
         f"weight decay {args.weight_decay:g}, {_clip(args.max_grad_norm)}",
@@ -114,6 +111,16 @@ def encoder_facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
             f"after update {step:,}"
         )
     return facts
+
+
+def _batches(trainer: "AdversarialMLMTrainer") -> str:
+    args = trainer.args
+    at_a_time, (first, *later) = args.train_batch_size * args.world_size, trainer.batch_stages
+    told = f"{count(at_a_time * first.size, 'sequence')} each"
+    told += "".join(f", {at_a_time * stage.size:,} from update {stage.first_update:,} on" for stage in later)
+    steps = " then ".join(f"{stage.size:,}" for stage in (first, *later))
+    steps = f"{steps} accumulation step" + ("" if steps == "1" else "s")
+    return f"{told} ({args.train_batch_size} at a time, {steps}, {count(args.world_size, 'process', 'processes')})"
 
 
 def _warm_up(trainer: "AdversarialMLMTrainer") -> str:
@@ -200,6 +207,8 @@ def options(trainer: "AdversarialMLMTrainer") -> str:
     recipe = trainer.run_facts.get("recipe")
     parts = [] if recipe is None else [recipe.data, recipe.model, recipe.masking, recipe.run]
     rows = {name: value for part in (*parts, trainer.args) for name, value in changed_options(part).items()}
+    if "global_batch_size" in rows:
+        rows.pop("gradient_accumulation_steps", None)  # which follows from it
     if trainer.noiser is None:
         rows = {name: rows[name] for name in rows if name not in _OF_THE_GAME and not name.startswith("noiser")}
     return table(("option", "value"), [(f"`{name}`", value) for name, value in rows.items()]) if rows else ""

@@ -1,11 +1,13 @@
-"""A short run in float64 without dropout; writes parameters and log. Started by the test, once alone and once on two
-processes: `train.py OUTPUT_DIR WORLD_SIZE GAME`."""
+"""Short runs in float64 without dropout, 8 proteins an update; each writes parameters and log. Started by the tests:
+`train.py OUTPUT_DIR WORLD_SIZE BATCH_SIZE GAME...`."""
 
 import sys
 
 import datasets
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
+from torch.nn.parallel import DistributedDataParallel
 from transformers import BertForMaskedLM, EsmConfig, EsmForMaskedLM
 
 from adversarial_mlm import (
@@ -31,10 +33,12 @@ GAMES = {
     "checkpointed": {"noiser_steps": 3, "encoder_steps": 2, "activation_checkpointing": True},
     "checkpointed-reversal": {"noiser_update": "reversal", "noiser_every": 2, "activation_checkpointing": True},
     "compiled": {"noiser_steps": 3, "encoder_steps": 2, "torch_compile": True, "torch_compile_backend": "aot_eager"},
+    # of 37 proteins an epoch has 5 updates of 8, the last of them of 5, so that the size changes within the second
+    "stages": {"noiser_steps": 3, "encoder_steps": 2, "global_batch_size": ["8@0", "16@7"]},
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-VIEWS = {"reversal": "context", "credit": "blind"}
+VIEWS = {"reversal": "context", "credit": "blind", "stages": "blind"}
 
 
 def make_encoder(game: str):
@@ -47,7 +51,15 @@ def make_encoder(game: str):
     )
 
 
-def main(output_dir: str, world_size: int, game: str) -> None:
+def check_wrapping(trainer: AdversarialMLMTrainer) -> None:
+    """Both networks are under DistributedDataParallel, which neither looks for unused parameters nor sends buffers."""
+    for network in (trainer.model_wrapped, trainer._noiser_wrapped):
+        assert isinstance(network, DistributedDataParallel)
+        assert not network.find_unused_parameters and not network.broadcast_buffers
+    assert torch.distributed.get_backend() == "gloo"
+
+
+def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
     generator = torch.Generator().manual_seed(0)
     letters = "ACDEFGHIKLMNPQRSTVWY"
     proteins = [
@@ -66,12 +78,10 @@ def main(output_dir: str, world_size: int, game: str) -> None:
     args = AdversarialMLMTrainingArguments(
         output_dir=output_dir,
         max_steps=20,
-        per_device_train_batch_size=8 // (2 * world_size),
-        gradient_accumulation_steps=2,
+        per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=3,
         learning_rate=1e-3,
         noiser_learning_rate=1e-3,
-        dataloader_drop_last=True,
         logging_steps=1,
         eval_strategy="steps",
         eval_steps=20,
@@ -80,7 +90,7 @@ def main(output_dir: str, world_size: int, game: str) -> None:
         use_cpu=True,
         disable_tqdm=True,
         report_to=[],
-        **GAMES[game],
+        **{"global_batch_size": 8, **GAMES[game]},
     )
     trainer = AdversarialMLMTrainer(
         model=encoder,
@@ -91,16 +101,18 @@ def main(output_dir: str, world_size: int, game: str) -> None:
         processing_class=tokenizer,
     )
     assert trainer.accelerator.num_processes == world_size, trainer.accelerator.num_processes
-    if world_size > 1:
-        assert torch.distributed.get_backend() == "gloo"
     trainer.train()
+    if world_size > 1:
+        check_wrapping(trainer)
     few = trainer.evaluate(data.select(range(3)), metric_key_prefix="eval_few")  # the second process has none of them
     assert few["eval_few_masked_residues"] > 0 and "eval_few_gap" in few
     parameters = {f"encoder.{n}": p.detach().contiguous() for n, p in trainer.model.named_parameters()}
     parameters |= {f"noiser.{n}": p.detach().contiguous() for n, p in trainer.noiser.named_parameters()}
     save_file(parameters, f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
-    trainer.accelerator.end_training()  # gloo's threads may abort a process that ends without
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    folder, world, batch, *games = sys.argv[1:]
+    for name in games:
+        main(f"{folder}/{name}", int(world), int(batch), name)
+    Accelerator().end_training()  # gloo's threads may abort a process that ends without

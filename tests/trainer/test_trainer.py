@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch.utils.data import RandomSampler
 from trainer_helpers import largest_difference, log_of, parameters_of
 from transformers import TrainerCallback, TrainingArguments
 
@@ -12,6 +11,7 @@ from adversarial_mlm import (
     DataCollatorForAdversarialMLM,
     DataCollatorForRandomMLM,
 )
+from adversarial_mlm.data_order import EncoderBatchSampler
 from adversarial_mlm.losses import IGNORE_INDEX
 
 
@@ -334,8 +334,8 @@ def test_an_optimizer_without_the_noiser_is_refused(make_trainer):
 
 
 def test_the_stock_sampler_is_not_used(make_trainer):
-    # it shuffles by a generator whose state a resume would have to carry along
-    assert not isinstance(make_trainer()._get_train_sampler(), RandomSampler)
+    # it shuffles by a generator whose state a resume would have to carry along, and lists the records of an epoch
+    assert isinstance(make_trainer().get_train_dataloader().batch_sampler, EncoderBatchSampler)
 
 
 # ---- precision ----

@@ -1,0 +1,52 @@
+"""A global batch of 8 proteins of different lengths, split over processes and accumulation in every way."""
+
+import json
+import sys
+
+import pytest
+from launching import HERE, accelerate, run
+from safetensors.torch import load_file
+
+LAYOUTS = {"2 x 4": (2, 4), "4 x 2": (4, 2), "2 x 2, accumulated twice": (2, 2)}
+GAMES = ("alternate", "reversal", "credit", "stages", "checkpointed", "checkpointed-reversal", "compiled")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a layout's runs, all games in one start."""
+    folders = {}
+
+    def train(processes: int, batch_size: int) -> str:
+        if (processes, batch_size) not in folders:
+            folder = str(tmp_path_factory.mktemp("splits"))
+            launch = [sys.executable]
+            if processes > 1:
+                launch = accelerate("cpu.yaml", "--num_processes", str(processes))
+            result = run([*launch, str(HERE / "train.py"), folder, str(processes), str(batch_size), *GAMES], 500)
+            assert result.returncode == 0, result.stderr[-3000:]
+            folders[processes, batch_size] = folder
+        return folders[processes, batch_size]
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_split_of_a_batch_trains_the_same_networks(trained, layout, game):
+    processes, batch_size = LAYOUTS[layout]
+    alone, split = f"{trained(1, 8)}/{game}", f"{trained(processes, batch_size)}/{game}"
+    one = load_file(f"{alone}/rank0.safetensors")
+    for rank in range(processes):
+        other = load_file(f"{split}/rank{rank}.safetensors")
+        assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-10
+    logs = [[json.loads(line) for line in open(f"{folder}/metrics.jsonl")] for folder in (alone, split)]
+    compared = 0
+    for a, b in zip(*logs, strict=True):
+        for key in ("loss", "gap", "noiser_pay", "mask_rate", "eval_loss", "eval_accuracy", "eval_masked_residues",
+            "eval_few_loss", "eval_few_gap", "eval_few_residues"):  # fmt: skip
+            assert (key in a) == (key in b)
+            if key in a:
+                assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-9)
+                compared += 1
+    assert compared > 20

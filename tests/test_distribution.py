@@ -1,0 +1,85 @@
+from types import SimpleNamespace
+
+import pytest
+from accelerate.utils import DistributedType
+
+from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForAdversarialMLM
+from adversarial_mlm.distribution import check_accelerator, check_devices
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    return AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+
+
+def an_accelerator(kind=DistributedType.NO, parallelism_config=None, **plugins):
+    state = SimpleNamespace(**{"fsdp_plugin": None, "deepspeed_plugin": None, **plugins})
+    return SimpleNamespace(state=state, distributed_type=kind, parallelism_config=parallelism_config)
+
+
+@pytest.mark.parametrize("kind", [DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU])
+def test_a_process_for_each_device_is_supported(kind):
+    check_accelerator(an_accelerator(kind))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"kind": DistributedType.FSDP}, "FSDP"),
+        ({"fsdp_plugin": object()}, "FSDP"),  # of one process
+        ({"kind": DistributedType.DEEPSPEED}, "DeepSpeed"),
+        ({"deepspeed_plugin": object()}, "DeepSpeed"),
+        ({"kind": DistributedType.XLA}, "PyTorch/XLA"),
+        ({"kind": DistributedType.MEGATRON_LM}, "Megatron-LM"),
+        ({"kind": DistributedType.MULTI_NPU}, "MULTI_NPU"),
+        ({"kind": DistributedType.MULTI_GPU, "parallelism_config": object()}, "parallelism_config"),
+    ],
+)
+def test_what_was_set_up_is_refused_by_name_with_what_to_use(settings, name):
+    with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process for each GPU, .*one_machine"):
+        check_accelerator(an_accelerator(**settings))
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed", "Megatron_LM"])
+def test_what_a_launcher_asks_for_is_refused_before_its_package_is_needed(tmp_path, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    with pytest.raises(
+        ValueError, match=f"{name.replace('_', '-')} .*accelerate launch.* is not supported: start one"
+    ):
+        AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"_tp_size": 2}, "tensor parallelism"),
+        ({"hf_device_map": {"embeddings": 0, "encoder": 1}}, r"spread over 2 devices \(device_map\)"),
+    ],
+)
+def test_a_network_in_parts_is_refused_by_the_trainer(make_encoder, make_noiser, tokenizer, arguments, changes, name):
+    encoder = make_encoder()
+    for attribute, value in changes.items():
+        setattr(encoder, attribute, value)
+    collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
+    with pytest.raises(ValueError, match=f"{name}.* is not supported: start one process for each GPU"):
+        AdversarialMLMTrainer(encoder, arguments, collator)
+
+
+def test_a_network_that_is_sharded_as_it_is_loaded_is_refused(arguments):
+    with pytest.raises(ValueError, match="a model that is sharded as it is loaded is not supported"):
+        check_devices(SimpleNamespace(is_distributed_loading_by_transformers=True), arguments)
+
+
+def test_several_gpus_in_one_process_are_refused_by_the_trainer(make_encoder, make_noiser, tokenizer, arguments):
+    arguments._n_gpu = 2  # as on a machine with two
+    collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
+    with pytest.raises(
+        ValueError, match=r"nn.DataParallel \(2 GPUs are visible .* is not supported: start one process"
+    ):
+        AdversarialMLMTrainer(make_encoder(), arguments, collator)
+
+
+def test_a_network_on_one_device_is_no_network_in_parts(make_encoder, arguments):
+    encoder = make_encoder()
+    encoder.hf_device_map = {"": "cpu"}
+    check_devices(encoder, arguments)
