@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset
+from torch.utils.data import IterableDataset
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 

@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game", ["alternate", "reversal", "credit"])
+@pytest.mark.parametrize("game", ["alternate", "reversal", "credit", "stream"])
 def test_two_processes_train_as_one_does(tmp_path, game):
     environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
     alone, together = str(tmp_path / "alone"), str(tmp_path / "together")

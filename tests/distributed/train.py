@@ -20,6 +20,7 @@ from adversarial_mlm.tokenization_protein import ResidueVocabulary
 
 GAMES = {
     "alternate": {"noiser_steps": 3, "encoder_steps": 2},
+    "stream": {"noiser_steps": 3, "encoder_steps": 2},
     "reversal": {"noiser_update": "reversal", "noiser_every": 2, "importance_exponent": 1.0},
     "credit": {
         "noiser_steps": 3,
@@ -31,7 +32,7 @@ GAMES = {
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind"}
+VIEWS = {"alternate": "full", "reversal": "context", "credit": "blind", "stream": "full"}
 
 
 def make_encoder(game: str):
@@ -81,7 +82,7 @@ def main(output_dir: str, world_size: int, game: str) -> None:
         model=encoder,
         args=args,
         data_collator=DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=50),
-        train_dataset=data,
+        train_dataset=data.to_iterable_dataset(num_shards=3) if game == "stream" else data,
         eval_dataset=data,
         processing_class=tokenizer,
     )
