@@ -21,7 +21,7 @@ from . import model_card, presets
 from .checkpointing import ARGUMENTS_FILE
 from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_noiser
 from .compatibility import check_encoder
-from .corpus import Corpus, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
+from .corpus import Corpus, count_lengths, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from .encoders import train_last_layers
 from .hub import SNAPSHOT_PREFIX, PushError
@@ -89,16 +89,19 @@ def load_data(args: DataArguments) -> ProteinData:
     corpus = _load(args, args.train_data, streaming=args.streaming)
     facts = {"train_data": args.train_data}
     train, held_out = corpus.dataset, {}
+    if args.max_eval_records is not None and not (holds_out or args.validation_data):
+        raise RecipeError("max_eval_records is given, but no proteins are held out to evaluate on")
     if holds_out:
         clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
         splits = split_corpus(
             train,
             clusters=clusters,
             clusters_name=args.cluster_table or "the cluster table",
-            family_fraction=args.holdout_families,
-            member_fraction=args.holdout_members,
-            random_fraction=args.holdout_random,
-            seed=args.holdout_seed,
+            holdout_families=args.holdout_families,
+            holdout_members=args.holdout_members,
+            holdout_random=args.holdout_random,
+            holdout_seed=args.holdout_seed,
+            cache_dir=args.cache_dir,
         )
         train, held_out = splits.train, dict(splits.held_out)
         facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
@@ -111,7 +114,7 @@ def load_data(args: DataArguments) -> ProteinData:
         facts[f"source_{name}"] = sources
         facts[f"cleaning_{name}"] = validation.counts.as_dict()
         if not args.streaming:
-            train, removed = remove_shared_sequences(train, validation.dataset)
+            train, removed = remove_shared_sequences(train, validation.dataset, cache_dir=args.cache_dir)
             facts[f"removed_as_identical_to_{name}"] = removed
     if not args.streaming:
         facts["train_records"] = len(train)
@@ -347,7 +350,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     with args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data)
     _check_evaluation(recipe, data)
-    _count_short_proteins(data, collator.rules)
+    _count_short_proteins(data, collator.rules, recipe.data.cache_dir)
     trainer = build_trainer(recipe, data, encoder, collator)
     if checkpoint is not None:
         _check_checkpoint(trainer, checkpoint)  # before anything of an earlier run is touched
@@ -398,11 +401,11 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         )
 
 
-def _count_short_proteins(data: ProteinData, rules: MaskingRules) -> None:
+def _count_short_proteins(data: ProteinData, rules: MaskingRules, cache_dir: str | None) -> None:
     """Say how many proteins are so short that a budget of masks rounds to none in them. A stream cannot tell."""
     if not isinstance(data.train, Dataset):
         return
-    lengths, records = np.unique(data.train.with_format("numpy")["length"], return_counts=True)
+    lengths, records = count_lengths(data.train, cache_dir)
     adversarial, by_chance = (budget.numpy() for budget in rules.budgets(torch.from_numpy(lengths.astype(np.int64))))
     for fact, without, what in (
         ("too_short_for_any_mask", adversarial + by_chance == 0, "no residue of them is masked"),

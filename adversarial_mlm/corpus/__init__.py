@@ -16,6 +16,7 @@ from .cleaning import CleanedSequence, CleaningCounts, clean_sequence
 from .loading import Corpus, load_corpus
 from .reading import CorpusError
 from .splits import Splits, read_cluster_table, remove_shared_sequences, split_corpus
+from .subsets import count_lengths
 
 __all__ = [
     "CleanedSequence",
@@ -24,6 +25,7 @@ __all__ = [
     "CorpusError",
     "Splits",
     "clean_sequence",
+    "count_lengths",
     "load_corpus",
     "read_cluster_table",
     "remove_shared_sequences",

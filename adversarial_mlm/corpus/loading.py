@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import datasets
 import pyarrow as pa
 from datasets import Dataset, Features, Value
+from datasets.table import MemoryMappedTable
 
 from .cleaning import CLEANING_VERSION, CleaningCounts
 from .reading import Columns, CorpusError, Shard
 from .rows import check_first_records, clean_shard, nothing_left
 from .sources import find_shards
+from .subsets import cache_folder
 
 if TYPE_CHECKING:
     from .streaming import RecordStream
 
 _FEATURES = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")})
 
-_ROWS_PER_BATCH = 1000
+_ROWS_PER_BATCH = 5000
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _cached_corpus(
     """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
     key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    folder = os.path.join(os.path.expanduser(cache_dir or str(datasets.config.HF_DATASETS_CACHE)), "adversarial_mlm")
+    folder = cache_folder(cache_dir)
     table_path = os.path.join(folder, f"{fingerprint}.arrow")
     counts_path = os.path.join(folder, f"{fingerprint}.json")
 
@@ -151,7 +152,9 @@ def _cached_corpus(
                 f"{folder}: the cleaned corpus could not be written to this folder ({error.strerror or error}); name "
                 "another one with cache_dir."
             ) from error
-    return Corpus(Dataset.from_file(table_path), name, lambda: counts)
+    # the fingerprint of the content, which `Dataset.from_file` does not know: what is found out about it is kept by it
+    table = MemoryMappedTable.from_file(table_path)
+    return Corpus(Dataset(table, fingerprint=fingerprint), name, lambda: counts)
 
 
 def _shard_key(shard: Shard) -> list | str:
