@@ -8,25 +8,20 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-from datasets import Dataset, Features, Value
-from datasets.table import MemoryMappedTable
+from datasets import Dataset
 
 from .cleaning import CLEANING_VERSION, CleaningCounts
+from .prepared import find_manifest, load_prepared
 from .reading import Columns, CorpusError, Shard
 from .rows import check_first_records, clean_shard, nothing_left
 from .sources import find_shards
-from .subsets import cache_folder
+from .subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
+from .tables import TableWriter, map_tables
 
 if TYPE_CHECKING:
     from .streaming import RecordStream
-
-_FEATURES = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")})
-
-_ROWS_PER_BATCH = 5000
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +75,8 @@ def load_corpus(
     one of each file. A file that has no other records is refused.
 
     Args:
-        source (`str`, path or list of these): a folder written by `save_to_disk` of `datasets`; the name of a Hub
+        source (`str`, path or list of these): a folder of [`prepare_corpus`], which is made of FASTA and treated so
+            here; a folder written by `save_to_disk` of `datasets`; the name of a Hub
             dataset, `owner/name`; or a file, a glob pattern (`**` goes through folders) or a list of files and
             patterns, all of one format: FASTA (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or
             `.json` (lines or one list), `.csv`, `.tsv`; all but Parquet also with `.gz`.
@@ -114,6 +110,11 @@ def load_corpus(
     sources = [os.path.expanduser(os.fspath(item)) for item in sources]
     if not sources or not all(sources):
         raise CorpusError("The source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
+        if streaming:
+            raise CorpusError(f"{sources[0]}: a prepared folder is mapped into memory; leave out streaming.")
+        dataset, counts = load_prepared(sources[0], manifest, min_length, allow_nucleotides, cache_dir)
+        return Corpus(dataset, sources[0], lambda: counts)
     shards, columns = find_shards(
         sources, Columns(sequence_column, id_column), dataset_config, dataset_split, streaming, cache_dir
     )
@@ -148,13 +149,9 @@ def _cached_corpus(
         try:
             counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
         except OSError as error:  # the readers turn theirs into CorpusError
-            raise CorpusError(
-                f"{folder}: the cleaned corpus could not be written to this folder ({error.strerror or error}); name "
-                "another one with cache_dir."
-            ) from error
-    # the fingerprint of the content, which `Dataset.from_file` does not know: what is found out about it is kept by it
-    table = MemoryMappedTable.from_file(table_path)
-    return Corpus(Dataset(table, fingerprint=fingerprint), name, lambda: counts)
+            raise not_kept(folder, error) from error
+        say_what_is_kept(folder)
+    return Corpus(map_tables([table_path], fingerprint), name, lambda: counts)
 
 
 def _shard_key(shard: Shard) -> list | str:
@@ -176,19 +173,15 @@ def _write_cache(
     name: str, shards: list[Shard], columns: Columns, min_length: int, table_path: str, counts_path: str
 ) -> CleaningCounts:
     counts = CleaningCounts()
-    schema = _FEATURES.arrow_schema
     folder = os.path.dirname(table_path)
     os.makedirs(folder, exist_ok=True)
     # Written elsewhere and renamed when complete: a reader sees a whole file or none, and of two processes that write
     # the same corpus at once the later simply puts equal files in place.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
         new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
-        with open(new_table, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        with open(new_table, "wb") as file, TableWriter(file) as writer:
             for shard in shards:
-                rows = clean_shard(shard, columns, min_length, of_shard := CleaningCounts())
-                while batch := list(islice(rows, _ROWS_PER_BATCH)):
-                    arrays = [list(column) for column in zip(*batch, strict=True)]
-                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+                writer.write(clean_shard(shard, columns, min_length, of_shard := CleaningCounts()))
                 counts += of_shard
         if counts.records_kept == 0:
             raise nothing_left(name, min_length, counts)

@@ -5,6 +5,7 @@ start of many spends time on it. A dataset that is in memory anyway is treated i
 """
 
 import hashlib
+import logging
 import os
 import tempfile
 from collections import Counter
@@ -16,7 +17,15 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
+from .reading import CorpusError
+
+UNFINISHED = "unfinished-"
+"""How the folders begin in which files are written before they are put in place; a kill leaves one behind."""
+
+ROWS_FILE = ".rows.arrow"
 _ROWS_AT_ONCE = 100_000
+
+logger = logging.getLogger(__name__)
 
 
 def cache_folder(cache_dir: str | None) -> str:
@@ -62,9 +71,9 @@ def without_rows(dataset: Dataset, rows: np.ndarray, cache_dir: str | None = Non
         kept[rows] = False
         return dataset.select(np.flatnonzero(kept))
     fingerprint = _digest("without", dataset._fingerprint, hashlib.sha256(rows.astype("<u8").tobytes()).hexdigest())
-    path = os.path.join(cache_folder(cache_dir), f"{fingerprint}.rows.arrow")
+    path = os.path.join(cache_folder(cache_dir), fingerprint + ROWS_FILE)
     if not os.path.exists(path):
-        write_whole(path, lambda file: _write_rows(file, dataset, rows))
+        keep(path, lambda file: _write_rows(file, dataset, rows))
     numbers = MemoryMappedTable.from_file(path)
     return Dataset(
         dataset.data, info=dataset.info, split=dataset.split, indices_table=numbers, fingerprint=fingerprint
@@ -117,15 +126,48 @@ def remembered(
         return np.load(path)
     except (OSError, ValueError, EOFError):  # never written, or damaged
         found = find()
-    write_whole(path, lambda file: np.save(file, found))
+    keep(path, lambda file: np.save(file, found))
     return found
+
+
+def keep(path: str, write: Callable) -> None:
+    """Write a file of the cache.
+
+    Raises:
+        CorpusError: If that is not possible.
+    """
+    try:
+        write_whole(path, write)
+    except OSError as error:
+        raise not_kept(os.path.dirname(path), error) from error
+
+
+def say_what_is_kept(folder: str) -> None:
+    """Log how much is in the cache, from which nothing is ever deleted."""
+    files = [entry.path for entry in os.scandir(folder) if entry.is_file()]
+    killed = sum(entry.name.startswith(UNFINISHED) for entry in os.scandir(folder))
+    corpora = sum(path.endswith(".arrow") and not path.endswith(ROWS_FILE) for path in files)
+    logger.info(
+        "%s keeps %s, %.2f GB in all; what no run needs any more can be deleted%s",
+        *(folder, "1 cleaned corpus" if corpora == 1 else f"{corpora:,} cleaned corpora"),
+        sum(map(os.path.getsize, files)) / 1e9,
+        f", as can {UNFINISHED}* ({killed:,}), which starts that were killed have left there" if killed else "",
+    )
+
+
+def not_kept(folder: str, error: OSError) -> CorpusError:
+    """The error of a cache that cannot be written."""
+    return CorpusError(
+        f"{folder}: nothing could be written to this folder, which keeps cleaned corpora ({error.strerror or error}); "
+        "name another one with cache_dir."
+    )
 
 
 def write_whole(path: str, write: Callable) -> None:
     """Write a file elsewhere and rename it when it is complete: a reader sees all of it or none."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
         new = os.path.join(scratch, "new")
         with open(new, "wb") as file:
             write(file)

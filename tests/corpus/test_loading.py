@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus, loading
+from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus, loading, tables
 
 
 def test_min_length_is_honoured(tmp_path, write_records):
@@ -86,7 +86,7 @@ def test_starts_at_once_do_not_disturb_each_other(tmp_path, rows_of, random_reco
 
 
 def test_many_batches_keep_the_order(tmp_path, monkeypatch, rows_of, random_records, fasta_text):
-    monkeypatch.setattr(loading, "_ROWS_PER_BATCH", 7)
+    monkeypatch.setattr(tables, "_ROWS_PER_BATCH", 7)
     records = random_records(50)
     (tmp_path / "a.fasta").write_text(fasta_text(records))
     corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
