@@ -4,7 +4,8 @@
 
 Each size is started twice in processes of their own: cold, where the run builds its memory-mapped copy, and warm,
 where it finds it. Printed are the seconds from the start of the process to the first update, and the peak of the
-anonymous resident memory (without the page cache) of the run and its workers together. Exit status 1 where the larger corpus needs more than 1.2 times as much as the smaller.
+anonymous resident memory (without the page cache) of the run and its workers together. Exit status 1 where the
+larger corpus needs more than 1.2 times as much as the smaller.
 """
 
 import argparse
