@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from .cleaning import CLEANING_VERSION, CleaningCounts
 from .reading import CorpusError, one_line
-from .subsets import cache_folder, keep
+from .subsets import cache_folder, keep, load_kept
 from .tables import map_tables
 
 FORMAT_VERSION = 1
@@ -59,8 +59,10 @@ def load_prepared(
     """
     path = os.path.join(folder, MANIFEST_FILE)
     for name, now in (("format_version", FORMAT_VERSION), (_OURS, CLEANING_VERSION)):
-        if manifest[name] != now:
-            raise CorpusError(f"{path}: {name} is {manifest[name]}, but this version reads {now}; prepare it anew.")
+        if manifest.get(name) != now:
+            raise CorpusError(
+                f"{path}: {name} is {manifest.get(name)}, but this version reads {now}; prepare it anew."
+            )
     for name, asked in (("min_length", min_length), ("allow_nucleotides", allow_nucleotides)):
         if manifest.get(name) != asked:
             raise CorpusError(
@@ -91,7 +93,7 @@ def _check_parts(parts: list[tuple[str, int, str]], fingerprint: str, cache_dir:
             )
         stamps.append(status.st_mtime_ns)
     checked = os.path.join(cache_folder(cache_dir), f"{fingerprint}.checked.npy")
-    if os.path.exists(checked) and np.load(checked).tolist() == stamps:
+    if (found := load_kept(checked)) is not None and found.tolist() == stamps:
         return
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for (path, _, expected), found in zip(parts, pool.map(checksum, [part[0] for part in parts]), strict=True):

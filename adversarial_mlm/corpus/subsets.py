@@ -122,12 +122,19 @@ def remembered(
     if not all(part.cache_files for part in parts):
         return find()
     path = os.path.join(cache_folder(cache_dir), f"{_digest(what, *(part._fingerprint for part in parts))}.{what}.npy")
+    found = load_kept(path)
+    if found is None:
+        found = find()
+        keep(path, lambda file: np.save(file, found))
+    return found
+
+
+def load_kept(path: str) -> np.ndarray | None:
+    """An array of the cache; `None` where it was never written, or is damaged."""
     try:
         return np.load(path)
-    except (OSError, ValueError, EOFError):  # never written, or damaged
-        found = find()
-    keep(path, lambda file: np.save(file, found))
-    return found
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def keep(path: str, write: Callable) -> None:
