@@ -1,8 +1,10 @@
 """Whether networks, data and options go together, asked before anything is spent on them."""
 
+import datasets
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
+from .corpus.streaming import RecordStream
 from .data_collator import DataCollatorForRandomMLM
 from .encoders import number_of_positions
 from .training_args import AdversarialMLMTrainingArguments
@@ -82,4 +84,21 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
         option = "importance_exponent" if args.importance_exponent else "noiser_reward: credit"
         raise ValueError(
             f"{option} needs the probability of each mask, which selection: threshold has in no closed form"
+        )
+
+
+def check_stream(args: AdversarialMLMTrainingArguments, train_dataset) -> None:
+    """Refuse options that a stream to train on cannot honour.
+
+    Raises:
+        ValueError: Naming the option.
+    """
+    if not isinstance(train_dataset, IterableDataset):
+        return
+    if args.accelerator_config.dispatch_batches:
+        raise ValueError("dispatch_batches is not supported for a stream: every process reads its own batches")
+    if args.dataloader_num_workers and not isinstance(train_dataset, RecordStream | datasets.IterableDataset):
+        raise ValueError(
+            f"dataloader_num_workers is {args.dataloader_num_workers}, but {type(train_dataset).__name__} may divide "
+            "itself among workers in a way that nobody can tell; set it to 0, or give a datasets.IterableDataset"
         )

@@ -1,17 +1,14 @@
 """Loaders over keyed records: the encoder's, evaluation's, and the noiser's own stream."""
 
-import itertools
 from collections.abc import Callable, Iterator
 
-import datasets
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 
 from .data_collator import SequenceEncoder
-from .data_order import KeyedRecords, NoiserBatchSampler
-
-_SHUFFLE_BUFFER = 10_000
+from .data_order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler
+from .stream_order import StreamBatches
 
 
 def data_seed(args: TrainingArguments) -> int:
@@ -23,7 +20,7 @@ def plain_loader(
     dataset,
     args: TrainingArguments,
     sequence_encoder: SequenceEncoder,
-    batch_size: int,
+    batch_size: int | None,
     *,
     sampler_fn: Callable | None = None,
     batch_sampler=None,
@@ -36,7 +33,7 @@ def plain_loader(
         args (`TrainingArguments`): Workers, pinning, seeds.
         sequence_encoder ([`SequenceEncoder`]): The collator's light stage, which alone goes to the workers: neither
             noiser nor gradient has business there.
-        batch_size (`int`): Of one process.
+        batch_size (`int`, *optional*): Of one process; `None` of an iterable dataset that gives whole batches.
         sampler_fn (`Callable`, *optional*): Makes the sampler of an indexable dataset.
         batch_sampler (*optional*): In place of a sampler and a batch size.
         is_training (`bool`, *optional*, defaults to `True`): Or evaluation.
@@ -53,7 +50,7 @@ def plain_loader(
         # a run that evaluates more often, has a noiser, or was resumed
         "generator": torch.Generator().manual_seed(data_seed(args)),
     }
-    drop_last = is_training and args.dataloader_drop_last
+    drop_last = is_training and args.dataloader_drop_last and batch_size is not None
     if isinstance(dataset, IterableDataset):
         return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **settings)
     if batch_sampler is not None:
@@ -73,9 +70,6 @@ def noiser_batches(
 ) -> Iterator[dict]:
     """The noiser's micro-batches from any of its updates on.
 
-    Of an iterable dataset the noiser reads a shuffled copy (one that cannot shuffle, as it comes), which starts anew
-    when a run is resumed.
-
     Args:
         dataset: The training set.
         args (`TrainingArguments`): Batch size, workers, seeds.
@@ -85,48 +79,35 @@ def noiser_batches(
         world (`int`): Number of processes.
         rank (`int`): Number of this one.
     """
-    size = args.train_batch_size
-    if not isinstance(dataset, IterableDataset):
-        sampler = NoiserBatchSampler(len(dataset), data_seed(args), size, world, rank, first_micro_step)
-        yield from plain_loader(dataset, args, sequence_encoder, size, batch_sampler=sampler)
+    if isinstance(dataset, IterableDataset):
+        yield from stream_batches(dataset, args, sequence_encoder, NOISER_STREAM, first_update, world, rank)
         return
-    if isinstance(dataset, datasets.IterableDataset):
-        dataset = dataset.shuffle(seed=data_seed(args) + 1 + rank, buffer_size=_SHUFFLE_BUFFER)
-    for epoch in range(first_update, 1 << 62):
-        if isinstance(dataset, datasets.IterableDataset):
-            dataset.set_epoch(epoch)
-        yield from plain_loader(dataset, args, sequence_encoder, size)
+    size = args.train_batch_size
+    sampler = NoiserBatchSampler(len(dataset), data_seed(args), size, world, rank, first_micro_step)
+    yield from plain_loader(dataset, args, sequence_encoder, size, batch_sampler=sampler)
 
 
-class EndlessStream:
-    """Lets the iterator over a pass of a stream go on with the next pass, so that every update is whole.
-
-    The stock trainer does not step at the end of a pass that is no multiple of the accumulation, and carries its
-    gradients into the next; of a stream that is shorter than one update it would never step.
+def stream_batches(
+    dataset: IterableDataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    stream: int,
+    first_update: int,
+    world: int,
+    rank: int,
+) -> Iterator[dict]:
+    """Micro-batches of a stream from any update on, see [`StreamBatches`]. The noiser's are always shuffled.
 
     Args:
-        loader (`Callable`): Gives the loader over the whole stream.
+        dataset (`IterableDataset`): The training set.
+        args (`TrainingArguments`): Batch size, accumulation, workers, seeds.
+        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
+        stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`.
+        first_update (`int`): Updates made before, by the network whose stream it is.
+        world (`int`): Number of processes.
+        rank (`int`): Number of this one.
     """
-
-    def __init__(self, loader: Callable[[], DataLoader]):
-        self.loader = loader
-        self._first: Iterator | None = None
-        self._passes: Iterator | None = None
-
-    def __call__(self, first: Iterator) -> Iterator:
-        """The iterator that begins with the pass `first`; the same one as long as it is asked for the same pass."""
-        if first is not self._first:
-            self._first, self._passes = first, self._all_passes(first)
-        return self._passes
-
-    def _all_passes(self, first: Iterator) -> Iterator[dict]:
-        yield from first
-        loader = self.loader()
-        for number in itertools.count(1):
-            loader.set_epoch(number)
-            empty = True
-            for batch in loader:
-                empty = False
-                yield batch
-            if empty:
-                return
+    shuffle = stream == NOISER_STREAM or args.train_sampling_strategy == "random"
+    first = first_update * args.gradient_accumulation_steps * args.train_batch_size * world
+    batches = StreamBatches(dataset, data_seed(args), stream, args.train_batch_size, world, rank, first, shuffle)
+    yield from plain_loader(batches, args, sequence_encoder, None)

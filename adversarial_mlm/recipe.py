@@ -44,7 +44,10 @@ class DataArguments:
 
     train_data: list[str] = field(
         default_factory=list,
-        metadata={"help": "FASTA, parquet, jsonl or csv files, globs, a `datasets` folder, or a Hub dataset's name."},
+        metadata={
+            "help": "FASTA, parquet, jsonl or csv files, globs, a folder of `adv-mlm prepare` or `datasets`, or a "
+            "Hub dataset's name."
+        },
     )
     validation_data: list[str] = field(
         default_factory=list, metadata={"help": "Held-out data of its own; `name=source` for sets with names."}

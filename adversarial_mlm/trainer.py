@@ -15,10 +15,10 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from .checkpointing import Checkpointing
-from .compatibility import check_fit, check_game
+from .compatibility import check_fit, check_game, check_stream
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, SequenceEncoder
-from .data_loading import EndlessStream, plain_loader
-from .data_order import global_rows
+from .data_loading import plain_loader, stream_batches
+from .data_order import ENCODER_STREAM, global_rows
 from .data_position import DataPosition
 from .distribution import check_accelerator, check_devices
 from .encoders import check_soft_inputs, freeze_what_is_not_reached
@@ -83,7 +83,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         check_fit(model, args, data_collator)
         check_devices(model, args)
         self._set_up_noiser(args, data_collator.noiser)
-        self._endless = EndlessStream(lambda: self.callback_handler.train_dataloader)
+        self._stream_iterator: Iterator | None = None
         self._short_rows_said = False
         self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
@@ -93,6 +93,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         self._set_up_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
+        check_stream(self.args, self.train_dataset)
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
             check_soft_inputs(self.model, data_collator)
         freeze_what_is_not_reached(self.model, data_collator)
@@ -146,7 +147,14 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
         if isinstance(self.train_dataset, IterableDataset):
-            epoch_iterator = self._endless(epoch_iterator)
+            # the stock iterator, of which nothing was read, can neither end with a whole update nor begin at one
+            if self._stream_iterator is None:
+                encoder, step = self._sequence_encoder(is_training=True), self.state.global_step
+                place = (self.accelerator.num_processes, self.accelerator.process_index)
+                self._stream_iterator = stream_batches(
+                    self.train_dataset, self.args, encoder, ENCODER_STREAM, step, *place
+                )
+            epoch_iterator = self._stream_iterator
         with self._clock("data"):
             batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = self._number_rows(batches)
@@ -282,13 +290,13 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             if resume_from_checkpoint is not None:
                 self._reward.load(resume_from_checkpoint)
             self._rewarded_step = self.state.global_step
-        self._noiser_iterator = None
+        self._noiser_iterator = self._stream_iterator = None
         if self.is_world_process_zero():
             self._metrics_file.begin(self.state.global_step if resume_from_checkpoint is not None else None)
         return prepared
 
     def _finalize_training(self, *args, **kwargs):
-        self._noiser_iterator = None  # and with it the workers of the noiser's stream
+        self._noiser_iterator = self._stream_iterator = None  # and with them the workers of both streams
         return super()._finalize_training(*args, **kwargs)
 
     # ---- Evaluation ----

@@ -30,7 +30,7 @@ def splits(repository, tmp_path_factory):
     proteins = load_corpus(str(data / "demo.fasta"), cache_dir=str(tmp_path_factory.mktemp("cache"))).dataset
     clusters = read_cluster_table(data / "demo_clusters.tsv")
     return split_corpus(
-        proteins, clusters=clusters, family_fraction=0.1, member_fraction=0.1, random_fraction=0.0, seed=0
+        proteins, clusters=clusters, holdout_families=0.1, holdout_members=0.1, holdout_random=0.0, holdout_seed=0
     )
 
 

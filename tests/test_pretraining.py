@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from adversarial_mlm import pretraining
 from adversarial_mlm.checkpoints import load_encoder, load_noiser
-from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.corpus import CorpusError, prepare_corpus
 from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
 from adversarial_mlm.recipe import parse_recipe
 
@@ -37,7 +37,9 @@ def make_recipe(repository, tmp_path, monkeypatch):
             "use_cpu": True,
             **changes,
         }
-        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        if not any(settings.get(f"holdout_{of}", of != "random") for of in ("families", "members", "random")):
+            settings["max_eval_records"] = changes.get("max_eval_records")
+        words = [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
         return parse_recipe([str(tmp_path / "demo.yaml"), *words])
 
     return make
@@ -144,6 +146,20 @@ def test_a_stream_trains_and_its_cleaning_is_counted(make_recipe, tmp_path, prot
     assert evaluate_saved(recipe, trainer) == {}
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert facts["cleaning"]["records_read"] == facts["cleaning"]["lower_case"] == 30
+
+
+def test_a_prepared_folder_gives_bitwise_the_run_of_its_fasta(make_recipe, tmp_path, demo_fasta):
+    prepare_corpus(str(demo_fasta), str(tmp_path / "prepared"), workers=1, part_bytes=50_000)
+    trainers = []
+    for name, source in (("direct", demo_fasta), ("prepared", tmp_path / "prepared")):
+        recipe = make_recipe(output_dir=tmp_path / name)
+        recipe.data.train_data = [str(source)]
+        trainers.append(pretrain(recipe))
+    for network in ("model", "noiser"):
+        states = [getattr(trainer, network).state_dict() for trainer in trainers]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    facts = [json.loads((tmp_path / name / "data.json").read_text()) for name in ("direct", "prepared")]
+    assert {**facts[0], "train_data": 0} == {**facts[1], "train_data": 0}
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -258,6 +274,12 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"holdout_families": 1.5}, "holdout_families must be at least 0 and less than 1"),
         ({"holdout_seed": -1}, "holdout_seed must be 0 or more"),
         ({"streaming": True}, "streaming cannot hold proteins out"),
+        (
+            {"holdout_families": 0, "holdout_members": 0, "cluster_table": "", "max_eval_records": 5},
+            "max_eval_records is given, but no proteins are held out",
+        ),
+        ({"holdout_members": 0, "holdout_families": 0.0001}, "holdout_families asks for 0 records, but the smallest"),
+        ({"cluster_table": ""}, "holdout_families and holdout_members need cluster_table"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
         ({"resume_from_checkpoint": "latest"}, "latest, but there is no checkpoint in"),
         ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "there is no such folder"),
@@ -306,7 +328,7 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
     ],
 )
 def test_contradictions_are_refused_in_one_sentence(make_recipe, changes, words):
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises((RecipeError, CorpusError), match=words):
         pretrain(make_recipe(**changes))
 
 

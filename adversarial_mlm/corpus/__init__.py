@@ -7,15 +7,19 @@ returns rows with three columns: `id` (string), `sequence` (string, clean) and `
 Nothing is repaired or dropped without being counted in [`CleaningCounts`], and every complaint about the input is a
 [`CorpusError`] whose message names the file and, where it is known, the record or line.
 
+[`prepare_corpus`] cleans large FASTA files once, by several processes, into a folder that `load_corpus` reads.
+
 Inside, a module imports only from those above it: `cleaning` (one sequence, the counts), `reading` (formats),
-`sources` (files, folders, the Hub),
-`loading` (cache, streaming), `splits` (held-out data).
+`sources` (files, folders, the Hub), `rows` (one shard), `tables` (Arrow files), `subsets` (what is kept of whole
+corpora), `streaming`, `prepared` and `preparing` (folders), `loading`, `splits` (held-out data).
 """
 
 from .cleaning import CleanedSequence, CleaningCounts, clean_sequence
 from .loading import Corpus, load_corpus
+from .preparing import prepare_corpus
 from .reading import CorpusError
 from .splits import Splits, read_cluster_table, remove_shared_sequences, split_corpus
+from .subsets import count_lengths
 
 __all__ = [
     "CleanedSequence",
@@ -24,7 +28,9 @@ __all__ = [
     "CorpusError",
     "Splits",
     "clean_sequence",
+    "count_lengths",
     "load_corpus",
+    "prepare_corpus",
     "read_cluster_table",
     "remove_shared_sequences",
     "split_corpus",

@@ -6,27 +6,22 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
-import datasets
-import pyarrow as pa
-from datasets import Dataset, Features, IterableDataset, Value
+from datasets import Dataset
 
-from .cleaning import CLEANING_VERSION, CleaningCounts, clean_rows, nucleotide_share
-from .reading import Columns, CorpusError, Shard, read_rows, shorten
+from .cleaning import CLEANING_VERSION, CleaningCounts
+from .prepared import find_manifest, load_prepared
+from .reading import Columns, CorpusError, Shard
+from .rows import check_first_records, clean_shard, nothing_left
 from .sources import find_shards
+from .subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
+from .tables import TableWriter, map_tables
 
-_FEATURES = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")})
-
-_ROWS_PER_BATCH = 1000
-
-# In 200,000 real proteins, at most 30 % of the letters of any 100 in a row are A, C, G, T, U or N.
-_MAX_NUCLEOTIDES = 0.95
-_FIRST_RECORDS = 100
-_FIRST_LETTERS = 1_000_000
+if TYPE_CHECKING:
+    from .streaming import RecordStream
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +31,13 @@ class Corpus:
     """A cleaned corpus, as returned by [`load_corpus`].
 
     Attributes:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): rows with the columns `id`, `sequence` and
+        dataset (`datasets.Dataset` or [`streaming.RecordStream`]): rows with the columns `id`, `sequence` and
             `length` (in residues).
         source (`str`): the source as it was asked for, for logs and model cards.
         read_counts (`Callable`): gives the counts of this moment; use `counts` instead.
     """
 
-    dataset: Dataset | IterableDataset
+    dataset: "Dataset | RecordStream"
     source: str
     read_counts: Callable[[], CleaningCounts] = dataclasses.field(repr=False)
 
@@ -50,10 +45,10 @@ class Corpus:
     def counts(self) -> CleaningCounts:
         """What cleaning did.
 
-        With `streaming=True` the counts are those of this moment, over all `DataLoader` workers of this process: for
-        every shard those of its latest pass, as far as it has got. They start at zero, are complete after one whole
-        pass, and do not grow with further epochs; of a resumed pass, only what was read again is counted. Read them
-        anew each time, since the returned object stands still.
+        With `streaming=True` the counts are those of this moment (up to 100 records behind), over all `DataLoader`
+        workers of this process: of every shard as far as it has been read. They start at zero, are complete after
+        one whole pass, and do not grow with further epochs. Read them anew each time, since the returned object
+        stands still.
         """
         return self.read_counts()
 
@@ -80,7 +75,8 @@ def load_corpus(
     one of each file. A file that has no other records is refused.
 
     Args:
-        source (`str`, path or list of these): a folder written by `save_to_disk` of `datasets`; the name of a Hub
+        source (`str`, path or list of these): a folder of [`prepare_corpus`], which is made of FASTA and treated so
+            here; a folder written by `save_to_disk` of `datasets`; the name of a Hub
             dataset, `owner/name`; or a file, a glob pattern (`**` goes through folders) or a list of files and
             patterns, all of one format: FASTA (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or
             `.json` (lines or one list), `.csv`, `.tsv`; all but Parquet also with `.gz`.
@@ -95,8 +91,8 @@ def load_corpus(
         allow_nucleotides (`bool`, defaults to `False`): take files with DNA or RNA too. By default a file is refused
             if more than 95 % of the letters in its first 100 records (or first million letters) are A, C, G, T, U or
             N; of a dataset, the first records of its first shard are looked at.
-        streaming (`bool`, defaults to `False`): return an `IterableDataset` that cleans on the fly and stores
-            nothing. Files are its shards, so that as many `DataLoader` workers can read as there are files.
+        streaming (`bool`, defaults to `False`): return a [`streaming.RecordStream`] that cleans on the fly and stores
+            nothing; a PyTorch `IterableDataset`, whose shards are the files.
         cache_dir (`str`, *optional*): folder for the cache, by default that of `datasets` (`HF_DATASETS_CACHE`).
 
     Returns:
@@ -114,13 +110,21 @@ def load_corpus(
     sources = [os.path.expanduser(os.fspath(item)) for item in sources]
     if not sources or not all(sources):
         raise CorpusError("The source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
+        if streaming:
+            raise CorpusError(f"{sources[0]}: a prepared folder is mapped into memory; leave out streaming.")
+        dataset, counts = load_prepared(sources[0], manifest, min_length, allow_nucleotides, cache_dir)
+        return Corpus(dataset, sources[0], lambda: counts)
     shards, columns = find_shards(
         sources, Columns(sequence_column, id_column), dataset_config, dataset_split, streaming, cache_dir
     )
     name = ", ".join(sources)
     if streaming:
-        _check_first_records(shards, columns, allow_nucleotides)
-        return _streamed_corpus(name, shards, columns, min_length)
+        from .streaming import RecordStream  # torch takes a second or more, and only streaming needs it
+
+        check_first_records(shards, columns, allow_nucleotides)
+        stream = RecordStream(name, shards, columns, min_length)
+        return Corpus(stream, name, stream.counts)
     return _cached_corpus(name, shards, columns, min_length, allow_nucleotides, cache_dir)
 
 
@@ -135,21 +139,19 @@ def _cached_corpus(
     """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
     key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
     fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
-    folder = os.path.join(os.path.expanduser(cache_dir or str(datasets.config.HF_DATASETS_CACHE)), "adversarial_mlm")
+    folder = cache_folder(cache_dir)
     table_path = os.path.join(folder, f"{fingerprint}.arrow")
     counts_path = os.path.join(folder, f"{fingerprint}.json")
 
     counts = _load_counts(counts_path) if os.path.exists(table_path) else None
     if counts is None:
-        _check_first_records(shards, columns, allow_nucleotides)
+        check_first_records(shards, columns, allow_nucleotides)
         try:
             counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
         except OSError as error:  # the readers turn theirs into CorpusError
-            raise CorpusError(
-                f"{folder}: the cleaned corpus could not be written to this folder ({error.strerror or error}); name "
-                "another one with cache_dir."
-            ) from error
-    return Corpus(Dataset.from_file(table_path), name, lambda: counts)
+            raise not_kept(folder, error) from error
+        say_what_is_kept(folder)
+    return Corpus(map_tables([table_path], fingerprint), name, lambda: counts)
 
 
 def _shard_key(shard: Shard) -> list | str:
@@ -171,127 +173,21 @@ def _write_cache(
     name: str, shards: list[Shard], columns: Columns, min_length: int, table_path: str, counts_path: str
 ) -> CleaningCounts:
     counts = CleaningCounts()
-    schema = _FEATURES.arrow_schema
     folder = os.path.dirname(table_path)
     os.makedirs(folder, exist_ok=True)
     # Written elsewhere and renamed when complete: a reader sees a whole file or none, and of two processes that write
     # the same corpus at once the later simply puts equal files in place.
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
         new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
-        with open(new_table, "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        with open(new_table, "wb") as file, TableWriter(file) as writer:
             for shard in shards:
-                rows = _clean_shard(shard, columns, min_length, of_shard := CleaningCounts())
-                while batch := list(islice(rows, _ROWS_PER_BATCH)):
-                    arrays = [list(column) for column in zip(*batch, strict=True)]
-                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+                writer.write(clean_shard(shard, columns, min_length, of_shard := CleaningCounts()))
                 counts += of_shard
         if counts.records_kept == 0:
-            raise _nothing_left(name, min_length, counts)
+            raise nothing_left(name, min_length, counts)
         with open(new_counts, "w", encoding="utf-8") as file:
             json.dump(counts.as_dict(), file, indent=1)
         # The counts first: the table is what a reader looks for.
         os.replace(new_counts, counts_path)
         os.replace(new_table, table_path)
     return counts
-
-
-def _check_first_records(shards: list[Shard], columns: Columns, allow_nucleotides: bool) -> None:
-    """Read some records of every file, so that a wrong file is refused now and not after hours of training."""
-    for shard in shards:
-        # The shards of a dataset share its columns, which were checked, and on the Hub each would be one more request.
-        if shard.dataset is not None and shard.index > 0:
-            continue
-        rows = list(_first_rows(shard, columns))
-        if not rows and shard.dataset is None:
-            raise CorpusError(f"{shard.name}: the file holds no records.")
-        share = nucleotide_share(rows, _FIRST_LETTERS)
-        if share > _MAX_NUCLEOTIDES and not allow_nucleotides:
-            raise CorpusError(
-                f"{shard.name}: these seem to be nucleotides and not proteins, as {share:.1%} of the letters in its "
-                "first records are A, C, G, T, U or N; set allow_nucleotides to take them nevertheless."
-            )
-
-
-def _first_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
-    """Yield the first rows until there are enough letters; a file may hold whole chromosomes."""
-    letters = 0
-    for row in islice(read_rows(shard, columns), _FIRST_RECORDS):
-        yield row
-        letters += len(row[1])
-        if letters >= _FIRST_LETTERS:
-            return
-
-
-def _clean_shard(
-    shard: Shard, columns: Columns, min_length: int, counts: CleaningCounts, warn: bool = True
-) -> Iterator[tuple[str, str, int]]:
-    """Yield the clean rows of a shard, and tell of records without residues when it has been read."""
-    dropped: list[tuple[int, str]] = []
-    yield from clean_rows(read_rows(shard, columns), min_length, counts, dropped)
-    if not dropped:
-        return
-    number, identifier = dropped[0]
-    first = f"the first is record {shard.first_row + number:,}, {shorten(identifier)}"
-    if counts.without_residues == counts.records_read and shard.dataset is None:
-        raise CorpusError(f"{shard.name}: no record has any residues ({counts.records_read:,} read; {first}).")
-    if warn:
-        logger.warning(
-            "%s: records without residues are left out, %s of %s; %s.",
-            *(shard.name, f"{counts.without_residues:,}", f"{counts.records_read:,}", first),
-        )
-
-
-def _nothing_left(name: str, min_length: int, counts: CleaningCounts) -> CorpusError:
-    return CorpusError(f"{name}: no sequence is left with min_length={min_length} ({counts.summary()}).")
-
-
-def _streamed_corpus(name: str, shards: list[Shard], columns: Columns, min_length: int) -> Corpus:
-    shared_counts = _SharedCounts(len(shards))
-    # `shards` is the only list, because `datasets` divides lists among workers and ranks.
-    arguments = dict(shards=shards, columns=columns, min_length=min_length, shared_counts=shared_counts, name=name)
-    dataset = IterableDataset.from_generator(_stream_rows, features=_FEATURES, gen_kwargs=arguments)
-    return Corpus(dataset, name, shared_counts.total)
-
-
-class _SharedCounts:
-    """Counts that live in shared memory: one row per shard, written by the one process that reads the shard.
-
-    One row per shard rather than per worker: a new pass over a shard starts its row afresh, so that further epochs do
-    not add up, and no two processes write to the same row. `torch.multiprocessing` hands the memory itself, not a
-    copy, to forked and spawned `DataLoader` workers.
-    """
-
-    def __init__(self, num_shards: int):
-        import torch  # takes a second or more, and only streaming needs it
-
-        # The last column says whether the pass over the shard is complete.
-        self.table = torch.zeros((num_shards, len(vars(CleaningCounts())) + 1), dtype=torch.int64).share_memory_()
-
-    def __deepcopy__(self, memo: dict) -> "_SharedCounts":
-        return self  # a copied dataset goes on counting in the same place
-
-    def write(self, shard: int, counts: CleaningCounts, complete: bool = False) -> None:
-        # The view is made anew each time, because a kept one would be pickled as a copy.
-        self.table.numpy()[shard] = (*vars(counts).values(), complete)
-
-    def total(self) -> CleaningCounts:
-        return CleaningCounts(*self.table[:, :-1].sum(dim=0).tolist())
-
-    def is_complete(self, shard: int) -> bool:
-        return bool(self.table[shard, -1])
-
-    def all_complete(self) -> bool:
-        return bool(self.table[:, -1].all())
-
-
-def _stream_rows(
-    shards: list[Shard], columns: Columns, min_length: int, shared_counts: _SharedCounts, name: str
-) -> Iterator[dict[str, Any]]:
-    for shard in shards:
-        counts, warn = CleaningCounts(), not shared_counts.is_complete(shard.index)  # in the first epoch
-        for identifier, sequence, length in _clean_shard(shard, columns, min_length, counts, warn):
-            shared_counts.write(shard.index, counts)
-            yield {"id": identifier, "sequence": sequence, "length": length}
-        shared_counts.write(shard.index, counts, complete=True)
-        if shared_counts.all_complete() and shared_counts.total().records_kept == 0:
-            raise _nothing_left(name, min_length, shared_counts.total())

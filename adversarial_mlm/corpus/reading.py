@@ -50,7 +50,10 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a source that is read by one process at a time: a file, or a part of a dataset."""
+    """One part of a source that is read by one process at a time: a file, a part of one, or a part of a dataset.
+
+    Part of a file are the bytes from `start` to `stop`, for FASTA that is not compressed; `start` is that of a header.
+    """
 
     index: int
     name: str
@@ -58,6 +61,9 @@ class Shard:
     dataset: Dataset | IterableDataset | None = None
     first_row: int = 0
     id_prefix: str = ""
+    first_line: int = 0
+    start: int = 0
+    stop: int | None = None
 
 
 def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
@@ -116,15 +122,52 @@ def _first_characters(text: str) -> str:
     return text if len(text) <= 40 else text[:40] + "..."
 
 
-def read_lines(path: str, errors: str = "strict", newline: str | None = None) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, plain or gzip-compressed; `errors` and `newline` are those of `open`."""
+class _ByteRange(io.RawIOBase):
+    """The bytes of a file from `start` to `stop`."""
+
+    def __init__(self, path: str, start: int, stop: int):
+        self._file, self._left = open(path, "rb", buffering=0), stop - start
+        self._file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        read = self._file.readinto(memoryview(buffer)[: self._left])
+        self._left -= read
+        return read
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def is_compressed(path: str) -> bool:
+    """Whether a file is gzip-compressed.
+
+    The magic bytes decide rather than the name, because browsers and copy tools unpack files and keep the name.
+    """
+    with open(path, "rb") as file:
+        return file.read(2) in (b"\x1f\x8b", b"\x1f")
+
+
+def _open(path: str, start: int, stop: int | None) -> io.BufferedIOBase:
+    if stop is not None:
+        return io.BufferedReader(_ByteRange(path, start, stop))
+    return (gzip.open if is_compressed(path) else open)(path, "rb")
+
+
+def read_lines(
+    path: str, errors: str = "strict", newline: str | None = None, start: int = 0, stop: int | None = None
+) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, plain or gzip-compressed, or those between two bytes of a plain one.
+
+    `errors` and `newline` are those of `open`.
+    """
     number = 0
     try:
-        # The magic bytes decide rather than the name, because browsers and copy tools unpack files and keep the name.
-        with open(path, "rb") as file:
-            compressed = file.read(2) in (b"\x1f\x8b", b"\x1f")
-        with (gzip.open if compressed else open)(path, "rb") as file:
-            head = file.peek(1)  # a whole buffer, at least 8 KiB of a longer file
+        with _open(path, start, stop) as file:
+            head = file.peek(1) if start == 0 else b">"  # a whole buffer, at least 8 KiB of a longer file
             if not head:
                 raise CorpusError(f"{path}: the file is empty.")
             if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -161,10 +204,10 @@ def _read_failure(name: str, error: BaseException, after_line: int = 0) -> Corpu
 def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
     # Not with dnaio, a good strict reader, because it refuses headers that are not ASCII and leaves out lines that
     # start with "#" without a word; it reads FASTA in Python too and is no faster.
-    path, header, parts, records = shard.name, None, [], 0
+    path, header, parts, records = shard.name, None, [], shard.first_row
     # Headers may be in any encoding. One more header ends the last record.
-    lines = itertools.chain(read_lines(path, errors="surrogateescape"), [">"])
-    for number, line in enumerate(lines, start=1):
+    lines = itertools.chain(read_lines(path, errors="surrogateescape", start=shard.start, stop=shard.stop), [">"])
+    for number, line in enumerate(lines, start=1 + shard.first_line):
         if line[0] == ">":
             if header is not None:
                 records += 1

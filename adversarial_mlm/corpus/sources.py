@@ -25,7 +25,7 @@ def find_shards(
         dataset = _load_dataset(name, config, split, streaming, cache_dir)
         columns = resolve_columns(name, columns, _column_names(name, dataset))
         return _dataset_shards(name, dataset, streaming), columns
-    shards = _file_shards(sources)
+    shards = file_shards(sources)
     if shards[0].format == "fasta":
         return shards, Columns()
     _refuse_option("dataset_config", config, None, f"{shards[0].name} is a file")
@@ -47,7 +47,7 @@ def _refuse_option(option: str, value: Any, default: Any, reason: str) -> None:
         raise CorpusError(f"{option}={value!r} has no meaning here, because {reason}.")
 
 
-def _file_shards(sources: list[str]) -> list[Shard]:
+def file_shards(sources: list[str]) -> list[Shard]:
     """Expand patterns (sorted) and check that the files are there, given once and of one known format."""
     shards, seen = [], set()
     for item in sources:

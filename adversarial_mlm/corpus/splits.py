@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from .reading import CorpusError, csv_rows, shorten
+from .subsets import column_pieces, remembered, row_pieces, without_rows
 
 logger = logging.getLogger(__name__)
 
 _MIN_FAMILY_FOR_MEMBERS = 5
+_VALUES_AT_ONCE = 1000
 
 
 @dataclass
@@ -79,10 +83,11 @@ def split_corpus(
     *,
     clusters: dict[str, str] | None = None,
     clusters_name: str = "the cluster table",
-    family_fraction: float = 0.0,
-    member_fraction: float = 0.0,
-    random_fraction: float = 0.0,
-    seed: int = 0,
+    holdout_families: float = 0.0,
+    holdout_members: float = 0.0,
+    holdout_random: float = 0.0,
+    holdout_seed: int = 0,
+    cache_dir: str | None = None,
 ) -> Splits:
     """Hold out records for evaluation: unseen families, unseen members of known families, or random records.
 
@@ -93,14 +98,15 @@ def split_corpus(
         dataset (`datasets.Dataset`): rows with the columns `id` and `sequence`.
         clusters (`dict[str, str]`, *optional*): family by record id, see [`read_cluster_table`].
         clusters_name (`str`, defaults to `"the cluster table"`): what messages call `clusters`, such as its file.
-        family_fraction (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
+        holdout_families (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
             depends on the seed and their names only, until their members reach this fraction of all records. A family
             that would carry the set beyond one and a half times the fraction is passed over.
-        member_fraction (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
+        holdout_members (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
             of its members, rounded but at least one, is held out as `"members"`.
-        random_fraction (`float`, defaults to 0.0): this fraction of all records is held out at random as `"sample"`;
+        holdout_random (`float`, defaults to 0.0): this fraction of all records is held out at random as `"sample"`;
             families then stand on both sides, which is said in a warning.
-        seed (`int`, defaults to 0): seed of all choices.
+        holdout_seed (`int`, defaults to 0): seed of all choices.
+        cache_dir (`str`, *optional*): folder for the numbers of the rows of train, by default that of `datasets`.
 
     Returns:
         [`Splits`]: train and the held-out sets that were asked for.
@@ -109,29 +115,29 @@ def split_corpus(
         [`CorpusError`]: if the dataset is streamed or lacks a column, a fraction is outside 0 to 1 or they add up to
             1 or more, one needs `clusters` and there are none, or a requested set or train would be empty.
     """
-    fractions = dict(family_fraction=family_fraction, member_fraction=member_fraction, random_fraction=random_fraction)
-    _check_options(dataset, clusters, fractions, seed)
-    held_out, missing = _choose_records(dataset, clusters, clusters_name, fractions, seed)
+    fractions = dict(holdout_families=holdout_families, holdout_members=holdout_members, holdout_random=holdout_random)
+    _check_options(dataset, clusters, fractions, holdout_seed)
+    held_out, missing = _choose_records(dataset, clusters, clusters_name, fractions, holdout_seed)
     if not held_out:
         return Splits(dataset, {})
-    in_train = np.ones(len(dataset), dtype=bool)
-    in_train[np.concatenate(list(held_out.values()))] = False
-    if not in_train.any():
-        raise CorpusError(f"No record of {len(dataset):,} is left to train on, with held-out fractions {fractions}.")
-    train, removed = remove_shared_sequences(
-        dataset.select(np.flatnonzero(in_train)), dataset.select(np.flatnonzero(~in_train))
-    )
+    chosen = np.sort(np.concatenate(list(held_out.values())))
+    if len(chosen) == len(dataset):
+        raise CorpusError(f"No record of {len(dataset):,} is left to train on, with {_said(fractions)}.")
+    train = without_rows(dataset, chosen, cache_dir)
+    train, removed = remove_shared_sequences(train, dataset.select(chosen), cache_dir=cache_dir)
     return Splits(train, {name: dataset.select(rows) for name, rows in held_out.items()}, removed, missing)
 
 
-def remove_shared_sequences(train: Dataset, held_out: Dataset) -> tuple[Dataset, int]:
+def remove_shared_sequences(train: Dataset, held_out: Dataset, *, cache_dir: str | None = None) -> tuple[Dataset, int]:
     """Take the records out of `train` whose sequence stands verbatim in `held_out`.
 
-    [`split_corpus`] does so for the sets it makes; this is for held-out data that come from a file of their own.
+    [`split_corpus`] does so for the sets it makes; this is for held-out data that come from a file of their own. The
+    sequences of `held_out` are in memory meanwhile. What was found is kept on disk, so that it is looked for once.
 
     Args:
         train (`datasets.Dataset`): rows with the column `sequence`.
         held_out (`datasets.Dataset`): rows with the column `sequence`.
+        cache_dir (`str`, *optional*): folder for what is kept, by default that of `datasets`.
 
     Returns:
         `tuple[datasets.Dataset, int]`: the remaining records, and the number of records taken out.
@@ -139,14 +145,31 @@ def remove_shared_sequences(train: Dataset, held_out: Dataset) -> tuple[Dataset,
     Raises:
         [`CorpusError`]: if nothing is left to train on.
     """
-    shared = np.isin(_digests(train), _digests(held_out))
-    removed = int(shared.sum())
+    shared = remembered("shared-1", [train, held_out], lambda: _shared_rows(train, held_out), cache_dir)
+    removed = len(shared)
     if not removed:
         return train, 0
     if removed == len(train):
         raise CorpusError(f"All {removed:,} records to train on also stand in the held-out data.")
     logger.warning("%d records were taken out of train: their sequences stand in the held-out data.", removed)
-    return train.select(np.flatnonzero(~shared)), removed
+    return without_rows(train, shared, cache_dir), removed
+
+
+def _shared_rows(train: Dataset, held_out: Dataset) -> np.ndarray:
+    """Return the sorted numbers of the rows of `train` whose sequence stands in `held_out`."""
+    sequences = pa.chunked_array(
+        (chunk for piece in column_pieces(held_out, "sequence") for chunk in piece.chunks), pa.string()
+    )
+    column = train.data.column("sequence")
+    # at one go, as every call makes a table of the held-out sequences anew; a byte a record
+    shared = pc.is_in(column, value_set=sequences.cast(column.type)).to_numpy()
+    return np.concatenate(
+        [np.flatnonzero(shared[rows]) + start for start, rows in row_pieces(train)] or [np.empty(0, dtype=np.int64)]
+    )
+
+
+def _said(fractions: dict[str, float]) -> str:
+    return ", ".join(f"{name}={fraction!r}" for name, fraction in fractions.items() if fraction)
 
 
 def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int) -> None:
@@ -158,12 +181,12 @@ def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions:
     for name, fraction in fractions.items():
         if not 0.0 <= fraction < 1.0:
             raise CorpusError(f"{name} must be at least 0 and less than 1, and not {fraction!r}.")
-        if fraction and name != "random_fraction" and not clusters:
-            raise CorpusError(f"{name}={fraction!r} needs a cluster table (clusters) to know the families.")
+        if fraction and name != "holdout_random" and not clusters:
+            raise CorpusError(f"{name}={fraction!r} needs a table of clusters to know the families.")
     if sum(fractions.values()) >= 1.0:
-        raise CorpusError(f"The held-out fractions add up to 1 or more: {fractions}.")
+        raise CorpusError(f"The held-out fractions add up to 1 or more: {_said(fractions)}.")
     if seed < 0:
-        raise CorpusError(f"seed must be 0 or more, and not {seed!r}.")
+        raise CorpusError(f"holdout_seed must be 0 or more, and not {seed!r}.")
 
 
 def _choose_records(
@@ -171,26 +194,39 @@ def _choose_records(
 ) -> tuple[dict[str, np.ndarray], int]:
     """Return the row numbers of every held-out set, and how many records `clusters` lacks."""
     generator = np.random.default_rng(seed)
-    rest = np.arange(len(dataset))
+    taken = np.zeros(len(dataset), dtype=bool)  # a byte a record, where numbers of records would be eight
     held_out: dict[str, np.ndarray] = {}
     missing = 0
-    if fractions["family_fraction"] or fractions["member_fraction"]:
+    if fractions["holdout_families"] or fractions["holdout_members"]:
         families, names, missing = _family_of_records(dataset, clusters, clusters_name)
-    if fractions["family_fraction"]:
-        chosen = _choose_families(names, np.bincount(families), fractions["family_fraction"] * len(dataset), seed)
+    if fractions["holdout_families"]:
+        chosen = _choose_families(names, np.bincount(families), fractions["holdout_families"] * len(dataset), seed)
         held_out["families"] = np.flatnonzero(chosen[families])
-        rest = np.flatnonzero(~chosen[families])
-    if fractions["member_fraction"]:
-        held_out["members"] = _choose_members(families, rest, fractions["member_fraction"], generator)
-        rest = np.setdiff1d(rest, held_out["members"])
-    if fractions["random_fraction"]:
+        taken[held_out["families"]] = True
+    if fractions["holdout_members"]:
+        held_out["members"] = _choose_members(
+            families, np.flatnonzero(~taken), fractions["holdout_members"], generator
+        )
+        taken[held_out["members"]] = True
+    if fractions["holdout_random"]:
         logger.warning(
             "Records are held out at random, so that relatives of the held-out proteins stay in train: results on the "
             'held-out set "sample" are optimistic. Hold out families with a cluster table to avoid it.'
         )
-        wanted = max(1, round(fractions["random_fraction"] * len(dataset)))
-        held_out["sample"] = np.sort(generator.permutation(rest)[:wanted])
+        wanted = max(1, round(fractions["holdout_random"] * len(dataset)))
+        held_out["sample"] = _draw_rows(taken, wanted, generator)
     return held_out, missing
+
+
+def _draw_rows(taken: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
+    """Return that many rows that are not taken, at random and sorted; all of the others if they are fewer."""
+    before, wanted = taken.copy(), min(wanted, len(taken) - int(taken.sum()))
+    drawn = 0
+    while drawn < wanted:
+        rows = generator.integers(len(taken), size=wanted - drawn)
+        taken[rows] = True
+        drawn = int(taken.sum()) - int(before.sum())
+    return np.flatnonzero(taken & ~before)
 
 
 def _family_of_records(
@@ -235,7 +271,7 @@ def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: i
             taken += int(sizes[number])
     if taken == 0:
         raise CorpusError(
-            f"family_fraction asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
+            f"holdout_families asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
             "too many to hold it out; raise the fraction."
         )
     if taken < wanted:
@@ -256,22 +292,14 @@ def _choose_members(
     quotas[sizes < _MIN_FAMILY_FOR_MEMBERS] = 0
     if not quotas.any():
         raise CorpusError(
-            f"member_fraction={fraction!r} cannot be honoured: no family with {_MIN_FAMILY_FOR_MEMBERS} or more "
+            f"holdout_members={fraction!r} cannot be honoured: no family with {_MIN_FAMILY_FOR_MEMBERS} or more "
             "members is left to take members from."
         )
     rank = np.arange(len(candidates)) - np.repeat(starts, sizes)
     return np.sort(candidates[order[rank < np.repeat(quotas, sizes)]])
 
 
-def _digests(dataset: Dataset) -> np.ndarray:
-    """Return one 64-bit digest per sequence."""
-    # 8 bytes per record instead of the sequences: with a million records, the chance that a record is taken for a
-    # copy of another that it is not is below one in ten million.
-    sequences = _values(dataset, "sequence")
-    digests = b"".join(hashlib.blake2b(sequence.encode(), digest_size=8).digest() for sequence in sequences)
-    return np.frombuffer(digests, dtype=np.uint64)
-
-
 def _values(dataset: Dataset, column: str) -> Iterator[str]:
-    for table in dataset.select_columns([column]).with_format("arrow").iter(batch_size=1000):
-        yield from table.column(column).to_pylist()
+    for piece in column_pieces(dataset, column):
+        for start in range(0, len(piece), _VALUES_AT_ONCE):
+            yield from piece.slice(start, _VALUES_AT_ONCE).to_pylist()

@@ -37,7 +37,7 @@ def test_every_format_gives_the_same_rows_and_counts(
     assert corpus.counts == counts
     assert corpus.source == str(tmp_path / name)
     assert corpus.dataset.column_names == ["id", "sequence", "length"]
-    assert corpus.dataset.features["length"].dtype == "int32"
+    assert streaming or corpus.dataset.features["length"].dtype == "int32"
     assert (tmp_path / "cache").exists() is not streaming
 
 

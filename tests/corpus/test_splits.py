@@ -35,7 +35,7 @@ def family_corpus(random_records):
 
 def test_families_and_members_are_held_out(family_corpus):
     dataset, clusters = family_corpus()
-    splits = split_corpus(dataset, clusters=clusters, family_fraction=0.1, member_fraction=0.2, seed=1)
+    splits = split_corpus(dataset, clusters=clusters, holdout_families=0.1, holdout_members=0.2, holdout_seed=1)
     assert list(splits.held_out) == ["families", "members"]
     families = Counter(clusters[identifier] for identifier in splits.held_out["families"]["id"])
     members = Counter(clusters[identifier] for identifier in splits.held_out["members"]["id"])
@@ -48,9 +48,9 @@ def test_families_and_members_are_held_out(family_corpus):
 
 def test_splits_are_deterministic_and_follow_the_seed(family_corpus):
     dataset, clusters = family_corpus()
-    options = {"clusters": clusters, "family_fraction": 0.1, "member_fraction": 0.1, "random_fraction": 0.1}
+    options = {"clusters": clusters, "holdout_families": 0.1, "holdout_members": 0.1, "holdout_random": 0.1}
     first, again = split_corpus(dataset, **options), split_corpus(dataset, **options)
-    other = split_corpus(dataset, **options, seed=1)
+    other = split_corpus(dataset, **options, holdout_seed=1)
     for name in ("families", "members", "sample"):
         assert first.held_out[name]["id"][:] == again.held_out[name]["id"][:]
         assert first.held_out[name]["id"][:] != other.held_out[name]["id"][:]
@@ -61,14 +61,14 @@ def test_splits_are_deterministic_and_follow_the_seed(family_corpus):
 
 def test_small_families_give_no_members_and_large_ones_at_least_one(family_corpus):
     dataset, clusters = family_corpus(families=10, members=4)
-    with pytest.raises(CorpusError, match="member_fraction=0.5.*no family with 5"):
-        split_corpus(dataset, clusters=clusters, member_fraction=0.5)
+    with pytest.raises(CorpusError, match="holdout_members=0.5.*no family with 5"):
+        split_corpus(dataset, clusters=clusters, holdout_members=0.5)
     dataset, clusters = family_corpus(families=10, members=5)
-    few = split_corpus(dataset, clusters=clusters, member_fraction=0.01)
+    few = split_corpus(dataset, clusters=clusters, holdout_members=0.01)
     assert Counter(clusters[identifier] for identifier in few.held_out["members"]["id"]) == {
         family: 1 for family in clusters.values()
     }
-    most = split_corpus(dataset, clusters=clusters, member_fraction=0.99)
+    most = split_corpus(dataset, clusters=clusters, holdout_members=0.99)
     assert set(Counter(clusters[identifier] for identifier in most.train["id"]).values()) == {1}
 
 
@@ -76,16 +76,16 @@ def test_a_large_family_does_not_swell_the_held_out_set(family_corpus):
     dataset, clusters = family_corpus()
     clusters = {identifier: "big" if int(family[1:]) < 20 else family for identifier, family in clusters.items()}
     for seed in range(10):
-        splits = split_corpus(dataset, clusters=clusters, family_fraction=0.1, seed=seed)
+        splits = split_corpus(dataset, clusters=clusters, holdout_families=0.1, holdout_seed=seed)
         assert 40 <= len(splits.held_out["families"]) <= 60
-    with pytest.raises(CorpusError, match="family_fraction.*smallest family has 400"):
-        split_corpus(dataset, clusters=dict.fromkeys(clusters, "all"), family_fraction=0.1)
+    with pytest.raises(CorpusError, match="holdout_families.*smallest family has 400"):
+        split_corpus(dataset, clusters=dict.fromkeys(clusters, "all"), holdout_families=0.1)
 
 
 def test_random_records_are_held_out_with_a_warning(caplog, family_corpus):
     dataset, _ = family_corpus()
     with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
-        splits = split_corpus(dataset, random_fraction=0.05)
+        splits = split_corpus(dataset, holdout_random=0.05)
     assert len(splits.held_out["sample"]) == 20 and len(splits.train) == 380
     assert not set(splits.held_out["sample"]["id"]) & set(splits.train["id"])
     assert "optimistic" in caplog.text
@@ -96,7 +96,7 @@ def test_verbatim_twins_of_held_out_records_leave_train(caplog, family_corpus):
     twins = dataset.map(lambda row: {"id": row["id"] + "-twin"})
     dataset = datasets.concatenate_datasets([dataset, twins])
     with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
-        splits = split_corpus(dataset, random_fraction=0.2, seed=3)
+        splits = split_corpus(dataset, holdout_random=0.2, holdout_seed=3)
     held_out = set(splits.held_out["sample"]["sequence"])
     assert splits.duplicates_removed > 0 and not held_out & set(splits.train["sequence"])
     assert len(splits.train) + len(splits.held_out["sample"]) + splits.duplicates_removed == len(dataset)
@@ -116,13 +116,13 @@ def test_records_missing_in_the_table_are_families_of_their_own(caplog, family_c
     dataset, clusters = family_corpus(families=20, members=5)
     listed = {identifier: family for identifier, family in clusters.items() if family != "f3"}
     with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
-        splits = split_corpus(dataset, clusters=listed, family_fraction=0.3)
+        splits = split_corpus(dataset, clusters=listed, holdout_families=0.3)
     assert splits.missing_in_clusters == 5 and "5 of 100 records are not in the cluster table" in caplog.text
     # As one family of five they would give a member.
-    members = split_corpus(dataset, clusters=listed, member_fraction=0.2).held_out["members"]
+    members = split_corpus(dataset, clusters=listed, holdout_members=0.2).held_out["members"]
     assert len(members) == 19 and not any(identifier.startswith("f3-") for identifier in members["id"])
     with pytest.raises(CorpusError, match="None of the 100 record ids"):
-        split_corpus(dataset, clusters={"other": "family"}, family_fraction=0.3)
+        split_corpus(dataset, clusters={"other": "family"}, holdout_families=0.3)
 
 
 def test_nothing_asked_nothing_held_out(family_corpus):
@@ -134,12 +134,12 @@ def test_nothing_asked_nothing_held_out(family_corpus):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family_fraction": 0.1}, "family_fraction=0.1 needs a cluster table"),
-        ({"member_fraction": 0.1}, "member_fraction=0.1 needs a cluster table"),
-        ({"random_fraction": 1.0}, "random_fraction must be"),
-        ({"random_fraction": -0.1}, "random_fraction must be"),
-        ({"clusters": {"f0-0": "f0"}, "family_fraction": 0.6, "random_fraction": 0.5}, "add up"),
-        ({"random_fraction": 0.1, "seed": -1}, "seed"),
+        ({"holdout_families": 0.1}, "holdout_families=0.1 needs a table of clusters"),
+        ({"holdout_members": 0.1}, "holdout_members=0.1 needs a table of clusters"),
+        ({"holdout_random": 1.0}, "holdout_random must be"),
+        ({"holdout_random": -0.1}, "holdout_random must be"),
+        ({"clusters": {"f0-0": "f0"}, "holdout_families": 0.6, "holdout_random": 0.5}, "add up"),
+        ({"holdout_random": 0.1, "holdout_seed": -1}, "holdout_seed"),
     ],
 )
 def test_wrong_split_options_are_named(options, message, family_corpus):
@@ -151,7 +151,7 @@ def test_wrong_split_options_are_named(options, message, family_corpus):
 def test_streamed_corpus_cannot_be_split(tmp_path, write_records):
     write_records(tmp_path / "a.fasta")
     with pytest.raises(CorpusError, match="streaming=False"):
-        split_corpus(load_corpus(str(tmp_path / "a.fasta"), streaming=True).dataset, random_fraction=0.1)
+        split_corpus(load_corpus(str(tmp_path / "a.fasta"), streaming=True).dataset, holdout_random=0.1)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_demo_data_loads_and_splits_by_family(tmp_path, demo_fasta):
     assert set(corpus.dataset["id"]) == clusters.keys() and len(set(clusters.values())) == 133
     assert corpus.dataset[0]["id"] == "A0AJR1" and corpus.dataset[0]["length"] == 77
 
-    splits = split_corpus(corpus.dataset, clusters=clusters, family_fraction=0.1, member_fraction=0.1)
+    splits = split_corpus(corpus.dataset, clusters=clusters, holdout_families=0.1, holdout_members=0.1)
     families = {clusters[identifier] for identifier in splits.held_out["families"]["id"]}
     train = {clusters[identifier] for identifier in splits.train["id"]}
     members = {clusters[identifier] for identifier in splits.held_out["members"]["id"]}

@@ -8,7 +8,7 @@ from launching import HERE, accelerate, run
 from safetensors.torch import load_file
 
 LAYOUTS = {"2 x 4": (2, 4), "4 x 2": (4, 2), "2 x 2, accumulated twice": (2, 2)}
-GAMES = ("alternate", "reversal", "credit", "stages", "checkpointed", "checkpointed-reversal", "compiled")
+GAMES = ("alternate", "reversal", "credit", "stages", "checkpointed", "checkpointed-reversal", "compiled", "stream")
 
 
 @pytest.fixture(scope="module")

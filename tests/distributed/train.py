@@ -22,6 +22,7 @@ from adversarial_mlm.tokenization_protein import ResidueVocabulary
 
 GAMES = {
     "alternate": {"noiser_steps": 3, "encoder_steps": 2},
+    "stream": {"noiser_steps": 3, "encoder_steps": 2},
     "reversal": {"noiser_update": "reversal", "noiser_every": 2, "importance_exponent": 1.0},
     "credit": {
         "noiser_steps": 3,
@@ -96,7 +97,7 @@ def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
         model=encoder,
         args=args,
         data_collator=DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=50),
-        train_dataset=data,
+        train_dataset=data.to_iterable_dataset(num_shards=3) if game == "stream" else data,
         eval_dataset=data,
         processing_class=tokenizer,
     )

@@ -282,7 +282,7 @@ def test_short_proteins_of_a_stream_are_said_once_and_counted(make_trainer, data
 
 
 def test_every_update_of_a_stream_is_whole(make_trainer, dataset):
-    """10 proteins are two and a half batches of 4: the third of a pass is short, and no gradient is left over."""
+    """10 proteins are two and a half batches of 4: the next pass fills up the third, and no gradient is left over."""
     stream = dataset.select(range(10)).to_iterable_dataset()
     sizes = []
 
@@ -295,7 +295,36 @@ def test_every_update_of_a_stream_is_whole(make_trainer, dataset):
 
     trainer = make_trainer(cls=Watched, data=stream, masking="random", max_steps=4, gradient_accumulation_steps=2)
     trainer.train()
-    assert sizes[:4] == [[4, 4], [2, 4], [4, 2], [4, 4]]
+    assert sizes == [[4, 4]] * 4
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("game", [{"noiser_update": "reversal"}, {"noiser_steps": 3, "encoder_steps": 2}])
+def test_a_resumed_stream_ends_as_one_that_never_stopped(make_trainer, dataset, game, workers):
+    """40 proteins are 5 updates of 8: the run stops in its second pass. `max_length` 64 crops some of them."""
+    settings = {
+        **{"data": dataset.to_iterable_dataset(num_shards=3), "dropout": 0.1, "max_steps": 9, **game},
+        **{"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 7, "logging_steps": 3},
+        **{"lr_scheduler_type": "constant", "dataloader_num_workers": workers},
+    }
+    straight = make_trainer(folder="straight", **settings)
+    straight.train()
+    make_trainer(folder="stopped", **{**settings, "max_steps": 7}).train()
+    resumed = make_trainer(folder="stopped", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0
+    assert resumed.state.epoch == straight.state.epoch
+
+
+def test_what_a_stream_cannot_honour_is_refused(make_trainer, dataset):
+    class Rows(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(dataset)
+
+    with pytest.raises(ValueError, match="dataloader_num_workers is 2, but Rows may divide itself"):
+        make_trainer(data=Rows(), dataloader_num_workers=2)
+    with pytest.raises(ValueError, match="dispatch_batches is not supported"):
+        make_trainer(data=Rows(), accelerator_config={"dispatch_batches": True})
 
 
 # ---- refusals ----
