@@ -180,7 +180,7 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         [`CorpusError`]: if the labels of train are all the same.
     """
     if task.kind == "regression":
-        constant, classes = len(set(train.targets)) == 1, None
+        constant, classes = len(np.unique(np.float32(train.targets))) == 1, None  # as they are kept
     elif task.kind == "classification":
         seen = set(train.targets)
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))

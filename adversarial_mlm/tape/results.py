@@ -69,7 +69,8 @@ def record(
     Returns:
         `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (its interval over
         proteins), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
-        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0.
+        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0 (with
+        `bootstrap_samples` 0, the difference). What is not defined, such as the interval of one protein, does not.
     """
     splits = [split for split in data.splits if split != "train" and all(split in run for run in runs)]
     found: dict[str, Any] = {
@@ -193,7 +194,9 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
 
 
 def _identity(result: Mapping[str, Any]) -> str:
-    return json.dumps([result[name] for name in _IDENTITY], sort_keys=True)
+    # what validation chose is part of the outcome: it differs where a checkpoint was trained on under the same name
+    asked_for = {name: value for name, value in result["settings"].items() if name != "chosen"}
+    return json.dumps([asked_for if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -219,7 +222,10 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             rows += _paper_rows(task, target, split, of_split, notes)
     text = _aligned([header, *rows])
     if any("!" in row[-1] for row in rows):
-        notes.append("! does not beat the best baseline: the interval of the difference reaches 0 or below")
+        notes.append(
+            "! does not beat the best baseline: the 95 % interval of the difference (without intervals, the "
+            "difference itself) does not lie above 0"
+        )
     return "\n".join([text, *(f"  {note}" for note in dict.fromkeys(notes))])
 
 
@@ -233,8 +239,10 @@ def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
     if against is not None:
         factor, unit = _unit(name)
         unit = " points" if unit else ""
-        verdict = f"{against['difference'] * factor:+.{_digits(name)}f}{unit} to {against['baseline']}"
-        verdict += "" if against["beaten"] else " !"
+        difference = "not defined"
+        if against["difference"] is not None:
+            difference = f"{against['difference'] * factor:+.{_digits(name)}f}{unit}"
+        verdict = f"{difference} to {against['baseline']}" + ("" if against["beaten"] else " !")
     return (method, *_figure_cells(name, result["figures"][split][name]), verdict)
 
 

@@ -62,7 +62,8 @@ def marginals(
         `np.ndarray` of shape `(residues, vocab)`, float64; nan at other positions.
 
     Raises:
-        ValueError: If the tokenizer has no mask or does not read one residue as one token.
+        ValueError: If the tokenizer has no mask or does not read one residue as one token, or if the model's output is
+            not finite.
     """
     table = ByteTable.from_tokenizer(tokenizer)
     if masked and tokenizer.mask_token_id is None:
@@ -90,6 +91,8 @@ def marginals(
             batch[row, place] = tokenizer.mask_token_id
         logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
         logs = torch.log_softmax(logits[row, place].double(), dim=-1).cpu().numpy()
+        if np.isnan(logs).any():
+            raise ValueError("the model's output is not finite: are its weights damaged?")
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs

@@ -145,3 +145,37 @@ def test_results_are_read_back_from_a_card(fluorescence, predictions, tmp_path):
     results = ModelCard.load(tmp_path / "README.md").data.eval_results
     assert {result.metric_value for result in results} == {probe["figures"]["test"]["spearman"]["value"]}
     assert len(results) == 2
+
+
+def test_a_result_that_is_not_defined_stands_marked_beside_a_baseline_that_is(fluorescence, predictions):
+    constant = {split: np.zeros(len(found)) for split, found in predictions.items()}
+    collapsed = record(fluorescence, "finetune", [constant], baselines={"noisy": [predictions]})
+    assert not collapsed["against"]["test"]["beaten"]
+    assert "not defined to noisy !" in table([collapsed])
+
+
+def test_a_single_protein_has_no_interval_and_does_not_show_that_a_baseline_is_beaten(write_task):
+    def shorten(splits):
+        splits["test_fold_holdout"] = splits["test_fold_holdout"][:1]
+
+    data = load_task("remote_homology", write_task("remote_homology", change=shorten))
+    split = "test_fold_holdout"
+    right = data.splits[split]["label"][:]
+    found = record(data, "probe", [{split: right}], baselines={"wrong": [{split: [right[0] + 1]}]})
+    against = found["against"][split]
+    assert (against["difference"], against["low"], against["beaten"]) == (1.0, None, False)
+    assert "+100.0 points to wrong !" in table([found])
+    assert "(without intervals, the difference itself) does not lie above 0" in table([found])
+
+
+def test_a_checkpoint_that_was_trained_on_replaces_its_earlier_result_whatever_validation_chose(
+    fluorescence, predictions, tmp_path
+):
+    def of(penalty):
+        settings = {"layer": 1, "chosen": {"penalty": penalty}}
+        return record(fluorescence, "probe", [predictions], model="m", settings=settings, bootstrap_samples=0)
+
+    write_results(tmp_path, [of(0.1)])
+    write_results(tmp_path, [of(10.0)])
+    (kept,) = read_results(tmp_path)
+    assert kept["settings"]["chosen"] == {"penalty": 10.0}

@@ -351,8 +351,14 @@ class TestNumbers:
 
             return change
 
+        def nearly_constant(splits):
+            for index, record in enumerate(splits["train"]):
+                record["log_fluorescence"] = [1.5 + 1e-12 * index]
+
         with pytest.raises(CorpusError, match="All labels of train are the same"):
             load_task("fluorescence", write_task("fluorescence", change=constant("train")))
+        with pytest.raises(CorpusError, match="All labels of train are the same"):
+            load_task("fluorescence", write_task("fluorescence", change=nearly_constant))
         load_task("fluorescence", write_task("fluorescence", change=constant("test")))
         assert "test: all labels are 1.5, so that a rank correlation is not defined." in caplog.text
 

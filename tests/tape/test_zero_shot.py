@@ -61,6 +61,12 @@ def test_a_long_protein_is_read_in_a_window_around_each_position(model, tokenize
     assert np.isnan(found[1]).all()
 
 
+def test_a_model_whose_output_is_not_finite_is_refused(model, tokenizer):
+    torch.nn.init.constant_(model.cls.predictions.bias, torch.nan)
+    with pytest.raises(ValueError, match="output is not finite"):
+        marginals(model, tokenizer, WILD_TYPE)
+
+
 def test_variants_of_another_length_or_with_letters_without_a_token_have_no_score(model, tokenizer):
     sequences = [WILD_TYPE, WILD_TYPE[1:], WILD_TYPE + "A", "J" + WILD_TYPE[1:], "W" + WILD_TYPE[1:]]
     found = score_variants(model, tokenizer, WILD_TYPE, sequences)
