@@ -26,7 +26,10 @@ PAPER = {
     ("secondary_structure", "ss3", "cb513"): ("72.1 ± 0.1 %", "72.7 ± 0.2 %"),
     ("remote_homology", "fold_label", "test_fold_holdout"): ("19.2 ± 0.8 %", "20.0 ± 2.0 %"),
     ("fluorescence", "log_fluorescence", "test"): ("0.678 ± 0.002", "0.677 ± 0.002"),
-    ("stability", "stability_score", "test"): ("0.626 ± 0.044", "0.630 ± 0.009"),
+    **dict.fromkeys(
+        (("stability", target, "test") for target in ("stability_score", "stability_score_c")),
+        ("0.626 ± 0.044", "0.630 ± 0.009"),
+    ),
 }
 """Table 2 of the paper, fine-tuned encoders of 38M parameters: random and adversarial masks."""
 
@@ -139,9 +142,10 @@ def _short(data: TaskData) -> dict[str, Any]:
 
 
 def _same_data_as_tape(data: TaskData) -> bool:
-    """Whether the splits have TAPE's sizes; which proteins they hold cannot be told."""
+    """Whether the splits have TAPE's sizes and target; which proteins they hold cannot be told."""
     facts = data.facts
-    return bool(data.task.table_1) and facts["rows"] == facts["rows_in_file"] and not facts["differences"]
+    whole = facts["rows"] == facts["rows_in_file"] and not facts["differences"]
+    return bool(data.task.table_1) and whole and not facts["other_target_than_tape"]
 
 
 def _plain(value: Any) -> Any:
@@ -277,7 +281,7 @@ def _paper_rows(
         rows.append(("", split, f"the paper, {masks} masks{mark}", figure, "", ""))
     notes.append("the paper: McDermott et al. 2021, Table 2, encoders of 38M parameters, fine-tuned")
     if mark:
-        notes.append("(a) on other data than here: splits differ in their sizes from TAPE's, or were cut")
+        notes.append("(a) on other data than here: splits differ from TAPE's in size or target, or were cut")
     return rows
 
 
@@ -302,9 +306,11 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
                     task_type=_TASK_TYPES[result["kind"]],
                     task_name=f"{result['task']} ({result['method']})",
                     dataset_type=result["task"],
-                    dataset_name=f"{result['task']} {result['target']}, {split}",
+                    dataset_name=f"{result['task']} {result['target']}, {split} ({figures[name]['rows']:,} proteins)",
                     dataset_config=f"{result['target']}-{result['method']}",
                     dataset_split=split,
+                    # else a part of the data, or other data of the same task, would take the place of the whole
+                    dataset_revision=result["data"]["fingerprints"][split],
                     metric_type=name,
                     metric_name=_METRIC_NAMES[name],
                     metric_value=figures[name]["value"],
