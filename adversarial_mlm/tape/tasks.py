@@ -300,15 +300,15 @@ def _task_data(
     facts = {"task": task.name, "kind": task.kind, "target": task.target, **facts}
     facts["rows_in_file"] = {split: len(found) for split, found in records.items()}
     _compare_with_table_1(task, facts, notes)
-    facts["cleaning"] = {split: dict(+found.repairs) for split, found in records.items()}
-    for split, repairs in facts["cleaning"].items():
-        said = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
-        if said:
-            notes.append(f"{split}: {', '.join(said)}.")
     facts["max_records"] = max_records
     if max_records is not None:
         notes.append(f"At most {max_records:,} records of each split are used.")
         records = {split: _at_most(found, max_records) for split, found in records.items()}
+    facts["cleaning"] = {split: found.cleaning() for split, found in records.items()}
+    for split, repairs in facts["cleaning"].items():
+        said = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
+        if said:
+            notes.append(f"{split}: {', '.join(said)}.")
     facts["rows"] = {split: len(found) for split, found in records.items()}
     facts["shared_with_train"] = _shared_with_train(records, notes)
     classes = number_classes(task, records["train"])
@@ -396,14 +396,12 @@ def _describe_classes(
                 "can get them right."
             )
         if of_residues:
-            masked = int((labels == IGNORE_INDEX).sum())
+            masked, without_mask = int((labels == IGNORE_INDEX).sum()), sum(found.without_mask)
             facts.setdefault("residues", {})[split] = len(labels)
             facts.setdefault("masked_residues", {})[split] = masked
-            facts.setdefault("records_without_mask", {})[split] = found.without_mask
-            facts.setdefault("records_kept_in_place", {})[split] = found.kept_in_place
-            if task.mask_column and found.without_mask:
-                notes.append(
-                    f"{split}: {found.without_mask:,} records have no {task.mask_column}; all of theirs count."
-                )
+            facts.setdefault("records_without_mask", {})[split] = without_mask
+            facts.setdefault("records_kept_in_place", {})[split] = sum(found.kept_in_place)
+            if task.mask_column and without_mask:
+                notes.append(f"{split}: {without_mask:,} records have no {task.mask_column}; all of theirs count.")
             if masked == len(labels):
                 raise CorpusError(f"{task.name}: no residue of {split} has a label that counts.")
