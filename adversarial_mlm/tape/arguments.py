@@ -17,6 +17,8 @@ from .finetune_settings import FinetuneSettings
 MODES = ("probe", "finetune", "zero_shot", "baselines")
 MARGINALS = ("masked", "wild_type")
 
+_OF_RESIDUES = {"token_classification", *(name for name, task in TASKS.items() if task.kind == "token_classification")}
+
 
 @dataclass
 class TapeArguments:
@@ -185,11 +187,16 @@ def _check(args: TapeArguments, settings: FinetuneSettings) -> None:
     _check_effect(args, settings)
 
 
+_OF_OWN_TASKS = (
+    *("train_file", "valid_file", "test_file", "split_column", "split_seed", "sequence_column", "id_column"),
+    *("mask_column", "mutations_column"),
+)
+
+
 def _check_own_task(args: TapeArguments) -> None:
     own = [name for name in args.task if name in KINDS]
     if own and len(args.task) > 1:
         raise ValueError(f"task {own[0]} is one's own and cannot go together with others in one call")
-    of_own = ("train_file", "valid_file", "test_file", "split_column", "id_column", "mask_column", "mutations_column")
     if own:
         for name in ("train_file", "target"):
             if getattr(args, name) is None:
@@ -197,8 +204,14 @@ def _check_own_task(args: TapeArguments) -> None:
         for name in ("data_dir", "file_prefix"):
             if getattr(args, name) is not None:
                 raise ValueError(f"{name} is given, but belongs to TAPE's tasks, and task is {own[0]}")
+        if args.labels != "ss3":
+            raise ValueError(f"labels is {args.labels}, but secondary_structure is not among the tasks")
+        if args.mutations_column and args.sequence_column != _defaults(TapeArguments)["sequence_column"]:
+            raise ValueError("sequence_column is given, but with mutations_column sequences follow from the mutations")
+        if args.valid_file and args.test_file and args.split_seed:
+            raise ValueError("split_seed is given, but with valid_file and test_file nothing is split at random")
         return
-    given = [name for name in of_own if getattr(args, name) is not None]
+    given = [name for name in _OF_OWN_TASKS if getattr(args, name) != _defaults(TapeArguments)[name]]
     if given:
         raise ValueError(f"{given[0]} is given, but belongs to a task of one's own ({', '.join(KINDS)})")
     if args.data_dir is None:
@@ -216,6 +229,8 @@ def _check_effect(args: TapeArguments, settings: FinetuneSettings) -> None:
     """An option that is set, and belongs to another mode."""
     for names, modes in (
         (("layer", "feature_dtype", "max_train_residues", "feature_cache_dir", "use_feature_cache"), ("probe",)),
+        (("seeds", "untrained"), ("probe", "finetune")),
+        (("model_revision", "use_cpu"), ("probe", "zero_shot", "finetune")),
         (("batch_tokens",), ("probe", "zero_shot")),
         (("grid",), ("finetune",)),
         (("marginals", "wild_type", "mutations_column"), ("zero_shot",)),
@@ -223,13 +238,15 @@ def _check_effect(args: TapeArguments, settings: FinetuneSettings) -> None:
         for name in names:
             if getattr(args, name) != _defaults(TapeArguments)[name] and args.mode not in modes:
                 raise ValueError(f"{name} is set, but has an effect with mode: {' or '.join(modes)} only")
+    if args.max_train_residues != _defaults(TapeArguments)["max_train_residues"] and not _OF_RESIDUES & {*args.task}:
+        raise ValueError("max_train_residues is set, but no task has labels of residues")
     if not args.use_feature_cache and args.feature_cache_dir:
         raise ValueError("feature_cache_dir is given, but with use_feature_cache: false nothing is kept")
     if args.mode == "finetune" and args.use_cpu:
         raise ValueError("use_cpu is set, but with mode: finetune the device is chosen by accelerate launch --cpu")
     if args.mode == "zero_shot":
-        for name in ("valid_file", "test_file", "split_column", "mask_column", "id_column"):
-            if getattr(args, name) is not None:
+        for name in ("valid_file", "test_file", "split_column", "split_seed", "mask_column", "id_column"):
+            if getattr(args, name):
                 raise ValueError(f"{name} is given, but mode: zero_shot reads train_file alone and trains nothing")
     for name, default in _defaults(FinetuneSettings).items():
         if getattr(settings, name) == default:

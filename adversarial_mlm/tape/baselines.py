@@ -1,17 +1,20 @@
 """What can be had without pre-training: the figures that a result has to beat."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..losses import IGNORE_INDEX
 from .alignment import GAP, SYMBOLS, align_variants, residue_numbers
 from .linear import Rows
 from .probes import fit_head
 from .tasks import TaskData
 
+logger = logging.getLogger(__name__)
+
 _ROWS_AT_ONCE = 2048
+_MOST_COLUMNS = 8192  # memory grows with their square: half a gigabyte
 
 Predictions = dict[str, Any]
 
@@ -20,7 +23,8 @@ def baselines_for(data: TaskData) -> dict[str, Callable[[], Predictions]]:
     """The baselines that a task has, by name; each returns predictions by split, in the rows' order.
 
     - `mean` or `majority`: of train's labels, the same for all.
-    - `one_hot_ridge` (regression on variants, [`align_variants`]): ridge on which residue stands in which column.
+    - `one_hot_ridge` (regression on variants, [`align_variants`]): ridge on which residue stands in which column; left
+      out, which is said, where these are more than 8,192.
     - `composition` (one label per protein): the probe's head on the shares of residues and of pairs of neighbours,
       and the logarithm of the length.
     - `trigram` (labels of residues): the most frequent class of a residue between these two neighbours.
@@ -38,9 +42,16 @@ def baselines_for(data: TaskData) -> dict[str, Callable[[], Predictions]]:
         data.splits["train"]["sequence"][:],
         [dataset["sequence"][:] for split, dataset in data.splits.items() if split != "train"],
     )
-    if tables is not None:
-        baselines["one_hot_ridge"] = lambda: one_hot_ridge(data, tables)
-    return baselines
+    if tables is None:
+        return baselines
+    columns = len(_residues_that_vary(tables[0]))
+    if columns > _MOST_COLUMNS:
+        logger.warning(
+            "%s: the baseline one_hot_ridge is left out: train has %s residues in columns that vary, and at most %s "
+            "are solved for.", data.task.name, f"{columns:,}", f"{_MOST_COLUMNS:,}"
+        )  # fmt: skip
+        return baselines
+    return {**baselines, "one_hot_ridge": lambda: one_hot_ridge(data, tables)}
 
 
 def _mean(data: TaskData) -> Predictions:
@@ -71,9 +82,8 @@ def one_hot_ridge(data: TaskData, tables: list[np.ndarray]) -> Predictions:
     """
     names = ["train", *(split for split in data.splits if split != "train")]
     places = np.arange(tables[0].shape[1]) * SYMBOLS
-    seen = np.bincount((tables[0] + places).ravel(), minlength=len(places) * SYMBOLS)
-    wanted = np.flatnonzero((seen > 0) & (seen < len(tables[0])))
-    number = np.full(len(seen), -1)
+    wanted = _residues_that_vary(tables[0])
+    number = np.full(len(places) * SYMBOLS, -1)
     number[wanted] = np.arange(len(wanted))
 
     def rows_of(table: np.ndarray) -> Rows:
@@ -89,6 +99,13 @@ def one_hot_ridge(data: TaskData, tables: list[np.ndarray]) -> Predictions:
 
     rows = {split: rows_of(table) for split, table in zip(names, tables, strict=True)}
     return fit_head(data, rows, standardise=False).predictions
+
+
+def _residues_that_vary(table: np.ndarray) -> np.ndarray:
+    """Column · SYMBOLS + residue, for what some rows of a table have and others have not."""
+    places = np.arange(table.shape[1]) * SYMBOLS
+    seen = np.bincount((table + places).ravel(), minlength=len(places) * SYMBOLS)
+    return np.flatnonzero((seen > 0) & (seen < len(table)))
 
 
 def composition(data: TaskData) -> Predictions:
@@ -119,7 +136,7 @@ def trigram(data: TaskData) -> Predictions:
     train = data.splits["train"]
     labels = np.concatenate(train.with_format("numpy")["label"][:])
     counts = np.zeros((SYMBOLS**3, classes), dtype=np.int64)
-    scored = (labels != IGNORE_INDEX) & (labels >= 0)
+    scored = labels >= 0
     grams = np.concatenate([_trigrams(sequence) for sequence in train["sequence"][:]])
     np.add.at(counts, (grams[scored], labels[scored]), 1)
     of_middle = counts.reshape(SYMBOLS, SYMBOLS, SYMBOLS, classes).sum(axis=(0, 2))

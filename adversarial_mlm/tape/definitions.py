@@ -34,6 +34,7 @@ class Task:
         remarks (`dict[str, str]`, defaults to none): columns that metrics need, kept if there, with their type,
             `"string"` or `"int32"`.
         levels (`dict[str, str]`, defaults to none): by test, which level of homology it asks for.
+        tape_target (`str`, *optional*): a column that, where files have it, is what TAPE calls the target.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Task:
     mask_required: bool = False
     remarks: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
+    tape_target: str | None = None
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -113,6 +115,7 @@ TASKS: dict[str, Task] = {
             file_prefix="stability",
             table_1={"train": 53679, "valid": 2447, "test": 12839},
             remarks={"topology": "string", "parent": "string"},
+            tape_target="stability_score_c",
         ),
     )
 }

@@ -98,7 +98,8 @@ def encode_proteins(
         that has fewer of them than there are segments, is 0.
 
     Raises:
-        ValueError: If the tokenizer does not read one residue as one token, or if an option is out of range.
+        ValueError: If the tokenizer does not read one residue as one token, if an option is out of range, or if the
+            encoder's output is not finite.
     """
     sums = None
     lengths = np.array([len(sequence) for sequence in sequences])
@@ -206,7 +207,10 @@ def _hidden_states(
             batch = {name: tensor.to(device) for name, tensor in collator(examples).items()}
             residue_mask = batch.pop("residue_mask")
             output = model(**batch, output_hidden_states=layer is not None)
-            yield parts[rows, 0], parts[rows, 1], _of_layer(output, layer), residue_mask
+            hidden = _of_layer(output, layer)
+            if not hidden[residue_mask].isfinite().all():
+                raise ValueError("the encoder's output is not finite: are its weights damaged?")
+            yield parts[rows, 0], parts[rows, 1], hidden, residue_mask
 
 
 def _of_layer(output, layer: int | None) -> torch.Tensor:

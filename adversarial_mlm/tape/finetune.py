@@ -73,10 +73,10 @@ def finetune(
     start = _prepare(data, _load(model_name_or_path, revision, from_scratch), settings or FinetuneSettings())
     splits = [split for split in data.splits if split != "train"]
     fingerprint = start.fingerprint(data, ["train", *splits])
+    cut = start.count_cut(data, ["train", *splits])
     if os.path.isfile(os.path.join(output_dir, RESULT_FILE)):
         return _earlier_result(output_dir, fingerprint)
     _check_no_other_model(output_dir)
-    cut = start.count_cut(data, ["train", *splits])
     os.makedirs(output_dir, exist_ok=True)
     trainer, seconds = _train(data, start, output_dir)
     with _quiet_transformers():

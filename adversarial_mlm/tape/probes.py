@@ -157,7 +157,7 @@ def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> 
     for segments in _divisions(most_segments):
         rows = {split: Rows.of(merge_segments(found, lengths[split], segments)) for split, found in fine.items()}
         fit = fit_head(data, rows)
-        if best is None or fit.valid_score > best[0].valid_score or np.isnan(best[0].valid_score):
+        if best is None or fit.valid_score > best[0].valid_score:  # where it is nowhere defined, the fewest segments
             best = fit, segments
     fit, segments = best
     return ProbeResult(fit.predictions, fit.valid_score, {"segments": segments, **fit.settings})

@@ -2,9 +2,8 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,9 @@ _LABEL_FEATURES = {
 _REMOVED_BY_CLEANING = re.compile(r"[\s*.\-]")
 
 
+REPAIRS = CleanedSequence._fields[1:]
+
+
 @dataclass
 class SplitRecords:
     """The records of one split as lists of equal length, before classes have numbers.
@@ -46,34 +48,35 @@ class SplitRecords:
         sequences (`list[str]`): clean sequences.
         targets (`list`): a `float`, the name of a class, or a list with the name (or None) of each residue's class.
         remarks (`dict[str, list]`): columns that metrics need, by name.
-        repairs (`Counter`): what cleaning did: records with letters in `lower_case`, with `stops`, `gaps` or
-            `whitespace` removed, and the number of `unknown` residues.
-        without_mask (`int`): records of which it is not known which residues count; all of theirs do.
-        kept_in_place (`int`): records in which `*`, gaps or white space became unknown residues.
+        repairs (`list[tuple[int, ...]]`): what cleaning did, in the order of `REPAIRS`.
+        without_mask (`list[bool]`): whether it is not known which residues count; then all do.
+        kept_in_place (`list[bool]`): whether `*`, gaps or white space became unknown residues.
     """
 
     ids: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     remarks: dict[str, list[Any]] = field(default_factory=dict)
-    repairs: Counter = field(default_factory=Counter)
-    without_mask: int = 0
-    kept_in_place: int = 0
+    repairs: list[tuple[int, ...]] = field(default_factory=list)
+    without_mask: list[bool] = field(default_factory=list)
+    kept_in_place: list[bool] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> "SplitRecords":
-        """Return the records with these numbers; the counts stay those of the whole."""
+        """Return the records with these numbers."""
+        lists = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "remarks"}
         return SplitRecords(
-            [self.ids[row] for row in rows],
-            [self.sequences[row] for row in rows],
-            [self.targets[row] for row in rows],
-            {name: [values[row] for row in rows] for name, values in self.remarks.items()},
-            self.repairs,
-            self.without_mask,
-            self.kept_in_place,
+            **{name: [values[row] for row in rows] for name, values in lists.items()},
+            remarks={name: [values[row] for row in rows] for name, values in self.remarks.items()},
         )
+
+    def cleaning(self) -> dict[str, int]:
+        """Records with letters in `lower_case`, with `stops`, `gaps` or `whitespace` removed, and the number of
+        `unknown` residues; without zeros."""
+        sums = dict(zip(REPAIRS, np.sum(self.repairs, axis=0).tolist(), strict=True)) if self.repairs else {}
+        return {name: number for name, number in sums.items() if number}
 
 
 def read_split(
@@ -107,12 +110,12 @@ def read_split(
 
 def _add_record(found: SplitRecords, task: Task, place: str, number: int, record: dict[str, Any]) -> None:
     column = task.sequence_column
+    kept, without_mask = 0, False
     try:
         text = read_sequence(record[column])
         if task.kind == "token_classification":
             text = text.strip()
             text, kept = _REMOVED_BY_CLEANING.subn("?", text)
-            found.kept_in_place += kept > 0
         column = task.id_column or "id"
         identifier = read_text(record.get(column))
         column = task.target
@@ -122,20 +125,21 @@ def _add_record(found: SplitRecords, task: Task, place: str, number: int, record
             values.append(read_remark(record.get(column)))
         if task.kind == "token_classification" and task.mask_column:
             column = task.mask_column
-            found.without_mask += _apply_mask(target, read_mask(record.get(column)))
+            without_mask = _apply_mask(target, read_mask(record.get(column)))
     except CorpusError:
         raise
     except ValueError as error:
         raise CorpusError(f'{place}: column "{column}" {one_line(error)}.') from error
     identifier = str(number) if identifier is None else identifier
     sequence, *repairs = clean_sequence(text)
-    for name, number in zip(CleanedSequence._fields[1:], repairs, strict=True):
-        found.repairs[name] += int(number)
     if not sequence.strip("?"):
         raise CorpusError(f'{place}: column "{task.sequence_column}" holds no residues.')
     found.ids.append(identifier)
     found.sequences.append(sequence)
     found.targets.append(target)
+    found.repairs.append(tuple(repairs))
+    found.without_mask.append(without_mask)
+    found.kept_in_place.append(kept > 0)
 
 
 def _read_target(task: Task, record: dict[str, Any], length: int) -> Any:
@@ -180,7 +184,7 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         [`CorpusError`]: if the labels of train are all the same.
     """
     if task.kind == "regression":
-        constant, classes = len(set(train.targets)) == 1, None
+        constant, classes = len(np.unique(np.float32(train.targets))) == 1, None  # as they are kept
     elif task.kind == "classification":
         seen = set(train.targets)
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))

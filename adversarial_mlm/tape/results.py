@@ -26,7 +26,10 @@ PAPER = {
     ("secondary_structure", "ss3", "cb513"): ("72.1 ± 0.1 %", "72.7 ± 0.2 %"),
     ("remote_homology", "fold_label", "test_fold_holdout"): ("19.2 ± 0.8 %", "20.0 ± 2.0 %"),
     ("fluorescence", "log_fluorescence", "test"): ("0.678 ± 0.002", "0.677 ± 0.002"),
-    ("stability", "stability_score", "test"): ("0.626 ± 0.044", "0.630 ± 0.009"),
+    **dict.fromkeys(
+        (("stability", target, "test") for target in ("stability_score", "stability_score_c")),
+        ("0.626 ± 0.044", "0.630 ± 0.009"),
+    ),
 }
 """Table 2 of the paper, fine-tuned encoders of 38M parameters: random and adversarial masks."""
 
@@ -69,7 +72,8 @@ def record(
     Returns:
         `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (its interval over
         proteins), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
-        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0.
+        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0 (with
+        `bootstrap_samples` 0, the difference). What is not defined, such as the interval of one protein, does not.
     """
     splits = [split for split in data.splits if split != "train" and all(split in run for run in runs)]
     found: dict[str, Any] = {
@@ -138,9 +142,10 @@ def _short(data: TaskData) -> dict[str, Any]:
 
 
 def _same_data_as_tape(data: TaskData) -> bool:
-    """Whether the splits have TAPE's sizes; which proteins they hold cannot be told."""
+    """Whether the splits have TAPE's sizes and target; which proteins they hold cannot be told."""
     facts = data.facts
-    return bool(data.task.table_1) and facts["rows"] == facts["rows_in_file"] and not facts["differences"]
+    whole = facts["rows"] == facts["rows_in_file"] and not facts["differences"]
+    return bool(data.task.table_1) and whole and not facts["other_target_than_tape"]
 
 
 def _plain(value: Any) -> Any:
@@ -193,7 +198,9 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
 
 
 def _identity(result: Mapping[str, Any]) -> str:
-    return json.dumps([result[name] for name in _IDENTITY], sort_keys=True)
+    # what validation chose is part of the outcome: it differs where a checkpoint was trained on under the same name
+    asked_for = {name: value for name, value in result["settings"].items() if name != "chosen"}
+    return json.dumps([asked_for if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -219,7 +226,10 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             rows += _paper_rows(task, target, split, of_split, notes)
     text = _aligned([header, *rows])
     if any("!" in row[-1] for row in rows):
-        notes.append("! does not beat the best baseline: the interval of the difference reaches 0 or below")
+        notes.append(
+            "! does not beat the best baseline: the 95 % interval of the difference (without intervals, the "
+            "difference itself) does not lie above 0"
+        )
     return "\n".join([text, *(f"  {note}" for note in dict.fromkeys(notes))])
 
 
@@ -233,8 +243,10 @@ def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
     if against is not None:
         factor, unit = _unit(name)
         unit = " points" if unit else ""
-        verdict = f"{against['difference'] * factor:+.{_digits(name)}f}{unit} to {against['baseline']}"
-        verdict += "" if against["beaten"] else " !"
+        difference = "not defined"
+        if against["difference"] is not None:
+            difference = f"{against['difference'] * factor:+.{_digits(name)}f}{unit}"
+        verdict = f"{difference} to {against['baseline']}" + ("" if against["beaten"] else " !")
     return (method, *_figure_cells(name, result["figures"][split][name]), verdict)
 
 
@@ -269,7 +281,7 @@ def _paper_rows(
         rows.append(("", split, f"the paper, {masks} masks{mark}", figure, "", ""))
     notes.append("the paper: McDermott et al. 2021, Table 2, encoders of 38M parameters, fine-tuned")
     if mark:
-        notes.append("(a) on other data than here: splits differ in their sizes from TAPE's, or were cut")
+        notes.append("(a) on other data than here: splits differ from TAPE's in size or target, or were cut")
     return rows
 
 
@@ -294,9 +306,11 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
                     task_type=_TASK_TYPES[result["kind"]],
                     task_name=f"{result['task']} ({result['method']})",
                     dataset_type=result["task"],
-                    dataset_name=f"{result['task']} {result['target']}, {split}",
+                    dataset_name=f"{result['task']} {result['target']}, {split} ({figures[name]['rows']:,} proteins)",
                     dataset_config=f"{result['target']}-{result['method']}",
                     dataset_split=split,
+                    # else a part of the data, or other data of the same task, would take the place of the whole
+                    dataset_revision=result["data"]["fingerprints"][split],
                     metric_type=name,
                     metric_name=_METRIC_NAMES[name],
                     metric_value=figures[name]["value"],

@@ -178,7 +178,7 @@ def _finetuned(
             is_baseline=UNTRAINED in method,
             bootstrap_samples=args.bootstrap_samples,
         )
-        return written, runs
+        return {**written, "cut": found[0].cut}, runs
 
     against, untrained = dict(baselines), []
     if args.untrained:

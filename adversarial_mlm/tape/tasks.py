@@ -39,6 +39,14 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing"
 _SPLIT_NAMES |= dict.fromkeys(("valid", "validation", "val", "dev"), "valid")
 
 
+_REPAIRS = {
+    "stops": "stops removed from {:,} records",
+    "gaps": "gaps removed from {:,} records",
+    "whitespace": "white space removed from {:,} records",
+    "unknown": "{:,} residues with unknown letters",
+}
+
+
 @dataclass
 class TaskData:
     """The data of a task, as returned by [`load_task`] and [`load_own_task`].
@@ -51,7 +59,8 @@ class TaskData:
             `task.remarks` that the files have.
         facts (`dict`): what is known about the data, ready for JSON; by split unless said otherwise:
             `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows` and `differences` from them,
-            `missing_splits` (a list), `fingerprints` (of ids, sequences and labels), `cleaning` (what was done to
+            `missing_splits` (a list), `other_target_than_tape` (whether files have a column beside the target that is
+            TAPE's), `fingerprints` (of ids, sequences and labels), `cleaning` (what was done to
             sequences), `shared_with_train` (records whose sequence stands in train); for regressions `label_mean` and
             `label_std`; for classes `num_classes` (a number) and `unseen_classes`; for residues `residues`,
             `masked_residues`, `records_without_mask` and `records_kept_in_place` (with a gap, stop or white space that
@@ -109,8 +118,17 @@ def load_task(
     notes: list[str] = []
     files = _find_files(task, data_dir, file_prefix or task.file_prefix, notes)
     files = {split: path for split, path in files.items() if _is_labelled(task, split, path, notes)}
+    other_target = task.tape_target not in (None, task.target) and _has_column(files["train"], task.tape_target)
+    if other_target:
+        notes.append(
+            f"the target is {task.target}, but of files that have both, TAPE's and the paper's figures are of "
+            f"{task.tape_target}."
+        )
     records = {split: read_split(task, path, list(task.remarks)) for split, path in files.items()}
-    facts = {"files": {split: os.path.relpath(path, data_dir) for split, path in files.items()}}
+    facts = {
+        "files": {split: os.path.relpath(path, data_dir) for split, path in files.items()},
+        "other_target_than_tape": other_target,
+    }
     return _task_data(task, records, facts, notes, max_records)
 
 
@@ -222,10 +240,16 @@ def _is_labelled(task: Task, split: str, path: str, notes: list[str]) -> bool:
     """Whether to read a split: tests beside the headline may lack the target, as some have 3 states and not 8."""
     if split in ("train", "valid", task.headline):
         return True
-    _, first = next(read_records(path, [], [task.target]))
-    if task.target not in first:
+    labelled = _has_column(path, task.target)
+    if not labelled:
         notes.append(f'{split}: left out, {os.path.basename(path)} has no column "{task.target}".')
-    return task.target in first
+    return labelled
+
+
+def _has_column(path: str, column: str) -> bool:
+    """Whether the first record of a file has it."""
+    _, first = next(read_records(path, [], [column]))
+    return column in first
 
 
 def _split_by_column(records: SplitRecords, column: str, path: str) -> dict[str, SplitRecords]:
@@ -276,11 +300,15 @@ def _task_data(
     facts = {"task": task.name, "kind": task.kind, "target": task.target, **facts}
     facts["rows_in_file"] = {split: len(found) for split, found in records.items()}
     _compare_with_table_1(task, facts, notes)
-    facts["cleaning"] = {split: dict(+found.repairs) for split, found in records.items()}
     facts["max_records"] = max_records
     if max_records is not None:
         notes.append(f"At most {max_records:,} records of each split are used.")
         records = {split: _at_most(found, max_records) for split, found in records.items()}
+    facts["cleaning"] = {split: found.cleaning() for split, found in records.items()}
+    for split, repairs in facts["cleaning"].items():
+        said = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
+        if said:
+            notes.append(f"{split}: {', '.join(said)}.")
     facts["rows"] = {split: len(found) for split, found in records.items()}
     facts["shared_with_train"] = _shared_with_train(records, notes)
     classes = number_classes(task, records["train"])
@@ -368,14 +396,12 @@ def _describe_classes(
                 "can get them right."
             )
         if of_residues:
-            masked = int((labels == IGNORE_INDEX).sum())
+            masked, without_mask = int((labels == IGNORE_INDEX).sum()), sum(found.without_mask)
             facts.setdefault("residues", {})[split] = len(labels)
             facts.setdefault("masked_residues", {})[split] = masked
-            facts.setdefault("records_without_mask", {})[split] = found.without_mask
-            facts.setdefault("records_kept_in_place", {})[split] = found.kept_in_place
-            if task.mask_column and found.without_mask:
-                notes.append(
-                    f"{split}: {found.without_mask:,} records have no {task.mask_column}; all of theirs count."
-                )
+            facts.setdefault("records_without_mask", {})[split] = without_mask
+            facts.setdefault("records_kept_in_place", {})[split] = sum(found.kept_in_place)
+            if task.mask_column and without_mask:
+                notes.append(f"{split}: {without_mask:,} records have no {task.mask_column}; all of theirs count.")
             if masked == len(labels):
                 raise CorpusError(f"{task.name}: no residue of {split} has a label that counts.")

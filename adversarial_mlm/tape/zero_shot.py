@@ -7,6 +7,7 @@ for *wild-type* marginals where nothing is.
 
 import dataclasses
 import logging
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -17,12 +18,13 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints import load_encoder
+from ..corpus.cleaning import clean_sequence
 from ..corpus.reading import CorpusError, shorten
 from ..tokenization_protein import ByteTable
 from .arguments import TapeArguments
 from .definitions import KINDS, own_task
 from .features import check_max_length, default_max_length
-from .labels import read_number, read_sequence, read_text
+from .labels import read_number, read_sequence, read_text, read_whole_number
 from .reading import read_records
 from .records import fingerprint
 from .results import record
@@ -62,7 +64,8 @@ def marginals(
         `np.ndarray` of shape `(residues, vocab)`, float64; nan at other positions.
 
     Raises:
-        ValueError: If the tokenizer has no mask or does not read one residue as one token.
+        ValueError: If the tokenizer has no mask or does not read one residue as one token, or if the model's output is
+            not finite.
     """
     table = ByteTable.from_tokenizer(tokenizer)
     if masked and tokenizer.mask_token_id is None:
@@ -90,6 +93,8 @@ def marginals(
             batch[row, place] = tokenizer.mask_token_id
         logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
         logs = torch.log_softmax(logits[row, place].double(), dim=-1).cpu().numpy()
+        if np.isnan(logs).any():
+            raise ValueError("the model's output is not finite: are its weights damaged?")
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
@@ -177,7 +182,7 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
     prepared = []
     for name in args.task:
         data = _own_variants(args) if name in KINDS else _tape_variants(args, name)
-        prepared.append((data, _wild_type(args, name)))
+        prepared.append((data, _given_wild_type(args) or _wild_type_among(args.data_dir, data)))
     model, tokenizer = load_encoder(args.model_name_or_path, args.model_revision, needs_head=True)
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
     model = model.to(device).eval()
@@ -250,16 +255,30 @@ def _tape_variants(args: TapeArguments, name: str) -> TaskData:
     )
 
 
-def _wild_type(args: TapeArguments, name: str) -> str:
-    if args.wild_type is not None:
-        return args.wild_type.strip().upper()
-    if name in KINDS:
-        raise CorpusError("wild_type is missing, which mode: zero_shot needs for a task of one's own.")
-    whole = load_task(name, args.data_dir, file_prefix=args.file_prefix, target=args.target)
-    for dataset in whole.splits.values():
-        if "num_mutations" in dataset.column_names and 0 in dataset["num_mutations"][:]:
-            return dataset["sequence"][dataset["num_mutations"][:].index(0)]
-    raise CorpusError(f"{name}: no record has num_mutations 0, which would be the wild type; give it as wild_type.")
+def _given_wild_type(args: TapeArguments) -> str | None:
+    """The wild type of the command line.
+
+    Raises:
+        [`CorpusError`]: If there is something else than letters of residues in it.
+    """
+    if args.wild_type is None:
+        return None
+    cleaned = clean_sequence(args.wild_type.strip())
+    if not cleaned.sequence or cleaned.stops or cleaned.gaps or cleaned.whitespace or cleaned.unknown:
+        raise CorpusError(f"wild_type is {shorten(args.wild_type)}, which is not a protein in letters of residues.")
+    return cleaned.sequence
+
+
+def _wild_type_among(data_dir: str, data: TaskData) -> str:
+    """The record without mutations, which need not be one of those that are used."""
+    column = data.task.sequence_column
+    for file in data.facts["files"].values():
+        for _, values in read_records(os.path.join(os.path.expanduser(data_dir), file), [column], ["num_mutations"]):
+            if read_whole_number(values.get("num_mutations")) == 0:
+                return clean_sequence(read_sequence(values[column])).sequence
+    raise CorpusError(
+        f"{data.task.name}: no record has num_mutations 0, which would be the wild type; give it as wild_type."
+    )
 
 
 def _own_variants(args: TapeArguments) -> TaskData:
@@ -267,7 +286,9 @@ def _own_variants(args: TapeArguments) -> TaskData:
     if args.task[0] != "regression":
         raise CorpusError(f"task is {args.task[0]}, but mode: zero_shot compares with measured numbers: regression.")
     task = own_task("regression", args.target, sequence_column=args.mutations_column or args.sequence_column)
-    wild_type = _wild_type(args, args.task[0])
+    wild_type = _given_wild_type(args)
+    if wild_type is None:
+        raise CorpusError("wild_type is missing, which mode: zero_shot needs for a task of one's own.")
     ids, sequences, labels = [], [], []
     for number, (where, values) in enumerate(read_records(args.train_file, [task.sequence_column, args.target])):
         column = task.sequence_column
@@ -281,8 +302,10 @@ def _own_variants(args: TapeArguments) -> TaskData:
         except ValueError as error:
             raise CorpusError(f'{args.train_file}: {where}: column "{column}" {error}.') from error
         ids.append(str(number))
-    dataset = Dataset.from_dict({"id": ids, "sequence": sequences, "label": labels})
+    dataset, notes = Dataset.from_dict({"id": ids, "sequence": sequences, "label": labels}), []
     if args.max_records is not None and len(dataset) > args.max_records:
+        notes.append(f"{args.max_records:,} of {len(dataset):,} records are used (max_records).")
+        logger.warning("%s: %s", task.name, notes[-1])
         rows = np.random.default_rng(0).choice(len(dataset), args.max_records, replace=False)
         dataset = dataset.select(np.sort(rows))
     facts = {
@@ -291,6 +314,6 @@ def _own_variants(args: TapeArguments) -> TaskData:
         "rows": {"test": len(dataset)},
         "differences": {},
         "fingerprints": {},
-        "notes": [],
+        "notes": notes,
     }
     return TaskData(task, {"test": dataset}, facts, None)

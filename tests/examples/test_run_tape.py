@@ -119,7 +119,7 @@ def test_fine_tuning_stands_beside_its_baselines(call, saved, table, tmp_path):
     status, said, _ = call(
         "--mode", "finetune", "--task", "regression", "--train_file", table, "--target", "share", "--seeds", "0", "1",
         "--model_name_or_path", saved, "--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--batch_size", "8",
-        "--head_size", "8", "--grid", "learning_rate=1e-4,1e-3",
+        "--head_size", "8", "--max_length", "40", "--grid", "learning_rate=1e-4,1e-3",
     )  # fmt: skip
     assert status == 0
     for words in ("finetune, model", "finetune, no pre-training, model", "composition", "±"):
@@ -127,3 +127,5 @@ def test_fine_tuning_stands_beside_its_baselines(call, saved, table, tmp_path):
     first, untrained, *_ = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
     assert [trial["options"] for trial in first["trials"]] == [{"learning_rate": 1e-4}, {"learning_rate": 1e-3}]
     assert len(untrained["figures"]["test"]["spearman"]["by_seed"]) == 2
+    tested = first["data"]["rows"]["test"]
+    assert first["cut"]["test"] == {"proteins": tested, "residues": tested * (60 - 38)}

@@ -39,6 +39,28 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
         ([*OWN[:-2]], "target is missing, which task regression needs"),
         (["--task", "regression", "stability", *OWN[2:]], "is one's own and cannot go together with others"),
         ([*OWN, "--mode", "zero_shot", "--test_file", "x"], "zero_shot reads train_file alone"),
+        ([*OWN, "--mode", "zero_shot", "--split_seed", "1"], "zero_shot reads train_file alone"),
+        (
+            [*OWN, "--mode", "zero_shot", "--seeds", "1"],
+            "seeds is set, but has an effect with mode: probe or finetune",
+        ),
+        (
+            [*OWN, "--mode", "zero_shot", "--untrained", "false"],
+            "untrained is set, but has an effect with mode: probe",
+        ),
+        ([*OWN, "--labels", "ss8"], "labels is ss8, but secondary_structure is not among"),
+        ([*OWN, "--max_train_residues", "9"], "max_train_residues is set, but no task has labels of residues"),
+        (
+            [*OWN, "--mode", "zero_shot", "--mutations_column", "m", "--sequence_column", "s"],
+            "sequence_column is given, but with mutations_column",
+        ),
+        ([*OWN, "--valid_file", "v", "--test_file", "t", "--split_seed", "1"], "nothing is split at random"),
+        (
+            ["--task", "stability", *COMMON, "--sequence_column", "s"],
+            "sequence_column is given, but belongs to a task",
+        ),
+        (["--task", "stability", *COMMON, "--split_seed", "1"], "split_seed is given, but belongs to a task of one's"),
+        (["--task", "all", "--data_dir", "d", "--mode", "baselines", "--use_cpu", "true"], "use_cpu is set, but has"),
         ([*OWN, "--use_feature_cache", "false", "--feature_cache_dir", "x"], "nothing is kept"),
     ],
 )

@@ -115,6 +115,13 @@ def test_options_out_of_range_are_refused(backbone, tokenizer):
             encode_proteins(backbone, tokenizer, ["MKT"], **options)
 
 
+def test_an_encoder_whose_output_is_not_finite_is_refused(backbone, tokenizer):
+    torch.nn.init.constant_(backbone.encoder.layer[0].output.dense.bias, torch.nan)
+    for encode in (encode_proteins, encode_residues):
+        with pytest.raises(ValueError, match="output is not finite"):
+            encode(backbone, tokenizer, ["MKT"])
+
+
 @pytest.mark.parametrize("kind", ["esm", "modernbert", "roberta", "prot_bert"])
 def test_foreign_encoders_are_read_as_their_tokenizers_would(save_encoder, kind):
     model, tokenizer = load_backbone(save_encoder(kind))

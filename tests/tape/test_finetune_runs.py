@@ -21,6 +21,14 @@ class TestSeveralRuns:
         assert second.history == first.history
         assert same_predictions(first.predictions["test"], second.predictions["test"])
 
+    def test_what_was_cut_is_said_again_where_a_complete_run_is_read(self, save_encoder, task, tmp_path, monkeypatch):
+        said = []
+        monkeypatch.setattr(finetune_module, "_say_once", said.append)
+        data, encoder, out = task(lengths=(6, 15)), save_encoder("bert"), str(tmp_path / "out")
+        for _ in range(2):
+            finetune(data, encoder, out, settings(max_length=12))
+        assert len(said) == 2 and "with max_length 12 the beginning alone is read" in said[1]
+
     @pytest.mark.parametrize("what", ["settings", "data", "encoder"])
     def test_the_result_of_something_else_is_not_taken_for_ones_own(self, save_encoder, task, tmp_path, what):
         data, encoder, out = task(), save_encoder("bert"), str(tmp_path / "out")

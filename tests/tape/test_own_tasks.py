@@ -95,6 +95,19 @@ class TestSplits:
         assert data.facts["rows"] == {"train": 144, "valid": 18, "test": 18}
         assert data.facts["shared_with_train"] == {"valid": 0, "test": 0}
 
+    def test_what_is_cleaned_is_counted_in_the_split_that_it_falls_into(self, tmp_path):
+        rows = [{**row, "split": "train" if number < 20 else "test"} for number, row in enumerate(rows_of(30))]
+        for row in rows[17:]:
+            row["sequence"] += "*"
+        path = write_csv(tmp_path / "all.csv", rows)
+        data = load_own_task(SCORE, path, split_column="split")
+        counts = {split: found.get("stops", 0) for split, found in data.facts["cleaning"].items()}
+        assert counts["test"] == 10 and counts["train"] + counts["valid"] == 3
+        assert "test: stops removed from 10 records." in data.facts["notes"]
+        assert load_own_task(SCORE, path, split_column="split", max_records=4).facts["cleaning"]["test"] == {
+            "stops": 4
+        }
+
     def test_missing_validation_data_are_taken_from_train(self, three_files, caplog):
         del three_files["valid_file"]
         data = load_own_task(SCORE, **three_files)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.tape import probes
+from adversarial_mlm.tape import baselines, probes
 from adversarial_mlm.tape.baselines import baselines_for
 from adversarial_mlm.tape.feature_cache import FeatureCache
 from adversarial_mlm.tape.features import encode_residues
@@ -178,6 +178,22 @@ def test_one_hot_ridge_is_that_of_scikit_learn(learnable):
             best, (spearmanr(on_valid, data.splits["valid"]["label"][:]).statistic, on_test), key=lambda x: x[0]
         )
     np.testing.assert_allclose(found["test"], best[1], atol=1e-4)
+
+
+def test_a_one_hot_ridge_that_would_not_fit_into_memory_is_left_out_and_said(learnable, monkeypatch, caplog):
+    data = load_task("fluorescence", learnable(40, 20))
+    assert "one_hot_ridge" in baselines_for(data)
+    monkeypatch.setattr(baselines, "_MOST_COLUMNS", 5)
+    assert list(baselines_for(data)) == ["mean", "composition"]
+    assert "one_hot_ridge is left out" in caplog.text and "at most 5" in caplog.text
+
+
+def test_where_validation_cannot_choose_the_whole_protein_is_one_segment(learnable, backbone, tokenizer):
+    data = load_task("fluorescence", learnable(40, 20))
+    equal = data.splits["valid"].remove_columns("label").add_column("label", [1.0] * 20)
+    data.splits["valid"] = equal
+    result = probe(data, backbone, tokenizer)
+    assert np.isnan(result.valid_score) and result.settings["segments"] == 1
 
 
 @pytest.mark.slow

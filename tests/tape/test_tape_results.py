@@ -109,6 +109,39 @@ def test_the_table_shows_undefined_figures_as_such_and_the_papers_with_a_footnot
     assert "(a)" not in table([constant])
 
 
+def test_the_papers_figures_of_stability_are_of_the_chymotrypsin_score(write_task):
+    def second_score(splits):
+        for found in splits.values():
+            for row in found:
+                row["stability_score_c"] = row["stability_score"]
+
+    folder = write_task("stability", change=second_score)
+    for target, as_in_paper in (("stability_score_c", True), ("stability_score", False)):
+        data = load_task("stability", folder, target=target)
+        data.facts["differences"] = {}  # as if they had TAPE's sizes
+        labels = {"test": np.array(data.splits["test"]["label"][:])}
+        found = record(data, "probe", [labels], bootstrap_samples=0)
+        text = table([found])
+        assert "0.630 ± 0.009" in text and ("(a)" not in text) == as_in_paper == found["as_in_paper"]
+
+
+def test_a_card_tells_figures_of_a_part_from_those_of_the_whole(fluorescence, predictions, write_task, tmp_path):
+    from huggingface_hub import ModelCard
+
+    (tmp_path / "README.md").write_text("---\nlibrary_name: transformers\n---\n# A model\n")
+    part = load_task("fluorescence", tmp_path, max_records=10)
+    of_part = {split: np.arange(10.0) for split in part.splits}
+    whole = record(fluorescence, "probe", [predictions], model="m", bootstrap_samples=0)
+    assert add_to_card(tmp_path, [whole]) == 1
+    assert add_to_card(tmp_path, [record(part, "probe", [of_part], model="m", bootstrap_samples=0)]) == 1
+    assert add_to_card(tmp_path, [whole]) == 1
+    results = ModelCard.load(tmp_path / "README.md").data.eval_results
+    names = sorted(result.dataset_name for result in results)
+    assert names == [
+        f"fluorescence log_fluorescence, test ({rows} proteins)" for rows in (10, len(predictions["test"]))
+    ]
+
+
 def test_results_take_the_place_of_earlier_ones_of_the_same_kind(fluorescence, predictions, tmp_path):
     first = record(fluorescence, "probe", [predictions], model="m", settings={"layer": 1}, bootstrap_samples=0)
     other = record(fluorescence, "probe", [predictions], model="m", settings={"layer": 2}, bootstrap_samples=0)
@@ -145,3 +178,37 @@ def test_results_are_read_back_from_a_card(fluorescence, predictions, tmp_path):
     results = ModelCard.load(tmp_path / "README.md").data.eval_results
     assert {result.metric_value for result in results} == {probe["figures"]["test"]["spearman"]["value"]}
     assert len(results) == 2
+
+
+def test_a_result_that_is_not_defined_stands_marked_beside_a_baseline_that_is(fluorescence, predictions):
+    constant = {split: np.zeros(len(found)) for split, found in predictions.items()}
+    collapsed = record(fluorescence, "finetune", [constant], baselines={"noisy": [predictions]})
+    assert not collapsed["against"]["test"]["beaten"]
+    assert "not defined to noisy !" in table([collapsed])
+
+
+def test_a_single_protein_has_no_interval_and_does_not_show_that_a_baseline_is_beaten(write_task):
+    def shorten(splits):
+        splits["test_fold_holdout"] = splits["test_fold_holdout"][:1]
+
+    data = load_task("remote_homology", write_task("remote_homology", change=shorten))
+    split = "test_fold_holdout"
+    right = data.splits[split]["label"][:]
+    found = record(data, "probe", [{split: right}], baselines={"wrong": [{split: [right[0] + 1]}]})
+    against = found["against"][split]
+    assert (against["difference"], against["low"], against["beaten"]) == (1.0, None, False)
+    assert "+100.0 points to wrong !" in table([found])
+    assert "(without intervals, the difference itself) does not lie above 0" in table([found])
+
+
+def test_a_checkpoint_that_was_trained_on_replaces_its_earlier_result_whatever_validation_chose(
+    fluorescence, predictions, tmp_path
+):
+    def of(penalty):
+        settings = {"layer": 1, "chosen": {"penalty": penalty}}
+        return record(fluorescence, "probe", [predictions], model="m", settings=settings, bootstrap_samples=0)
+
+    write_results(tmp_path, [of(0.1)])
+    write_results(tmp_path, [of(10.0)])
+    (kept,) = read_results(tmp_path)
+    assert kept["settings"]["chosen"] == {"penalty": 10.0}

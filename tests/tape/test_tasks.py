@@ -316,6 +316,9 @@ class TestNumbers:
         assert chymotrypsin.facts["target"] == "stability_score_c"
         ratio = chymotrypsin.facts["label_mean"]["test"] / consensus.facts["label_mean"]["test"]
         assert ratio == pytest.approx(2.0)
+        assert consensus.facts["other_target_than_tape"] and not chymotrypsin.facts["other_target_than_tape"]
+        assert any("TAPE's and the paper's figures are of stability_score_c" in n for n in consensus.facts["notes"])
+        assert not load_task("stability", write_task("stability")).facts["other_target_than_tape"]
         with pytest.raises(CorpusError, match='no column "stability_score_x"; its columns are "primary"'):
             load_task("stability", folder, target="stability_score_x")
 
@@ -351,10 +354,25 @@ class TestNumbers:
 
             return change
 
+        def nearly_constant(splits):
+            for index, record in enumerate(splits["train"]):
+                record["log_fluorescence"] = [1.5 + 1e-12 * index]
+
         with pytest.raises(CorpusError, match="All labels of train are the same"):
             load_task("fluorescence", write_task("fluorescence", change=constant("train")))
+        with pytest.raises(CorpusError, match="All labels of train are the same"):
+            load_task("fluorescence", write_task("fluorescence", change=nearly_constant))
         load_task("fluorescence", write_task("fluorescence", change=constant("test")))
         assert "test: all labels are 1.5, so that a rank correlation is not defined." in caplog.text
+
+    def test_what_cleaning_takes_away_is_said(self, write_task, caplog):
+        def change(splits):
+            splits["test"][0]["primary"] += "*A"
+            splits["test"][1]["primary"] += "*-J1"
+
+        load_task("fluorescence", write_task("fluorescence", change=change))
+        said = "test: stops removed from 2 records, gaps removed from 1 records, 2 residues with unknown letters."
+        assert said in caplog.text
 
     def test_stops_are_left_out_of_fluorescence_and_counted(self, write_task):
         def change(splits):

@@ -61,6 +61,12 @@ def test_a_long_protein_is_read_in_a_window_around_each_position(model, tokenize
     assert np.isnan(found[1]).all()
 
 
+def test_a_model_whose_output_is_not_finite_is_refused(model, tokenizer):
+    torch.nn.init.constant_(model.cls.predictions.bias, torch.nan)
+    with pytest.raises(ValueError, match="output is not finite"):
+        marginals(model, tokenizer, WILD_TYPE)
+
+
 def test_variants_of_another_length_or_with_letters_without_a_token_have_no_score(model, tokenizer):
     sequences = [WILD_TYPE, WILD_TYPE[1:], WILD_TYPE + "A", "J" + WILD_TYPE[1:], "W" + WILD_TYPE[1:]]
     found = score_variants(model, tokenizer, WILD_TYPE, sequences)
@@ -110,6 +116,8 @@ def test_a_table_of_mutations_is_compared_with_what_was_measured(saved, model, t
     assert figure["low"] < figure["value"] < figure["high"] and figure["rows"] == len(texts)
     assert counted["method"] == "fewer substitutions"
     assert counted["figures"]["test"]["spearman"]["value"] is None  # all have one
+    result, _ = run(saved, *words, "--max_records", "5")
+    assert result["notes"] == [f"5 of {len(texts)} records are used (max_records)."]
     (tmp_path / "mine.csv").write_text("mutant,activity\nA4W,1\nK4W,2\n")
     with pytest.raises(CorpusError, match='line 3: column "mutant" holds K4W, but the wild type has A at position 4'):
         run(saved, *words)
@@ -134,6 +142,20 @@ def test_fluorescence_has_its_own_wild_type_and_other_lengths_are_counted(saved,
     assert result["against"]["test"]["baseline"] == "fewer substitutions" == counted["method"]
 
 
+def test_the_wild_type_is_found_among_records_that_are_not_used_and_nothing_is_said_twice(saved, write_task, caplog):
+    def variants(splits):
+        for found in splits.values():
+            for row in found:
+                row |= {"primary": "W" + WILD_TYPE[1:], "num_mutations": 1}
+        splits["train"][-1] |= {"primary": WILD_TYPE.lower(), "num_mutations": 0}
+
+    folder = write_task("fluorescence", change=variants)
+    result, _ = run(saved, "--task", "fluorescence", "--data_dir", str(folder), "--max_records", "4")
+    assert result["data"]["rows"] == {"valid": 4, "test": 4}
+    said = [entry.getMessage() for entry in caplog.records]
+    assert len(set(said)) == len(said) > 2
+
+
 def test_what_cannot_be_scored_is_refused(saved, write_task, make_encoder, tokenizer, tmp_path):
     folder = str(write_task("stability"))
     with pytest.raises(CorpusError, match="stability has no wild type"):
@@ -144,6 +166,9 @@ def test_what_cannot_be_scored_is_refused(saved, write_task, make_encoder, token
         run(saved, *words)
     with pytest.raises(CorpusError, match="0 of the 2 records of test are substitutions"):
         run(saved, *words, "--wild_type", WILD_TYPE)
+    for wild_type in ("", "MKT 1", "MK-T"):
+        with pytest.raises(CorpusError, match="wild_type is .*, which is not a protein in letters of residues"):
+            run(saved, *words, "--wild_type", wild_type)
     headless = tmp_path / "headless"
     make_encoder().bert.save_pretrained(headless)
     tokenizer.save_pretrained(headless)
