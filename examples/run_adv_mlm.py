@@ -63,10 +63,12 @@ def run(recipe: Recipe) -> int:
     """Train, evaluate, push and report."""
     trainer = pretraining.pretrain(recipe)
     if trainer.interrupted_by is not None:
+        status = signals.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
-            failed(pretraining.interruption(trainer), 0)
+            failed(pretraining.interruption(trainer), status)
+        trainer.accelerator.wait_for_everyone()  # where one is gone its launcher ends the others
         trainer.accelerator.end_training()
-        return signals.exit_status(trainer.interrupted_by)
+        return status
     figures = pretraining.evaluate_saved(recipe, trainer)
     pushed = pretraining.push_saved(trainer)
     gate = recipe.run.background_gate
