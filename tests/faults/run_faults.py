@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
     counts = results.get("kills")
     if counts:
         print(
-            f"of the kills {counts['in_a_save']} cut off a save, {counts['on_two_processes']} hit two processes or one "
-            f"of them, {counts['before_the_first_checkpoint']} came before the first checkpoint (started anew)"
+            f"of the kills {counts['in_a_save']} cut off a save, {counts['on_two_processes']} hit a run on two "
+            f"processes, {counts['before_the_first_checkpoint']} came before the first checkpoint (started anew)"
         )
         numbers = counts["kills"], counts["resumed"], counts["bitwise_equal"]
         print("kills: {}, resumed: {}, bitwise equal: {}".format(*numbers))

@@ -1,6 +1,7 @@
 """A small real run in processes of its own, forked from one that has everything imported, so that a start is cheap."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -109,6 +110,7 @@ class Run:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world, "MASTER_PORT": port}
             os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
         torch.set_num_threads(1)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
         presets.ENCODERS["tiny"], presets.NOISERS["tiny"] = _ENCODER, _NOISER
         if before is not None:
             before()
