@@ -298,11 +298,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     trainer = build_trainer(recipe, data, encoder, collator)
     if checkpoint is not None:
         _check_checkpoint(trainer, checkpoint)  # before anything of an earlier run is touched
-    if trainer.is_world_process_zero():
-        if checkpoint is None or not is_inside(checkpoint, args.output_dir):
-            clear(args.output_dir)
-        recipe.save(args.output_dir)
-        data.save_facts(args.output_dir)
+    processes.first_decides(lambda: _prepare_folder(recipe, data, checkpoint))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
@@ -310,6 +306,17 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     if trainer.interrupted_by is None or trainer.state.global_step >= trainer.state.max_steps:
         processes.first_decides(lambda: _save_result(recipe, trainer, data))
     return trainer
+
+
+def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
+    folder = recipe.training.output_dir
+    try:
+        if checkpoint is None or not is_inside(checkpoint, folder):
+            clear(folder)
+        recipe.save(folder)
+        data.save_facts(folder)
+    except OSError as error:
+        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
 
 
 def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from small_run import GAMES, STEPS, Run, differences, steps_logged, wait
+from small_run import GAMES, STEPS, Run, collected, differences, steps_logged, wait
 
 _LONGEST_SAVE = 0.15  # seconds after the start of a save within which it is killed
 _LAUNCHERS_PATIENCE = 1.0  # seconds after which a launcher ends the processes that one has left behind
@@ -21,6 +21,7 @@ class Kill:
     Attributes:
         game: `noiser_update`.
         processes: How many trained together.
+        workers: Of each process's loader.
         moment: When it was to come.
         victims: `all`, or the number of the one process that was killed.
         cut_off_a_save: Whether half a checkpoint was left.
@@ -31,6 +32,7 @@ class Kill:
 
     game: str
     processes: int
+    workers: int
     moment: str
     victims: str
     cut_off_a_save: bool
@@ -50,9 +52,10 @@ def run_kills(folder: Path, count: int, seed: int, worlds: tuple[int, ...] = (1,
     for game in GAMES:
         for world in worlds:
             reference = Run(folder / f"straight-{game}-{world}", game, world)
+            processes = reference.start()
+            _wait_for_beginning(reference, processes)
             started = time.monotonic()
-            statuses = wait(reference.start())
-            assert statuses == [0] * world, reference.log(0)
+            assert wait(processes) == [0] * world, reference.log(0)
             references[game, world] = reference, time.monotonic() - started
     kinds, kills, attempts = list(references), [], 0
     while len(kills) < count:
@@ -60,7 +63,8 @@ def run_kills(folder: Path, count: int, seed: int, worlds: tuple[int, ...] = (1,
         in_save = attempts // len(kinds) % 2 == 0
         twice = attempts // len(kinds) % 3 == 2
         attempts += 1
-        run = Run(folder / f"killed-{attempts}", game, world)
+        workers = {"dataloader_num_workers": 2 if attempts % 3 == 0 else 0}  # which change nothing
+        run = Run(folder / f"killed-{attempts}", game, world, workers)
         reference, seconds = references[game, world]
         kills += _one_run(run, reference, seconds, chance, in_save, twice)
         shutil.rmtree(run.folder)
@@ -108,8 +112,8 @@ def _kill(run: Run, processes: list[int], seconds: float, chance: random.Random,
         time.sleep(delay)
     else:
         delay = chance.uniform(0, seconds)
-        moment = f"after {delay:.2f} s"
-        reached = _alive(processes, delay)
+        moment = f"{delay:.2f} s after its beginning"
+        reached = _wait_for_beginning(run, processes) and _alive(processes, delay)
     if not reached or not _alive(processes, 0):
         return None
     for process in victims:
@@ -125,6 +129,7 @@ def _kill(run: Run, processes: list[int], seconds: float, chance: random.Random,
     return Kill(
         game=run.game,
         processes=run.world,
+        workers=run.options["dataloader_num_workers"],
         moment=moment,
         victims="all" if len(victims) == run.world else f"process {processes.index(victims[0])}",
         cut_off_a_save=any(run.output.glob(".checkpoint-*.incomplete")),
@@ -138,6 +143,14 @@ def _wait_for_save(run: Run, processes: list[int], number: int) -> bool:
     while _alive(processes, 0.0005):
         seen |= {path.name for path in run.output.glob(".checkpoint-*.incomplete")}
         if len(seen) >= number:
+            return True
+    return False
+
+
+def _wait_for_beginning(run: Run, processes: list[int]) -> bool:
+    """Wait until the start is over and training about to begin; `False` where the run ends before."""
+    while _alive(processes, 0.002):
+        if "networks and data are there" in run.log(0):
             return True
     return False
 
@@ -164,7 +177,7 @@ def _all_gone(processes: list[int], seconds: float) -> bool:
 
 def _is_gone(process: int) -> bool:
     # without collecting its status, which `wait` does
-    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return process in collected or os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def summary(kills: list[Kill]) -> dict:
