@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz lint clean
+.PHONY: help install demo test test-fast fuzz faults lint clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -41,6 +41,10 @@ test-fast: install ## Run the tests that take seconds
 
 fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_SEED repeats a run)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/corpus/test_fuzzing.py
+
+# each process has one thread, as in the tests; FAULTS takes options: FAULTS="--seed 1 --only kills"
+faults: install ## Kill small real runs, fill their disk, and compare what goes on from there (some minutes; faults.json)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/faults/run_faults.py $(FAULTS)
 
 lint: install ## Check the code with ruff
 	$(BIN)/ruff check .

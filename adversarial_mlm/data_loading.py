@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from .data_collator import SequenceEncoder
 from .data_order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler
+from .signals import spare_worker
 from .stream_order import StreamBatches
 
 
@@ -45,6 +46,7 @@ def plain_loader(
         # every evaluation has a loader of its own, whose workers must go when it is done
         "persistent_workers": args.dataloader_persistent_workers and is_training,
         "multiprocessing_context": args.dataloader_multiprocessing_context,
+        "worker_init_fn": spare_worker,
         "prefetch_factor": args.dataloader_prefetch_factor,
         # a loader without a generator draws from the global one whenever it starts, and so would change the dropout of
         # a run that evaluates more often, has a noiser, or was resumed

@@ -1,10 +1,7 @@
 """Which ways of using several devices a run supports: a process for each, with DistributedDataParallel."""
 
-import contextlib
-from collections.abc import Iterator
-
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object, parse_flag_from_env
+from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import PreTrainedModel, TrainingArguments
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -72,32 +69,3 @@ def check_accelerator(accelerator: Accelerator) -> None:
 
 def _refuse(what: str) -> None:
     raise ValueError(f"{what} is not supported: {_INSTEAD}")
-
-
-@contextlib.contextmanager
-def same_fate(error_class: type[Exception], *said_by_it: type[Exception]) -> Iterator[None]:
-    """Let all processes fail where one does, so that none waits for it in vain.
-
-    All processes must enter and leave the block, which must not wait for the others unless by pairs of its own.
-
-    Args:
-        error_class (`type`): What is raised where another process failed.
-        *said_by_it (`type`): Errors of this process that are raised as `error_class`, too.
-
-    Raises:
-        Exception: What was raised in the block, or an `error_class` that repeats what another process said.
-    """
-    failure = None
-    try:
-        yield
-    except said_by_it as error:
-        failure = error_class(str(error))
-        failure.__cause__ = error
-    except Exception as error:
-        failure = error
-    sentences = gather_object([None if failure is None else str(failure) or type(failure).__name__])
-    if failure is not None:
-        raise failure
-    for process, sentence in enumerate(sentences):
-        if sentence is not None:
-            raise error_class(f"process {process} stopped: {sentence}")

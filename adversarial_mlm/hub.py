@@ -20,6 +20,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from .checkpoints import NOISER_FOLDER
+from .manifest import MANIFEST_FILE
 from .noiser_rewards import SLOW_ENCODER_FILE
 from .run_log import METRICS_FILE
 
@@ -30,7 +31,7 @@ SNAPSHOT_PREFIX = ".push-to-hub-"
 
 _ARGUMENTS_PICKLE = "training_args.bin"
 # what only resuming needs, pickles, and names that are nobody's business
-_NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", SLOW_ENCODER_FILE, "_*", ".*")
+_NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, SLOW_ENCODER_FILE, "_*", ".*")
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
 

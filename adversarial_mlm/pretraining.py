@@ -3,27 +3,21 @@
 import copy
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
-from . import model_card, presets
-from .checkpointing import ARGUMENTS_FILE
-from .checkpoints import NOISER_FOLDER, CheckpointError, load_encoder, load_noiser
+from . import model_card, presets, processes
+from .checkpoints import CheckpointError, load_encoder, load_noiser
 from .compatibility import check_encoder
 from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from .distribution import same_fate
 from .encoders import train_last_layers
-from .finite import RECORDS_FILE
-from .hub import SNAPSHOT_PREFIX, PushError
+from .hub import PushError
 from .modeling_noiser import NoiserModel
-from .recipe import RECIPE_FILE, ModelArguments, Recipe
-from .recipe_data import DATA_FILE, ProteinData, RecipeError, count_short_proteins, load_data
+from .recipe import RECIPE_FILE, ModelArguments, Recipe, RecipeError
+from .recipe_data import DATA_FILE, ProteinData, count_short_proteins, load_data
+from .run_folder import check_output_dir, clear, is_inside
 from .run_log import METRICS_FILE
 from .tape.callback import ProbeCallback
 from .tokenization_protein import ResidueVocabulary, build_protein_tokenizer
@@ -163,87 +157,71 @@ def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
         )
 
 
-def check_output_dir(recipe: Recipe) -> str | None:
-    """Make sure that the run's folder is free, and find the checkpoint to resume from.
-
-    Returns:
-        `str`, the checkpoint's folder, or `None` for a fresh run. `resume_from_checkpoint: latest` (or `true`) takes
-        the newest checkpoint in `output_dir`.
-
-    Raises:
-        RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, if it
-            cannot be written to, or if there is nothing to resume from.
-    """
-    folder, wanted = recipe.training.output_dir, recipe.training.resume_from_checkpoint
-    checkpoint = wanted
-    if str(wanted).lower() in ("latest", "true"):
-        checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-        if checkpoint is None:
-            raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no checkpoint in {folder}")
-    if checkpoint and not os.path.isdir(checkpoint):
-        raise RecipeError(f"resume_from_checkpoint is {wanted}, but there is no such folder")
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
-    if checkpoint and _is_inside(checkpoint, folder):
-        return checkpoint
-    # a recipe alone is left by a start that was refused
-    earlier = [name for name in (METRICS_FILE, "model.safetensors") if _has_content(Path(folder, name))]
-    earlier += [path.name for path in sorted(Path(folder).glob("checkpoint-[0-9]*"))[:1]]
-    if earlier and not recipe.run.overwrite_output_dir:
-        raise RecipeError(
-            f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
-            "resume_from_checkpoint: latest, or overwrite_output_dir: true"
-        )
-    return checkpoint or None
-
-
-def _has_content(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def _is_inside(checkpoint: str, folder: str) -> bool:
-    return Path(folder).resolve() in Path(checkpoint).resolve().parents
-
-
 def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
     """Train as the recipe says and save the result into `output_dir`.
+
+    Where a signal stops training (see `trainer.interrupted_by`) there is a checkpoint to go on from, and no result.
 
     Raises:
         RecipeError: See [`check_output_dir`] and [`load_data`].
         CorpusError: If the data cannot be read.
         NonFiniteError: If the run was stopped (`max_skipped_updates`).
+        WritingError: If the result cannot be written.
     """
     args = recipe.training
-    with same_fate(RecipeError):
+    with processes.same_fate(RecipeError):
         checkpoint = check_output_dir(recipe)
         encoder, collator = build_networks(recipe)
-    with same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
+    with processes.same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data)
-    with same_fate(RecipeError, CheckpointError):
+    with processes.same_fate(RecipeError, CheckpointError):
         _check_evaluation(recipe, data)
         count_short_proteins(data, collator.rules, recipe.data.cache_dir)
         trainer = build_trainer(recipe, data, encoder, collator)
         if checkpoint is not None:
             trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
-    if trainer.is_world_process_zero():
-        if checkpoint is None or not _is_inside(checkpoint, args.output_dir):
-            _clear(args.output_dir)
-        recipe.save(args.output_dir)
-        data.save_facts(args.output_dir)
+    processes.first_decides(lambda: _prepare_folder(recipe, data, checkpoint))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
         raise RecipeError(str(error)) from error
+    if trainer.interrupted_by is None or trainer.state.global_step >= trainer.state.max_steps:
+        processes.first_decides(lambda: _save_result(recipe, trainer, data))
+    return trainer
+
+
+def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
+    folder = recipe.training.output_dir
+    try:
+        if checkpoint is None or not is_inside(checkpoint, folder):
+            clear(folder)
+        recipe.save(folder)
+        data.save_facts(folder)
+    except OSError as error:
+        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
+
+
+def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:
     trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
     trainer.save_state()
-    if recipe.data.streaming and trainer.is_world_process_zero():
-        data.save_facts(args.output_dir)
+    if recipe.data.streaming:
+        data.save_facts(recipe.training.output_dir)
         logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
-    return trainer
+
+
+def interruption(trainer: AdversarialMLMTrainer) -> str:
+    """One sentence for a run that a signal stopped: after which step, and how to go on."""
+    state, folder = trainer.state, trainer.args.output_dir
+    stopped = f"stopped by {trainer.interrupted_by.name} after step {state.global_step:,} of {state.max_steps:,}"
+    if state.global_step >= state.max_steps:
+        return f"{stopped}: training is complete and its result in {folder}, but was not evaluated"
+    if trainer.last_checkpoint is None:
+        return f"{stopped}; there is no checkpoint to go on from"
+    wanted = "latest" if is_inside(trainer.last_checkpoint, folder) else trainer.last_checkpoint
+    return (
+        f"{stopped}; to go on from {trainer.last_checkpoint}, run {os.path.join(folder, RECIPE_FILE)} with "
+        f"--resume_from_checkpoint {wanted}"
+    )
 
 
 _BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")
@@ -267,24 +245,6 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         raise RecipeError(
             f"metric_for_best_model is {metric}, but the figures to choose the best model by are: {', '.join(known)}"
         )
-
-
-_WRITTEN_BY_A_RUN = (
-    *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", "README.md"),
-    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", RECORDS_FILE),
-    *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
-)
-
-
-def _clear(folder: str) -> None:
-    """Remove what an earlier run left in its folder, and nothing else."""
-    for path in (*Path(folder).glob("checkpoint-[0-9]*"), *Path(folder).glob(f"{SNAPSHOT_PREFIX}*")):
-        shutil.rmtree(path)
-    for name in _WRITTEN_BY_A_RUN:
-        Path(folder, name).unlink(missing_ok=True)
-    noiser = Path(folder, NOISER_FOLDER)
-    if noiser.is_dir() and not any(noiser.iterdir()):
-        noiser.rmdir()
 
 
 def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:

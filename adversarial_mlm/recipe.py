@@ -38,6 +38,10 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _LOOKS_LIKE_OPTION = re.compile(r"-(?!\d+$|\d*\.\d+$)")
 
 
+class RecipeError(ValueError):
+    """A recipe that cannot be run, said in one sentence."""
+
+
 @dataclass
 class DataArguments:
     """Where the proteins come from, and which of them are held out."""

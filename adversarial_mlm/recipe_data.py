@@ -13,15 +13,11 @@ from torch.utils.data import IterableDataset
 
 from .corpus import Corpus, count_lengths, load_corpus, read_cluster_table, remove_shared_sequences, split_corpus
 from .noising import MaskingRules
-from .recipe import DataArguments
+from .recipe import DataArguments, RecipeError
 
 logger = logging.getLogger(__name__)
 
 DATA_FILE = "data.json"
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run, said in one sentence."""
 
 
 @dataclass

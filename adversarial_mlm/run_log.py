@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -9,6 +10,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from . import durable
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -48,20 +53,34 @@ class MetricsFile:
 
     def __init__(self, path: str):
         self.path = path
+        self._pending: list[str] = []  # entries for which there was no room
 
     def begin(self, resumed_step: int | None) -> None:
         """Make room for a run: drop an earlier one's entries, or on a resume those that come after the checkpoint."""
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if resumed_step is not None and _step_of(line) <= resumed_step]
-            with open(self.path, "w", encoding="utf-8") as file:
-                file.writelines(kept)
+            durable.replace_text(self.path, "".join(kept))
 
     def append(self, entry: dict) -> None:
-        """Add an entry; a value that is not finite, for which JSON has no word, becomes null."""
+        """Add an entry; a value that is not finite, for which JSON has no word, becomes null.
+
+        An entry that cannot be written, for want of space say, is warned of and written with the next one.
+        """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite) + "\n")
+        self._pending.append(json.dumps(finite) + "\n")
+        size = os.path.getsize(self.path) if os.path.exists(self.path) else 0
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(self._pending)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, size)  # what was written of them
+            if len(self._pending) == 1:
+                reason = error.strerror or error
+                logger.warning(f"{self.path} could not be written to ({reason}); its entries wait for the next one")
+            return
+        self._pending.clear()
 
 
 class Means:

@@ -287,6 +287,13 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             raise ValueError("dataloader_in_order: false is not supported: a run could not be repeated")
         if self.auto_find_batch_size:
             raise ValueError("auto_find_batch_size is not supported: it would change the batches of both networks")
+        if self.enable_jit_checkpoint:
+            raise ValueError(
+                "enable_jit_checkpoint is not supported: it writes checkpoints in place and in the middle of an "
+                "update; SIGTERM and SIGINT are heeded without it"
+            )
+        if self.save_on_each_node:
+            raise ValueError("save_on_each_node is not supported: process 0 alone writes checkpoints")
         self._refuse_what_nothing_pushes()
         if self.accelerator_config.split_batches:
             raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")

@@ -16,10 +16,11 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm import pretraining, report
+from adversarial_mlm import pretraining, report, signals
 from adversarial_mlm.corpus import CorpusError
+from adversarial_mlm.durable import WritingError
 from adversarial_mlm.finite import NonFiniteError
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.recipe import Recipe, RecipeError, parse_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = "examples/recipes/demo.yaml"
@@ -27,8 +28,8 @@ DEMO = "examples/recipes/demo.yaml"
 
 def main() -> int:
     """Run a recipe; returns the exit status: 0, 1 where the run missed its gate, was stopped by the alarm for a
-    collapse or because its updates were no longer finite, or could not be pushed to the Hub, 2 for a mistake in the
-    input."""
+    collapse or because its updates were no longer finite, could not be written or could not be pushed to the Hub, 2
+    for a mistake in the input, 143 where SIGTERM and 130 where SIGINT stopped it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -40,15 +41,41 @@ def main() -> int:
     recipe = parse_recipe(argv)
     transformers_logging.disable_progress_bar()  # of loading and saving, not of training
     try:
-        trainer = pretraining.pretrain(recipe)
-    except (CorpusError, pretraining.RecipeError) as error:
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+        with signals.raised():
+            return run(recipe)
+    except (CorpusError, RecipeError) as error:
+        return failed(str(error), 2)
     except NonFiniteError as error:  # on all processes at once
         if PartialState().is_main_process:
-            print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+            failed(str(error), 1)
         PartialState().destroy_process_group()
         return 1
+    except WritingError as error:
+        return failed(str(error), 1)
+    except signals.Interrupted as stop:
+        folder = recipe.training.output_dir
+        return failed(
+            f"stopped by {stop.signal.name} before or after training; what {folder} holds of it is whole",
+            signals.exit_status(stop.signal),
+        )
+
+
+def failed(sentence: str, status: int) -> int:
+    """Say why a run ended."""
+    print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
+    return status
+
+
+def run(recipe: Recipe) -> int:
+    """Train, evaluate, push and report."""
+    trainer = pretraining.pretrain(recipe)
+    if trainer.interrupted_by is not None:
+        status = signals.exit_status(trainer.interrupted_by)
+        if trainer.is_world_process_zero():
+            failed(pretraining.interruption(trainer), status)
+        trainer.accelerator.wait_for_everyone()  # where one is gone its launcher ends the others
+        trainer.accelerator.end_training()
+        return status
     figures = pretraining.evaluate_saved(recipe, trainer)
     pushed = pretraining.push_saved(trainer)
     gate = recipe.run.background_gate

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from adversarial_mlm import pretraining
+from adversarial_mlm import pretraining, run_folder
 from adversarial_mlm.checkpoints import load_encoder, load_noiser
 from adversarial_mlm.corpus import CorpusError, prepare_corpus
 from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
@@ -200,7 +200,7 @@ def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_
     (folder / "notes.txt").write_text("mine")
     before = {path.name for path in folder.iterdir()}
     (folder / ".push-to-hub-abc").mkdir()  # of a push that was killed
-    pretraining._clear(str(folder))
+    run_folder.clear(str(folder))
     assert {path.name for path in folder.iterdir()} == {"checkpoint-notes", "notes.txt"} < before
 
 

@@ -1,0 +1,158 @@
+"""SIGTERM and SIGINT: the update is finished and saved, on all processes after the same step, and the run ends."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed
+from accelerate import PartialState
+from transformers import TrainerCallback
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# launchers and terminals may both pass on the same signal
+_ONE_AND_THE_SAME = 1.0  # seconds
+_WORKERS_RESPITE = 600  # seconds
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGTERM or SIGINT outside of training.
+
+    Attributes:
+        signal (`signal.Signals`): Which one.
+    """
+
+    def __init__(self, number: int):
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
+
+
+def exit_status(number: int) -> int:
+    """The status with which a program ends that a signal stopped: 143 for SIGTERM, 130 for SIGINT."""
+    return 128 + number
+
+
+@contextlib.contextmanager
+def handled(handler) -> Iterator[None]:
+    """Have SIGTERM and SIGINT call a function; outside of the main thread, where Python has no signals, nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # a shell has its background jobs ignore SIGINT, and means it
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+@contextlib.contextmanager
+def raised() -> Iterator[None]:
+    """SIGTERM and SIGINT raise [`Interrupted`] in here; training has its own way with them."""
+
+    def handler(number, frame):
+        raise Interrupted(number)
+
+    with handled(handler):
+        yield
+
+
+def spare_worker(worker: int) -> None:
+    """`worker_init_fn` of loaders: a worker outlives the signals that are sent to a whole group of processes.
+
+    The update that is to be finished needs its batches. A worker that is really to go is told so by its loader, goes
+    with the process that it works for, or, where it hangs, some minutes after a SIGTERM.
+
+    Args:
+        worker (`int`): Its number; not used.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "SIGALRM"):
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKERS_RESPITE))
+
+
+class GracefulStop(TrainerCallback):
+    """Notes the signals that come while a run is trained, and says after which step all processes stop.
+
+    One process may get a signal and another none, or a step later. So each tells the others at the end of a step, by
+    way of the CPU, and hears at the end of the next step what was told: no device is waited for, and all stop after
+    the same step. A second signal ends the process at once, as if it had not been handled.
+
+    Attributes:
+        signal (`signal.Signals`, *optional*): By which all processes stop.
+    """
+
+    def __init__(self, timeout: timedelta):
+        self.signal: signal.Signals | None = None
+        self._timeout = timeout
+        self._received, self._received_at, self._process = 0, 0.0, os.getpid()
+        self._group, self._told, self._work = None, None, None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals in here."""
+        distributed = PartialState().num_processes > 1
+        if distributed:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
+        with handled(self._note):
+            yield
+            self._conclude()
+        if distributed:
+            torch.distributed.destroy_process_group(self._group)
+
+    def _note(self, number: int, frame) -> None:
+        if os.getpid() != self._process:  # a worker, before it was told to spare itself
+            return
+        now = time.monotonic()
+        if self._received:
+            if now - self._received_at < _ONE_AND_THE_SAME:
+                return
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received, self._received_at = number, now
+        if PartialState().is_local_main_process:  # no logging and no print, in whose middle this may be
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: finishing the update, then saving; a second signal ends this at once\n".encode())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._hear()
+        if self.signal is None:
+            self._tell()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.signal is not None:  # in the middle of an epoch
+            control.should_log = control.should_evaluate = control.should_save = False
+
+    def _tell(self) -> None:
+        if self._group is None:
+            self._note_stop(self._received)
+            return
+        self._told = torch.tensor([self._received])
+        self._work = torch.distributed.all_reduce(
+            self._told, op=torch.distributed.ReduceOp.MAX, group=self._group, async_op=True
+        )
+
+    def _hear(self) -> None:
+        if self._work is not None:
+            self._work.wait()
+            self._note_stop(int(self._told))
+            self._work = None
+
+    def _conclude(self) -> None:
+        """A signal may have come after the last step."""
+        self._hear()
+        self._tell()
+        self._hear()
+
+    def _note_stop(self, number: int) -> None:
+        if number and self.signal is None:
+            self.signal = signal.Signals(number)
