@@ -24,6 +24,7 @@ from .evaluation import background_log_shares, evaluate_masks
 from .health import collapse_message, has_collapsed, random_loss_above_best
 from .hub import HubPushes
 from .keyed_noise import ENCODER_PHASE, row_keys
+from .length_chunks import cut_by_length
 from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
@@ -123,7 +124,8 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
             sampler_fn=sampler_fn,
             is_training=is_training,
         )
-        return self.accelerator.prepare(loader)
+        # batches are cut by length before they go to the device
+        return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
@@ -145,6 +147,10 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
             {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, world, rank)}
             for micro_step, batch in enumerate(batches)
         ]
+
+    def _chunks(self, batch: dict) -> list[dict]:
+        """What of a batch is read at once."""
+        return cut_by_length(batch, self.args.chunk_overhead)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
@@ -180,9 +186,23 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
     # ---- Encoder ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        *chunks, last = self._chunks(inputs)
+        loss = 0.0
+        with self._no_sync(model):
+            for chunk in chunks:
+                loss = loss + super().training_step(model, chunk, num_items_in_batch)
         synced = self.noiser is None or self.accelerator.sync_gradients
         with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
-            return super().training_step(model, inputs, num_items_in_batch)
+            return loss + super().training_step(model, last, num_items_in_batch)
+
+    @contextlib.contextmanager
+    def _no_sync(self, model) -> Iterator[None]:
+        """Gradients of both networks stay with this process for a while."""
+        with contextlib.ExitStack() as stack:
+            for network in (model, self._noiser_wrapped):
+                if network is not None:
+                    stack.enter_context(self.accelerator.no_sync(network))
+            yield
 
     def _get_grad_norm(self, model, grad_norm=None):
         # called once before every step of the optimizer, when the gradients are complete and no longer scaled
@@ -339,13 +359,11 @@ class AdversarialMLMTrainer(NoiserTurns, Checkpointing, HubPushes, Trainer):
         size, world, rank = self.args.eval_batch_size, self.accelerator.num_processes, self.accelerator.process_index
         streamed = isinstance(dataloader.dataset, IterableDataset)
         for step, batch in enumerate(dataloader):
-            rows = global_rows(size, len(batch["input_ids"]), step, world, rank)
-            batch = self._prepare_inputs({**batch, "row": rows})
+            batch = {**batch, "row": global_rows(size, len(batch["input_ids"]), step, world, rank)}
             if not streamed:
                 real = batch["row"] < len(dataloader.dataset)
                 batch = {name: tensor[real] for name, tensor in batch.items()}
-            if len(batch["row"]):
-                yield batch
+            yield from map(self._prepare_inputs, self._chunks(batch))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _background_log_shares(self) -> torch.Tensor | None:
