@@ -110,10 +110,11 @@ class NoiserTurns:
         """One step up what the noiser is paid (`update_noiser` of Algorithm 4)."""
         items = self._get_num_items_in_batch(batches, self.args.device)
         total = torch.zeros((), device=self.args.device)
-        for index, batch in enumerate(batches):
-            last = index == len(batches) - 1
+        chunks = [chunk for batch in batches for chunk in self._chunks(batch)]
+        for index, chunk in enumerate(chunks):
+            last = index == len(chunks) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)
-            inputs = self._prepare_inputs(batch)
+            inputs = self._prepare_inputs(chunk)
             keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
                 pay = self._noiser_pay(inputs, keys, items)

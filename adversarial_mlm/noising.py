@@ -26,7 +26,15 @@ from .keyed_noise import (
 )
 from .losses import IGNORE_INDEX
 from .modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
-from .sampling import exact_budget, gumbel_topk_marginals, logistic_topk_marginals, rss, threshold_mask, topk_mask
+from .sampling import (
+    LEAST_TEMPERATURE,
+    exact_budget,
+    gumbel_topk_marginals,
+    logistic_topk_marginals,
+    rss,
+    threshold_mask,
+    topk_mask,
+)
 from .tokenization_protein import ResidueVocabulary
 
 NOT_MASKED = -1
@@ -53,7 +61,7 @@ class MaskingRules:
         selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
             where `rss` exceeds 0.5, as Algorithm 3 prints it.
         gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
-        temperature (`float`, *optional*, defaults to 1.0): Of `rss` and of the relaxed options.
+        temperature (`float`, *optional*, defaults to 1.0): Of `rss` (then at least 0.1) and of the relaxed options.
         blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among candidates that are hidden
             from it ("propose, then choose").
         candidate_rate (`float`, *optional*): Share of the residues that are candidates, where `blind`. Defaults to
@@ -88,6 +96,10 @@ class MaskingRules:
             )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.sampler == "rss" and self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be at least {LEAST_TEMPERATURE} with sampler: rss, got {self.temperature}"
+            )
         for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")

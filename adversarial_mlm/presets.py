@@ -71,12 +71,15 @@ GAMES["blind"] = {
     "noiser_reward": "credit",
 }
 
+# The same, with a noiser that reads all residues at once.
+GAMES["fast"] = {**GAMES["blind"], "noiser": "small", "noiser_backbone": "conv"}
+
 
 def game(name: str) -> dict:
     """Options of a recipe that make a whole game.
 
     Args:
-        name (`str`): `paper`, `paper-literal` or `blind`.
+        name (`str`): `paper`, `paper-literal`, `blind` or `fast`.
 
     Raises:
         ValueError: If there is no game of that name.

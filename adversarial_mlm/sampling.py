@@ -17,7 +17,9 @@ from collections.abc import Callable
 import torch
 from torch.autograd.function import once_differentiable
 
-_EPSILON = 1e-18  # Algorithm 1's ε: the floor under 1 − (probability already spent)
+# Algorithm 1's ε, what is left at least of a position that was spent. Its 1e-18 cannot be told from 0 beside a 1.
+_EPSILON = 2.0**-52
+LEAST_TEMPERATURE = 0.1
 _PARTS = 1_000_000
 _SOLVER_STEPS = 20
 
@@ -90,16 +92,17 @@ def rss(
     batch is being served, so that every row sums to the largest budget of the batch (`gated=False`). With
     `gated=True` row i stops at `budget[i]`, and sums to it.
 
-    The result is no probability: single values can exceed 1. It is differentiable in `scores`, once, and computed in
-    float32 (or float64 where `scores` is float64) whatever the autocast. The backward pass keeps one tensor for every
-    √k softmaxes and computes the others again.
+    The result is no probability: single values can exceed 1. It is differentiable in `scores`, once, computed in
+    float64 and returned in float32 (or float64 where `scores` is float64) whatever the autocast. The backward pass
+    keeps one tensor for every √k softmaxes and computes the others again.
 
     Args:
         scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
         budget (`torch.Tensor` of shape `(batch,)`, int64): How many to choose in each row.
         noise (`torch.Tensor` of shape `(batch, length)`): Standard Gumbel noise.
-        temperature (`float`, *optional*, defaults to 1.0): Of the softmaxes; must be above 0.
+        temperature (`float`, *optional*, defaults to 1.0): Of the softmaxes; at least 0.1. Far below 1 the result is
+            the hard choice, and its gradient noise.
         max_budget (`int`, *optional*): An upper bound on `budget`. Without it the largest budget is read back from
             the device, which waits for the device.
         gated (`bool`, *optional*, defaults to `True`): Whether each row stops at its own budget.
@@ -108,10 +111,12 @@ def rss(
         `torch.Tensor` of shape `(batch, length)`, float.
 
     Raises:
-        ValueError: If `temperature` is not above 0.
+        ValueError: If `temperature` is below 0.1.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
+    if temperature < LEAST_TEMPERATURE:
+        raise ValueError(f"temperature must be at least {LEAST_TEMPERATURE} for rss, got {temperature}")
+    if scores.shape[-1] == 0:
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
     if max_budget is None:
         max_budget = int(budget.max()) if budget.numel() else 0
     dtype = torch.promote_types(scores.dtype, torch.float32)
@@ -123,71 +128,79 @@ def rss(
 class _RelaxedSubset(torch.autograd.Function):
     """[`rss`] of keys, with a backward pass derived by hand.
 
-    With a = softmax(w / t) a draw adds a to the result and goes on from w' = w + log(1 − a). Where h is the gradient
-    of w' and g that of the result, the gradient of w is
-    h + a (g − ⟨a, g⟩) / t + a (Σ_{i≠l} h_i o_i − h_l) / t, with o = a / (1 − a).
+    It works on weights w = exp(keys / t) instead of keys, so that a draw needs neither exponential nor logarithm:
+    a = w / Σ w is added to the result, and w' = a (1 − a)^(1 / t) is what the next draw starts from. Where h is the
+    gradient of the keys after a draw and g that of the result, the gradient of the keys before it is
+    h + a (u − ⟨a, u⟩) / t with u = g − h / (1 − a). It takes float64 to hold such weights, and to subtract a from 1
+    where one position has nearly everything. The tensors of the loops are made before them: fresh ones would cost more
+    than the arithmetic.
     """
 
     @staticmethod
     def forward(ctx, keys, mask, budget, draws, temperature, gated):
-        last = budget if gated else budget.max().expand_as(budget) if budget.numel() else budget
+        counted, spends = _turns(budget, draws, gated)
         segment = max(math.isqrt(draws), 1)
-        soft, starts = torch.zeros_like(keys), []
+        weights = _weights(keys, mask, temperature)
+        starts = weights.new_empty(-(-draws // segment), *weights.shape)
+        soft, spent, left = torch.zeros_like(weights), torch.empty_like(weights), torch.empty_like(weights)
         for draw in range(draws):
             if draw % segment == 0:
-                starts.append(keys)
-            spent = _softmax(keys, mask, temperature)
-            soft += spent * (draw < last)[:, None]
-            keys = _go_on(keys, spent, draw, budget)
-        ctx.save_for_backward(mask, budget, last, *starts)
-        ctx.draws, ctx.segment, ctx.temperature = draws, segment, temperature
-        return soft * mask
+                starts[draw // segment] = weights
+            _draw(weights, spends[draw], temperature, spent, left)
+            soft.addcmul_(spent, counted[draw])
+        ctx.save_for_backward(mask, budget, starts)
+        ctx.draws, ctx.segment, ctx.temperature, ctx.gated = draws, segment, temperature, gated
+        return soft.to(keys.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_soft):
-        mask, budget, last, *starts = ctx.saved_tensors
-        grad_soft = grad_soft * mask
-        grad_keys = torch.zeros_like(grad_soft)
-        for number, keys in reversed(list(enumerate(starts))):
-            first = number * ctx.segment
-            softmaxes = []
-            for draw in range(first, min(first + ctx.segment, ctx.draws)):
-                softmaxes.append(_softmax(keys, mask, ctx.temperature))
-                keys = _go_on(keys, softmaxes[-1], draw, budget)
-            for draw, spent in reversed(list(enumerate(softmaxes, start=first))):
-                counted = grad_soft * (draw < last)[:, None]
-                through = counted - (spent * counted).sum(dim=-1, keepdim=True)
-                goes_on = (draw + 1 < budget)[:, None] & (_left(spent) > _EPSILON)
-                through = through + _through_spending(torch.where(goes_on, grad_keys, 0), spent)
-                grad_keys = grad_keys + spent * through / ctx.temperature
-        return grad_keys * mask, None, None, None, None, None
+        mask, budget, starts = ctx.saved_tensors
+        counted, spends = _turns(budget, ctx.draws, ctx.gated)
+        grad = grad_soft.double() * mask
+        grad_keys, through = torch.zeros_like(grad), torch.empty_like(grad)
+        weights, spent = torch.empty_like(grad), grad.new_empty(ctx.segment, *grad.shape)
+        left = torch.empty_like(spent)
+        for first in reversed(range(0, ctx.draws, ctx.segment)):
+            last = min(first + ctx.segment, ctx.draws)
+            weights.copy_(starts[first // ctx.segment])
+            for draw in range(first, last):
+                _draw(weights, spends[draw], ctx.temperature, spent[draw - first], left[draw - first])
+            for draw in reversed(range(first, last)):
+                torch.div(grad_keys, left[draw - first], out=through)
+                torch.addcmul(grad * counted[draw], through, spends[draw], value=-1, out=through)
+                through -= torch.linalg.vecdot(through, spent[draw - first])[..., None]
+                grad_keys.addcmul_(spent[draw - first], through, value=1 / ctx.temperature)
+        return grad_keys.to(grad_soft.dtype), None, None, None, None, None
 
 
-def _softmax(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-    return torch.softmax((keys / temperature).masked_fill(~mask, torch.finfo(keys.dtype).min), dim=-1)
+def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """At which draws a row adds to the result, and at which it spends; each `(draws, batch, 1)`, 0 or 1.
+
+    A gated row may go on spending when it is done, as nothing looks at it any more.
+    """
+    draw = torch.arange(draws, device=budget.device)[:, None, None]
+    if gated:
+        return (draw < budget[:, None]).double(), torch.ones_like(draw.expand(-1, len(budget), 1), dtype=torch.float64)
+    most = budget.max() if budget.numel() else 0
+    return (draw < most).double().expand(-1, len(budget), 1), (draw + 1 < budget[:, None]).double()
 
 
-def _go_on(keys: torch.Tensor, spent: torch.Tensor, draw: int, budget: torch.Tensor) -> torch.Tensor:
-    """The keys of the next draw; a row that has none left keeps its own."""
-    return keys + torch.log(_left(spent).clamp_min(_EPSILON)) * (draw + 1 < budget)[:, None]
+def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+    """exp(keys / t) over the largest of the row, float64, 0 where nothing may be chosen."""
+    keys = keys.double().masked_fill(~mask, -torch.inf) / temperature
+    return (keys - keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)).exp_()
 
 
-def _left(spent: torch.Tensor) -> torch.Tensor:
-    """1 − a; where one position has nearly all, the sum of the others, since the difference would be all rounding."""
-    large = spent > 0.5
-    return torch.where(large, torch.where(large, 0, spent).sum(dim=-1, keepdim=True), 1 - spent)
-
-
-def _through_spending(grad: torch.Tensor, spent: torch.Tensor) -> torch.Tensor:
-    """Σ_{i≠l} h_i o_i − h_l. At most one position has more than half; its term, which may be huge, is never subtracted
-    from a sum that holds it."""
-    odds = grad * spent / _left(spent).clamp_min(_EPSILON)
-    large = spent > 0.5
-    small_odds = torch.where(large, 0, odds)
-    of_small = small_odds.sum(dim=-1, keepdim=True)
-    of_large = (odds - small_odds).sum(dim=-1, keepdim=True)
-    return torch.where(large, of_small, of_small - small_odds + of_large) - grad
+def _draw(
+    weights: torch.Tensor, spends: torch.Tensor, temperature: float, spent: torch.Tensor, left: torch.Tensor
+) -> None:
+    """One softmax into `spent`, what it leaves into `left`, and the weights of the next draw."""
+    total = weights.sum(dim=-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).tiny)  # a row without positions
+    torch.mul(weights, total.reciprocal_(), out=spent)
+    torch.mul(spent, spends, out=left)
+    torch.sub(1 + _EPSILON, left, out=left)
+    torch.mul(spent, left if temperature == 1 else left ** (1 / temperature), out=weights)
 
 
 def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from .finite import FiniteUpdates, spoil_gradient
 from .health import collapse_message, has_collapsed, random_loss_above_best
 from .hub import HubPushes
 from .keyed_noise import ENCODER_PHASE, row_keys
+from .length_chunks import cut_by_length
 from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
@@ -123,10 +124,10 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             batch_sampler=self._batches if is_training else None,
             is_training=is_training,
         )
+        # batches are cut by length before they go to the device
         if is_training and self._batches is not None:  # they are this process' own already
-            placing = {"put_on_device": True, "non_blocking": self.accelerator.non_blocking}
-            return prepare_data_loader(loader, self.accelerator.device, 1, 0, **placing)
-        return self.accelerator.prepare(loader)
+            return prepare_data_loader(loader, self.accelerator.device, 1, 0)
+        return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
@@ -143,6 +144,10 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, world, rank)}
             for micro_step, batch in enumerate(batches)
         ]
+
+    def _chunks(self, batch: dict) -> list[dict]:
+        """What of a batch is read at once."""
+        return cut_by_length(batch, self.args.chunk_overhead)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
@@ -185,9 +190,23 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
     # ---- Encoder ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
+        *chunks, last = self._chunks(inputs)
+        loss = 0.0
+        with self._no_sync(model):
+            for chunk in chunks:
+                loss = loss + super().training_step(model, chunk, num_items_in_batch)
         synced = self.noiser is None or self.accelerator.sync_gradients
         with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
-            return super().training_step(model, inputs, num_items_in_batch)
+            return loss + super().training_step(model, last, num_items_in_batch)
+
+    @contextlib.contextmanager
+    def _no_sync(self, model) -> Iterator[None]:
+        """Gradients of both networks stay with this process for a while."""
+        with contextlib.ExitStack() as stack:
+            for network in (model, self._noiser_wrapped):
+                if network is not None:
+                    stack.enter_context(self.accelerator.no_sync(network))
+            yield
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
@@ -339,13 +358,11 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         size, world, rank = self.args.eval_batch_size, self.accelerator.num_processes, self.accelerator.process_index
         streamed = isinstance(dataloader.dataset, IterableDataset)
         for step, batch in enumerate(dataloader):
-            rows = global_rows(size, len(batch["input_ids"]), step, world, rank)
-            batch = self._prepare_inputs({**batch, "row": rows})
+            batch = {**batch, "row": global_rows(size, len(batch["input_ids"]), step, world, rank)}
             if not streamed:
                 real = batch["row"] < len(dataloader.dataset)
                 batch = {name: tensor[real] for name, tensor in batch.items()}
-            if len(batch["row"]):
-                yield batch
+            yield from map(self._prepare_inputs, self._chunks(batch))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _background_log_shares(self) -> torch.Tensor | None:

@@ -1,0 +1,67 @@
+"""The one entry point of the benchmarks."""
+
+import argparse
+import inspect
+import json
+import time
+from pathlib import Path
+
+from . import encode, limit, noiser, sampler, step_cost, throughput
+from .measuring import Row, machine
+
+NAMES = {
+    "step_cost": step_cost,
+    "sampler": sampler,
+    "throughput": throughput,
+    "encode": encode,
+    "limit": limit,
+    "noiser": noiser,
+}
+
+
+def table(rows: list[Row], facts: dict) -> str:
+    """The rows as a Markdown table, with the machine below."""
+    lines = [
+        "| what | ours | peer | unit | ratio | 95 % interval | repetitions | target | |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        low, high = row.spread
+        target = row.target.replace("<=", "≤").replace(">=", "≥")
+        lines.append(
+            f"| {row.name}{f' ({row.note})' if row.note else ''} | {row.ours:,.4g} | {row.peer:,.4g} | {row.unit} "
+            f"| {row.ratio:.3g} | {low:.3g} to {high:.3g} | {row.repetitions} | {target} "
+            f"| {'met' if row.met else '**missed**'} |"
+        )
+    machine_line = ", ".join(f"{name} {value}" for name, value in facts.items())
+    return "\n".join([*lines, "", f"Machine: {machine_line}."])
+
+
+def main() -> None:
+    """Run one benchmark, or all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("name", choices=(*NAMES, "all"))
+    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--markdown", metavar="FILE", help="write the table there, too")
+    parser.add_argument("--corpus", metavar="FILE", help="proteins; by default those of the demo")
+    parser.add_argument("--repetitions", type=int, help="by default what each benchmark needs")
+    args = parser.parse_args()
+    rows: list[Row] = []
+    for name in NAMES if args.name == "all" else (args.name,):
+        job, start = NAMES[name].run, time.perf_counter()
+        wanted = {"corpus": args.corpus, "repetitions": args.repetitions}
+        known = inspect.signature(job).parameters
+        rows += job(**{option: value for option, value in wanted.items() if value is not None and option in known})
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    facts = machine()
+    shown = table(rows, facts)
+    print(shown)
+    if args.json:
+        text = json.dumps({"machine": facts, "rows": [row.as_dict() for row in rows]}, indent=2, ensure_ascii=False)
+        Path(args.json).write_text(text + "\n", encoding="utf-8")
+    if args.markdown:
+        Path(args.markdown).write_text(f"# Speed\n\n{shown}\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""How near a training step is to what this machine can multiply."""
+
+import torch
+
+from adversarial_mlm import presets
+
+from .measuring import Row, alternate, compare, timed
+from .training import our_trainer, proteins, train_in_turns
+
+SIZE, _BATCH = "tape-38m", 16
+
+
+def model_flops(rows: int, length: int) -> float:
+    """Of forward and backward pass of the encoder over rows of tokens: matrix products alone, twice multiply-adds.
+
+    A linear layer costs 2 · in · out for every token; attention 4 · length · hidden. Backward is twice forward.
+    """
+    config = presets.encoder_config(SIZE)
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    layer = 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * length * hidden
+    head = 2 * (hidden**2 + hidden * config.vocab_size)
+    return 3.0 * rows * length * (layers * layer + head)
+
+
+def best_gemm(dtype: torch.dtype) -> list:
+    """Jobs: large square products, and those of the model's own shape."""
+    jobs = []
+    for rows, inner, columns in ((2048, 2048, 2048), (4096, 512, 2048), (4096, 2048, 512), (4096, 4096, 4096)):
+        a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
+        jobs.append((2.0 * rows * inner * columns, lambda a=a, b=b: a @ b))
+    return jobs
+
+
+def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
+    """Row 7, in float32 and bfloat16, with dropout 0.1, on rows of one length."""
+    length = 254
+    whole = proteins(corpus).filter(lambda row: row["length"] >= length)
+    dataset = whole.map(lambda row: {"sequence": row["sequence"][:length]})
+    rows = []
+    for precision, dtype, target in (("fp32", torch.float32, ">= 0.80"), ("bf16", torch.bfloat16, ">= 0.60")):
+        trainer = our_trainer(dataset, SIZE, None, repetitions + 1, batch_size=_BATCH, bf16=dtype is torch.bfloat16)
+        products = best_gemm(dtype)
+        before = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
+        (seconds,) = train_in_turns([trainer])
+        after = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
+        best = max(flops / min(pair) for (flops, _), *pair in zip(products, before, after, strict=True))
+        reached = [model_flops(_BATCH, length + 2) / second for second in seconds[1:]]
+        rows.append(
+            compare(
+                f"model FLOP/s of a step ÷ best product, {SIZE}, dropout 0.1, {precision}",
+                [flops / 1e9 for flops in reached],
+                [best / 1e9] * len(reached),
+                "GFLOP/s",
+                target,
+            )
+        )
+    return rows

@@ -1,0 +1,166 @@
+"""Taking turns with a peer, and what is reported of it."""
+
+import dataclasses
+import gc
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: What was measured.
+        ours: Our figure, the median.
+        peer: The peer's figure, the median.
+        unit: Of both.
+        ratio: The median of the ratios of neighbouring repetitions, in the direction that the target is about.
+        spread: An interval that holds the median ratio with a probability of at least 95 %, or all ratios where there
+            are fewer than six.
+        repetitions: Of each side.
+        target: What the ratio should be at most (`"<= 0.5"`) or at least (`">= 1.6"`).
+        note: What the peer is, or what else has to be known.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    spread: tuple[float, float]
+    repetitions: int
+    target: str
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the ratio reaches its target."""
+        sign, number = self.target.split()
+        return self.ratio <= float(number) if sign == "<=" else self.ratio >= float(number)
+
+    def as_dict(self) -> dict:
+        """Plain values for JSON."""
+        return {**dataclasses.asdict(self), "met": self.met}
+
+
+def seconds(job: Callable[[], object]) -> float:
+    """How long a job takes, with the garbage of earlier ones collected before."""
+    gc.collect()
+    _wait()
+    start = time.perf_counter()
+    job()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def alternate(jobs: Sequence[Callable[[], float]], repetitions: int, warm_up: int = 1) -> list[list[float]]:
+    """Let jobs take turns, so that whatever else this machine does falls on all of them.
+
+    Args:
+        jobs (`Sequence[Callable]`): Each does its work once and returns its figure; see [`seconds`].
+        repetitions (`int`): Turns that count.
+        warm_up (`int`, *optional*, defaults to 1): Turns before that do not.
+
+    Returns:
+        `list[list[float]]`: The figures of each job, one for every turn.
+    """
+    for _ in range(warm_up):
+        for job in jobs:
+            job()
+    turns = []
+    for turn in range(repetitions):
+        order = range(len(jobs)) if turn % 2 == 0 else reversed(range(len(jobs)))  # neither is always first
+        figures = {index: jobs[index]() for index in order}
+        turns.append([figures[index] for index in range(len(jobs))])
+    return [list(figures) for figures in zip(*turns, strict=True)]
+
+
+def timed(*jobs: Callable[[], object]) -> list[Callable[[], float]]:
+    """Jobs for [`alternate`] whose figures are their seconds."""
+    return [lambda job=job: seconds(job) for job in jobs]
+
+
+def compare(
+    name: str,
+    ours: Sequence[float],
+    peer: Sequence[float],
+    unit: str,
+    target: str,
+    *,
+    inverse: bool = False,
+    note: str = "",
+) -> Row:
+    """The row of two series of figures that were taken in turns.
+
+    Args:
+        name (`str`): See [`Row`].
+        ours (`Sequence[float]`): Our figures.
+        peer (`Sequence[float]`): The peer's, of the same turns.
+        unit (`str`): Of both.
+        target (`str`): `"<= number"` or `">= number"`.
+        inverse (`bool`, *optional*, defaults to `False`): Whether the ratio is peer ÷ ours and not ours ÷ peer.
+        note (`str`, *optional*): See [`Row`].
+    """
+    ratios = [(theirs / mine) if inverse else (mine / theirs) for mine, theirs in zip(ours, peer, strict=True)]
+    return Row(
+        name=name,
+        ours=statistics.median(ours),
+        peer=statistics.median(peer),
+        unit=unit,
+        ratio=statistics.median(ratios),
+        spread=median_interval(ratios),
+        repetitions=len(ratios),
+        target=target,
+        note=note,
+    )
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Order statistics between which the median lies with at least that confidence, whatever the distribution.
+
+    Of fewer than six values none are that sure; the smallest and the largest are returned.
+    """
+    ordered, n = sorted(values), len(values)
+    outside = 0.0  # the chance that the median lies below the next order statistic, on one side
+    low = 0
+    for k in range(n // 2):
+        outside += math.comb(n, k) / 2**n
+        if 2 * outside > 1 - confidence:
+            break
+        low = k
+    return ordered[low], ordered[n - 1 - low]
+
+
+def machine() -> dict:
+    """Where the figures come from."""
+    facts = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,28 @@
+"""How much memory a job needs at most."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from torch._C._profiler import _EventType
+from torch.profiler import ProfilerActivity, profile
+
+
+def peak_bytes(job: Callable[[], object]) -> float:
+    """The most bytes of tensors on the CPU that a job has at one moment, beside those that were there before it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        job()
+    changes = sorted(_changes(profiler.profiler.kineto_results.experimental_event_tree()))
+    held = peak = 0
+    for _, size in changes:
+        held += size
+        peak = max(peak, held)
+    if not peak:
+        raise RuntimeError("the profiler saw no tensor that the job has made")
+    return float(peak)
+
+
+def _changes(events: Iterable) -> Iterator[tuple[int, int]]:
+    """When how many bytes were taken (or, below 0, given back)."""
+    for event in events:
+        if event.tag == _EventType.Allocation:
+            yield event.start_time_ns, event.extra_fields.alloc_size
+        yield from _changes(event.children)

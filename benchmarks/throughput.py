@@ -1,0 +1,90 @@
+"""Residues a second: ours beside the stock trainer, and what the data cost."""
+
+import time
+
+from datasets import Dataset
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from adversarial_mlm import build_protein_tokenizer
+
+from .measuring import Row, compare
+from .training import MAX_LENGTH, _common, fresh_encoder, our_trainer, proteins, train_in_turns
+
+SIZE, _BATCH = "small", 32
+
+
+def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **settings) -> Trainer:
+    """The stock trainer with the stock collator on proteins that were tokenized before, one after the other."""
+    tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
+    tokenized = dataset.map(
+        lambda rows: {**tokenizer(rows["sequence"], truncation=True, max_length=MAX_LENGTH)},
+        batched=True,
+        remove_columns=dataset.column_names,
+    )
+    tokenized = tokenized.map(lambda rows: {"length": [len(ids) for ids in rows["input_ids"]]}, batched=True)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2)
+    arguments = {**_common(steps, batch_size), "learning_rate": 1e-4, "weight_decay": 0.01, **settings}
+    return Trainer(
+        model=fresh_encoder(size),
+        args=TrainingArguments(**arguments),
+        data_collator=collator,
+        train_dataset=tokenized,
+    )
+
+
+class _Counted:
+    """Counts the residues of every step of a trainer."""
+
+    def __init__(self, trainer: Trainer):
+        self.residues: list[int] = []
+        plain = trainer.get_batch_samples
+
+        def get_batch_samples(*args, **kwargs):
+            batches, items = plain(*args, **kwargs)
+            # two special tokens a row
+            self.residues.append(sum(int(b["attention_mask"].sum()) - 2 * len(b["attention_mask"]) for b in batches))
+            return batches, items
+
+        trainer.get_batch_samples = get_batch_samples
+
+    def rates(self, seconds: list[float]) -> list[float]:
+        return [count / spent for count, spent in zip(self.residues, seconds, strict=True)]
+
+
+def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
+    """Rows 5 and 8."""
+    dataset, steps = proteins(corpus), repetitions + 1
+    trainers = {
+        "ours": our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH, dataloader_num_workers=1),
+        "line by line": stock_trainer(dataset, SIZE, steps, _BATCH, dataloader_num_workers=1),
+        "grouped": stock_trainer(
+            dataset, SIZE, steps, _BATCH, dataloader_num_workers=1, train_sampling_strategy="group_by_length"
+        ),
+    }
+    counted = {name: _Counted(trainer) for name, trainer in trainers.items()}
+    seconds = dict(zip(trainers, train_in_turns(list(trainers.values())), strict=True))
+    rates = {name: counted[name].rates(seconds[name])[1:] for name in trainers}
+    of = f"residues/s, random masks, {SIZE}, batch {_BATCH}"
+    rows = [
+        compare(f"{of}: ours ÷ stock line by line", rates["ours"], rates["line by line"], "residues/s", ">= 1.6"),
+        compare(f"{of}: ours ÷ stock grouped by length", rates["ours"], rates["grouped"], "residues/s", ">= 1.0"),
+    ]
+    waiting = _seconds_for_data(our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH, dataloader_num_workers=1))
+    rows.append(compare("data on the critical path, 1 worker", *waiting, "s", "<= 0.02", note="of the step"))
+    return rows
+
+
+def _seconds_for_data(trainer) -> tuple[list[float], list[float]]:
+    """How long each step waited for its batch, and how long it took; without the first, which starts the worker."""
+    waits: list[float] = []
+    plain = trainer.get_batch_samples
+
+    def get_batch_samples(*args, **kwargs):
+        start = time.perf_counter()
+        result = plain(*args, **kwargs)
+        waits.append(time.perf_counter() - start)
+        return result
+
+    trainer.get_batch_samples = get_batch_samples
+    (seconds,) = train_in_turns([trainer])
+    return waits[1:], seconds[1:]

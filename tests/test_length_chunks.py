@@ -1,0 +1,62 @@
+import itertools
+
+import pytest
+import torch
+
+from adversarial_mlm.length_chunks import chunk_sizes, cut_by_length
+
+
+def cost(lengths, sizes, overhead):
+    starts = [0, *itertools.accumulate(sizes)]
+    return sum(overhead + lengths[start] * size for start, size in zip(starts, sizes, strict=False))
+
+
+def every_cut(rows):
+    for cuts in itertools.product([False, True], repeat=rows - 1):
+        sizes = [1]
+        for cut in cuts:
+            if cut:
+                sizes.append(1)
+            else:
+                sizes[-1] += 1
+        yield sizes
+
+
+def batch_of(lengths):
+    width = max(lengths)
+    attention = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    ids = torch.arange(len(lengths))[:, None] * 1000 + torch.arange(width)
+    return {"input_ids": ids * attention, "attention_mask": attention, "row": torch.arange(len(lengths))}
+
+
+@pytest.mark.parametrize("overhead", [0, 7, 60, 1000])
+def test_no_other_cut_costs_less(overhead):
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = sorted(torch.randint(1, 100, (9,), generator=generator).tolist(), reverse=True)
+        sizes = chunk_sizes(lengths, overhead)
+        assert sum(sizes) == 9 and min(sizes) >= 1
+        assert cost(lengths, sizes, overhead) == min(cost(lengths, cut, overhead) for cut in every_cut(9))
+
+
+def test_where_a_chunk_costs_more_than_it_saves_there_is_one():
+    assert chunk_sizes([90, 80, 10], overhead=10_000) == [3]
+    assert chunk_sizes([90, 90, 10, 10, 10], overhead=1) == [2, 3]
+
+
+def test_every_row_is_in_one_chunk_with_all_its_tokens():
+    lengths = [12, 80, 9, 11, 79, 3, 80]
+    batch = batch_of(lengths)
+    chunks = cut_by_length(batch, overhead=5)
+    assert len(chunks) > 1
+    assert sorted(row for chunk in chunks for row in chunk["row"].tolist()) == list(range(7))
+    for chunk in chunks:
+        assert chunk["attention_mask"].sum(dim=1).max() == chunk["attention_mask"].shape[1]  # no column of padding
+        for ids, attention, row in zip(chunk["input_ids"], chunk["attention_mask"], chunk["row"], strict=True):
+            assert attention.sum() == lengths[row]
+            assert torch.equal(ids, batch["input_ids"][row, : len(ids)])
+
+
+def test_rows_of_one_length_stay_one_chunk_in_their_order():
+    chunks = cut_by_length(batch_of([20] * 6), overhead=1)
+    assert len(chunks) == 1 and chunks[0]["row"].tolist() == list(range(6))
