@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
+        if args.part_megabytes < 1:
+            raise CorpusError(f"part_megabytes must be 1 or more, and not {args.part_megabytes}.")
         manifest = prepare_corpus(
             args.source,
             args.output_dir,
