@@ -96,7 +96,7 @@ class SequenceEncoder:
             "num_residues": torch.from_numpy(residue_mask.sum(axis=1)),
         }
         if self.names_records:
-            batch[RECORDS] = [example.get("record", example.get("id")) for example in examples]
+            batch[RECORDS] = [(example.get("record"), example.get("id")) for example in examples]
         return batch
 
     def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:

@@ -14,10 +14,9 @@ from collections import deque
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import IterableDataset
 
 RECORDS_FILE = "nonfinite_records.json"
-RECORDS = "records"  # of a batch: the names of its rows, a list that stays on the host
+RECORDS = "records"  # of a batch: the number and the id of every row's record, a list that stays on the host
 
 ENCODER, NOISER = 0, 1
 _NETWORKS = ("encoder", "noiser")
@@ -207,16 +206,15 @@ class FiniteUpdates:
             f"finite; {path} names the records of their batches"
         )
 
-    def _name_records(self, network: int, update: int, names: list) -> dict:
-        dataset, records, ids = self.train_dataset, names, None
-        if isinstance(dataset, IterableDataset):
-            records, ids = None, names
-        elif names and "id" in dataset[names[0]]:
-            ids = [dataset[record]["id"] for record in names]
-        if ids is not None and all(name is None for name in ids):
-            ids = None
-        rank = self.accelerator.process_index
-        return {"network": _NETWORKS[network], "update": update + 1, "rank": rank, "records": records, "ids": ids}
+    def _name_records(self, network: int, update: int, names: list[tuple]) -> dict:
+        records, ids = ([name[part] for name in names] for part in (0, 1))
+        return {
+            "network": _NETWORKS[network],
+            "update": update + 1,
+            "rank": self.accelerator.process_index,
+            "records": records,  # of a stream their places in it
+            "ids": None if all(name is None for name in ids) else ids,
+        }
 
     def _finalize_training(self, *args, **kwargs):
         self._guard.look()

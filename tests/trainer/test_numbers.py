@@ -195,18 +195,24 @@ def test_the_named_records_are_those_of_the_batch(make_trainer, dataset):
 
 
 @pytest.mark.parametrize("columns, expected", [(["id", "sequence"], True), (["sequence"], False)])
-def test_records_of_a_stream_are_named_by_their_ids(make_trainer, dataset, columns, expected):
+def test_records_of_a_stream_are_named_by_their_places_and_ids(make_trainer, dataset, columns, expected):
     stream = dataset.select_columns(columns).to_iterable_dataset()
     assert isinstance(stream, datasets.IterableDataset)
     trainer = make_trainer(
-        "random", cls=watched(spoiled=ALWAYS), data=stream, max_steps=9, max_skipped_updates=2, logging_steps=2
+        "random",
+        cls=watched(spoiled=ALWAYS),
+        data=stream,
+        max_steps=9,
+        max_skipped_updates=2,
+        logging_steps=2,
+        train_sampling_strategy="sequential",
     )
     with pytest.raises(NonFiniteError):
         trainer.train()
     found = json.load(open(f"{trainer.args.output_dir}/nonfinite_records.json"))
+    assert [entry["records"] for entry in found["updates"]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
     names = [entry["ids"] for entry in found["updates"]]
     assert names == ([[str(i) for i in range(4)], [str(i) for i in range(4, 8)]] if expected else [None, None])
-    assert all(entry["records"] is None for entry in found["updates"])
 
 
 def test_a_run_that_recovers_or_has_no_limit_goes_on(make_trainer):
