@@ -18,11 +18,29 @@ from pathlib import Path
 
 import full_disk
 import kills
+import large_corpus
+import nan_on_one_rank
+
+
+def nan_on_one_process(folder: Path) -> dict:
+    """A nan on one process of two."""
+    facts = nan_on_one_rank.run(folder)
+    return {**facts, "passed": bool(facts["ok"])}
+
+
+def two_million_sequences(folder: Path) -> dict:
+    """Memory with 2,000,000 sequences beside that with 100,000."""
+    facts = large_corpus.compare(str(folder))
+    print(large_corpus.report(facts))
+    return {**facts, "passed": max(facts["ratio"].values()) <= large_corpus.MOST}
+
 
 # name → what is done in an empty folder; gives facts with `passed`, or raises NotPermitted
 SCENARIOS: dict[str, Callable[[Path], dict]] = {
     "disk_fills": full_disk.disk_fills,
     "files_are_limited": full_disk.files_are_limited,
+    "nan_on_one_process": nan_on_one_process,
+    "two_million_sequences": two_million_sequences,
 }
 
 
