@@ -2,10 +2,16 @@
 
 import json
 import os
+import re
+import runpy
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from adversarial_mlm import manifest, pretraining
 
 
 @pytest.fixture
@@ -70,3 +76,48 @@ def test_a_run_whose_numbers_are_no_longer_finite_ends_in_one_sentence_and_statu
     assert "Traceback" not in result.stderr
     updates = json.load(open(tmp_path / "run" / "nonfinite_records.json"))["updates"]
     assert [(entry["update"], len(entry["records"]), len(entry["ids"])) for entry in updates] == [(2, 4, 4), (3, 4, 4)]
+
+
+SMALL = {
+    "cluster_table": "", "holdout_families": 0, "holdout_members": 0, "background_gate": "", "eval_strategy": "no",
+    "per_device_train_batch_size": 2, "max_length": 32, "noiser_steps": 1, "encoder_steps": 2, "use_cpu": "true",
+    "logging_steps": 1, "disable_tqdm": "true",
+}  # fmt: skip
+
+
+def words_of(tmp_path, **more) -> list[str]:
+    options = {**SMALL, "output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache", **more}
+    return ["examples/recipes/demo.yaml", *(word for k, v in options.items() for word in (f"--{k}", str(v)))]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_training_with_a_checkpoint_one_sentence_and_its_status(repository, tmp_path):
+    command = [sys.executable, "examples/run_adv_mlm.py", *words_of(tmp_path, max_steps=100_000)]
+    process = subprocess.Popen(
+        command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said[-2000:]
+    found = re.search(r"stopped by SIGTERM after step (\d+) of 100,000; to go on from (\S+), run", said)
+    assert found and "Traceback" not in said
+    assert manifest.verify(found[2])["step"] == int(found[1])
+    assert not (tmp_path / "run" / "model.safetensors").exists(), "there is no result yet"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("during", ["load_data", "evaluate_saved"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_or_after_training_ends_in_one_sentence(
+    repository, tmp_path, monkeypatch, capsys, during, number
+):
+    script = runpy.run_path(str(repository / "examples" / "run_adv_mlm.py"))
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["run_adv_mlm.py", *words_of(tmp_path, max_steps=2)])
+    monkeypatch.setattr(pretraining, during, lambda *args, **kwargs: os.kill(os.getpid(), number))
+    assert script["main"]() == 128 + number
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"run_adv_mlm.py: stopped by {number.name} before or after training")
+    assert (tmp_path / "run" / "model.safetensors").exists() == (during == "evaluate_saved")
