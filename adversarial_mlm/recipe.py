@@ -128,7 +128,7 @@ class MaskingArguments:
 
     preset: str | None = field(
         default=None,
-        metadata={"help": "Options of a whole game: paper, paper-literal or blind; single options win over it."},
+        metadata={"help": "Options of a whole game: paper, paper-literal, blind or fast; single options win over it."},
     )
     masking: Literal["adversarial", "random"] = field(
         default="adversarial",

@@ -147,6 +147,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
 
     def _chunks(self, batch: dict) -> list[dict]:
         """What of a batch is read at once."""
+        if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
+            return [batch]
         return cut_by_length(batch, self.args.chunk_overhead)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -4,6 +4,7 @@ import pytest
 
 from adversarial_mlm.tape.tasks import load_task
 
+# Counts and labels that can be looked up in the files' description and by hand.
 REAL = {
     ("fluorescence", None, None): {"train": 21446, "valid": 5362, "test": 27217},
     ("stability", None, None): {"train": 53684, "valid": 2442, "test": 12851},

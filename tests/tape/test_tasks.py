@@ -429,9 +429,6 @@ def test_wrong_options_are_refused_by_name(write_task, arguments, message):
         load_task(**arguments)
 
 
-# Counts and labels that can be looked up in the files' description and by hand.
-
-
 def test_logging_is_through_the_package_s_logger(write_task, caplog):
     load_task("fluorescence", write_task("fluorescence"))
     assert {record.name for record in caplog.records} == {"adversarial_mlm.tape.tasks"}

@@ -60,6 +60,13 @@ def test_a_batch_in_chunks_gives_the_update_of_the_whole(make_trainer, settings)
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
 
 
+def test_where_masks_depend_on_the_whole_batch_it_is_not_cut(make_trainer):
+    rules = {"gated": False, "selection": "threshold"}
+    trainer = make_trainer(cls=Widths, chunk_overhead=0, masking_rules=rules)
+    trainer.train()
+    assert [rows for rows, _ in trainer.shapes] == [4] * 4 and trainer.padding > 0
+
+
 def test_evaluation_in_chunks_gives_the_same_figures(make_trainer):
     figures = [
         make_trainer(double=True, folder=str(overhead), chunk_overhead=overhead).evaluate() for overhead in (0, NEVER)
