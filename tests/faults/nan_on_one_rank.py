@@ -7,7 +7,6 @@ but faults. `run` does the same from Python.
 """
 
 import json
-import math
 import os
 import socket
 import subprocess
@@ -15,14 +14,11 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "tests" / "distributed" / "gloo.yaml"
-
-MAX_STEPS, LIMIT = 8, 3
-BAD = {("encoder", 3), ("noiser", 2)}
-BAD_RANK = 1
+CONFIG = ROOT / "examples" / "accelerate_configs" / "cpu.yaml"
+PROCESS = Path(__file__).parent / "nan_run.py"
 
 
 def run(folder: str | Path) -> dict:
@@ -76,116 +72,20 @@ def _launch(folder: Path, mode: str, status: int) -> int:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    command += ["--main_process_port", str(port), __file__, str(folder / mode), mode]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command += ["--main_process_port", str(port), str(PROCESS), str(folder / mode), mode]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode != status:
         raise RuntimeError(f"{mode}: exit status {done.returncode} and not {status}: {done.stderr[-3000:]}")
     return done.returncode
 
 
-def _train(output_dir: str, mode: str) -> int:
-    """One process of a run."""
-    import datasets
-    from accelerate import PartialState
-    from transformers import BertForMaskedLM
-
-    from adversarial_mlm import (
-        AdversarialMLMTrainer,
-        AdversarialMLMTrainingArguments,
-        DataCollatorForAdversarialMLM,
-        NoiserModel,
-        build_protein_tokenizer,
-        presets,
-    )
-    from adversarial_mlm.finite import NonFiniteError
-    from adversarial_mlm.tokenization_protein import ResidueVocabulary
-
-    class Faulty(AdversarialMLMTrainer):
-        now = None
-
-        def compute_loss(self, *args, **kwargs):
-            self.now = ("encoder", self.state.global_step)
-            return super().compute_loss(*args, **kwargs)
-
-        def _noiser_update(self, update, batches):
-            self.now = ("noiser", update)
-            return super()._noiser_update(update, batches)
-
-        def _read(self, *args, **kwargs):
-            outputs, losses, weights = super()._read(*args, **kwargs)
-            bad = mode == "always" or (mode == "spoiled" and self.now in BAD)
-            if bad and self.accelerator.process_index == BAD_RANK:
-                losses = losses * math.nan
-            return outputs, losses, weights
-
-        def _judge(self, norms):
-            optimizer = self.optimizer.optimizer
-            step, skipped = optimizer.step, super()._judge(norms)
-
-            def nothing(*args, **kwargs):
-                optimizer.step = step
-
-            if mode == "left_out" and self.now in BAD:
-                optimizer.step = nothing
-            return skipped
-
-    generator = torch.Generator().manual_seed(0)
-    letters = "ACDEFGHIKLMNPQRSTVWY"
-    proteins = [
-        "".join(letters[i] for i in torch.randint(20, (int(n),), generator=generator))
-        for n in torch.randint(20, 60, (37,), generator=generator)
-    ]
-    tokenizer = build_protein_tokenizer()
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    encoder = BertForMaskedLM(presets.encoder_config("tiny", **sizes))
-    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    noiser = NoiserModel(presets.noiser_config("tiny", vocabulary, embedding_size=8, hidden_size=8))
-    trainer = Faulty(
-        model=encoder,
-        args=AdversarialMLMTrainingArguments(
-            output_dir=output_dir,
-            max_steps=MAX_STEPS,
-            noiser_steps=2,
-            encoder_steps=2,
-            max_skipped_updates=LIMIT,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
-            learning_rate=1e-3,
-            noiser_learning_rate=1e-3,
-            logging_steps=2,
-            save_strategy="no",
-            use_cpu=True,
-            disable_tqdm=True,
-            report_to=[],
-        ),
-        data_collator=DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=50),
-        train_dataset=datasets.Dataset.from_dict({"id": [str(i) for i in range(37)], "sequence": proteins}),
-        processing_class=tokenizer,
-    )
-    assert trainer.accelerator.num_processes == 2, trainer.accelerator.num_processes
-    try:
-        trainer.train()
-    except NonFiniteError as error:
-        print(error, file=sys.stderr)
-        PartialState().destroy_process_group()
-        return 1
-    state = {}
-    for network, module in (("encoder", trainer.model), ("noiser", trainer.noiser)):
-        for name, parameter in module.named_parameters():
-            state[f"{network}.{name}"] = parameter.detach().contiguous()
-            for key, value in trainer.optimizer.state[parameter].items():
-                state[f"{network}.{name}.{key}"] = value.contiguous()
-    save_file(state, f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
-    trainer.accelerator.end_training()  # gloo's threads may abort a process that ends without
-    return 0
-
-
 def main() -> int:
-    """The two ways in: a process of a run, or all of it; returns the exit status, 0 where all is as it should be."""
-    if "RANK" in os.environ:
-        return _train(*sys.argv[1:])
+    """Returns the exit status: 0 where all is as it should be."""
     result = run(sys.argv[1])
     print(json.dumps(result))
     return 0 if result["ok"] else 1

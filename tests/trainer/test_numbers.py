@@ -8,46 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_helpers import largest_difference, log_of, parameters_of
+from watched_trainer import ALWAYS, Watched, watched
 
-from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.finite import NonFiniteError
-
-
-class Watched(AdversarialMLMTrainer):
-    """Knows which update is being made; spoils the losses of some, and simply leaves out the step of others."""
-
-    spoiled, left_out, fault = set(), set(), math.nan
-    now = None  # none, as at the look at two half batches
-
-    def compute_loss(self, *args, **kwargs):
-        self.now = ("encoder", self.state.global_step)
-        return super().compute_loss(*args, **kwargs)
-
-    def _noiser_update(self, update, batches):
-        self.now = ("noiser", update)
-        return super()._noiser_update(update, batches)
-
-    def _read(self, *args, **kwargs):
-        outputs, losses, weights = super()._read(*args, **kwargs)
-        if self.now in self.spoiled:
-            losses = losses + self.fault  # an infinite one leaves the gradient finite
-        return outputs, losses, weights
-
-    def _judge(self, norms):
-        optimizer = self.optimizer.optimizer
-        step, skipped = optimizer.step, super()._judge(norms)
-        if self.now in self.left_out:
-
-            def nothing(*args, **kwargs):
-                optimizer.step = step
-
-            optimizer.step = nothing
-        return skipped
-
-
-def watched(**attributes) -> type[Watched]:
-    return type("Watched", (Watched,), attributes)
-
 
 GAMES = {
     "alternate": {"noiser_steps": 2, "encoder_steps": 2},
@@ -153,8 +116,6 @@ def test_nothing_waits_for_the_device_between_two_entries_of_the_log(make_traine
 
 
 # ---- the end of a run ----
-
-ALWAYS = {(network, update) for network in ("encoder", "noiser") for update in range(99)}
 
 
 @pytest.mark.parametrize("network", ["encoder", "noiser"])
