@@ -104,7 +104,7 @@ class Checkpointing:
         self.state.best_model_checkpoint = best
         self._saved_step = self.state.global_step
         if failure is not None:
-            self._count_failure(folder, failure)
+            self._count_failed_save(folder, failure)
             return
         self.last_checkpoint = folder
         if self.args.push_to_hub:
@@ -182,7 +182,7 @@ class Checkpointing:
         if best == folder or os.path.isdir(best):
             self.state.best_model_checkpoint = best
 
-    def _count_failure(self, folder: str, failure: str) -> None:
+    def _count_failed_save(self, folder: str, failure: str) -> None:
         self.failed_saves += 1
         if self.is_world_process_zero():
             kept = f"{self.last_checkpoint} stays" if self.last_checkpoint else "there is no earlier one"

@@ -27,6 +27,7 @@ class Kill:
         cut_off_a_save: Whether half a checkpoint was left.
         resumed_from: The checkpoint that the next start found, or `None`: it started anew.
         resumed: Whether that start went on to the end.
+        exit_statuses: Of its processes; -9 of one that took too long.
         different: What was not bitwise the same then.
     """
 
@@ -38,6 +39,7 @@ class Kill:
     cut_off_a_save: bool
     resumed_from: str | None
     resumed: bool = False
+    exit_statuses: list[int] | None = None
     different: list[str] | None = None
 
     @property
@@ -88,13 +90,13 @@ def _one_run(
         processes = run.go_on()
     statuses = wait(processes)
     for kill in kills:
-        kill.resumed = statuses == [0] * run.world
+        kill.resumed, kill.exit_statuses = statuses == [0] * run.world, statuses
         if kill.resumed:
             kill.different = differences(run, reference)
             if steps_logged(run) != steps_logged(reference):
                 kill.different.append("metrics.jsonl")
     if kills and not kills[-1].equal:
-        print(f"  {kills[-1].different}: {run.log(0)[-3000:]}", flush=True)
+        print(f"  exit statuses {statuses}, different: {kills[-1].different}; {run.log(0)[-3000:]}", flush=True)
     return kills
 
 

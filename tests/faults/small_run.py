@@ -28,7 +28,7 @@ GAMES = {
 
 _ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 _NOISER = {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 1}
-_PATIENCE = 120  # seconds
+_PATIENCE = 600  # seconds; a run takes a few, on a machine that does nothing else
 collected: dict[int, int] = {}  # id → exit status of processes that are gone
 
 
