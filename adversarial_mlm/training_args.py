@@ -80,7 +80,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         chunk_overhead (`int`, *optional*): A batch is read in chunks of proteins of similar length, each as wide as
             its longest, where that saves more padding than so many tokens a chunk. The update is the same but for
             rounding and dropout's numbers. By default 256 on a CPU, and 4,096 elsewhere (an estimate); a number above
-            the tokens of a batch never cuts.
+            the tokens of a batch never cuts, as by default with `torch_compile`, to which every number of rows is new.
         eval_mask_rate (`float`, *optional*, defaults to 0.15): Share of the residues hidden in evaluation, all by
             [MASK], the same residues in every run with the same `eval_mask_seed`.
         eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
@@ -180,7 +180,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.chunk_overhead is None:
-            self.chunk_overhead = 256 if self.device.type == "cpu" else 4096
+            by_device = 256 if self.device.type == "cpu" else 4096
+            self.chunk_overhead = 10**9 if self.torch_compile else by_device
         if not 0 < self.eval_mask_rate < 1:
             raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
         self._refuse_what_is_out_of_range()
