@@ -149,7 +149,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         """What of a batch is read at once."""
         if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
             return [batch]
-        return cut_by_length(batch, self.args.chunk_overhead)
+        return cut_by_length(batch, self.args.overhead_of_a_chunk)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does

@@ -179,9 +179,6 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.chunk_overhead is None:
-            by_device = 256 if self.device.type == "cpu" else 4096
-            self.chunk_overhead = 10**9 if self.torch_compile else by_device
         if not 0 < self.eval_mask_rate < 1:
             raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
         self._refuse_what_is_out_of_range()
@@ -256,6 +253,15 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if self.global_batch_size:
             values["gradient_accumulation_steps"] = 1
         return values
+
+    @property
+    def overhead_of_a_chunk(self) -> int:
+        """`chunk_overhead`, or its default."""
+        if self.chunk_overhead is not None:
+            return self.chunk_overhead
+        if self.torch_compile:
+            return 10**9
+        return 256 if self.device.type == "cpu" else 4096
 
     @property
     def weight_of_unmasked(self) -> float:

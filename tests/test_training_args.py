@@ -112,7 +112,7 @@ def test_checkpointed_activations_are_never_reentrant(tmp_path):
 
 def test_batches_are_cut_by_length_unless_they_would_have_to_be_compiled_anew(tmp_path):
     plain, compiled, asked = (
-        AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options).chunk_overhead
+        AdversarialMLMTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options).overhead_of_a_chunk
         for options in ({}, {"torch_compile": True}, {"torch_compile": True, "chunk_overhead": 7})
     )
     assert plain == 256 and compiled > 512 * 512 and asked == 7

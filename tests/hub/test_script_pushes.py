@@ -62,7 +62,7 @@ def test_a_run_is_pushed_with_the_figures_of_its_evaluation(server, script, tmp_
     card = final["README.md"].decode()
     assert "| members " in card and "--hub_token ..." in card
     assert "eval_members_loss" in final["metrics.jsonl"].decode()
-    told = [line for line in result.stderr.splitlines() if "push" in line.lower() and "waiting" not in line]
+    told = [line for line in result.stderr.splitlines() if line.startswith("push") and "waiting" not in line]
     assert told == [f"push_to_hub: step {step} is in {REPO}" for step in (2, 4)]
     for noise in ("Retrying", "HTTP", "Upload", "Traceback", "Warning", SIGNATURE):
         assert noise not in result.stdout + result.stderr, noise
