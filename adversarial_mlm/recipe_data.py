@@ -70,7 +70,8 @@ def load_data(args: DataArguments) -> ProteinData:
     facts = {"train_data": args.train_data}
     train, held_out = corpus.dataset, {}
     if args.max_eval_records is not None and not (holds_out or args.validation_data):
-        raise RecipeError("max_eval_records is given, but no proteins are held out to evaluate on")
+        # no refusal: a recipe that holds out by default could not be told otherwise on the command line
+        logger.warning("max_eval_records has no effect, as no proteins are held out to evaluate on")
     if holds_out:
         clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
         splits = split_corpus(

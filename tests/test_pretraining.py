@@ -261,6 +261,12 @@ def test_no_token_reaches_a_file(make_recipe, tmp_path, monkeypatch):
     assert "run.py --hub_token ... --push_token=... --max_steps 4" in (tmp_path / "run" / "README.md").read_text()
 
 
+def test_an_option_of_evaluation_without_held_out_proteins_is_said(make_recipe, caplog):
+    nothing = {"holdout_families": 0, "holdout_members": 0, "cluster_table": ""}
+    load_data(make_recipe(**nothing, max_eval_records=5, background_gate="", eval_strategy="no").data)
+    assert "max_eval_records has no effect, as no proteins are held out" in caplog.text
+
+
 def test_latest_resumes_the_newest_checkpoint(make_recipe):
     pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
     trainer = pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4))
@@ -274,10 +280,6 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"holdout_families": 1.5}, "holdout_families must be at least 0 and less than 1"),
         ({"holdout_seed": -1}, "holdout_seed must be 0 or more"),
         ({"streaming": True}, "streaming cannot hold proteins out"),
-        (
-            {"holdout_families": 0, "holdout_members": 0, "cluster_table": "", "max_eval_records": 5},
-            "max_eval_records is given, but no proteins are held out",
-        ),
         ({"holdout_members": 0, "holdout_families": 0.0001}, "holdout_families asks for 0 records, but the smallest"),
         ({"cluster_table": ""}, "holdout_families and holdout_members need cluster_table"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),

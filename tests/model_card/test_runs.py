@@ -70,7 +70,7 @@ def test_of_a_stream_no_counts_are_told(run, tmp_path, proteins):
     (tmp_path / "train.fasta").write_text("".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:30])))
     card = card_in(run(
         train_data=tmp_path / "train.fasta", streaming=True, holdout_families=0, holdout_members=0, cluster_table="",
-        background_gate="", eval_strategy="no", max_eval_records="",
+        background_gate="", eval_strategy="no",
     ))  # fmt: skip
     assert "in a stream of proteins: some by chance" in card.text and "read as a stream" in card.text
     assert "records read" not in card.text and "No proteins were held out." in card.text
