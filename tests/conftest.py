@@ -1,6 +1,7 @@
 """Shared fixtures. No test needs the network, nor writes outside of pytest's own folders."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from adversarial_mlm import NoiserConfig, NoiserModel, build_protein_tokenizer, 
 from adversarial_mlm.tokenization_protein import ResidueVocabulary  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def sigint_reaches_the_tests():
+    """A job in the background of a shell starts with SIGINT ignored, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
