@@ -18,6 +18,8 @@ NAMES = {
     "noiser": noiser,
 }
 
+_VERDICTS = {None: "", True: "met", False: "**missed**"}
+
 
 def table(rows: list[Row], facts: dict) -> str:
     """The rows as a Markdown table, with the machine below."""
@@ -31,7 +33,7 @@ def table(rows: list[Row], facts: dict) -> str:
         lines.append(
             f"| {row.name}{f' ({row.note})' if row.note else ''} | {row.ours:,.4g} | {row.peer:,.4g} | {row.unit} "
             f"| {row.ratio:.3g} | {low:.3g} to {high:.3g} | {row.repetitions} | {target} "
-            f"| {'met' if row.met else '**missed**'} |"
+            f"| {_VERDICTS[row.met]} |"
         )
     machine_line = ", ".join(f"{name} {value}" for name, value in facts.items())
     return "\n".join([*lines, "", f"Machine: {machine_line}."])

@@ -26,7 +26,7 @@ class Row:
         spread: An interval that holds the median ratio with a probability of at least 95 %, or all ratios where there
             are fewer than six.
         repetitions: Of each side.
-        target: What the ratio should be at most (`"<= 0.5"`) or at least (`">= 1.6"`).
+        target: What the ratio should be at most (`"<= 0.5"`) or at least (`">= 1.6"`); empty where there is none.
         note: What the peer is, or what else has to be known.
     """
 
@@ -41,8 +41,10 @@ class Row:
     note: str = ""
 
     @property
-    def met(self) -> bool:
+    def met(self) -> bool | None:
         """Whether the ratio reaches its target."""
+        if not self.target:
+            return None
         sign, number = self.target.split()
         return self.ratio <= float(number) if sign == "<=" else self.ratio >= float(number)
 
@@ -110,7 +112,7 @@ def compare(
         ours (`Sequence[float]`): Our figures.
         peer (`Sequence[float]`): The peer's, of the same turns.
         unit (`str`): Of both.
-        target (`str`): `"<= number"` or `">= number"`.
+        target (`str`): `"<= number"`, `">= number"`, or empty.
         inverse (`bool`, *optional*, defaults to `False`): Whether the ratio is peer ÷ ours and not ours ÷ peer.
         note (`str`, *optional*): See [`Row`].
     """

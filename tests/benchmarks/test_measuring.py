@@ -1,0 +1,68 @@
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks.measuring import alternate, compare, median_interval
+from benchmarks.memory import peak_bytes
+from benchmarks.sampler import textbook_rss
+
+
+def test_jobs_take_turns_and_neither_is_always_first():
+    order = []
+
+    def job(name):
+        return lambda: order.append(name) or float(len(order))
+
+    figures = alternate([job("a"), job("b")], repetitions=3, warm_up=1)
+    assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
+    assert figures == [[3, 6, 7], [4, 5, 8]]  # each job has its own
+
+
+def test_the_interval_of_a_median_is_of_order_statistics():
+    assert median_interval([5, 1, 3]) == (1, 5)
+    # of nine values the second and the eighth hold the median with 96 %, the third and the seventh with 82 %
+    assert median_interval(range(9)) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "target, met", [("<= 0.5", True), ("<= 0.4", False), (">= 0.5", True), (">= 0.6", False), ("", None)]
+)
+def test_a_row_knows_whether_its_target_is_met(target, met):
+    row = compare("x", [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], "s", target)
+    assert (row.ours, row.peer, row.ratio, row.met) == (2.0, 4.0, 0.5, met)
+    assert compare("x", [1.0], [4.0], "s", ">= 4", inverse=True).ratio == 4.0
+
+
+def test_memory_counts_what_is_held_at_one_moment():
+    def one_after_the_other():
+        for _ in range(5):
+            torch.ones(1 << 20)
+
+    def together():
+        return [torch.ones(1 << 20) for _ in range(5)]
+
+    assert 4 << 20 <= peak_bytes(one_after_the_other) < 10 << 20
+    assert peak_bytes(together) >= 20 << 20
+
+
+def test_the_textbook_loop_is_what_ours_computes():
+    from adversarial_mlm.sampling import rss
+
+    generator = torch.Generator().manual_seed(0)
+    scores, noise = (torch.randn(3, 40, generator=generator, dtype=torch.float64) for _ in range(2))
+    ours = rss(scores, torch.ones(3, 40, dtype=torch.bool), torch.full((3,), 6), noise)
+    assert torch.allclose(textbook_rss(scores, noise, 6), ours, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_the_entry_point_writes_figures_and_machine(repository, tmp_path):
+    command = [sys.executable, "-m", "benchmarks", "encode", "--repetitions", "2", "--json", str(tmp_path / "b.json")]
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["machine"]["torch"] == torch.__version__
+    assert [row["unit"] for row in found["rows"]] == ["residues/s"] * 2 and found["rows"][0]["ours"] > 0
+    assert "| encode and collate, one core" in done.stdout
