@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .batch_stages import micro_steps_before
+from .cpu_dropout import QuickDropout
 from .data_loading import noiser_batches
 from .finite import NOISER, spoil_gradient
 from .gradients import cosine, frozen, soft_embeddings
@@ -51,10 +52,10 @@ class NoiserTurns:
     def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
         """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
         if noised.one_hot is None:
-            outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
+            read = {"input_ids": noised.input_ids}
         else:
-            embeddings = soft_embeddings(noised, self.model.get_input_embeddings(), reversal)
-            outputs = model(inputs_embeds=embeddings, attention_mask=noised.attention_mask)
+            read = {"inputs_embeds": soft_embeddings(noised, self.model.get_input_embeddings(), reversal)}
+        outputs = model(**read, attention_mask=noised.attention_mask)
         labels, residues = noised.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
             labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
@@ -87,7 +88,7 @@ class NoiserTurns:
         if self._noiser_iterator is None or self._next_noiser_update != updates.start:
             self._noiser_iterator = self._noiser_batches(updates.start)
         dropout = self.args.encoder_dropout_in_noiser_phase
-        with frozen(self.model, training=dropout), self._dropout_of_its_own(updates.start):
+        with frozen(self.model, training=dropout), self._dropout_of_its_own(updates.start), self._quick_dropout():
             self.noiser.train()
             for update in updates:
                 with self._clock("data"):
@@ -97,6 +98,12 @@ class NoiserTurns:
                     self._noiser_update(update, self._number_rows(batches))
             self.noiser.eval()
         self._next_noiser_update = updates.stop
+
+    def _quick_dropout(self) -> contextlib.AbstractContextManager:
+        # what is compiled has kernels of its own, and what is computed twice has to come out the same
+        args = self.args
+        usual = args.device.type != "cpu" or args.torch_compile or args.activation_checkpointing
+        return contextlib.nullcontext() if usual else QuickDropout()
 
     @contextlib.contextmanager
     def _dropout_of_its_own(self, update: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ A relaxed choice belongs to the law of one hard choice, and to no other:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -21,7 +21,9 @@ from torch.autograd.function import once_differentiable
 _EPSILON = 2.0**-52
 LEAST_TEMPERATURE = 0.1
 _PARTS = 1_000_000
-_SOLVER_STEPS = 20
+_SOLVER_STEPS = 40
+_LEAST_TOLERANCE = 1e-13  # of the budget
+_SURE = 7.0  # above it exp(-exp(x)) is 0 even in float64
 
 
 def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
@@ -129,7 +131,7 @@ class _RelaxedSubset(torch.autograd.Function):
     """[`rss`] of keys, with a backward pass derived by hand.
 
     It works on weights w = exp(keys / t) instead of keys, so that a draw needs neither exponential nor logarithm:
-    a = w / Σ w is added to the result, and w' = a (1 − a)^(1 / t) is what the next draw starts from. Where h is the
+    a = w / Σ w is added to the result, and a (1 − a)^(1 / t) is what the next draw starts from. Where h is the
     gradient of the keys after a draw and g that of the result, the gradient of the keys before it is
     h + a (u − ⟨a, u⟩) / t with u = g − h / (1 − a). It takes float64 to hold such weights, and to subtract a from 1
     where one position has nearly everything. The tensors of the loops are made before them: fresh ones would cost more
@@ -142,64 +144,70 @@ class _RelaxedSubset(torch.autograd.Function):
         segment = max(math.isqrt(draws), 1)
         weights = _weights(keys, mask, temperature)
         starts = weights.new_empty(-(-draws // segment), *weights.shape)
+        shares = weights.new_empty(draws, len(weights), 1)  # one over the sum of the weights
         soft, spent, left = torch.zeros_like(weights), torch.empty_like(weights), torch.empty_like(weights)
-        for draw in range(draws):
+        for draw, (share, counts, spend) in enumerate(zip(shares.unbind(), counted.unbind(), spends, strict=True)):
             if draw % segment == 0:
                 starts[draw // segment] = weights
-            _draw(weights, spends[draw], temperature, spent, left)
-            soft.addcmul_(spent, counted[draw])
-        ctx.save_for_backward(mask, budget, starts)
+            torch.sum(weights, dim=-1, keepdim=True, out=share).reciprocal_()
+            _draw(weights, share, spend, temperature, spent, left)
+            soft.addcmul_(spent, counts)
+        ctx.save_for_backward(mask, budget, starts, shares)
         ctx.draws, ctx.segment, ctx.temperature, ctx.gated = draws, segment, temperature, gated
-        return soft.to(keys.dtype)
+        return soft.mul_(mask).to(keys.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_soft):
-        mask, budget, starts = ctx.saved_tensors
+        mask, budget, starts, shares = ctx.saved_tensors
         counted, spends = _turns(budget, ctx.draws, ctx.gated)
+        # of a row that is done a = 0 is made, and so its gradient
+        turns = list(zip((shares * counted).unbind(), spends, strict=True))
         grad = grad_soft.double() * mask
-        grad_keys, through = torch.zeros_like(grad), torch.empty_like(grad)
-        weights, spent = torch.empty_like(grad), grad.new_empty(ctx.segment, *grad.shape)
-        left = torch.empty_like(spent)
-        for first in reversed(range(0, ctx.draws, ctx.segment)):
-            last = min(first + ctx.segment, ctx.draws)
-            weights.copy_(starts[first // ctx.segment])
-            for draw in range(first, last):
-                _draw(weights, spends[draw], ctx.temperature, spent[draw - first], left[draw - first])
-            for draw in reversed(range(first, last)):
-                torch.div(grad_keys, left[draw - first], out=through)
-                torch.addcmul(grad * counted[draw], through, spends[draw], value=-1, out=through)
-                through -= torch.linalg.vecdot(through, spent[draw - first])[..., None]
-                grad_keys.addcmul_(spent[draw - first], through, value=1 / ctx.temperature)
+        grad_keys, through, weights = torch.zeros_like(grad), torch.empty_like(grad), torch.empty_like(grad)
+        spent, left = (grad.new_empty(ctx.segment, *grad.shape).unbind() for _ in range(2))
+        for start in reversed(range(len(starts))):
+            weights.copy_(starts[start])
+            part = turns[start * ctx.segment : (start + 1) * ctx.segment]
+            for (share, spend), a, rest in zip(part, spent, left, strict=False):  # the last part is shorter
+                _draw(weights, share, spend, ctx.temperature, a, rest)
+            for (_, spend), a, rest in reversed(list(zip(part, spent, left, strict=False))):
+                torch.addcdiv(grad, grad_keys, rest if spend is None else rest / spend, value=-1, out=through)
+                through -= torch.linalg.vecdot(through, a)[:, None]
+                grad_keys.addcmul_(a, through, value=1 / ctx.temperature)
         return grad_keys.to(grad_soft.dtype), None, None, None, None, None
 
 
-def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """At which draws a row adds to the result, and at which it spends; each `(draws, batch, 1)`, 0 or 1.
+def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+    """Which rows add each draw to the result, `(draws, batch, 1)`, and which spend in it, `(batch, 1)`; 0 or 1.
 
-    A gated row may go on spending when it is done, as nothing looks at it any more.
+    A gated row may go on spending when it is done, as nothing looks at it any more: `None`.
     """
     draw = torch.arange(draws, device=budget.device)[:, None, None]
     if gated:
-        return (draw < budget[:, None]).double(), torch.ones_like(draw.expand(-1, len(budget), 1), dtype=torch.float64)
+        return (draw < budget[:, None]).double(), [None] * draws
     most = budget.max() if budget.numel() else 0
-    return (draw < most).double().expand(-1, len(budget), 1), (draw + 1 < budget[:, None]).double()
+    return (draw < most).double().expand(-1, len(budget), 1), (draw + 1 < budget[:, None]).double().unbind()
 
 
 def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-    """exp(keys / t) over the largest of the row, float64, 0 where nothing may be chosen."""
+    """exp(keys / t) over the row's largest, float64; 0 where nothing may be chosen, 1 in a row without positions."""
     keys = keys.double().masked_fill(~mask, -torch.inf) / temperature
-    return (keys - keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)).exp_()
+    keys -= keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)
+    return keys.masked_fill_(~mask.any(dim=-1, keepdim=True), 0).exp_()
 
 
 def _draw(
-    weights: torch.Tensor, spends: torch.Tensor, temperature: float, spent: torch.Tensor, left: torch.Tensor
+    weights: torch.Tensor,
+    share: torch.Tensor,
+    spend: torch.Tensor | None,
+    temperature: float,
+    spent: torch.Tensor,
+    left: torch.Tensor,
 ) -> None:
     """One softmax into `spent`, what it leaves into `left`, and the weights of the next draw."""
-    total = weights.sum(dim=-1, keepdim=True).clamp_min_(torch.finfo(weights.dtype).tiny)  # a row without positions
-    torch.mul(weights, total.reciprocal_(), out=spent)
-    torch.mul(spent, spends, out=left)
-    torch.sub(1 + _EPSILON, left, out=left)
+    torch.mul(weights, share, out=spent)
+    torch.sub(1 + _EPSILON, spent if spend is None else spent * spend, out=left)
     torch.mul(spent, left if temperature == 1 else left ** (1 / temperature), out=weights)
 
 
@@ -254,9 +262,9 @@ def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _rung_by_now(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rate = x.exp()
-    # where the rate overflows its derivative is 0, not inf · 0
-    return -torch.expm1(-rate), torch.where(rate < 1e3, rate * torch.exp(-rate), 0)
+    rate = x.clamp_max(_SURE).exp()
+    late = torch.expm1(-rate).neg_()
+    return late, rate.mul_(1 - late)
 
 
 def _logistic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -273,7 +281,7 @@ class _BudgetedProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx, scores, mask, budget, law):
         with torch.autocast(scores.device.type, enabled=False):
-            probabilities, slope = _solve(scores, mask, budget, law)
+            probabilities, slope = _solve(scores, mask, budget, law, may_stop=scores.device.type == "cpu")
         ctx.save_for_backward(slope)
         return probabilities
 
@@ -291,37 +299,48 @@ def _solve(
     mask: torch.Tensor,
     budget: torch.Tensor,
     law: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    may_stop: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and their slopes, by Newton's method inside a bracket that halves where Newton leaves it.
+    """Probabilities and their slopes, by Newton's method in float64, in a bracket that halves where Newton leaves it.
 
-    The bracket: at c = −s_(k) − log n the sum of either law is at most k, and at c = −s_(k+1) + log n at least k.
+    Newton's steps are those for the log-odds of the share that is chosen, which are nearly straight in c: four or five
+    are enough where scores differ by less than ten. Both laws are below e^x, which is where the bracket begins, and at
+    log n above minus the least score all but one position are chosen. With `may_stop` it is over when all rows are right,
+    for which the host has to look; otherwise all steps are made.
     """
     if scores.shape[-1] == 0:
         return scores.clone(), scores.clone()
     positions = mask.sum(dim=-1, keepdim=True)
     target = torch.minimum(budget[:, None], positions)
-    x = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    ordered = x.sort(dim=-1, descending=True).values
-    kth = ordered.gather(-1, (target - 1).clamp_min(0))
-    gap = kth - ordered.gather(-1, target.clamp_max(scores.shape[-1] - 1))
-    # counted from the k-th score, so that large scores cost no precision
-    x = (scores - kth).masked_fill(~mask, torch.finfo(scores.dtype).min)
-    margin = positions.clamp_min(2).to(scores.dtype).log()
-    low, high = -margin, gap + margin
-    shift = (low + high) / 2
+    undecided = (target > 0) & (target < positions)
+    wanted = torch.where(undecided, target, positions / 2).double()  # of the others nothing is asked
+    tolerance = wanted * max(torch.finfo(scores.dtype).eps / 8, _LEAST_TOLERANCE)
+    x = scores.double().masked_fill(~mask, -torch.inf)
+    x = x - x.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
+    shift = wanted.log() - x.exp().sum(dim=-1, keepdim=True).clamp_min(1).log()  # below 1 in a row without positions
+    low, high = shift, positions.clamp_min(2).log() - x.masked_fill(~mask, 0).amin(dim=-1, keepdim=True)
     for _ in range(_SOLVER_STEPS):
         probabilities, slope = law(x + shift)
-        excess = probabilities.sum(dim=-1, keepdim=True) - target
-        low = torch.where(excess <= 0, shift, low)
-        high = torch.where(excess >= 0, shift, high)
-        total = slope.sum(dim=-1, keepdim=True)
-        newton = shift - excess / torch.where(total > 0, total, 1)
-        inside = (total > 0) & (newton >= low) & (newton <= high)
+        reached = probabilities.sum(dim=-1, keepdim=True)
+        excess = reached - wanted
+        if may_stop and bool((excess.abs() <= tolerance).all()):
+            break
+        low, high = torch.where(excess <= 0, shift, low), torch.where(excess >= 0, shift, high)
+        newton = shift + _log_odds_step(reached, wanted, positions, slope.sum(dim=-1, keepdim=True))
+        inside = (newton >= low) & (newton <= high)
         shift = torch.where(inside, newton, (low + high) / 2)
-    probabilities, slope = law(x + shift)
-    sure = mask & (target == positions)
-    undecided = mask & (target > 0) & (target < positions)
-    return torch.where(undecided, probabilities, sure.to(scores.dtype)), torch.where(undecided, slope, 0)
+    sure = (mask & (target == positions)).to(scores.dtype)
+    return torch.where(undecided, probabilities, sure).to(scores.dtype), torch.where(undecided, slope, 0).to(
+        scores.dtype
+    )
+
+
+def _log_odds_step(
+    reached: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor, slope: torch.Tensor
+) -> torch.Tensor:
+    rest = positions - reached
+    odds = (wanted / (positions - wanted)).log() - (reached / rest).log()
+    return odds * reached * rest / (positions * slope)
 
 
 class _HajekCorrection(torch.autograd.Function):

@@ -194,11 +194,12 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
     def training_step(self, model, inputs, num_items_in_batch=None):
         *chunks, last = self._chunks(inputs)
         loss = 0.0
-        with self._no_sync(model):
+        with self._no_sync(model), self._quick_dropout():
             for chunk in chunks:
                 loss = loss + super().training_step(model, chunk, num_items_in_batch)
         synced = self.noiser is None or self.accelerator.sync_gradients
-        with contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped):
+        noiser_waits = contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped)
+        with noiser_waits, self._quick_dropout():
             return loss + super().training_step(model, last, num_items_in_batch)
 
     @contextlib.contextmanager

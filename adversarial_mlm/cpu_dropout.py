@@ -1,0 +1,167 @@
+"""Dropout that costs less on a CPU.
+
+PyTorch draws a float32 number for every value that it may drop, and attention with dropout leaves the quick kernel for
+one that works in float32 throughout: together up to half of a training step. Here a value costs 16 random bits, and
+attention stays in the precision it is asked for. The bits come from PyTorch's own generator, so a seed repeats a run;
+they are not the numbers that PyTorch would have drawn.
+"""
+
+import math
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+_LEVELS = 2**16
+
+
+class QuickDropout(TorchFunctionMode):
+    """A context in which `F.dropout`, and `F.scaled_dot_product_attention` with dropout, take the quick way on a CPU.
+
+    It does so for any encoder that calls them. Calls that it does not know (other devices, causal attention, grouped
+    heads, a mask that is learned) go to PyTorch as ever. Not for a forward pass with checkpoints of its activations:
+    the autograd engine repeats it outside of every context, and would draw other numbers.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function is F.dropout:
+            return _dropout_or_stock(*args, **kwargs)
+        if function is F.scaled_dot_product_attention:
+            return _attention_or_stock(*args, **kwargs)
+        return function(*args, **kwargs)
+
+
+def _dropout_or_stock(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False):
+    if training and not inplace and _can_be_quick(input, p):
+        return dropout(input, p)
+    return F.dropout(input, p, training, inplace)
+
+
+def _attention_or_stock(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
+    plain = query.dim() == 4 and query.shape[:2] == key.shape[:2] and not is_causal and not any(others.values())
+    learned_mask = attn_mask is not None and attn_mask.requires_grad
+    if plain and not learned_mask and _can_be_quick(query, dropout_p):
+        return attention(query, key, value, attn_mask, dropout_p, scale)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **others)
+
+
+def _can_be_quick(tensor: torch.Tensor, p: float) -> bool:
+    return 0 < p < 1 and tensor.device.type == "cpu" and tensor.is_floating_point()
+
+
+def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
+    """`F.dropout` of a model in training.
+
+    Args:
+        values (`torch.Tensor`): Any shape, floating point, on a CPU.
+        p (`float`): The chance of each value to become 0, between 0 and 1; rounded to a 65,536th.
+
+    Returns:
+        `torch.Tensor` of the same shape and dtype; what stays is divided by 1 − p.
+    """
+    return _Dropout.apply(values, p)
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, p):
+        keep, factor = _keep_at_random(values, p)
+        ctx.save_for_backward(keep.mul_(factor))
+        return values * keep
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (factors,) = ctx.saved_tensors
+        return grad * factors, None
+
+
+def _keep_at_random(like: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
+    """1 where a value stays and 0 where it is dropped, as numbers of the same shape and dtype, and 1 ÷ (1 − p).
+
+    Not as booleans: a product of two dtypes takes three times as long.
+    """
+    dropped = round(p * _LEVELS)
+    words = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = words.view(torch.int16)[: like.numel()].view(like.shape)
+    keep = torch.empty_like(like, memory_format=torch.contiguous_format)
+    torch.ge(bits, dropped - _LEVELS // 2, out=keep)
+    return keep, _LEVELS / max(_LEVELS - dropped, 1)
+
+
+def attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    p: float,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """`F.scaled_dot_product_attention` with dropout of the probabilities.
+
+    Scores are rounded to the dtype of the queries, as where a model writes its attention out; the softmax adds up in
+    float32.
+
+    Args:
+        query (`torch.Tensor` of shape `(batch, heads, length, width)`): Floating point, on a CPU.
+        key (`torch.Tensor` of shape `(batch, heads, others, width)`): What queries are compared with.
+        value (`torch.Tensor` of shape `(batch, heads, others, width)`): What is taken from there.
+        mask (`torch.Tensor` that broadcasts to `(batch, heads, length, others)`, *optional*): bool, where to look; or
+            numbers that are added to the scores, without a gradient.
+        p (`float`): The chance of each probability to become 0; see [`dropout`].
+        scale (`float`, *optional*): Of the scores. Defaults to 1 / √width.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, heads, length, width)`; 0 for a query that may look nowhere.
+    """
+    parts = (query, key, value)
+    if torch.is_autocast_enabled("cpu"):
+        parts = (part.to(torch.get_autocast_dtype("cpu")) for part in parts)
+    with torch.autocast("cpu", enabled=False):
+        return _Attention.apply(*parts, mask, p, query.shape[-1] ** -0.5 if scale is None else scale)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query, key, value, mask, p, scale):
+        ctx.shapes = query.shape, key.shape, value.shape
+        query, key, value = (query * scale).flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+        scores = torch.bmm(query, key.transpose(1, 2))
+        probabilities = _probabilities(scores.view(*ctx.shapes[0][:3], -1), mask).view_as(scores)
+        keep, factor = _keep_at_random(probabilities, p)
+        value = value * factor
+        ctx.scale, ctx.factor = scale, factor
+        ctx.save_for_backward(query, key, value, probabilities, keep)
+        return torch.bmm(probabilities * keep, value).view(*ctx.shapes[0][:3], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        query, key, value, probabilities, keep = ctx.saved_tensors
+        grad, kept = grad.flatten(0, 1), probabilities * keep
+        grad_value = torch.bmm(kept.transpose(1, 2), grad).mul_(ctx.factor)
+        grad_probabilities = torch.bmm(grad, value.transpose(1, 2), out=kept).mul_(keep)
+        # in place of them: fresh memory would cost as much as the arithmetic
+        grad_scores = torch.ops.aten._softmax_backward_data.out(
+            grad_probabilities, probabilities, -1, probabilities.dtype, grad_input=grad_probabilities
+        )
+        grad_query = torch.bmm(grad_scores, key).mul_(ctx.scale)
+        grad_key = torch.bmm(grad_scores.transpose(1, 2), query)
+        grads = (part.view(shape) for part, shape in zip((grad_query, grad_key, grad_value), ctx.shapes, strict=True))
+        return *grads, None, None, None
+
+
+def _probabilities(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Softmax of `(batch, heads, length, others)`, in place of the scores."""
+    if mask is None:
+        return torch.softmax(scores, dim=-1, out=scores)
+    if mask.dtype != torch.bool:
+        return torch.softmax(scores.add_(mask), dim=-1, out=scores)
+    # half of the least number: nothing added to it becomes infinite, of which a softmax is no number
+    scores += scores.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(scores.dtype).min / 2)
+    torch.softmax(scores, dim=-1, out=scores)
+    if mask.dim() > 1 and mask.shape[-2] > 1:
+        scores *= mask.any(dim=-1, keepdim=True).to(scores.dtype)
+    return scores
