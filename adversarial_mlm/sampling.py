@@ -305,8 +305,8 @@ def _solve(
 
     Newton's steps are those for the log-odds of the share that is chosen, which are nearly straight in c: four or five
     are enough where scores differ by less than ten. Both laws are below e^x, which is where the bracket begins, and at
-    log n above minus the least score all but one position are chosen. With `may_stop` it is over when all rows are right,
-    for which the host has to look; otherwise all steps are made.
+    log n above minus the least score all but one position are chosen. With `may_stop` it is over when all rows are
+    right, for which the host has to look; otherwise all steps are made.
     """
     if scores.shape[-1] == 0:
         return scores.clone(), scores.clone()
