@@ -157,10 +157,14 @@ def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
         )
 
 
-def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
+def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMTrainer:
     """Train as the recipe says and save the result into `output_dir`.
 
     Where a signal stops training (see `trainer.interrupted_by`) there is a checkpoint to go on from, and no result.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+        data ([`ProteinData`], *optional*): Proteins that were read before; by default those that the recipe names.
 
     Raises:
         RecipeError: See [`check_output_dir`] and [`load_data`].
@@ -173,7 +177,7 @@ def pretrain(recipe: Recipe) -> AdversarialMLMTrainer:
         checkpoint = check_output_dir(recipe)
         encoder, collator = build_networks(recipe)
     with processes.same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
-        data = load_data(recipe.data)
+        data = load_data(recipe.data) if data is None else data
     with processes.same_fate(RecipeError, CheckpointError):
         _check_evaluation(recipe, data)
         count_short_proteins(data, collator.rules, recipe.data.cache_dir)

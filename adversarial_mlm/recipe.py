@@ -241,13 +241,39 @@ def parse_recipe(argv: list[str]) -> Recipe:
     Returns:
         [`Recipe`]
     """
-    parser = HfArgumentParser(
+    parser = _parser()
+    words, from_file, path = list(argv), [], ""
+    try:
+        if words and not words[0].startswith("-"):
+            path = words.pop(0)
+            from_file = _words_of_options(parser, read_yaml(path), path)
+        return _recipe(parser, from_file, words, path)
+    except RecipeError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def recipe_of(options: dict[str, Any], words: list[str], source: str) -> Recipe:
+    """The recipe that a YAML file with these options would be, for a program that makes recipes itself.
+
+    Args:
+        options (`dict[str, Any]`): As YAML gives them.
+        words (`list[str]`): A command line of options that win over them.
+        source (`str`): What a sentence about a mistake calls the options.
+
+    Raises:
+        RecipeError: If an option is not known or out of range.
+    """
+    parser = _parser()
+    return _recipe(parser, _words_of_options(parser, options, source), list(words), source)
+
+
+def _parser() -> HfArgumentParser:
+    return HfArgumentParser(
         _PARTS, allow_abbrev=False, usage="%(prog)s [recipe.yaml] [--option value ...]", exit_on_error=False
     )
-    words, from_file, path = list(argv), [], ""
-    if words and not words[0].startswith("-"):
-        path = words.pop(0)
-        from_file = _words_of_file(parser, path)
+
+
+def _recipe(parser: HfArgumentParser, from_file: list[str], words: list[str], path: str) -> Recipe:
     for size, trained in (("encoder", "model_name_or_path"), ("noiser", "noiser_name_or_path")):
         if _says(words, trained) and not _says(words, size):
             from_file = _without(from_file, size)  # what to start from beats the file's size of a fresh one
@@ -262,23 +288,23 @@ def parse_recipe(argv: list[str]) -> Recipe:
             args=[*from_file, *words], return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError, RuntimeError) as error:  # of the many checks of TrainingArguments
-        _refuse(parser, f"{source}{error}")
+        _refuse(f"{source}{error}")
     if rest:
-        _refuse_unknown(parser, rest[0])
+        _refuse_unknown(rest[0])
     recipe = Recipe(*parts)
     for name, value in ((name, value) for part in parts for name, value in vars(part).items()):
         if any(isinstance(item, float) and math.isnan(item) for item in (value if type(value) is list else [value])):
-            _refuse(parser, f"{source}the option '{name}' is not a number")
+            _refuse(f"{source}the option '{name}' is not a number")
     if not recipe.data.train_data:
-        _refuse(parser, f"{source}train_data is missing: name the file, folder or dataset with the proteins")
+        _refuse(f"{source}train_data is missing: name the file, folder or dataset with the proteins")
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
-        _refuse(parser, f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
-    _check_license(parser, recipe.model)
+        _refuse(f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
+    _check_license(recipe.model)
     probes = recipe.probe
     try:
         callback.check_options(probes.probe_tasks, probes.probe_data_dir, probes.probe_steps, probes.probe_max_records)
     except ValueError as error:
-        _refuse(parser, f"{source}{error}")
+        _refuse(f"{source}{error}")
     # an empty text is how to unset a recipe's option on the command line
     recipe.run.background_gate = recipe.run.background_gate or None
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):
@@ -297,7 +323,7 @@ def _without(words: list[str], option: str) -> list[str]:
     return [word for index, word in enumerate(words) if index not in gone and not word.startswith(f"--{option}=")]
 
 
-def _check_license(parser: HfArgumentParser, model: ModelArguments) -> None:
+def _check_license(model: ModelArguments) -> None:
     """Refuse a licence that would make the card invalid on the Hub."""
     if not model.model_license:
         model.model_license = None  # how to unset it on the command line
@@ -306,7 +332,6 @@ def _check_license(parser: HfArgumentParser, model: ModelArguments) -> None:
     if model.model_license not in LICENSES:
         near = difflib.get_close_matches(model.model_license, LICENSES, n=1, cutoff=0.5)
         _refuse(
-            parser,
             f"model_license '{model.model_license}' is no licence identifier of the Hub; use "
             + (f"'{near[0]}' if that is meant, or 'other'" if near else "'other' for one that it does not list"),
         )
@@ -321,11 +346,15 @@ def _check_words(parser: HfArgumentParser, words: list[str], where: str) -> None
         reason = error.message
         for pattern, ours in _REASONS:
             reason = re.sub(pattern, ours, reason)
-        _refuse(parser, f"the option '{name}' {where}: {reason}")
+        _refuse(f"the option '{name}' {where}: {reason}")
 
 
-def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
-    """The command line that says what the YAML file says."""
+def read_yaml(path: str) -> dict[str, Any]:
+    """The options of a YAML file.
+
+    Raises:
+        RecipeError: If it cannot be read or does not hold options; the sentence names the file, and often the line.
+    """
     reason = None
     try:
         content = _load_yaml(Path(path).read_bytes().decode("utf-8-sig"))
@@ -338,14 +367,10 @@ def _words_of_file(parser: HfArgumentParser, path: str) -> list[str]:
     except Exception as error:  # PyYAML's constructors of dates, numbers and tags raise errors of any class
         reason = _yaml_reason(error)
     if reason:
-        _refuse(parser, f"cannot read the recipe {path}: {reason}")
+        _refuse(f"cannot read the recipe {path}: {reason}")
     if not isinstance(content, dict):
-        _refuse(parser, f"the recipe {path} must be a list of `option: value` lines")
-    known = _option_names()
-    for name in content:
-        if name not in known:
-            _refuse_unknown(parser, str(name), path)
-    return _words_of_options(parser, content, path)
+        _refuse(f"the recipe {path} must be a list of `option: value` lines")
+    return content
 
 
 def _load_yaml(text: str) -> Any:
@@ -395,18 +420,21 @@ def _words_of_preset(parser: HfArgumentParser, words: list[str], source: str = "
     try:
         return _words_of_options(parser, presets.game(name), f"the preset {name}")
     except ValueError as error:
-        _refuse(parser, f"{source}{error}")
+        _refuse(f"{source}{error}")
 
 
 def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: str) -> list[str]:
-    words = []
+    words, known = [], _option_names()
+    for name in options:
+        if name not in known:
+            _refuse_unknown(str(name), path)
     takes_many = {action.dest for action in parser._actions if action.nargs in ("+", "*")}
     # YAML reads a bare `no` as false
     has_no = {action.dest for action in parser._actions if "no" in (action.choices or ())}
     for name, value in options.items():
         mistake = _mistake(name, value, name in takes_many)
         if mistake:
-            _refuse(parser, f"the option '{name}' in {path} {mistake}")
+            _refuse(f"the option '{name}' in {path} {mistake}")
         if value is False and name in has_no:
             value = "no"
         items = value if isinstance(value, list) else [] if value is None else [value]
@@ -458,17 +486,15 @@ def _option_names() -> list[str]:
     return list(_defaults())
 
 
-def _refuse_unknown(parser: HfArgumentParser, word: str, path: str | None = None) -> NoReturn:
+def _refuse_unknown(word: str, path: str | None = None) -> NoReturn:
     name = word.lstrip("-").split("=")[0].replace("-", "_")
     where = f"in {path}" if path else "on the command line"
     if not word.startswith("-") and path is None:
-        _refuse(parser, f"cannot make sense of '{word}' on the command line; options look like --name value")
+        _refuse(f"cannot make sense of '{word}' on the command line; options look like --name value")
     near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.5)
-    _refuse(parser, f"unknown option '{name}' {where}" + (f"; did you mean '{near[0]}'?" if near else ""))
+    _refuse(f"unknown option '{name}' {where}" + (f"; did you mean '{near[0]}'?" if near else ""))
 
 
-def _refuse(parser: HfArgumentParser, message: str) -> NoReturn:
+def _refuse(message: str) -> NoReturn:
     message = re.sub(r"hf_\w{16,}", "hf_...", " ".join(message.split()))  # a token that stands in a wrong place
-    parser.exit(
-        2, f"{parser.prog}: {message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + '...'}\n"
-    )
+    raise RecipeError(message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "...")

@@ -5,7 +5,9 @@ three times has the weight 3. `weights` has the shape `(rows,)`, or `(samples, r
 the result is one number or one per sample. A figure that is not defined is nan, never a number made up for it.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -122,6 +124,110 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """The mean of paired differences, by Student's t.
+
+    Attributes:
+        mean (`float`): Of the differences.
+        low, high (`float`): The ends of its interval; nan for fewer than two pairs.
+        p_value (`float`): Two-sided, of a mean of 0; nan for fewer than two pairs.
+        pairs (`int`): How many.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    pairs: int
+
+
+def paired_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> MeanDifference:
+    """By how much the first exceed the second in the mean, and how sure that is.
+
+    Args:
+        first (`Sequence[float]`): One value for each pair, such as each seed.
+        second (`Sequence[float]`): The same of what they are compared with.
+        level (`float`, defaults to 0.95): Of the interval.
+
+    Raises:
+        ValueError: If they are not as many, or none.
+    """
+    if len(first) != len(second) or not len(first):
+        raise ValueError(f"pairs need as many of both, and at least one, got {len(first)} and {len(second)}")
+    differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    pairs, mean = len(differences), float(differences.mean())
+    if pairs < 2:
+        return MeanDifference(mean, math.nan, math.nan, math.nan, pairs)
+    error = float(differences.std(ddof=1)) / math.sqrt(pairs)
+    reach = t_quantile(level, pairs - 1) * error
+    if error == 0:  # all differences are the same
+        return MeanDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, pairs)
+    outside = 1 - t_probability(abs(mean) / error, pairs - 1)
+    return MeanDifference(mean, mean - reach, mean + reach, outside, pairs)
+
+
+def t_probability(t: float, freedom: int) -> float:
+    """The chance that |T| is less than `t` for Student's T with a whole number of degrees of freedom.
+
+    The sum of trigonometric terms of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term = cosine if odd else 1.0
+    total = term if freedom > 1 else 0.0
+    for k in range(3 if odd else 2, freedom - 1, 2):
+        term *= cosine**2 * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def t_quantile(level: float, freedom: int) -> float:
+    """How far from 0, on both sides, `level` of Student's distribution lies."""
+    low, high = 0.0, 1.0
+    while t_probability(high, freedom) < level:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_probability(middle, freedom) < level else (low, middle)
+    return (low + high) / 2
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values that allow for how many there are (Holm's method); those that are nan stay so and do not count.
+
+    Args:
+        p_values (`Sequence[float]`): Of comparisons that belong together.
+
+    Returns:
+        `list[float]`: In the same order. Calling all below α real has a chance of at most α of a single wrong call.
+    """
+    adjusted = [math.nan] * len(p_values)
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    largest = 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Order statistics between which the median lies with at least that confidence, whatever the distribution.
+
+    Of fewer than six values none are that sure; the smallest and the largest are returned.
+    """
+    ordered, n = sorted(values), len(values)
+    outside = 0.0  # the chance that the median lies below the next order statistic, on one side
+    low = 0
+    for k in range(n // 2):
+        outside += math.comb(n, k) / 2**n
+        if 2 * outside > 1 - confidence:
+            break
+        low = k
+    return ordered[low], ordered[n - 1 - low]
 
 
 def _draw(generator: np.random.Generator, samples: int, number: int) -> np.ndarray:

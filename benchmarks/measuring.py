@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import math
 import os
 import platform
 import statistics
@@ -11,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from adversarial_mlm.statistics import median_interval
 
 
 @dataclass
@@ -128,22 +129,6 @@ def compare(
         target=target,
         note=note,
     )
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Order statistics between which the median lies with at least that confidence, whatever the distribution.
-
-    Of fewer than six values none are that sure; the smallest and the largest are returned.
-    """
-    ordered, n = sorted(values), len(values)
-    outside = 0.0  # the chance that the median lies below the next order statistic, on one side
-    low = 0
-    for k in range(n // 2):
-        outside += math.comb(n, k) / 2**n
-        if 2 * outside > 1 - confidence:
-            break
-        low = k
-    return ordered[low], ordered[n - 1 - low]
 
 
 def machine() -> dict:

@@ -3,9 +3,10 @@
 import torch
 
 from adversarial_mlm.presets import GAMES
+from adversarial_mlm.turns import train_in_turns
 
 from .measuring import Row, alternate, compare, timed
-from .training import our_trainer, proteins, train_in_turns
+from .training import our_trainer, proteins
 
 SIZE, _BATCH = "tape-38m", 8
 FAST = {"name": GAMES["fast"]["noiser"], "backbone": GAMES["fast"]["noiser_backbone"]}

@@ -6,9 +6,10 @@ from datasets import Dataset
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from adversarial_mlm import build_protein_tokenizer
+from adversarial_mlm.turns import train_in_turns
 
 from .measuring import Row, compare
-from .training import MAX_LENGTH, _common, fresh_encoder, our_trainer, proteins, train_in_turns
+from .training import MAX_LENGTH, _common, fresh_encoder, our_trainer, proteins
 
 SIZE, _BATCH = "small", 32
 

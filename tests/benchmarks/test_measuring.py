@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks.measuring import alternate, compare, median_interval
+from benchmarks.measuring import alternate, compare
 from benchmarks.memory import peak_bytes
 from benchmarks.sampler import textbook_rss
 
@@ -19,12 +19,6 @@ def test_jobs_take_turns_and_neither_is_always_first():
     figures = alternate([job("a"), job("b")], repetitions=3, warm_up=1)
     assert order == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert figures == [[3, 6, 7], [4, 5, 8]]  # each job has its own
-
-
-def test_the_interval_of_a_median_is_of_order_statistics():
-    assert median_interval([5, 1, 3]) == (1, 5)
-    # of nine values the second and the eighth hold the median with 96 %, the third and the seventh with 82 %
-    assert median_interval(range(9)) == (1, 7)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""Whole trainers that take turns, a step each, so that whatever else the machine does falls on all of them."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+
+class _Turns(TrainerCallback):
+    """Lets one step pass at a time, and notes how long it took."""
+
+    def __init__(self, own: threading.Event, following: threading.Event):
+        self.own, self.following, self.seconds = own, following, []
+
+    def _wait(self) -> None:
+        self.own.wait()
+        self.own.clear()
+        self.start = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self._wait()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.start)
+        self.following.set()
+        if state.global_step < args.max_steps:
+            self._wait()
+
+
+def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
+    """Train each in a thread of its own, a step of one after a step of the other, all with the same `max_steps`.
+
+    A step is everything from the end of the step before: data, the noiser's updates, the encoder's.
+
+    Returns:
+        `list[list[float]]`: Seconds of every step, for each trainer.
+
+    Raises:
+        RuntimeError: If a trainer failed.
+    """
+    events = [threading.Event() for _ in trainers]
+    turns = [_Turns(own, following) for own, following in zip(events, events[1:] + events[:1], strict=True)]
+    failures: list[BaseException] = []
+
+    def train(trainer: Trainer, turn: _Turns) -> None:
+        trainer.add_callback(turn)
+        try:
+            trainer.train()
+        except BaseException as error:
+            failures.append(error)
+            for event in events:
+                event.set()
+
+    threads = [threading.Thread(target=train, args=pair, daemon=True) for pair in zip(trainers, turns, strict=True)]
+    for thread in threads:
+        thread.start()
+    events[0].set()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise RuntimeError("a trainer failed while it was measured") from failures[0]
+    return [turn.seconds for turn in turns]

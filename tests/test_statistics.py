@@ -1,0 +1,59 @@
+import math
+
+import pytest
+
+from adversarial_mlm.statistics import holm, median_interval, paired_difference, t_probability, t_quantile
+
+
+def test_the_interval_of_a_median_is_of_order_statistics():
+    assert median_interval([5, 1, 3]) == (1, 5)
+    # of nine values the second and the eighth hold the median with 96 %, the third and the seventh with 82 %
+    assert median_interval(range(9)) == (1, 7)
+
+
+@pytest.mark.parametrize(
+    "freedom, quantile", [(1, 12.706205), (2, 4.302653), (3, 3.182446), (9, 2.262157), (30, 2.042272)]
+)
+def test_quantiles_of_t_are_those_of_the_tables(freedom, quantile):
+    assert t_quantile(0.95, freedom) == pytest.approx(quantile, abs=1e-6)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 25])
+@pytest.mark.parametrize("t", [0.0, 0.3, 1.0, 4.0])
+def test_probabilities_of_t_are_those_of_scipy(t, freedom):
+    stats = pytest.importorskip("scipy.stats")
+    assert t_probability(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-12)
+
+
+def test_a_paired_difference_has_the_interval_of_students_t():
+    found = paired_difference([1.0, 2.0, 4.0], [0.0, 2.0, 2.0])  # differences 1, 0, 2: mean 1, deviation 1
+    reach = 4.302653 / math.sqrt(3)
+    assert (found.mean, found.pairs) == (1.0, 3)
+    assert (found.low, found.high) == pytest.approx((1 - reach, 1 + reach), abs=1e-6)
+    assert found.p_value == pytest.approx(0.225403, abs=1e-6)  # P(|T| > 1.7320508) with 2 degrees of freedom
+
+
+def test_one_pair_has_a_difference_and_no_interval():
+    found = paired_difference([2.0], [1.5])
+    assert found.mean == 0.5 and all(math.isnan(value) for value in (found.low, found.high, found.p_value))
+
+
+def test_pairs_that_all_differ_alike_leave_no_doubt():
+    assert paired_difference([3.0, 3.0], [3.0, 3.0]).p_value == 1.0
+    found = paired_difference([3.0, 4.0], [2.0, 3.0])
+    assert (found.low, found.high, found.p_value) == (1.0, 1.0, 0.0)
+
+
+def test_what_has_no_partner_is_refused():
+    with pytest.raises(ValueError, match="as many of both"):
+        paired_difference([1.0], [])
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_lets_a_larger_one_pass_it():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_comparisons_without_a_p_value_do_not_count_for_the_others():
+    first, none = holm([0.02, math.nan])
+    assert first == 0.02 and math.isnan(none)
