@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from .attention_masks import encoder_mask
 from .batch_stages import micro_steps_before
 from .data_loading import noiser_batches
 from .finite import NOISER, spoil_gradient
@@ -50,11 +51,12 @@ class NoiserTurns:
 
     def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
         """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
+        mask = encoder_mask(self.model, noised.attention_mask, inputs.get("padded", True))
         if noised.one_hot is None:
-            outputs = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask)
+            outputs = model(input_ids=noised.input_ids, attention_mask=mask)
         else:
             embeddings = soft_embeddings(noised, self.model.get_input_embeddings(), reversal)
-            outputs = model(inputs_embeds=embeddings, attention_mask=noised.attention_mask)
+            outputs = model(inputs_embeds=embeddings, attention_mask=mask)
         labels, residues = noised.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
             labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)

@@ -146,10 +146,16 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         ]
 
     def _chunks(self, batch: dict) -> list[dict]:
-        """What of a batch is read at once."""
-        if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
-            return [batch]
-        return cut_by_length(batch, self.args.overhead_of_a_chunk)
+        """What of a batch is read at once, each with `padded`: whether any of its tokens is padding."""
+        chunks = [batch]
+        if self.data_collator.rules.gated:  # otherwise a row's masks depend on the others of its batch
+            chunks = cut_by_length(batch, self.args.overhead_of_a_chunk)
+        return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor):  # the stock trainer waits for the device at every one of them
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
@@ -187,7 +193,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         for batch in batch_samples:
             budget = self.data_collator.mask_budget(batch["num_residues"])
             items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
-        return self.accelerator.reduce(items.to(device), reduction="sum").clamp_min(1)
+        items = items.to(device, non_blocking=True)
+        return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
 
     # ---- Encoder ----
 
