@@ -3,6 +3,8 @@
 import torch
 from transformers import PreTrainedModel
 
+PACKED_ATTENTION = "adversarial_mlm_packed"  # an attn_implementation that is `sdpa` where rows are padded
+
 
 def square_mask(attention_mask: torch.Tensor) -> torch.Tensor:
     """The mask that transformers makes of a batch's padding for `sdpa`.
@@ -31,6 +33,6 @@ def encoder_mask(model: PreTrainedModel, attention_mask: torch.Tensor, padded: b
     Returns:
         `torch.Tensor`, or `None` for a BERT where nothing is padded.
     """
-    if model.config.model_type != "bert" or model.config._attn_implementation != "sdpa":
+    if model.config.model_type != "bert" or model.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
         return attention_mask
     return square_mask(attention_mask) if padded else None

@@ -32,6 +32,7 @@ from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
+from .packing import pack_attention, packed_rows
 from .precision import compiled_as, not_compiled
 from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
@@ -98,6 +99,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
             check_soft_inputs(self.model, data_collator)
         freeze_what_is_not_reached(self.model, data_collator)
+        if self.args.packed_attention:
+            pack_attention(self.model, data_collator)
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
@@ -145,11 +148,14 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             for micro_step, batch in enumerate(batches)
         ]
 
-    def _chunks(self, batch: dict) -> list[dict]:
-        """What of a batch is read at once, each with `padded`: whether any of its tokens is padding."""
-        chunks = [batch]
-        if self.data_collator.rules.gated:  # otherwise a row's masks depend on the others of its batch
-            chunks = cut_by_length(batch, self.args.overhead_of_a_chunk)
+    def _chunks(self, batch: dict, packed: bool = False) -> list[dict]:
+        """What of a batch is read at once, each with `padded` (whether any of its tokens is padding) or `packed`."""
+        whole = packed and self.args.chunk_overhead is None
+        if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
+            whole = True
+        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk)
+        if packed:
+            return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
         return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
 
     def _prepare_input(self, data):
@@ -199,7 +205,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
     # ---- Encoder ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        *chunks, last = self._chunks(inputs)
+        *chunks, last = self._chunks(inputs, self.args.packed_attention)
         loss = 0.0
         with self._no_sync(model):
             for chunk in chunks:
