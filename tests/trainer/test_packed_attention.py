@@ -71,7 +71,7 @@ def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
     assert largest_difference(parameters_of(packed), parameters_of(padded)) < 1e-10
     for a, b in zip(log_of(packed), log_of(padded), strict=True):
         for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
-            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-9, abs=1e-12)
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
     # one row each, and no token of padding; the slow copy of the encoder reads padded rows
     own = [(rows, columns) for rows, columns in packed.shapes if rows == 1 or run != "reducible"]
     assert {rows for rows, _ in own} == {1} != {rows for rows, _ in padded.shapes}
