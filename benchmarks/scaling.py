@@ -130,6 +130,6 @@ def _times(repetitions: int) -> list[Row]:
     ]
 
 
-def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
+def run(repetitions: int = 3, corpus: str | None = None) -> list[Row]:
     """The formulas of `docs/scaling.md`, exactly where products are counted, and as far as a machine follows them."""
     return [*_counts(), *_games(corpus), *_times(repetitions)]
