@@ -159,6 +159,8 @@ def _probabilities(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Ten
         return torch.softmax(scores, dim=-1, out=scores)
     if mask.dtype != torch.bool:
         return torch.softmax(scores.add_(mask), dim=-1, out=scores)
+    if mask.dim() > 1 and mask.stride(-2) == 0:  # all queries look at the same
+        mask = mask[..., :1, :]
     # half of the least number: nothing added to it becomes infinite, of which a softmax is no number
     scores += scores.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(scores.dtype).min / 2)
     torch.softmax(scores, dim=-1, out=scores)

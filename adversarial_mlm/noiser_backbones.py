@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ModernBertConfig, ModernBertModel
 
+from .attention_masks import square_mask
 from .configuration_noiser import NoiserConfig
 
 
@@ -132,4 +133,4 @@ class NoiserTransformer(nn.Module):
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """`(batch, length, embedding)` and `(batch, length)` to `(batch, length, hidden)`."""
         hidden = self.project(hidden)
-        return self.transformer(inputs_embeds=hidden, attention_mask=attention_mask).last_hidden_state
+        return self.transformer(inputs_embeds=hidden, attention_mask=square_mask(attention_mask)).last_hidden_state

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from .attention_masks import encoder_mask
 from .checkpoints import CheckpointError
 from .losses import token_losses
 from .noising import NoisedBatch
@@ -127,7 +128,8 @@ class ReducibleReward(CreditReward):
 
     @torch.no_grad()
     def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        logits = self.slow(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+        mask = encoder_mask(self.slow, noised.attention_mask, padded=True)
+        logits = self.slow(input_ids=noised.input_ids, attention_mask=mask).logits
         return losses - token_losses(logits, noised.labels)
 
     @torch.no_grad()

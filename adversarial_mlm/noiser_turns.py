@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from .attention_masks import encoder_mask
 from .batch_stages import micro_steps_before
 from .cpu_dropout import QuickDropout
 from .data_loading import noiser_batches
@@ -17,6 +18,7 @@ from .losses import IGNORE_INDEX, loss_weights, token_losses
 from .noiser_rewards import NoiserReward
 from .noiser_schedule import Alternation, Ramp
 from .noising import NoisedBatch
+from .packing import padding_index_of, read_packed
 from .training_args import AdversarialMLMTrainingArguments
 
 
@@ -51,11 +53,14 @@ class NoiserTurns:
 
     def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
         """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
-        if noised.one_hot is None:
-            read = {"input_ids": noised.input_ids}
-        else:
+        read = {"input_ids": noised.input_ids}
+        if noised.one_hot is not None:
             read = {"inputs_embeds": soft_embeddings(noised, self.model.get_input_embeddings(), reversal)}
-        outputs = model(**read, attention_mask=noised.attention_mask)
+        if "packed" in inputs:
+            outputs = read_packed(model, inputs["packed"], padding_index_of(self.model), **read)
+        else:
+            mask = encoder_mask(self.model, noised.attention_mask, inputs.get("padded", True))
+            outputs = model(**read, attention_mask=mask)
         labels, residues = noised.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
             labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
@@ -117,7 +122,7 @@ class NoiserTurns:
         """One step up what the noiser is paid (`update_noiser` of Algorithm 4)."""
         items = self._get_num_items_in_batch(batches, self.args.device)
         total = torch.zeros((), device=self.args.device)
-        chunks = [chunk for batch in batches for chunk in self._chunks(batch)]
+        chunks = [chunk for batch in batches for chunk in self._chunks(batch, self.args.packed_attention)]
         for index, chunk in enumerate(chunks):
             last = index == len(chunks) - 1
             self.accelerator.gradient_state._set_sync_gradients(last)

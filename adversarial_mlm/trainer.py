@@ -32,6 +32,7 @@ from .masking_statistics import MaskingStatistics
 from .noiser_rewards import build_reward
 from .noiser_schedule import Ramp
 from .noiser_turns import NoiserTurns
+from .packing import pack_attention, packed_rows
 from .precision import compiled_as, not_compiled
 from .run_log import METRICS_FILE, BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from .training_args import AdversarialMLMTrainingArguments
@@ -98,6 +99,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
             check_soft_inputs(self.model, data_collator)
         freeze_what_is_not_reached(self.model, data_collator)
+        if self.args.packed_attention:
+            pack_attention(self.model, data_collator)
         if self.noiser is not None:
             self._move_model_to_device(self.noiser, self.args.device)
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
@@ -145,11 +148,20 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             for micro_step, batch in enumerate(batches)
         ]
 
-    def _chunks(self, batch: dict) -> list[dict]:
-        """What of a batch is read at once."""
+    def _chunks(self, batch: dict, packed: bool = False) -> list[dict]:
+        """What of a batch is read at once, each with `padded` (whether any of its tokens is padding) or `packed`."""
+        whole = packed and self.args.chunk_overhead is None
         if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
-            return [batch]
-        return cut_by_length(batch, self.args.overhead_of_a_chunk)
+            whole = True
+        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk)
+        if packed:
+            return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
+        return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
+
+    def _prepare_input(self, data):
+        if isinstance(data, torch.Tensor):  # the stock trainer waits for the device at every one of them
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         # called once per step: the place to let the noiser move before the encoder does
@@ -187,12 +199,13 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         for batch in batch_samples:
             budget = self.data_collator.mask_budget(batch["num_residues"])
             items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
-        return self.accelerator.reduce(items.to(device), reduction="sum").clamp_min(1)
+        items = items.to(device, non_blocking=True)
+        return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
 
     # ---- Encoder ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        *chunks, last = self._chunks(inputs)
+        *chunks, last = self._chunks(inputs, self.args.packed_attention)
         loss = 0.0
         with self._no_sync(model), self._quick_dropout():
             for chunk in chunks:

@@ -9,6 +9,7 @@ from .batch_stages import Stage, read_stages
 from .distribution import check_launcher
 from .noiser_rewards import REWARDS
 from .noiser_schedule import UPDATES, Ramp
+from .packing import check_packing
 from .precision import check_precision
 
 _LOSS_SCOPES = ("masked", "all")
@@ -81,6 +82,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             its longest, where that saves more padding than so many tokens a chunk. The update is the same but for
             rounding and dropout's numbers. By default 256 on a CPU, and 4,096 elsewhere (an estimate); a number above
             the tokens of a batch never cuts, as by default with `torch_compile`, to which every number of rows is new.
+        packed_attention (`bool`, *optional*, defaults to `False`): The encoder reads all proteins of a batch in one
+            row, without any padding, each attending to itself alone. For GPUs (Ampere and later), and for encoders
+            with `attn_implementation` `sdpa` that give a protein the same logits then, which is asked at the start.
+            Batches are then cut where `chunk_overhead` is given, and not by default. The noiser, `reducible`'s slow
+            encoder and evaluation read padded rows.
         eval_mask_rate (`float`, *optional*, defaults to 0.15): Share of the residues hidden in evaluation, all by
             [MASK], the same residues in every run with the same `eval_mask_seed`.
         eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
@@ -152,6 +158,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     chunk_overhead: int | None = field(
         default=None, metadata={"help": "Cut batches by length where it saves so many tokens a chunk."}
     )
+    packed_attention: bool = field(default=False, metadata={"help": "GPUs: read a batch as one row without padding."})
     eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues hidden in evaluation."})
     eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of evaluation's masks."})
 
@@ -299,6 +306,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if getattr(self, name):
                 raise ValueError(f"{name} is not supported; use {name.split('_')[0]} for training and evaluation")
         check_precision(self)
+        if self.packed_attention:
+            check_packing(self)
         if not self.dataloader_in_order:
             raise ValueError("dataloader_in_order: false is not supported: a run could not be repeated")
         if self.auto_find_batch_size:

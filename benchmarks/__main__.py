@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from . import encode, limit, noiser, sampler, step_cost, throughput
+from . import encode, limit, noiser, sampler, scaling, step_cost, throughput
 from .measuring import Row, machine
 
 NAMES = {
@@ -16,6 +16,7 @@ NAMES = {
     "encode": encode,
     "limit": limit,
     "noiser": noiser,
+    "scaling": scaling,
 }
 
 _VERDICTS = {None: "", True: "met", False: "**missed**"}

@@ -1,0 +1,135 @@
+"""How the cost of a token grows with length, batch and encoder, beside the formulas of `docs/scaling.md`."""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertForMaskedLM
+
+from .measuring import Row, alternate, compare, timed
+from .step_cost import FAST
+from .training import fresh_encoder, our_trainer, proteins
+
+_LENGTHS, _BATCHES, _LENGTH, _TOKENS = (64, 256, 512, 1024), (4, 64), 128, 2048
+_COUNTED = ("small", "tape-38m")
+# of an encoder's update, in forward passes of the encoder: of its linear layers, of its attention, of the noiser
+_GAMES = {
+    "paper": ({}, (5, 6, 4)),
+    "paper, by reversal": ({"noiser_update": "reversal"}, (3, 3, 3)),
+    "paper, credit": ({"noiser_reward": "credit"}, (4, 4, 4)),
+    "fast": ({}, (3, 3, 3)),
+}
+
+
+def flops_of_a_token(config: BertConfig, length: int) -> tuple[float, float]:
+    """Of a forward pass, for every token of rows of so many: linear layers, and attention.
+
+    Matrix products alone, a multiplication and an addition each. A backward pass has twice as many of both.
+    """
+    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    linear = layers * 2 * (4 * hidden**2 + 2 * hidden * inner) + 2 * hidden * (hidden + config.vocab_size)
+    return float(linear), float(layers * 4 * length * hidden)
+
+
+def _forward_and_backward(encoder: BertForMaskedLM, rows: int, length: int):
+    ids = torch.randint(5, 25, (rows, length), generator=torch.Generator().manual_seed(0))
+
+    def job() -> None:
+        encoder.zero_grad()
+        encoder(input_ids=ids, labels=ids).loss.backward()
+
+    return job
+
+
+def _encoder(size: str, **overrides) -> BertForMaskedLM:
+    # without dropout, whose random numbers no formula of products counts
+    return fresh_encoder(size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **overrides)
+
+
+def _counted(job) -> float:
+    with FlopCounterMode(display=False) as counter:
+        job()
+    return float(counter.get_total_flops())
+
+
+def _counts() -> list[Row]:
+    """Products of a forward and a backward pass, as PyTorch counts them, over those of the formula."""
+    rows = []
+    for size in _COUNTED:
+        # plain products, as PyTorch does not count those of a CPU's attention kernel
+        encoder = _encoder(size, attn_implementation="eager", max_position_embeddings=max(_LENGTHS))
+        for length in (min(_LENGTHS), max(_LENGTHS)):
+            counted = _counted(_forward_and_backward(encoder, 1, length)) / length
+            formula = 3 * sum(flops_of_a_token(encoder.config, length))
+            name = f"FLOP of a token, counted ÷ formula, {size}, length {length}"
+            rows.append(compare(name, [counted / 1e6], [formula / 1e6], "MFLOP", ""))
+    return rows
+
+
+def _games(corpus: str | None) -> list[Row]:
+    """Products of a whole update of the encoder with the noiser's share in it, over those of the formula."""
+    whole = proteins(corpus).filter(lambda row: row["length"] >= _LENGTH)
+    dataset = whole.map(lambda row: {"sequence": row["sequence"][:_LENGTH]})
+    length, batch_size, rows = _LENGTH + 2, 2, []
+    for name, (settings, (linear, attention, noiser)) in _GAMES.items():
+        game = name.partition(",")[0]
+        turns = {"noiser_steps": 1, "encoder_steps": 1} if game == "paper" and "reversal" not in name else {}
+        trainer = our_trainer(
+            dataset,
+            "tape-38m",
+            game,
+            1,
+            batch_size=batch_size,
+            noiser=FAST if game == "fast" else None,
+            encoder={"attn_implementation": "eager"},
+            noiser_cosine_steps=0,
+            **{**turns, **settings},
+        )
+        counted = _counted(trainer.train)
+        ids = torch.full((1, length), 7)
+        with torch.no_grad():
+            nu = _counted(lambda ids=ids, trainer=trainer: trainer.noiser(ids)) / length
+        a, b = flops_of_a_token(trainer.model.config, length)
+        formula = (linear * a + attention * b + noiser * nu) * length * batch_size
+        rows.append(
+            compare(
+                f"FLOP of an update, counted ÷ formula, tape-38m, length {length}: {name}",
+                [counted / 1e9],
+                [formula / 1e9],
+                "GFLOP",
+                "",
+                note=f"{formula / (3 * (a + b) * length * batch_size):.2f} times random masks, ν = {nu / (a + b):.3f}",
+            )
+        )
+    return rows
+
+
+def _times(repetitions: int) -> list[Row]:
+    """Seconds for a token, over what the formula makes of those of one shape."""
+    small = _encoder("small", max_position_embeddings=max(_LENGTHS))
+    shapes = [("small", _TOKENS // _LENGTH, _LENGTH)]
+    shapes += [("small", _TOKENS // length, length) for length in _LENGTHS]
+    shapes += [("small", rows, _LENGTH) for rows in _BATCHES]
+    shapes += [("tiny", _TOKENS // _LENGTH, _LENGTH), ("tape-38m", 4, _LENGTH)]
+    encoders = {"small": small, "tiny": _encoder("tiny"), "tape-38m": _encoder("tape-38m")}
+    jobs = [_forward_and_backward(encoders[size], rows, length) for size, rows, length in shapes]
+    seconds = alternate(timed(*jobs), repetitions)
+    cost = [sum(flops_of_a_token(encoders[size].config, length)) for size, _, length in shapes]
+    per_token = [
+        [s / (rows * length) for s in series] for series, (_, rows, length) in zip(seconds, shapes, strict=True)
+    ]
+    return [
+        compare(
+            f"time of a token, measured ÷ formula, {size}, {rows} rows of {length}",
+            [s * 1e6 for s in per_token[index]],
+            [s * 1e6 * cost[index] / cost[0] for s in per_token[0]],
+            "µs",
+            "",
+            note=f"from {shapes[0][1]} rows of {_LENGTH} of {shapes[0][0]}",
+        )
+        for index, (size, rows, length) in enumerate(shapes)
+        if index
+    ]
+
+
+def run(repetitions: int = 3, corpus: str | None = None) -> list[Row]:
+    """The formulas of `docs/scaling.md`, exactly where products are counted, and as far as a machine follows them."""
+    return [*_counts(), *_games(corpus), *_times(repetitions)]

@@ -1,0 +1,38 @@
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+from transformers.masking_utils import create_bidirectional_mask
+
+from adversarial_mlm.attention_masks import encoder_mask, square_mask
+
+LENGTHS = torch.tensor([9, 4, 1])
+PADDED = (torch.arange(9) < LENGTHS[:, None]).long()
+IDS = torch.randint(5, 25, (3, 9), generator=torch.Generator().manual_seed(0)) * PADDED
+
+
+def test_the_square_mask_is_the_one_that_transformers_makes(make_encoder):
+    encoder = make_encoder()
+    theirs = create_bidirectional_mask(encoder.config, torch.zeros(3, 9, 16), PADDED)
+    assert theirs.dtype == torch.bool and torch.equal(square_mask(PADDED), theirs)
+
+
+@torch.no_grad()
+def test_a_bert_gives_bitwise_the_same_logits_with_it(make_encoder):
+    encoder = make_encoder().eval()
+    for mask, padded in ((PADDED, True), (torch.ones_like(PADDED), False)):
+        ours = encoder(input_ids=IDS, attention_mask=encoder_mask(encoder, mask, padded)).logits
+        assert torch.equal(ours, encoder(input_ids=IDS, attention_mask=mask).logits)
+    assert encoder_mask(encoder, PADDED, padded=False) is None
+
+
+@pytest.mark.parametrize("kind", ["esm", "roberta", "modernbert"])
+def test_an_encoder_that_may_do_more_with_its_mask_gets_it_as_it_is(save_encoder, kind):
+    encoder = AutoModelForMaskedLM.from_pretrained(save_encoder(kind))
+    assert encoder_mask(encoder, PADDED, padded=True) is PADDED
+    assert encoder_mask(encoder, PADDED, padded=False) is PADDED
+
+
+def test_a_bert_with_other_attention_than_sdpa_makes_its_own_mask(make_encoder):
+    encoder = make_encoder()
+    encoder.set_attn_implementation("eager")
+    assert encoder_mask(encoder, PADDED, padded=True) is PADDED
