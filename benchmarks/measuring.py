@@ -54,14 +54,15 @@ class Row:
         return {**dataclasses.asdict(self), "met": self.met}
 
 
-def seconds(job: Callable[[], object]) -> float:
-    """How long a job takes, with the garbage of earlier ones collected before."""
+def seconds(job: Callable[[], object], times: int = 1) -> float:
+    """How long a job takes, in the mean of so many times, with the garbage of earlier ones collected before."""
     gc.collect()
     _wait()
     start = time.perf_counter()
-    job()
+    for _ in range(times):
+        job()
     _wait()
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / times
 
 
 def _wait() -> None:
@@ -91,9 +92,9 @@ def alternate(jobs: Sequence[Callable[[], float]], repetitions: int, warm_up: in
     return [list(figures) for figures in zip(*turns, strict=True)]
 
 
-def timed(*jobs: Callable[[], object]) -> list[Callable[[], float]]:
-    """Jobs for [`alternate`] whose figures are their seconds."""
-    return [lambda job=job: seconds(job) for job in jobs]
+def timed(*jobs: Callable[[], object], times: int = 1) -> list[Callable[[], float]]:
+    """Jobs for [`alternate`] whose figures are their seconds; short ones are done several times in each turn."""
+    return [lambda job=job: seconds(job, times) for job in jobs]
 
 
 def compare(

@@ -9,7 +9,7 @@ from adversarial_mlm.sampling import gumbel_topk_marginals, rss
 from .measuring import Row, alternate, compare, timed
 from .memory import peak_bytes
 
-_ROWS, _SHARE = 16, 10
+_ROWS, _SHARE, _TIMES = 16, 10, 5
 
 
 def textbook_rss(scores: torch.Tensor, noise: torch.Tensor, budget: int, temperature: float = 1.0) -> torch.Tensor:
@@ -48,13 +48,13 @@ def jobs(length: int) -> dict:
     }
 
 
-def run(repetitions: int = 7, lengths: tuple[int, int] = (1024, 4096)) -> list[Row]:
+def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> list[Row]:
     """Rows 3 and 4: time and memory of both samplers."""
     rows, memory = [], {}
     for length in lengths:
         named = jobs(length)
-        turns = max(repetitions * lengths[0] // length, 3)
-        textbook, ours, closed = ([s * 1e3 for s in series] for series in alternate(timed(*named.values()), turns))
+        turns = max(repetitions * lengths[0] // length, 7)
+        textbook, ours, closed = ([s * 1e3 for s in series] for series in alternate(timed(*named.values(), times=_TIMES), turns))
         of = f"n = {length:,}, 10 %"
         if length == lengths[0]:
             rows.append(compare(f"rss, {of}: time", ours, textbook, "ms", "<= 0.5", note="loop under autograd"))
