@@ -6,21 +6,15 @@ from adversarial_mlm import presets
 from adversarial_mlm.turns import train_in_turns
 
 from .measuring import Row, alternate, compare, timed
+from .scaling import flops_of_a_token
 from .training import our_trainer, proteins
 
 SIZE, _BATCH = "tape-38m", 16
 
 
 def model_flops(rows: int, length: int) -> float:
-    """Of forward and backward pass of the encoder over rows of tokens: matrix products alone, twice multiply-adds.
-
-    A linear layer costs 2 · in · out for every token; attention 4 · length · hidden. Backward is twice forward.
-    """
-    config = presets.encoder_config(SIZE)
-    hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    layer = 2 * (4 * hidden**2 + 2 * hidden * inner) + 4 * length * hidden
-    head = 2 * (hidden**2 + hidden * config.vocab_size)
-    return 3.0 * rows * length * (layers * layer + head)
+    """Of forward and backward pass of the encoder over rows of tokens; see [`scaling.flops_of_a_token`]."""
+    return 3.0 * rows * length * sum(flops_of_a_token(presets.encoder_config(SIZE), length))
 
 
 def best_gemm(dtype: torch.dtype) -> list:

@@ -54,7 +54,9 @@ def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> list[
     for length in lengths:
         named = jobs(length)
         turns = max(repetitions * lengths[0] // length, 7)
-        textbook, ours, closed = ([s * 1e3 for s in series] for series in alternate(timed(*named.values(), times=_TIMES), turns))
+        textbook, ours, closed = (
+            [s * 1e3 for s in series] for series in alternate(timed(*named.values(), times=_TIMES), turns)
+        )
         of = f"n = {length:,}, 10 %"
         if length == lengths[0]:
             rows.append(compare(f"rss, {of}: time", ours, textbook, "ms", "<= 0.5", note="loop under autograd"))
