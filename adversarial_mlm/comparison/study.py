@@ -86,8 +86,8 @@ def _told_of(recipe: ComparisonRecipe, recipes: dict[str, Recipe], name: str) ->
 def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: set[Run]) -> None:
     said = f"{recipe.path}: "
     for key, words in (
-        ("data", "the proteins are others"),
         ("held_out", "held_out divides the proteins in another way"),
+        ("data", "the proteins are others"),
         ("warm_up", "warm_up is another"),
     ):
         if earlier[key] != now[key]:

@@ -330,16 +330,16 @@ def _how_to_read(study: Study) -> str:
     return "\n".join(
         [
             "## How to read this\n",
-            f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. *Refitted*: "
-            "with output biases fitted anew on other proteins of the selection part, as a shifted prior is not a worse "
-            "encoder.",
+            f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. "
+            "*Refitted*: with output biases fitted anew on other proteins of the selection part, as a shifted prior "
+            "is not a worse encoder.",
             "- The selection part was there for every look and choice; the confirmation part was read once, after all "
             "runs.",
             "- ± is the standard deviation over pre-training seeds.",
-            "- Differences are of runs with the same seed, which begin with the same weights and see the same batches. "
-            "Intervals and p are by Student's t; p allows (Holm) for the number of arms with the same partner, and * "
-            "is below 0.05. Where all differences are the same neither is defined. A pair whose runs are both those of "
-            "an earlier budget is not repeated.",
+            "- Differences are of runs with the same seed, which begin with the same weights and see the same "
+            "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms with the same "
+            "partner, and * is below 0.05. Where all differences are the same neither is defined. A pair whose runs "
+            "are both those of an earlier budget is not repeated.",
             "- FLOPs are counted: matrix products of forward and backward passes, the noiser's included, padding left "
             "out. Minutes are what the updates took.",
             "- *Alarm*: runs in which the alarm for a collapse rang. *Left out*: updates that were not finite.",

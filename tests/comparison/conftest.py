@@ -38,7 +38,7 @@ def options(repository, tmp_path, monkeypatch) -> dict:
             "encoder": "tiny",
             "per_device_train_batch_size": 4,
             "learning_rate": 1e-3,
-            "logging_steps": 2,
+            "logging_steps": 1,
             "save_steps": 1,
             "disable_tqdm": True,
             "use_cpu": True,
