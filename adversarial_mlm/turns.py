@@ -11,8 +11,8 @@ from transformers import Trainer, TrainerCallback
 class _Turns(TrainerCallback):
     """Lets one step pass at a time, and notes how long it took."""
 
-    def __init__(self, own: threading.Event, following: threading.Event):
-        self.own, self.following, self.seconds = own, following, []
+    def __init__(self, own: threading.Event, following: threading.Event, stop: threading.Event):
+        self.own, self.following, self.stop, self.seconds = own, following, stop, []
 
     def _wait(self) -> None:
         self.own.wait()
@@ -27,8 +27,9 @@ class _Turns(TrainerCallback):
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.start)
         self.following.set()
-        if state.global_step < args.max_steps:
+        if state.global_step < args.max_steps and not self.stop.is_set():
             self._wait()
+        control.should_training_stop |= self.stop.is_set()
 
 
 def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
@@ -42,9 +43,14 @@ def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
     Raises:
         RuntimeError: If a trainer failed.
     """
-    events = [threading.Event() for _ in trainers]
-    turns = [_Turns(own, following) for own, following in zip(events, events[1:] + events[:1], strict=True)]
+    events, stop = [threading.Event() for _ in trainers], threading.Event()
+    turns = [_Turns(own, following, stop) for own, following in zip(events, events[1:] + events[:1], strict=True)]
     failures: list[BaseException] = []
+
+    def end() -> None:
+        stop.set()
+        for event in events:
+            event.set()
 
     def train(trainer: Trainer, turn: _Turns) -> None:
         trainer.add_callback(turn)
@@ -52,15 +58,20 @@ def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
             trainer.train()
         except BaseException as error:
             failures.append(error)
-            for event in events:
-                event.set()
+            end()
 
     threads = [threading.Thread(target=train, args=pair, daemon=True) for pair in zip(trainers, turns, strict=True)]
     for thread in threads:
         thread.start()
     events[0].set()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    except BaseException:  # a signal: let all end their step, as a process cannot end well in the midst of them
+        end()
+        for thread in threads:
+            thread.join()
+        raise
     if failures:
         raise RuntimeError("a trainer failed while it was measured") from failures[0]
     return [turn.seconds for turn in turns]

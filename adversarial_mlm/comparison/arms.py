@@ -62,8 +62,7 @@ def arm_recipe(
     of_arm = recipe.warm_up.options if arm == WARM_UP else recipe.arms[arm].options
     where = f"{recipe.path} ({arm})"
     words = list(words or [])
-    said = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
-    for name in (*recipe.common, *of_arm, *said):
+    for name in (*recipe.common, *of_arm, *_said(words)):
         if name in _OURS:
             raise RecipeError(f"{where}: {name} is decided by the comparison and cannot be an option of an arm")
     options = {"save_steps": max(updates // 5, 1), "report_to": "none", **recipe.common, **of_arm}
@@ -76,6 +75,24 @@ def arm_recipe(
         # not the batches of the warm-up once more
         options["data_seed"] = 1_000_003 + seed
     return recipe_of(options, words, where)
+
+
+def _said(words: list[str]) -> list[str]:
+    """The options that a command line names."""
+    return [word.lstrip("-").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+
+
+def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe) -> dict[str, Any]:
+    """The options of all arms, those of the command line included, without folders and files that it names.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        words (`list[str]`): The command line.
+        resolved ([`Recipe`]): Of any arm.
+    """
+    values = resolved.resolved()
+    said = {name: values.get(name) for name in _said(words) if name not in _NOT_OF_THE_RESULT}
+    return {**{name: value for name, value in recipe.common.items() if name != "cache_dir"}, **said}
 
 
 def fingerprint(recipe: Recipe) -> str:

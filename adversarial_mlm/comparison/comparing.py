@@ -10,7 +10,7 @@ from typing import Any
 from .. import durable
 from ..recipe import Recipe, RecipeError
 from . import plot
-from .arms import check_arms
+from .arms import check_arms, common_options
 from .comparison_recipe import ComparisonRecipe, read_comparison
 from .confirmation import check_not_spent, read_confirmation
 from .folder import COSTS_FILE, PLAN_FILE, ComparisonFolder
@@ -123,7 +123,8 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     with folder.lock("plan"):  # other processes wait, and so do not disturb what is measured
         costs = _costs(folder, recipe, recipes, data)
         plan = make_plan(recipe, flops, costs)
-        merged = merge_plan(folder, recipe, recipes, data, plan)
+        common = common_options(recipe, words, next(iter(recipes.values())))
+        merged = merge_plan(folder, recipe, recipes, common, data, plan)
         check_not_spent(folder, plan.runs, recipe.held_out.spent)
         folder.write(PLAN_FILE, merged)
     tasks = None if recipe.tasks is None else DownstreamTasks(recipe.tasks)
@@ -178,30 +179,23 @@ def _make_runs(comparison: Comparison, costs: StepCosts) -> int:
 
 
 def _say_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
-    folder, plan = comparison.folder, comparison.plan
-    left = [other for other in plan.runs if not folder.is_done(other)]
-    seconds = [seconds_of(other, costs) + (_seconds_of_tasks(comparison, other) or 0.0) for other in left]
-    own = seconds_of(run, costs) + (_seconds_of_tasks(comparison, run) or 0.0)
-    unknown = any(_seconds_of_tasks(comparison, other) is None for other in left)
+    plan, results = comparison.plan, comparison.folder.results()
+    left = [other for other in plan.runs if other not in results]
+    done = [result["tasks"] for result in results.values() if result.get("tasks")]
+    of_tasks = sum(task["seconds"] for tasks in done for task in tasks.values()) / max(len(done), 1)
+
+    def seconds(other: Run) -> float:
+        return seconds_of(other, costs) + (of_tasks if other in plan.with_tasks else 0.0)
+
     logger.info(
         "[%d of %d] %s: about %s; all that is left: about %s of work%s",
         len(plan.runs) - len(left) + 1,
         len(plan.runs),
         run.name,
-        _minutes(own),
-        _minutes(sum(seconds)),
-        ", and downstream tasks" if unknown else "",
+        _minutes(seconds(run)),
+        _minutes(sum(map(seconds, left))),
+        "" if done or not plan.with_tasks else ", and downstream tasks",
     )
-
-
-def _seconds_of_tasks(comparison: Comparison, run: Run) -> float | None:
-    """The mean of the runs that have done them; `None` before there is one."""
-    if run not in comparison.plan.with_tasks:
-        return 0.0
-    done = [result["tasks"] for result in comparison.folder.results().values() if result.get("tasks")]
-    if not done:
-        return None
-    return sum(task["seconds"] for tasks in done for task in tasks.values()) / len(done)
 
 
 def _minutes(seconds: float) -> str:

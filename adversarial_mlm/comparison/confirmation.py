@@ -7,6 +7,7 @@ from typing import Any
 
 from ..recipe import RecipeError
 from .arms import arm_recipe
+from .comparison_recipe import UNTRAINED
 from .folder import CONFIRMATION_FILE, ComparisonFolder
 from .plan import Run
 from .refit import figures_of_sets
@@ -34,7 +35,8 @@ def check_not_spent(folder: ComparisonFolder, runs: list[Run], spent: bool) -> N
         if spent:
             raise RecipeError("held_out.spent is true, but the confirmation part was not read yet: leave it out")
         return
-    new = [run.name for run in runs if run.name not in earlier["runs"]]
+    # fresh weights are no arm, and come when tasks are added
+    new = [run.name for run in runs if run.name not in earlier["runs"] and run.arm != UNTRAINED]
     if new and not spent:
         raise RecipeError(
             f"the confirmation part was read once, for {len(earlier['runs'])} runs, and {len(new)} runs of the recipe "

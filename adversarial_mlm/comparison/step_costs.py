@@ -10,8 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..machine import machine
 from ..pretraining import build_networks, build_trainer
-from ..recipe import Recipe
+from ..recipe import Recipe, RecipeError
 from ..run_log import BriefPrinterCallback
 from ..statistics import median_interval
 from ..turns import train_in_turns
@@ -29,10 +30,12 @@ class StepCosts:
     Attributes:
         updates (`int`): Of the encoder, in a turn: as many as make whole cycles of every arm.
         turns (`dict[str, list[float]]`): By arm the seconds of each turn, all arms in the same turns.
+        machine (`dict`): Where that was.
     """
 
     updates: int
     turns: dict[str, list[float]]
+    machine: dict = dataclasses.field(default_factory=dict)
 
     def of(self, arm: str) -> float:
         """Seconds of an update: the median over turns."""
@@ -67,6 +70,9 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
         recipes (`dict[str, Recipe]`): By arm.
         data ([`ComparisonData`]): The proteins.
         turns (`int`): That count; one more comes before them.
+
+    Raises:
+        RecipeError: If an arm cannot be trained.
     """
     recipes = {name: _shortest_cycle(recipe) for name, recipe in recipes.items()}
     updates = math.lcm(*(_cycle(recipe) for recipe in recipes.values()))
@@ -81,13 +87,16 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
             trainer = build_trainer(recipe, data.for_a_run(), *build_networks(recipe))
             trainer.remove_callback(BriefPrinterCallback)
             trainers.append(trainer)
-        seconds = train_in_turns(trainers)
+        try:
+            seconds = train_in_turns(trainers)
+        except RuntimeError as error:
+            raise RecipeError(f"the cost of an update could not be measured: {error} ({error.__cause__})") from error
     first = updates * _TURNS_NOT_COUNTED
     found = {
         name: [sum(series[start : start + updates]) for start in range(first, steps, updates)]
         for name, series in zip(recipes, seconds, strict=True)
     }
-    return StepCosts(updates, found)
+    return StepCosts(updates, found, machine())
 
 
 def _shortest_cycle(recipe: Recipe) -> Recipe:

@@ -16,7 +16,12 @@ _FORMAT = 1
 
 
 def merge_plan(
-    folder: ComparisonFolder, recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: ComparisonData, plan: Plan
+    folder: ComparisonFolder,
+    recipe: ComparisonRecipe,
+    recipes: dict[str, Recipe],
+    common: dict[str, Any],
+    data: ComparisonData,
+    plan: Plan,
 ) -> dict[str, Any]:
     """What the recipe plans, with all that an earlier state of it planned and that ran: nothing that ran is left out.
 
@@ -24,6 +29,7 @@ def merge_plan(
         folder ([`ComparisonFolder`]): Of the comparison.
         recipe ([`ComparisonRecipe`]): The recipe.
         recipes (`dict[str, Recipe]`): By arm.
+        common (`dict`): Options of all arms, see [`common_options`].
         data ([`ComparisonData`]): The proteins.
         plan ([`Plan`]): What the recipe plans.
 
@@ -34,8 +40,11 @@ def merge_plan(
         RecipeError: If an arm, a budget or the proteins have changed under the same name since they were used.
     """
     earlier = folder.read(PLAN_FILE)
+    tasks = {} if recipe.tasks is None else recipe.tasks.of
     now = {
         "data": data.fingerprint,
+        "common": common,
+        "tasks": {name: dataclasses.asdict(options) for name, options in tasks.items()},
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
         "warm_up": None if recipe.warm_up is None else dataclasses.asdict(recipe.warm_up),
         "arms": {name: _told_of(recipe, recipes, name) for name in recipe.arms},
@@ -47,9 +56,11 @@ def merge_plan(
     }
     if earlier is None:
         return now
-    ran = {run for run in folder.results() if run.arm != UNTRAINED}
-    if any(folder.results()):
+    results = folder.results()
+    ran = {run for run in results if run.arm != UNTRAINED}
+    if results:
         _check_unchanged(recipe, earlier, now, ran)
+        now["tasks"] = {**earlier["tasks"], **now["tasks"]}
     for name, arm in earlier["arms"].items():
         if name not in now["arms"] and any(run.arm == name for run in ran):
             now["arms"][name] = {**arm, "removed": True}
@@ -92,6 +103,9 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
     ):
         if earlier[key] != now[key]:
             raise RecipeError(f"{said}{words} than those of the runs in output_dir; choose another output_dir")
+    for name, options in now["tasks"].items():
+        if earlier["tasks"].get(name, options) != options:
+            raise RecipeError(f"{said}task {name} has other options than it had for the runs in output_dir")
     for name, arm in now["arms"].items():
         before = earlier["arms"].get(name)
         if before and before["fingerprint"] != arm["fingerprint"] and any(run.arm == name for run in ran):
@@ -159,10 +173,11 @@ def build_study(
     study = {
         "format": _FORMAT,
         "corpus": recipe.corpus,
-        "common": {name: value for name, value in recipe.common.items() if name != "cache_dir"},
+        "common": plan["common"],
         "proteins": data.sizes(),
         "proteins_fingerprint": data.fingerprint,
         "held_out": plan["held_out"],
+        "machine": {} if costs is None else costs.machine,
         "warm_up": plan["warm_up"],
         "budgets": plan["budgets"],
         "arms": arms,

@@ -98,6 +98,9 @@ def _head(study: Study) -> str:
         + ", ".join(f"`{name}: {_flat(value)}`" for name, value in study["common"].items())
         + "."
     )
+    if study["machine"]:
+        facts = ", ".join(f"{name} {value}" for name, value in study["machine"].items())
+        lines.append(f"Costs of updates were measured, and runs made, on: {facts}.")
     return "\n\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import load_backbone
+from ..recipe import RecipeError
 from ..tape.baselines import baselines_for
 from ..tape.finetune import finetune_seeds
 from ..tape.probes import ProbeSettings, probe
@@ -34,12 +35,14 @@ class DownstreamTasks:
     def __init__(self, tasks: Tasks):
         self.tasks = tasks
         self._data: dict[str, TaskData] = {}
+        self._fingerprints: dict[str, dict[str, str]] = {}  # of the data that the folder's results are of
 
     def data(self, name: str) -> TaskData:
         """The data of a task.
 
         Raises:
             CorpusError: If they cannot be read.
+            RecipeError: If they are others than those of the results that are there.
         """
         if name not in self._data:
             options = self.tasks.of[name]
@@ -50,6 +53,12 @@ class DownstreamTasks:
                 target=options.target,
                 max_records=options.max_records,
             )
+            found = self._data[name].facts["fingerprints"]
+            if self._fingerprints.get(name, found) != found:
+                raise RecipeError(
+                    f"the data of task {name} in {self.tasks.data_dir} are others than those of the results in "
+                    "output_dir"
+                )
         return self._data[name]
 
     def baselines(self, folder: ComparisonFolder) -> dict[str, Any]:
@@ -74,6 +83,7 @@ class DownstreamTasks:
                 }
                 logger.info("%s: baselines, %.0f s", name, time.monotonic() - began)
                 folder.write(BASELINES_FILE, found)
+        self._fingerprints = {name: of_task["facts"]["fingerprints"] for name, of_task in found.items()}
         return found
 
     def evaluate(self, encoder: Path, run_folder: Path, device: torch.device) -> dict[str, Any]:

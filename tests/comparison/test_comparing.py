@@ -189,6 +189,15 @@ def test_an_arm_cannot_change_under_its_name(compare):
         compare({"common.min_length": 100})
 
 
+def test_options_of_the_command_line_go_to_all_arms_and_are_reported(compare, study, tmp_path):
+    compare(None, "--learning_rate", "2e-3", "--cache_dir", str(tmp_path / "elsewhere"))
+    assert study()["common"]["learning_rate"] == 2e-3 and str(tmp_path) not in json.dumps(study()["arms"])
+    assert "elsewhere" not in json.dumps(study())
+    for arm in ("random", "game"):
+        recipe = tmp_path / "study" / "runs" / arm / "seed-0" / "3-updates" / "recipe.yaml"
+        assert "learning_rate: 0.002" in recipe.read_text()
+
+
 # ---- Confirmation ----
 
 
