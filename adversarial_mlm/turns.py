@@ -52,26 +52,32 @@ def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
         for event in events:
             event.set()
 
-    def train(trainer: Trainer, turn: _Turns) -> None:
+    def train(trainer: Trainer, turn: _Turns, finished: threading.Event) -> None:
         trainer.add_callback(turn)
         try:
             trainer.train()
         except BaseException as error:
             failures.append(error)
             end()
+        finally:
+            finished.set()
 
-    threads = [threading.Thread(target=train, args=pair, daemon=True) for pair in zip(trainers, turns, strict=True)]
+    finished = [threading.Event() for _ in trainers]
+    threads = [
+        threading.Thread(target=train, args=of_one, daemon=True)
+        for of_one in zip(trainers, turns, finished, strict=True)
+    ]
     for thread in threads:
         thread.start()
     events[0].set()
     try:
+        for event in finished:  # a join that a signal interrupts takes its thread for gone, up to Python 3.12
+            event.wait()
+    finally:  # after a signal let all end their step: a process cannot end well in the midst of them
+        if not all(event.is_set() for event in finished):
+            end()
         for thread in threads:
             thread.join()
-    except BaseException:  # a signal: let all end their step, as a process cannot end well in the midst of them
-        end()
-        for thread in threads:
-            thread.join()
-        raise
     if failures:
         raise RuntimeError("a trainer failed while it was measured") from failures[0]
     return [turn.seconds for turn in turns]
