@@ -17,6 +17,8 @@ BRIGHT_CUTOFF = 2.0
 # What fits into the caches of a processor: 27,217 rows and 1,000 samples take half the time of one big block.
 _WEIGHTS_AT_ONCE = 300_000
 
+_ROUNDING = 1e-12  # differences that are as near to each other, for values around 1, are the same
+
 
 def spearman(predictions: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
     """Rank correlation: Pearson's correlation of the ranks, where equal values share the average of their ranks.
@@ -132,8 +134,9 @@ class MeanDifference:
 
     Attributes:
         mean (`float`): Of the differences.
-        low, high (`float`): The ends of its interval; nan for fewer than two pairs.
-        p_value (`float`): Two-sided, of a mean of 0; nan for fewer than two pairs.
+        low, high (`float`): The ends of its interval; nan for fewer than two pairs, and where all differences are the
+            same, of which Student's t knows nothing.
+        p_value (`float`): Two-sided, of a mean of 0; nan in the same cases.
         pairs (`int`): How many.
     """
 
@@ -159,14 +162,13 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
         raise ValueError(f"pairs need as many of both, and at least one, got {len(first)} and {len(second)}")
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     pairs, mean = len(differences), float(differences.mean())
-    if pairs < 2:
+    error = float(differences.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else 0.0
+    largest = max(np.abs(first).max(), np.abs(second).max())
+    if error <= _ROUNDING * largest:
         return MeanDifference(mean, math.nan, math.nan, math.nan, pairs)
-    error = float(differences.std(ddof=1)) / math.sqrt(pairs)
     reach = t_quantile(level, pairs - 1) * error
-    if error == 0:  # all differences are the same
-        return MeanDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, pairs)
-    outside = 1 - t_probability(abs(mean) / error, pairs - 1)
-    return MeanDifference(mean, mean - reach, mean + reach, outside, pairs)
+    p_value = 1 - t_probability(abs(mean) / error, pairs - 1)
+    return MeanDifference(mean, mean - reach, mean + reach, p_value, pairs)
 
 
 def t_probability(t: float, freedom: int) -> float:

@@ -6,8 +6,10 @@ import json
 import time
 from pathlib import Path
 
+from adversarial_mlm.machine import machine
+
 from . import encode, limit, noiser, sampler, scaling, step_cost, throughput
-from .measuring import Row, machine
+from .measuring import Row
 
 NAMES = {
     "step_cost": step_cost,

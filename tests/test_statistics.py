@@ -38,10 +38,11 @@ def test_one_pair_has_a_difference_and_no_interval():
     assert found.mean == 0.5 and all(math.isnan(value) for value in (found.low, found.high, found.p_value))
 
 
-def test_pairs_that_all_differ_alike_leave_no_doubt():
-    assert paired_difference([3.0, 3.0], [3.0, 3.0]).p_value == 1.0
-    found = paired_difference([3.0, 4.0], [2.0, 3.0])
-    assert (found.low, found.high, found.p_value) == (1.0, 1.0, 0.0)
+@pytest.mark.parametrize("first", [[3.0, 3.0], [4.0, 4.0], [0.1 + 0.2 + 3.0, 3.3]])
+def test_differences_without_any_spread_tell_nothing_of_chance(first):
+    found = paired_difference(first, [3.0, 3.0])
+    assert found.mean == pytest.approx(first[0] - 3.0)
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
 
 
 def test_what_has_no_partner_is_refused():

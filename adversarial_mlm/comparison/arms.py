@@ -1,0 +1,214 @@
+"""The pre-training recipe of an arm, how the arm masks, and whether two arms may be compared."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..noiser_schedule import Ramp
+from ..recipe import DataArguments, Recipe, RecipeError, recipe_of
+from .comparison_recipe import WARM_UP, ComparisonRecipe
+
+_TOLERANCE = 1e-6
+
+# what a comparison decides itself
+_OURS = (
+    *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "max_steps", "num_train_epochs"),
+    *("data_seed", "save_strategy", "save_total_limit", "save_only_model", "load_best_model_at_end"),
+    *("metric_for_best_model", "background_gate", "push_to_hub", "streaming", "global_batch_size"),
+    *("probe_tasks", "probe_data_dir", "probe_steps", "probe_max_records"),
+)
+# what pairs two arms: the same proteins in the same batches, the same network, the same evaluation
+_PAIRING = (
+    *(item.name for item in dataclasses.fields(DataArguments)),
+    *("encoder", "model_name_or_path", "model_revision", "trained_layers"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy"),
+    *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
+)
+# what a run's result does not depend on; the proteins are compared by content
+_NOT_OF_THE_RESULT = (
+    *("output_dir", "cache_dir", "train_data", "validation_data", "cluster_table", "seed", "data_seed", "max_steps"),
+    *("model_name_or_path", "overwrite_output_dir", "run_name", "report_to", "disable_tqdm", "logging_dir"),
+    *("log_level", "logging_first_step", "save_steps", "save_strategy", "save_total_limit", "eval_strategy"),
+    *("eval_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory"),
+)
+
+
+def arm_recipe(
+    recipe: ComparisonRecipe,
+    arm: str,
+    *,
+    seed: int = 0,
+    updates: int = 1,
+    output_dir: str = "",
+    start: str | None = None,
+    words: list[str] | None = None,
+) -> Recipe:
+    """The pre-training recipe of one run.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        arm (`str`): The arm, or `WARM_UP`.
+        seed (`int`, defaults to 0): Of the run.
+        updates (`int`, defaults to 1): Of the encoder; the learning rate has its whole schedule in them.
+        output_dir (`str`): The run's folder.
+        start (`str`, *optional*): The folder of the encoder that it starts from; by default as the options say.
+        words (`list[str]`, *optional*): Options on the command line, for all arms.
+
+    Raises:
+        RecipeError: If an option is not known, is out of range, or belongs to the comparison.
+    """
+    of_arm = recipe.warm_up.options if arm == WARM_UP else recipe.arms[arm].options
+    where = f"{recipe.path} ({arm})"
+    words = list(words or [])
+    for name in (*recipe.common, *of_arm, *_said(words)):
+        if name in _OURS:
+            raise RecipeError(f"{where}: {name} is decided by the comparison and cannot be an option of an arm")
+    options = {"save_steps": max(updates // 5, 1), "report_to": "none", **recipe.common, **of_arm}
+    options |= {"seed": seed, "max_steps": updates, "save_strategy": "steps", "save_total_limit": 1}
+    if output_dir:
+        options["output_dir"] = output_dir
+    if start is not None:
+        options.pop("encoder", None)
+        options["model_name_or_path"] = start
+        # not the batches of the warm-up once more
+        options["data_seed"] = 1_000_003 + seed
+    return recipe_of(options, words, where)
+
+
+def _said(words: list[str]) -> list[str]:
+    """The options that a command line names."""
+    return [word.lstrip("-").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+
+
+def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe) -> dict[str, Any]:
+    """The options of all arms, those of the command line included, without folders and files that it names.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        words (`list[str]`): The command line.
+        resolved ([`Recipe`]): Of any arm.
+    """
+    values = resolved.resolved()
+    said = {name: values.get(name) for name in _said(words) if name not in _NOT_OF_THE_RESULT}
+    return {**{name: value for name, value in recipe.common.items() if name != "cache_dir"}, **said}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """16 hexadecimal digits of the options that the result of a run depends on, apart from seed and length."""
+    options = {name: value for name, value in recipe.resolved().items() if name not in _NOT_OF_THE_RESULT}
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """How an arm masks.
+
+    Attributes:
+        rate (`float`, *optional*): Share of the residues that is masked; `None` where it is not known before.
+        mix (`tuple[float, float, float]`, *optional*): Shares of [MASK], keep and replace among them; `None` where
+            they are not known before.
+        why_not (`str`): Why one of them is not known.
+    """
+
+    rate: float | None
+    mix: tuple[float, float, float] | None
+    why_not: str = ""
+
+    def words(self) -> str:
+        """Such as `20 % 80/10/10`."""
+        rate = "?" if self.rate is None else f"{100 * self.rate:g}"
+        mix = "learned" if self.mix is None else "/".join(f"{100 * share:.3g}" for share in self.mix)
+        return f"{rate} % {mix}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"rate": self.rate, "mix": None if self.mix is None else list(self.mix), "words": self.words()}
+
+
+def masks_of(recipe: Recipe) -> Masks:
+    """How a pre-training recipe masks, over the noiser's and the random masks together."""
+    masking = recipe.masking
+    rate, mix = masking.adversarial_rate + masking.random_rate, tuple(masking.mask_options)
+    if masking.masking == "random":
+        return Masks(rate, mix)
+    share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
+    if masking.selection == "threshold":
+        return Masks(None, None, "selection: threshold spends a part of the rate that is not known before")
+    if masking.learned_options:
+        return Masks(rate, None, "its noiser chooses how to mask")
+    if len(set(share)) > 1:
+        return Masks(rate, None, "its adversarial_share changes, and with it the way of masking")
+    adversarial = share[0] * masking.adversarial_rate
+    kinds = (
+        (adversarial * own + (rate - adversarial) * at_random) / rate
+        for own, at_random in zip((1, 0, 0), mix, strict=True)
+    )
+    return Masks(rate, tuple(kinds))
+
+
+def difference_of_masks(first: Masks, second: Masks) -> str:
+    """In which way two arms mask differently, in words; empty where they are matched."""
+    for masks in (first, second):
+        if masks.why_not:
+            return masks.why_not
+    differences = []
+    if abs(first.rate - second.rate) > _TOLERANCE:
+        differences.append("in mask rate")
+    if max(abs(a - b) for a, b in zip(first.mix, second.mix, strict=True)) > _TOLERANCE:
+        differences.append("in the way of masking")
+    return " and ".join(differences)
+
+
+def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict[str, Recipe]:
+    """Make sure that arms can be paired, and that those compared are matched or said not to be.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        words (`list[str]`, *optional*): Options on the command line, for all arms.
+
+    Returns:
+        `dict[str, Recipe]`: A pre-training recipe of each arm, of one update.
+
+    Raises:
+        RecipeError: If not; the sentence names the arm.
+    """
+    resolved = {name: arm_recipe(recipe, name, words=words) for name in recipe.arms}
+    if recipe.warm_up is not None:
+        warm_up = arm_recipe(recipe, WARM_UP, words=words)
+        _check_pairing(recipe, {next(iter(resolved)): next(iter(resolved.values())), WARM_UP: warm_up})
+        if any(arm.model.trained_layers for arm in resolved.values()):
+            raise RecipeError(f"{recipe.path}: warm_up trains the whole encoder and does not go with trained_layers")
+    _check_pairing(recipe, resolved)
+    for name, arm in recipe.arms.items():
+        if arm.against is None:
+            continue
+        own, others = masks_of(resolved[name]), masks_of(resolved[arm.against])
+        difference = difference_of_masks(own, others)
+        if difference and not arm.unmatched:
+            raise RecipeError(
+                f"{recipe.path}: arm {name} ({own.words()}) and its partner {arm.against} ({others.words()}) are not "
+                f"matched ({difference}), so that their difference would not be the game's; choose another partner, "
+                "or say unmatched: true, which every table then repeats"
+            )
+        if arm.unmatched and not difference:
+            raise RecipeError(f"{recipe.path}: arm {name} says unmatched: true, but masks as {arm.against} does")
+    return resolved
+
+
+def _check_pairing(recipe: ComparisonRecipe, resolved: dict[str, Recipe]) -> None:
+    (first, one), *others = resolved.items()
+    wanted = _pairing_options(one)
+    for name, other in others:
+        for option, value in _pairing_options(other).items():
+            if value != wanted[option]:
+                raise RecipeError(
+                    f"{recipe.path}: arm {name} has {option} {value} and arm {first} {wanted[option]}; all arms must "
+                    "share it, or they cannot be paired: move it to common"
+                )
+
+
+def _pairing_options(recipe: Recipe) -> dict[str, Any]:
+    parts = (recipe.data, recipe.model, recipe.training)
+    return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in _PAIRING}

@@ -1,0 +1,129 @@
+"""Held-out proteins in two parts: one for all choices, and one that is looked at once."""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from ..corpus import read_cluster_table
+from ..recipe import DataArguments, RecipeError
+from ..recipe_data import ProteinData, load_data
+from .comparison_recipe import HeldOut
+
+_RECORDS_IN_FINGERPRINT = 10_000
+
+
+@dataclass
+class ComparisonData:
+    """The proteins of a comparison.
+
+    Attributes:
+        proteins ([`ProteinData`]): Those to train on; held out is the selection part alone.
+        confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
+        fingerprint (`str`): 16 hexadecimal digits of all of them.
+    """
+
+    proteins: ProteinData
+    confirmation: dict[str, Dataset]
+    fingerprint: str
+
+    @property
+    def selection(self) -> dict[str, Dataset]:
+        """The selection part of each held-out set."""
+        return self.proteins.held_out
+
+    def for_a_run(self) -> ProteinData:
+        """What a run is given, with facts of its own to add to."""
+        return dataclasses.replace(self.proteins, facts=dict(self.proteins.facts))
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """How many proteins each part has."""
+        return {
+            "train": {"proteins": len(self.proteins.train)},
+            **{
+                name: {"selection": len(part), "confirmation": len(self.confirmation[name])}
+                for name, part in self.selection.items()
+            },
+        }
+
+
+def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonData:
+    """Read the proteins and divide the held-out ones.
+
+    Raises:
+        RecipeError: If nothing is held out, or a set has too few clusters to divide.
+        CorpusError: If the data cannot be read.
+    """
+    data = load_data(args)
+    if not data.held_out:
+        raise RecipeError("no proteins are held out, by which the arms could be compared: give holdout_families, …")
+    clusters = read_cluster_table(args.cluster_table) if args.cluster_table else {}
+    selection, confirmation = {}, {}
+    for name, part in data.held_out.items():
+        chosen = _in_confirmation(part, clusters, held_out, name)
+        selection[name] = part.select(np.flatnonzero(~chosen))
+        confirmation[name] = part.select(np.flatnonzero(chosen))
+    proteins = dataclasses.replace(data, held_out=selection)
+    return ComparisonData(
+        proteins, confirmation, _fingerprint(data.train, *selection.values(), *confirmation.values())
+    )
+
+
+def divide(clusters: list[str], share: float, seed: int) -> np.ndarray:
+    """Put whole clusters into one of two parts.
+
+    The clusters come in an order that depends on the seed and their names, each into the part that lacks most.
+
+    Args:
+        clusters (`list[str]`): The cluster of each record.
+        share (`float`): Of the records that the second part should have.
+        seed (`int`): Of the order.
+
+    Returns:
+        `np.ndarray` of shape `(records,)`, bool: whether it is in the second part.
+
+    Raises:
+        ValueError: If there is one cluster only.
+    """
+    names, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"{len(clusters)} proteins of one cluster cannot be divided by clusters")
+    order = sorted(
+        range(len(names)), key=lambda number: hashlib.blake2b(f"{seed}:{names[number]}".encode()).hexdigest()
+    )
+    wanted = np.array([1 - share, share]) * len(clusters)
+    taken, part = np.zeros(2), np.zeros(len(names), dtype=bool)
+    for place, number in enumerate(order):
+        second = int(np.argmax(wanted - taken))
+        left = len(order) - place
+        if left == 1 and not taken.all():  # neither part stays empty
+            second = int(taken[1] == 0)
+        part[number] = bool(second)
+        taken[second] += sizes[number]
+    return part[numbers]
+
+
+def _in_confirmation(part: Dataset, clusters: dict[str, str], held_out: HeldOut, name: str) -> np.ndarray:
+    # a protein without a cluster is one of its own, together with its copies
+    of_records = [
+        clusters.get(identifier) or f"\0{sequence}"
+        for identifier, sequence in zip(part["id"][:], part["sequence"][:], strict=True)
+    ]
+    try:
+        return divide(of_records, held_out.confirmation_share, held_out.split_seed)
+    except ValueError as error:
+        raise RecipeError(
+            f"the held-out set {name} cannot have a confirmation part: {error}; hold out more families"
+        ) from error
+
+
+def _fingerprint(*parts: Dataset) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}\n".encode())
+        rows = range(0, len(part), max(len(part) // _RECORDS_IN_FINGERPRINT, 1))
+        for row in part.select(rows):
+            digest.update(f"{row['id']}\n{row['sequence']}\n".encode())
+    return digest.hexdigest()[:16]

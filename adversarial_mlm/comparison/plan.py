@@ -1,0 +1,176 @@
+"""Which runs a comparison has: every arm under every budget with every seed, equal ones made once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..corpus import count_lengths
+from ..pretraining import build_networks
+from ..recipe import Recipe
+from .comparison_recipe import UNTRAINED, WARM_UP, Budget, ComparisonRecipe
+from .flops import ArmFlops, Tokens
+from .held_out import ComparisonData
+from .step_costs import StepCosts
+
+Flops = dict[str, ArmFlops]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One encoder: an arm, a seed and a number of updates.
+
+    Attributes:
+        arm (`str`): Of the recipe, or `UNTRAINED` (no updates), or `WARM_UP`.
+        seed (`int`): Of the run.
+        updates (`int`): Of the encoder.
+    """
+
+    arm: str
+    seed: int
+    updates: int
+
+    @property
+    def name(self) -> str:
+        """Such as `paper/seed-0/600-updates`, which is also its folder."""
+        return f"{self.arm}/seed-{self.seed}/{self.updates}-updates"
+
+    @classmethod
+    def of_name(cls, name: str) -> "Run":
+        """The run that has this name."""
+        arm, seed, updates = name.split("/")
+        return cls(arm, int(seed.removeprefix("seed-")), int(updates.removesuffix("-updates")))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a comparison.
+
+    Attributes:
+        updates (`dict[str, dict[str, int]]`): Budget → arm → updates of the encoder.
+        runs (`list[Run]`): In the order in which they are made; the warm-ups are not among them.
+        warm_ups (`dict[int, Run]`): By seed.
+        with_tasks (`set[Run]`): Those that are evaluated on downstream tasks.
+    """
+
+    updates: dict[str, dict[str, int]]
+    runs: list[Run]
+    warm_ups: dict[int, Run]
+    with_tasks: set[Run]
+
+    def budgets_of(self, run: Run) -> list[str]:
+        """The budgets that a run is of."""
+        return [name for name, arms in self.updates.items() if arms.get(run.arm) == run.updates]
+
+
+def count_flops(recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: ComparisonData) -> Flops:
+    """Count what the updates of every arm cost, with the lengths that the training proteins have.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        recipes (`dict[str, Recipe]`): As from [`check_arms`].
+        data ([`ComparisonData`]): The proteins.
+    """
+    found = {}
+    for name, of_arm in recipes.items():
+        with torch.random.fork_rng(devices=[]):
+            encoder, collator = build_networks(of_arm)
+        args, table = of_arm.training, collator.sequence_encoder.table
+        rows = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        lengths, records = count_lengths(data.proteins.train, of_arm.data.cache_dir)
+        special = len(table.prefix) + len(table.suffix)
+        tokens = Tokens.of(lengths, records, rows, of_arm.data.max_length, special)
+        found[name] = ArmFlops(of_arm, encoder, collator.noiser, tokens)
+    return found
+
+
+def make_plan(recipe: ComparisonRecipe, flops: Flops, costs: StepCosts | None) -> Plan:
+    """All runs.
+
+    Args:
+        recipe ([`ComparisonRecipe`]): The comparison.
+        flops (`dict[str, ArmFlops]`): By arm, see [`count_flops`].
+        costs ([`StepCosts`], *optional*): Without them budgets of equal seconds are left out.
+    """
+    updates = {
+        name: {arm: _updates(budget, arm, flops, costs) for arm in recipe.arms if name in recipe.budgets_of(arm)}
+        for name, budget in recipe.budgets.items()
+        if budget.equal != "seconds" or costs is not None
+    }
+    with_tasks = [] if recipe.tasks is None else (recipe.tasks.budgets or list(recipe.budgets))
+    runs: dict[Run, None] = {}
+    evaluated = set()
+    if recipe.tasks is not None:
+        runs = dict.fromkeys(Run(UNTRAINED, seed, 0) for seed in _all_seeds(recipe))
+        evaluated.update(runs)
+    for budget, arms in updates.items():
+        # all arms of a seed before the next seed: pairs are complete early
+        for seed in _all_seeds(recipe):
+            for arm, number in arms.items():
+                if seed in recipe.seeds_of(arm):
+                    runs[Run(arm, seed, number)] = None
+                    if budget in with_tasks:
+                        evaluated.add(Run(arm, seed, number))
+    warm_ups = {}
+    if recipe.warm_up is not None:
+        warm_ups = {seed: Run(WARM_UP, seed, recipe.warm_up.updates) for seed in _all_seeds(recipe)}
+    return Plan(updates, list(runs), warm_ups, evaluated)
+
+
+def _updates(budget: Budget, arm: str, flops: Flops, costs: StepCosts | None) -> int:
+    if budget.equal == "updates":
+        return budget.updates
+    if budget.equal == "flops":
+        return flops[arm].updates_for(budget.flops or flops[budget.like].of(budget.updates))
+    if budget.seconds is not None:
+        return max(round(budget.seconds / costs.of(arm)), 1)
+    return costs.updates_for(arm, budget.like, budget.updates, budget.tolerance)
+
+
+def _all_seeds(recipe: ComparisonRecipe) -> list[int]:
+    return list(dict.fromkeys(seed for arm in recipe.arms for seed in recipe.seeds_of(arm)))
+
+
+def seconds_of(run: Run, costs: StepCosts | None) -> float | None:
+    """How long its training takes, as far as it was measured; a warm-up counts as the cheapest arm."""
+    if run.updates == 0:
+        return 0.0
+    if costs is None:
+        return None
+    cost = min(map(costs.of, costs.turns)) if run.arm == WARM_UP else costs.of(run.arm)
+    return cost * run.updates
+
+
+def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]) -> str:
+    """The plan as text: what every arm costs under every budget, and how much is left to do.
+
+    Args:
+        plan ([`Plan`]): The plan.
+        flops (`dict[str, ArmFlops]`): By arm.
+        costs ([`StepCosts`], *optional*): As far as measured.
+        done (`set[str]`): Names of runs that are complete.
+    """
+    rows: list[tuple[str, ...]] = [("budget", "arm", "updates", "TFLOP a run", "min a run", "runs", "of them done")]
+    for budget, arms in plan.updates.items():
+        for arm, updates in arms.items():
+            runs = [run for run in plan.runs if (run.arm, run.updates) == (arm, updates)]
+            seconds = seconds_of(runs[0], costs)
+            rows.append(
+                (
+                    budget,
+                    arm,
+                    f"{updates:,}",
+                    f"{flops[arm].of(updates) / 1e12:,.3g}",
+                    "?" if seconds is None else f"{seconds / 60:,.1f}",
+                    str(len(runs)),
+                    str(sum(run.name in done for run in runs)),
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """Plain values for JSON."""
+    return {"updates": plan.updates, "runs": [run.name for run in plan.runs]}

@@ -1,0 +1,408 @@
+"""A study as Markdown and CSV, made from its plain data alone."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..tape.results import PAPER
+from .differences import (
+    Entry,
+    Study,
+    by_budget,
+    finetuning_deviation,
+    is_task,
+    mean_and_deviation,
+    metric_names,
+    values,
+)
+
+_NONE = "–"
+_LESS, _MORE = "below 0 is better", "above 0 is better"
+_TASK_NAMES = {
+    "secondary_structure": "Secondary structure",
+    "remote_homology": "Remote homology",
+    "fluorescence": "Fluorescence",
+    "stability": "Stability",
+}
+_EQUAL = {
+    "updates": "equal updates of the encoder",
+    "flops": "equal FLOPs, the noiser's included",
+    "seconds": "equal wall-clock time",
+}
+
+
+def markdown(study: Study) -> str:
+    """The whole report.
+
+    Args:
+        study (`Mapping`): What `study.json` holds.
+    """
+    sections = [
+        _head(study),
+        _arms(study),
+        *(_losses(study, budget, entries) for budget, entries in by_budget(study)),
+        _differences(study, "Differences, selection part", _loss_metrics(study, ""), _LESS),
+        _differences(study, "Differences, confirmation part", _loss_metrics(study, "confirmation_"), _LESS),
+        *(_paper(study, name, entries) for name, entries in by_budget(study) if name in study["task_budgets"]),
+        _differences(study, "Differences on downstream tasks", _headline_metrics(study), _MORE),
+        _spreads(study),
+        _masks(study),
+        _how_to_read(study),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def runs_csv(study: Study) -> str:
+    """Every run under every budget, a line each, with all of its figures."""
+    entries = [*study["arms"], {"name": "untrained", "budget": "", "seeds": study["untrained"]}]
+    names = list(dict.fromkeys(name for entry in entries for seed in entry["seeds"] for name in seed["metrics"]))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["arm", "budget", "seed", *names])
+    for entry in entries:
+        for of_seed in entry["seeds"]:
+            cells = [of_seed["metrics"].get(name) for name in names]
+            cells = [" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells]
+            writer.writerow([entry["name"], entry["budget"], of_seed["seed"], *cells])
+    return file.getvalue()
+
+
+def held_out_sets(study: Study) -> list[str]:
+    """The names of the held-out sets."""
+    return [name for name in study["proteins"] if name != "train"]
+
+
+# ---- Sections ----
+
+
+def _head(study: Study) -> str:
+    proteins = study["proteins"]
+    parts = "; ".join(
+        f"{name} {sizes['selection']:,} for selection and {sizes['confirmation']:,} for confirmation"
+        for name, sizes in proteins.items()
+        if name != "train"
+    )
+    lines = [
+        "# A comparison of ways of masking",
+        f"{study['corpus'].rstrip('.')}. {proteins['train']['proteins']:,} proteins to train on; held out: {parts}, "
+        "divided by whole families.",
+    ]
+    if study["warm_up"]:
+        lines.append(
+            f"All arms of a seed start from one encoder after {study['warm_up']['updates']:,} common updates."
+        )
+    lines.append(
+        "Options of all arms: "
+        + ", ".join(f"`{name}: {_flat(value)}`" for name, value in study["common"].items())
+        + "."
+    )
+    if study["machine"]:
+        facts = ", ".join(f"{name} {value}" for name, value in study["machine"].items())
+        lines.append(f"Costs of updates were measured, and runs made, on: {facts}.")
+    return "\n\n".join(lines)
+
+
+def _arms(study: Study) -> str:
+    rows, seen = [], set()
+    for entry in study["arms"]:
+        if entry["name"] in seen:
+            continue
+        seen.add(entry["name"])
+        against = entry["against"] or _NONE
+        if entry["unmatched"]:
+            against += f" †: {entry['difference']}"
+        options = ", ".join(f"`{name}: {_flat(value)}`" for name, value in entry["options"].items())
+        rows.append([_name(entry), entry["masks"]["words"], against, options])
+    header = ["arm", "masked, and [MASK]/keep/replace", "compared with", "its options"]
+    note = ""
+    if any("†" in row[2] for row in rows):
+        note = "\n\n† not matched in mask rate or way of masking: what differs is not the game's alone."
+    if any(entry["removed"] for entry in study["arms"]):
+        note += "\n\nArms that were taken out of the recipe after they ran are reported as the others are."
+    return f"## Arms\n\n{_table(header, rows)}{note}"
+
+
+def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
+    if not entries:
+        return ""
+    sets = held_out_sets(study)
+    blocks = [f"## {_budget_title(study, budget)}"]
+    for prefix, words in (("", "selection part"), ("confirmation_", "confirmation part")):
+        if not any(values(entry, f"{prefix}{sets[0]}_loss") for entry in entries):
+            continue
+        metrics = _loss_metrics(study, prefix)
+        heads = [text for name in sets for text in (name, f"{name}, refitted")]
+        header = ["arm", "updates", "TFLOP", "min", *heads, "alarm", "left out"]
+        rows = [
+            [*_costs(entry), *(_over_seeds(entry, name) for name in metrics), *_health(entry)] for entry in entries
+        ]
+        if study["untrained"]:
+            untrained = {"name": "no pre-training", "seeds": study["untrained"], "removed": False}
+            rows.append(
+                ["no pre-training", "0", "0", "0", *(_over_seeds(untrained, name) for name in metrics), _NONE, _NONE]
+            )
+        background = {name: _background(entries, f"{prefix}{name}_background_loss") for name in sets}
+        told = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
+        blocks.append(
+            f"Cross-entropy on random masks, {words} (background predictor: {told})\n\n{_table(header, rows)}"
+        )
+    return "\n\n".join(blocks)
+
+
+def _costs(entry: Entry) -> list[str]:
+    flops, seconds = (mean_and_deviation(list(values(entry, name).values()))[0] for name in ("flops", "seconds"))
+    return [
+        _name(entry),
+        f"{entry['updates']:,}",
+        _NONE if math.isnan(flops) else f"{flops / 1e12:,.3g}",
+        _NONE if math.isnan(seconds) else f"{seconds / 60:.1f}",
+    ]
+
+
+def _health(entry: Entry) -> list[str]:
+    metrics = [of_seed["metrics"] for of_seed in entry["seeds"]]
+    diverged = sum(bool(one.get("diverged")) for one in metrics)
+    alarms = sum(one.get("collapsed_at") is not None for one in metrics)
+    skipped = sum(one.get("skipped_updates") or 0 for one in metrics)
+    alarm = f"{alarms} of {len(metrics)}" if alarms else "no"
+    return [alarm, f"{diverged} of {len(metrics)} diverged" if diverged else f"{skipped:.0f}"]
+
+
+def _background(entries: Sequence[Entry], metric: str) -> float:
+    return next((value for entry in entries for value in values(entry, metric).values()), math.nan)
+
+
+def _differences(study: Study, title: str, metrics: Sequence[str], better: str) -> str:
+    """Every arm minus its partner: a row for each pair and budget, a column for each figure."""
+    shown: set[tuple] = set()
+    rows = []
+    for budget, entries in by_budget(study):
+        for entry in entries:
+            cells = {row["metric"]: row for row in _rows_of(study, budget, entry["name"])}
+            partner = next((other for other in entries if other["name"] == entry["against"]), None)
+            if partner is None or not any(metric in cells for metric in metrics):
+                continue
+            pair = (entry["name"], entry["updates"], partner["updates"])
+            if pair in shown:
+                continue
+            shown.add(pair)
+            name = f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
+            rows.append([budget, name, *(_difference_cell(cells.get(metric)) for metric in metrics)])
+    if not rows:
+        return ""
+    note = f"Of runs with the same seed; {better}. In brackets 95 % interval and p, see below."
+    header = ["budget", "difference", *(_metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
+    return f"## {title}\n\n{note}\n\n{_table(header, rows)}"
+
+
+def _rows_of(study: Study, budget: str, arm: str) -> list[dict[str, Any]]:
+    return [row for row in study["differences"] if (row["budget"], row["arm"]) == (budget, arm)]
+
+
+def _difference_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return _NONE
+    factor, digits, unit = _scale(row["metric"])
+    text = f"{row['mean'] * factor:+.{digits}f}{' points' if unit else ''}"
+    if row["low"] is not None:
+        text += (
+            f" ({row['low'] * factor:+.{digits}f} to {row['high'] * factor:+.{digits}f}; p {row['adjusted_p']:.2f})"
+        )
+        text += "*" if row["adjusted_p"] < 0.05 else ""
+    if row["without_partner"]:
+        text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
+    return text
+
+
+def _loss_metrics(study: Study, prefix: str) -> list[str]:
+    return [f"{prefix}{name}{kind}" for name in held_out_sets(study) for kind in ("_loss", "_refitted_loss")]
+
+
+def _headline_metrics(study: Study) -> list[str]:
+    """The tests of the paper's Table 2."""
+    of_tasks = [
+        f"{method}/{task}/{of_task['facts']['headline']}"
+        for task, of_task in study["tasks"].items()
+        for method in ("probe", "finetune")
+    ]
+    return [metric for metric in of_tasks if metric in metric_names(study)]
+
+
+def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
+    """The paper's Table 2, with our columns beside the paper's."""
+    rows, marks = [], set()
+    for task, of_task in study["tasks"].items():
+        for split in _splits(of_task):
+            for method in ("probe", "finetune"):
+                metric = f"{method}/{task}/{split}"
+                ours = [_over_seeds(entry, metric) for entry in entries]
+                if all(cell == _NONE for cell in ours):
+                    continue
+                untrained = _over_seeds({"seeds": study["untrained"]}, metric)
+                paper = PAPER.get((task, of_task["facts"]["target"], split), (_NONE, _NONE))
+                if paper[0] != _NONE and not of_task["facts"]["as_in_paper"]:
+                    paper = tuple(f"{figure} (a)" for figure in paper)
+                    marks.add("a")
+                name = f"{_TASK_NAMES.get(task, task)}, {split}"
+                name += ", fine-tuned" if method == "finetune" else ""
+                rows.append([name, *paper, *ours, untrained, _best_baseline(of_task, metric, split)])
+    if not rows:
+        return ""
+    header = ["task", "paper: random", "paper: adversarial", *(_name(entry) for entry in entries)]
+    header += ["no pre-training", "best without an encoder"]
+    note = (
+        "The paper's columns: McDermott et al. 2021, encoders of 38M parameters, fine-tuned. Ours: frozen probes "
+        "unless a row says fine-tuned, of the encoders above; mean ± standard deviation over pre-training seeds."
+    )
+    if marks:
+        note += " (a): the paper's figure is of other data than ours."
+    return f"## The paper's Table 2, budget {budget}\n\n{note}\n\n{_table(header, rows)}"
+
+
+def _splits(of_task: dict[str, Any]) -> list[str]:
+    """The headline test first."""
+    first = of_task["facts"]["headline"]
+    others = [name for name in of_task["facts"]["rows"] if name not in ("train", "valid", first)]
+    return [first, *others]
+
+
+def _best_baseline(of_task: dict[str, Any], metric: str, split: str) -> str:
+    found = {
+        name: splits[split]["value"]
+        for name, splits in of_task["baselines"].items()
+        if split in splits and splits[split]["value"] is not None
+    }
+    if not found:
+        return _NONE
+    best = max(found, key=found.get)
+    factor, digits, unit = _scale(metric)
+    return f"{found[best] * factor:.{digits}f}{unit} ({best})"
+
+
+def _spreads(study: Study) -> str:
+    """Where chance comes from: pre-training seeds, and fine-tuning seeds within an encoder."""
+    rows = []
+    for metric in metric_names(study):
+        factor, digits, unit = _scale(metric)
+        of_arms = [entry for entry in study["arms"] if len(values(entry, metric)) > 1]
+        variances = [mean_and_deviation(list(values(entry, metric).values()))[1] ** 2 for entry in of_arms]
+        tuning = [finetuning_deviation(entry, metric) for entry in study["arms"]]
+        tuning = [one**2 for one in tuning if not math.isnan(one)]
+        if not variances and not tuning:
+            continue
+        cells = [
+            f"{math.sqrt(sum(group) / len(group)) * factor:.{digits + 1}f}{unit}" if group else _NONE
+            for group in (variances, tuning)
+        ]
+        rows.append([_metric_words(metric), *cells])
+    if not rows:
+        return ""
+    header = ["figure", "pre-training seeds", "fine-tuning seeds"]
+    note = (
+        "Standard deviations, pooled over arms and budgets: between encoders of different pre-training seeds (each "
+        "the mean of its fine-tuning runs), and between fine-tuning runs of one encoder."
+    )
+    return f"## Spread\n\n{note}\n\n{_table(header, rows)}"
+
+
+def _masks(study: Study) -> str:
+    columns = {
+        "share_mask": "[MASK]",
+        "share_keep": "kept",
+        "share_replace": "replaced",
+        "entropy": "entropy of places",
+        "enrichment_max": "largest enrichment",
+        "mask_gap": "gap at [MASK]",
+        "noiser_cosine": "cosine of half batches",
+    }
+    rows = [
+        [_name(entry), entry["budget"], *(_over_seeds(entry, name, digits=2) for name in columns)]
+        for entry in study["arms"]
+        if values(entry, "entropy")
+    ]
+    if not rows:
+        return ""
+    note = "What the noisers did at the end of training, means of the last entries of the logs."
+    return f"## The noisers' masks\n\n{note}\n\n{_table(['arm', 'budget', *columns.values()], rows)}"
+
+
+def _how_to_read(study: Study) -> str:
+    rate = 100 * float(study["common"].get("eval_mask_rate", 0.15))
+    return "\n".join(
+        [
+            "## How to read this\n",
+            f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. "
+            "*Refitted*: with output biases fitted anew on other proteins of the selection part, as a shifted prior "
+            "is not a worse encoder.",
+            "- The selection part was there for every look and choice; the confirmation part was read once, after all "
+            "runs.",
+            "- ± is the standard deviation over pre-training seeds.",
+            "- Differences are of runs with the same seed, which begin with the same weights and see the same "
+            "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms with the same "
+            "partner, and * is below 0.05. Where all differences are the same neither is defined. A pair whose runs "
+            "are both those of an earlier budget is not repeated.",
+            "- FLOPs are counted: matrix products of forward and backward passes, the noiser's included, padding left "
+            "out. Minutes are what the updates took.",
+            "- *Alarm*: runs in which the alarm for a collapse rang. *Left out*: updates that were not finite.",
+        ]
+    )
+
+
+# ---- Cells ----
+
+
+def _budget_title(study: Study, budget: str) -> str:
+    facts = study["budgets"][budget]
+    amount = f"{facts['updates']:,} updates" if "updates" in facts else ""
+    if "like" in facts:
+        amount = f"what {facts['like']} takes for {amount}"
+    elif not amount:
+        amount = f"{facts[facts['equal']]:,.3g} {'FLOP' if facts['equal'] == 'flops' else 's'}"
+    return f"Budget {budget}: {_EQUAL[facts['equal']]}, {amount}"
+
+
+def _name(entry: Entry) -> str:
+    return entry["name"] + (" (no longer in the recipe)" if entry.get("removed") else "")
+
+
+def _over_seeds(entry: Entry, metric: str, digits: int | None = None) -> str:
+    numbers = list(values(entry, metric).values())
+    if not numbers:
+        return _NONE
+    factor, own_digits, unit = _scale(metric)
+    digits = own_digits if digits is None else digits
+    mean, deviation = mean_and_deviation(numbers)
+    text = f"{mean * factor:.{digits}f}"
+    if not math.isnan(deviation):
+        text += f" ± {deviation * factor:.{digits}f}"
+    return text + unit
+
+
+def _scale(metric: str) -> tuple[float, int, str]:
+    """Factor, digits and unit."""
+    task = metric.split("/")[1] if is_task(metric) else ""
+    return (100.0, 1, " %") if task in ("secondary_structure", "remote_homology") else (1.0, 3, "")
+
+
+def _metric_words(metric: str) -> str:
+    if is_task(metric):
+        method, task, split = metric.split("/")
+        return f"{_TASK_NAMES.get(task, task)}, {split}" + (", fine-tuned" if method == "finetune" else "")
+    words = metric.removeprefix("confirmation_").removesuffix("_loss")
+    words = words.replace("_refitted", ", refitted")
+    return words + (", confirmation" if metric.startswith("confirmation_") else "")
+
+
+def _flat(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(_lines([header, ["---"] * len(header), *rows]))
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in rows:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -1,0 +1,149 @@
+"""Downstream tasks of a comparison: probes, fine-tuning where asked for, and baselines."""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints import load_backbone
+from ..recipe import RecipeError
+from ..tape.baselines import baselines_for
+from ..tape.finetune import finetune_seeds
+from ..tape.probes import ProbeSettings, probe
+from ..tape.results import record
+from ..tape.tasks import TaskData, load_task
+from .comparison_recipe import TaskOptions, Tasks
+from .folder import ComparisonFolder, read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+BASELINES_FILE = "baselines.json"
+
+_FOLDER = "tasks"
+
+
+class DownstreamTasks:
+    """The tasks of a comparison with their data, each read when it is first needed.
+
+    Args:
+        tasks ([`Tasks`]): What the recipe says.
+    """
+
+    def __init__(self, tasks: Tasks):
+        self.tasks = tasks
+        self._data: dict[str, TaskData] = {}
+        self._fingerprints: dict[str, dict[str, str]] = {}  # of the data that the folder's results are of
+
+    def data(self, name: str) -> TaskData:
+        """The data of a task.
+
+        Raises:
+            CorpusError: If they cannot be read.
+            RecipeError: If they are others than those of the results that are there.
+        """
+        if name not in self._data:
+            options = self.tasks.of[name]
+            self._data[name] = load_task(
+                name,
+                self.tasks.data_dir,
+                file_prefix=options.file_prefix,
+                target=options.target,
+                max_records=options.max_records,
+            )
+            found = self._data[name].facts["fingerprints"]
+            if self._fingerprints.get(name, found) != found:
+                raise RecipeError(
+                    f"the data of task {name} in {self.tasks.data_dir} are others than those of the results in "
+                    "output_dir"
+                )
+        return self._data[name]
+
+    def baselines(self, folder: ComparisonFolder) -> dict[str, Any]:
+        """What can be had without an encoder, computed once.
+
+        Returns:
+            `dict`: Task → `baselines` (name → test → figures) and `facts` of its data.
+        """
+        with folder.lock("baselines"):
+            found = folder.read(BASELINES_FILE) or {}
+            for name in self.tasks.of:
+                if name in found:
+                    continue
+                data, began = self.data(name), time.monotonic()
+                records = {
+                    label: record(data, label, [compute()], is_baseline=True, bootstrap_samples=0)
+                    for label, compute in baselines_for(data).items()
+                }
+                found[name] = {
+                    "facts": _facts(data, next(iter(records.values()))),
+                    "baselines": {label: _figures(whole) for label, whole in records.items()},
+                }
+                logger.info("%s: baselines, %.0f s", name, time.monotonic() - began)
+                folder.write(BASELINES_FILE, found)
+        self._fingerprints = {name: of_task["facts"]["fingerprints"] for name, of_task in found.items()}
+        return found
+
+    def evaluate(self, encoder: Path, run_folder: Path, device: torch.device) -> dict[str, Any]:
+        """Every task of an encoder. What was done before a kill is not done again.
+
+        Args:
+            encoder (`Path`): The folder of the encoder and its tokenizer.
+            run_folder (`Path`): Where results are kept, a file for each task.
+            device (`torch.device`): Of the probes.
+
+        Returns:
+            `dict`: Task → `probe`, and `finetune` where asked for, each with `figures` (test → `value`, and of several
+            seeds `by_seed`), and `seconds`.
+        """
+        found = {}
+        for name, options in self.tasks.of.items():
+            path = run_folder / _FOLDER / f"{name}.json"
+            if not path.exists():
+                write_json(path, self._evaluate(name, options, encoder, run_folder, device))
+                # the models of fine-tuning: only figures are kept
+                shutil.rmtree(run_folder / _FOLDER / f"finetuned-{name}", ignore_errors=True)
+            found[name] = read_json(path)
+        return found
+
+    def _evaluate(
+        self, name: str, options: TaskOptions, encoder: Path, run_folder: Path, device: torch.device
+    ) -> dict[str, Any]:
+        data, began = self.data(name), time.monotonic()
+        model, tokenizer = load_backbone(str(encoder))
+        settings = ProbeSettings(dtype=self.tasks.dtype, max_train_residues=options.max_train_residues)
+        probed = probe(data, model.to(device).eval(), tokenizer, settings)
+        of_probe = record(data, "probe", [probed.predictions], bootstrap_samples=0)
+        found = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
+        if options.finetune is not None:
+            folder, seeds = run_folder / _FOLDER / f"finetuned-{name}", options.finetune_seeds
+            results = finetune_seeds(data, str(encoder), str(folder), options.finetune_settings(), seeds)
+            tuned = record(data, "finetune", [result.predictions for result in results], bootstrap_samples=0)
+            found["finetune"] = {"figures": _figures(tuned), "seeds": seeds}
+        return {**found, "seconds": time.monotonic() - began}
+
+
+def _figures(whole: dict[str, Any]) -> dict[str, Any]:
+    """The headline figure of each test of a record: its value, its rows, and by seed where there are several."""
+    return {
+        split: {
+            key: whole["figures"][split][name][key]
+            for key in ("value", "rows", "by_seed")
+            if key in whole["figures"][split][name]
+        }
+        for split, name in whole["headline"].items()
+        if split != "valid"
+    }
+
+
+def _facts(data: TaskData, whole: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "target": data.task.target,
+        "headline": data.task.headline,
+        "kind": data.task.kind,
+        "rows": data.facts["rows"],
+        "as_in_paper": whole["as_in_paper"],
+        "fingerprints": data.facts["fingerprints"],
+    }

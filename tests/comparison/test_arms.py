@@ -1,0 +1,80 @@
+import pytest
+
+from adversarial_mlm.comparison.arms import arm_recipe, check_arms, difference_of_masks, fingerprint, masks_of
+from adversarial_mlm.comparison.comparison_recipe import read_comparison
+from adversarial_mlm.recipe import RecipeError, recipe_of
+
+
+def masks(**options):
+    return masks_of(recipe_of({"train_data": ["x"], "use_cpu": True, **options}, [], "test"))
+
+
+def test_masks_are_counted_over_both_kinds_together():
+    assert masks(masking="random").words() == "20 % 80/10/10"
+    assert masks(preset="fast").words() == "40 % 90/5/5"  # half by [MASK] alone, half 80/10/10
+    assert masks(preset="blind", adversarial_rate=0.1, random_rate=0.3).words() == "40 % 85/7.5/7.5"
+    assert masks(preset="blind", adversarial_share=["0.5"]).words() == "40 % 85/7.5/7.5"
+
+
+def test_a_mix_that_the_noiser_chooses_is_not_known_before():
+    assert masks(preset="paper").words() == "20 % learned"
+    assert masks(preset="paper-literal").words() == "? % learned"
+    assert masks(preset="blind", adversarial_share=["0@0", "1@9"]).mix is None
+
+
+def test_arms_are_matched_where_rate_and_mix_are_equal():
+    fast, ninety = masks(preset="fast"), {"masking": "random", "mask_options": [0.9, 0.05, 0.05]}
+    assert difference_of_masks(fast, masks(**ninety, random_rate=0.3)) == ""
+    assert difference_of_masks(fast, masks(**ninety)) == "in mask rate"
+    assert difference_of_masks(fast, masks(masking="random")) == "in mask rate and in the way of masking"
+    assert difference_of_masks(masks(preset="paper"), masks(masking="random")) == "its noiser chooses how to mask"
+
+
+def test_unmatched_arms_are_refused_unless_they_are_said_to_be(write):
+    changes = {"arms.random.options.mask_options": [0.8, 0.1, 0.1]}
+    with pytest.raises(RecipeError, match="arm game .20 % 90/5/5. and its partner random .20 % 80/10/10. are not"):
+        check_arms(read_comparison(write(changes)))
+    assert check_arms(read_comparison(write({**changes, "arms.game.unmatched": True})))
+    with pytest.raises(RecipeError, match="arm game says unmatched: true, but masks as random does"):
+        check_arms(read_comparison(write({"arms.game.unmatched": True})))
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [("max_length", 32), ("per_device_train_batch_size", 8), ("eval_mask_seed", 1), ("encoder", "small")],
+)
+def test_arms_that_could_not_be_paired_are_refused(write, option, value):
+    with pytest.raises(RecipeError, match=f"arm game has {option} {value} and arm random .*; all arms must share it"):
+        check_arms(read_comparison(write({f"arms.game.options.{option}": value})))
+
+
+@pytest.mark.parametrize("option, value", [("seed", 3), ("max_steps", 5), ("output_dir", "x"), ("streaming", True)])
+def test_what_the_comparison_decides_is_no_option_of_an_arm(write, option, value):
+    for changes in ({f"common.{option}": value}, {f"arms.game.options.{option}": value}):
+        with pytest.raises(RecipeError, match=f"{option} is decided by the comparison"):
+            check_arms(read_comparison(write(changes)))
+    with pytest.raises(RecipeError, match=f"{option} is decided by the comparison"):
+        check_arms(read_comparison(write()), [f"--{option}", str(value)])
+
+
+def test_an_unknown_option_names_file_and_arm(write):
+    with pytest.raises(RecipeError, match=r"unknown option 'learning_rat' in .*compare.yaml \(game\); did you mean"):
+        check_arms(read_comparison(write({"arms.game.options.learning_rat": 1})))
+
+
+def test_an_arms_options_win_over_the_common_ones_and_both_over_its_preset(write):
+    recipe = read_comparison(write({"arms.game.options.preset": "paper", "common.noiser_learning_rate": 1e-2}))
+    of_arm = arm_recipe(recipe, "game", seed=4, updates=9)
+    assert of_arm.training.learning_rate == 1e-3  # the preset's is 1e-4
+    assert of_arm.training.noiser_learning_rate == 1e-3
+    assert (of_arm.training.seed, of_arm.training.max_steps) == (4, 9)
+    assert arm_recipe(recipe, "game", words=["--noiser_learning_rate", "5e-3"]).training.noiser_learning_rate == 5e-3
+
+
+def test_a_fingerprint_is_of_what_a_result_depends_on(write):
+    recipe = read_comparison(write())
+    one = fingerprint(arm_recipe(recipe, "game"))
+    assert fingerprint(arm_recipe(recipe, "game", seed=3, updates=7, output_dir="x")) == one
+    assert fingerprint(arm_recipe(recipe, "game", words=["--train_data", "elsewhere.fasta"])) == one
+    assert fingerprint(arm_recipe(recipe, "game", words=["--learning_rate", "2e-3"])) != one
+    assert fingerprint(arm_recipe(recipe, "random")) != one

@@ -1,0 +1,300 @@
+"""Whole comparisons in miniature."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from adversarial_mlm import AdversarialMLMTrainer
+from adversarial_mlm.comparison import comparing, confirmation, running
+from adversarial_mlm.comparison.differences import metric_names
+from adversarial_mlm.comparison.tables import markdown
+from adversarial_mlm.finite import NonFiniteError
+from adversarial_mlm.recipe import RecipeError
+
+_TIMES = ("seconds", "seconds_noiser", "wall_seconds")
+
+
+class Killed(BaseException):
+    """As by a signal that cannot be handled: nothing is cleaned up."""
+
+
+def results(folder: Path) -> dict[str, dict]:
+    """All results of a comparison without what differs from time to time."""
+    found = {}
+    for path in sorted(folder.glob("runs/*/*/*/result.json")):
+        result = json.loads(path.read_text())
+        result["metrics"] = {name: value for name, value in result["metrics"].items() if name not in _TIMES}
+        found[str(path.parent.relative_to(folder / "runs"))] = result
+    return found
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        str(path.parent.relative_to(folder / "runs")): load_file(path)
+        for path in folder.glob("runs/*/*/*/model.safetensors")
+    }
+
+
+@pytest.fixture
+def study(tmp_path):
+    return lambda: json.loads((tmp_path / "study" / "study.json").read_text())
+
+
+def test_a_comparison_leaves_tables_plain_results_and_the_encoders(compare, study, tmp_path):
+    outcome = compare({"arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}})
+    found = study()
+    assert [(arm["name"], arm["corpus"], arm["budget"]) for arm in found["arms"]] == [
+        (name, "the demo's proteins", "updates") for name in ("random", "game", "bare")
+    ]
+    for arm in found["arms"]:
+        assert [of_seed["seed"] for of_seed in arm["seeds"]] == [0, 1]
+        for of_seed in arm["seeds"]:
+            metrics = of_seed["metrics"]
+            assert metrics["updates_done"] == 3 and metrics["flops"] > 0 and metrics["seconds"] > 0
+            for name in ("members", "families"):
+                for prefix in ("", "confirmation_"):
+                    assert 2 < metrics[f"{prefix}{name}_loss"] < 5
+                    assert metrics[f"{prefix}{name}_refitted_loss"] < metrics[f"{prefix}{name}_loss"]
+    assert {row["metric"] for row in found["differences"]} == set(metric_names(found))
+    assert outcome.tables == (tmp_path / "study" / "study.md").read_text() == markdown(found)
+    assert len((tmp_path / "study" / "runs.csv").read_text().splitlines()) == 1 + 6
+    assert len(weights(tmp_path / "study")) == 6
+    assert not list((tmp_path / "study").glob("runs/*/*/*/checkpoint-*"))
+
+
+def test_arms_of_a_seed_begin_with_the_same_weights_and_see_the_same_batches(compare, monkeypatch):
+    seen: dict[str, list] = {}
+    compute_loss = AdversarialMLMTrainer.compute_loss
+
+    def note(self, model, inputs, *args, **kwargs):
+        run = Path(self.args.output_dir)
+        if run.parent.name.startswith("seed-"):  # and not what is measured before
+            first = next(self.model.parameters()).detach().clone()
+            seen.setdefault(f"{run.parent.parent.name} {run.parent.name}", []).append((inputs["input_ids"], first))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(AdversarialMLMTrainer, "compute_loss", note)
+    compare()
+    for seed in ("seed-0", "seed-1"):
+        random, game = seen[f"random {seed}"], seen[f"game {seed}"]
+        assert len(random) == len(game) >= 3
+        assert all(torch.equal(one[0], other[0]) for one, other in zip(random, game, strict=True))
+        assert torch.equal(random[0][1], game[0][1])
+    assert not torch.equal(seen["random seed-0"][0][1], seen["random seed-1"][0][1])
+
+
+def test_a_run_is_the_same_on_its_own_as_among_others(compare, tmp_path):
+    compare({"seeds": [1], "output_dir": str(tmp_path / "alone"), "arms.game.seeds": [1]})
+    compare()
+    alone, among = results(tmp_path / "alone"), results(tmp_path / "study")
+    assert set(alone) < set(among) and all(among[name] == result for name, result in alone.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [2, 8])
+def test_a_killed_comparison_goes_on_to_the_same_results(compare, monkeypatch, tmp_path, at):
+    compare({"output_dir": str(tmp_path / "whole")})
+    training_step, steps = AdversarialMLMTrainer.training_step, []
+
+    def killed(self, *args, **kwargs):
+        if Path(self.args.output_dir).parent.name.startswith("seed-"):
+            steps.append(self.args.output_dir)
+            if len(steps) == at:
+                raise Killed
+        return training_step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialMLMTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            compare()
+    compare()
+    assert results(tmp_path / "study") == results(tmp_path / "whole")
+    whole = weights(tmp_path / "whole")
+    for name, tensors in weights(tmp_path / "study").items():
+        assert all(torch.equal(tensor, whole[name][key]) for key, tensor in tensors.items())
+
+
+def test_a_kill_between_training_and_result_does_not_train_again(compare, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "figures_of_sets", lambda *args: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            compare()
+    trained = []
+    pretrain = running.pretrain
+    monkeypatch.setattr(running, "pretrain", lambda recipe, data: trained.append(recipe) or pretrain(recipe, data))
+    compare()
+    assert len(trained) == 3  # of four
+
+
+def test_what_is_complete_is_not_made_again(compare, monkeypatch, tmp_path):
+    first = compare()
+    monkeypatch.setattr(comparing, "make_run", None)
+    monkeypatch.setattr(comparing, "measure", None)
+    assert compare().tables == first.tables
+
+
+def test_a_run_that_diverged_is_a_result(compare, study, monkeypatch):
+    pretrain = running.pretrain
+
+    def diverging(recipe, data):
+        if recipe.masking.masking == "adversarial" and recipe.training.seed == 1:
+            raise NonFiniteError("no update was finite")
+        return pretrain(recipe, data)
+
+    monkeypatch.setattr(running, "pretrain", diverging)
+    outcome = compare()
+    game = next(arm for arm in study()["arms"] if arm["name"] == "game")
+    assert [of_seed["metrics"]["diverged"] for of_seed in game["seeds"]] == [False, True]
+    assert "1 of 2 diverged" in outcome.tables and "[1 pairs, 1 without partner]" in outcome.tables
+
+
+def test_arms_may_start_from_one_warmed_up_encoder_per_seed(compare, study, tmp_path):
+    outcome = compare({"warm_up": {"updates": 2, "options": {"masking": "random"}}})
+    warm = {seed: tmp_path / "study" / "runs" / "warm_up" / f"seed-{seed}" / "2-updates" for seed in (0, 1)}
+    for seed, folder in warm.items():
+        for arm in ("random", "game"):
+            of_arm = tmp_path / "study" / "runs" / arm / f"seed-{seed}" / "3-updates" / "recipe.yaml"
+            assert f"model_name_or_path: {folder}" in of_arm.read_text()
+    assert study()["warm_up"]["updates"] == 2 and "after 2 common updates" in outcome.tables
+    with pytest.raises(RecipeError, match="warm_up is another than those of the runs in output_dir"):
+        compare({"warm_up": {"updates": 3, "options": {"masking": "random"}}})
+
+
+# ---- Another recipe for the same folder ----
+
+
+def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, study):
+    compare()
+    outcome = compare({"arms.game": None})
+    assert [(arm["name"], arm["removed"]) for arm in study()["arms"]] == [("random", False), ("game", True)]
+    assert "game (no longer in the recipe)" in outcome.tables
+    assert {row["arm"] for row in study()["differences"]} == {"game"}
+    compare({"seeds": [0]})  # and seeds that have left it
+    assert all(len(arm["seeds"]) == 2 for arm in study()["arms"])
+
+
+def test_an_arm_cannot_change_under_its_name(compare):
+    compare()
+    with pytest.raises(RecipeError, match="arm game has other options than its runs in output_dir had"):
+        compare({"arms.game.options.noiser_learning_rate": 2e-3})
+    with pytest.raises(RecipeError, match="budget updates gives arm random 4 updates, and gave it 3 when it ran"):
+        compare({"budgets.updates.updates": 4})
+    with pytest.raises(RecipeError, match="held_out divides the proteins in another way"):
+        compare({"held_out": {"split_seed": 1}})
+    with pytest.raises(RecipeError, match="the proteins are others than those of the runs"):
+        compare({"common.min_length": 100})
+
+
+def test_options_of_the_command_line_go_to_all_arms_and_are_reported(compare, study, tmp_path):
+    compare(None, "--learning_rate", "2e-3", "--cache_dir", str(tmp_path / "elsewhere"))
+    assert study()["common"]["learning_rate"] == 2e-3 and str(tmp_path) not in json.dumps(study()["arms"])
+    assert "elsewhere" not in json.dumps(study())
+    for arm in ("random", "game"):
+        recipe = tmp_path / "study" / "runs" / arm / "seed-0" / "3-updates" / "recipe.yaml"
+        assert "learning_rate: 0.002" in recipe.read_text()
+
+
+# ---- Confirmation ----
+
+
+def test_the_confirmation_part_is_read_once_for_all_runs(compare, monkeypatch, study, tmp_path):
+    compare()
+    read = json.loads((tmp_path / "study" / "confirmation.json").read_text())
+    assert len(read["runs"]) == 4 and all(len(run["weights"]) == 64 for run in read["runs"].values())
+    monkeypatch.setattr(confirmation, "ask", None)
+    compare()  # and not a second time
+    another = {"arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}}
+    with pytest.raises(RecipeError, match="the confirmation part was read once, for 4 runs, and 2 runs of the recipe"):
+        compare(another)
+    assert not (tmp_path / "study" / "runs" / "bare").exists()
+    compare({**another, "held_out": {"spent": True}})
+    bare = next(arm for arm in study()["arms"] if arm["name"] == "bare")
+    assert bare["seeds"][0]["metrics"]["members_loss"] > 0
+    assert "confirmation_members_loss" not in bare["seeds"][0]["metrics"]
+    assert json.loads((tmp_path / "study" / "confirmation.json").read_text()) == read
+
+
+def test_nothing_is_known_of_the_confirmation_part_before_all_runs_are_read(compare, monkeypatch, tmp_path):
+    ask, calls = confirmation.ask, []
+
+    def killed(*args):
+        calls.append(args)
+        if len(calls) == 6:
+            raise Killed
+        return ask(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirmation, "ask", killed)
+        with pytest.raises(Killed):
+            compare()
+    assert not (tmp_path / "study" / "confirmation.json").exists()
+    assert "confirmation part" in compare().tables
+
+
+def test_spent_is_refused_while_it_is_not(compare):
+    with pytest.raises(RecipeError, match="held_out.spent is true, but the confirmation part was not read yet"):
+        compare({"held_out": {"spent": True}})
+
+
+def test_weights_that_changed_after_the_reading_are_found(compare, tmp_path):
+    compare()
+    runs = tmp_path / "study" / "runs"
+    shutil.copyfile(
+        runs / "game" / "seed-0" / "3-updates" / "model.safetensors",
+        runs / "game" / "seed-1" / "3-updates" / "model.safetensors",
+    )
+    with pytest.raises(RecipeError, match="seed-1/3-updates are not those that the confirmation part was read for"):
+        compare()
+
+
+# ---- Dry runs, other processes ----
+
+
+def test_a_dry_run_tells_the_cost_and_makes_nothing(write, tmp_path):
+    path = write({"budgets.flops": {"equal": "flops", "like": "random", "updates": 30}})
+    before = set(tmp_path.iterdir()) | {tmp_path / "cache"}
+    plan = comparing.dry_run(*comparing.parse_arguments([path, "--dry-run"]))
+    assert set(tmp_path.iterdir()) <= before
+    assert "8 runs, equal ones once, 8 to do" in plan and "training: about" in plan
+    assert sum(line.startswith("flops") for line in plan.splitlines()) == 2
+
+
+def test_a_dry_run_of_a_comparison_that_ran_counts_what_is_left(compare, write, tmp_path):
+    compare()
+    shutil.rmtree(tmp_path / "study" / "runs" / "game" / "seed-1")
+    plan = comparing.dry_run(*comparing.parse_arguments([write(), "--dry_run"]))
+    assert "4 runs, equal ones once, 1 to do; seconds measured when the runs began" in plan
+
+
+def test_runs_that_another_process_is_at_are_left_to_it(compare, tmp_path):
+    folder = comparing.ComparisonFolder(str(tmp_path / "study"))
+    with folder.lock("game/seed-1/3-updates"):
+        outcome = compare()
+        assert outcome.elsewhere == 1 and outcome.tables == ""
+        assert len(results(tmp_path / "study")) == 3
+    assert compare().tables
+
+
+def test_copies_of_tables_go_where_they_are_asked_for(compare, tmp_path):
+    copies = {name: tmp_path / "docs" / f"study.{name}" for name in ("markdown", "json")}
+    compare(None, *(word for name, path in copies.items() for word in (f"--{name}", str(path))))
+    assert copies["markdown"].read_text() == (tmp_path / "study" / "study.md").read_text()
+    assert copies["json"].read_text() == (tmp_path / "study" / "study.json").read_text()
+
+
+def test_a_plot_has_a_panel_for_every_held_out_set(compare, tmp_path):
+    pytest.importorskip("matplotlib")
+    outcome = compare({"plot": True}, "--plot", str(tmp_path / "docs" / "study.png"))
+    assert (tmp_path / "docs" / "study.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert tmp_path / "docs" / "study.png" in outcome.files
+
+
+def test_a_plot_that_cannot_be_drawn_is_said_before_any_work(compare, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(RecipeError, match="the plot needs matplotlib, which is missing: pip install"):
+        compare({"plot": True})
+    assert not (tmp_path / "study").exists()

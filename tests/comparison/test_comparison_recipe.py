@@ -1,0 +1,75 @@
+import pytest
+
+from adversarial_mlm.comparison.arms import check_arms
+from adversarial_mlm.comparison.comparison_recipe import read_comparison
+from adversarial_mlm.recipe import RecipeError
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"seed": [0]}, "there is no key 'seed'; did you mean 'seeds'?"),
+        ({"arms.game.agains": "random"}, "there is no key 'arms.game.agains'; did you mean 'against'?"),
+        ({"budgets.updates.update": 3}, "there is no key 'budgets.updates.update'; did you mean 'updates'?"),
+        ({"path": "x"}, "there is no key 'path'"),
+        ({"corpus": None}, "corpus is missing"),
+        ({"arms.game.options": None}, "arms.game.options is missing"),
+        ({"seeds": 3}, "seeds must be a list, got 3"),
+        ({"seeds": ["one"]}, r"seeds\[0\] must be a whole number, got 'one'"),
+        ({"seeds": [0, 0]}, r"seeds must be different whole numbers of 0 or more, at least one, got \[0, 0\]"),
+        ({"seeds": []}, "seeds must be different whole numbers"),
+        ({"plot": "perhaps"}, "plot must be true or false, got 'perhaps'"),
+        ({"common": ["x"]}, "common must be a mapping of names to values"),
+        ({"arms": {}}, "arms has no entry"),
+        ({"arms.a/b": {"options": {}}}, "arms.a/b cannot have that name"),
+        ({"arms.untrained": {"options": {}}}, "arms.untrained cannot have that name"),
+        ({"arms.game.against": "rndom"}, "arms.game.against names 'rndom', but there are random, game"),
+        ({"arms.game.against": "game"}, "arms.game.against names the arm itself"),
+        ({"arms.random.unmatched": True}, "arms.random.unmatched is set, but the arm is compared with none"),
+        ({"arms.random.seeds": [1]}, "arms.game has the seed 0, which random, its partner, has not"),
+        ({"arms.random.budgets": []}, "arms.game has the budget updates, which random, its partner, has not"),
+        ({"budgets.updates.equal": "steps"}, "budgets.updates.equal names 'steps', but there are updates, flops"),
+        ({"budgets.updates.like": "random"}, "budgets.updates is of equal updates and takes 'updates' and nothing"),
+        ({"budgets.f": {"equal": "flops", "updates": 3}}, "takes either 'flops', or 'like' and 'updates'"),
+        ({"budgets.f": {"equal": "flops", "flops": 0}}, "budgets.f.flops must be above 0, got 0"),
+        ({"budgets.f": {"equal": "seconds", "like": "x", "updates": 1}}, "budgets.f.like names 'x'"),
+        ({"warm_up": {"updates": 0}}, "warm_up.updates must be at least 1, got 0"),
+        ({"held_out": {"confirmation_share": 1.0}}, "held_out.confirmation_share must lie between 0 and 1"),
+        ({"tasks": {"data_dir": "x", "of": {"folding": {}}}}, "tasks.of names 'folding', but there are secondary"),
+        ({"tasks": {"data_dir": "x", "of": {"stability": {"max_records": 0}}}}, "max_records must be at least 1"),
+        (
+            {"tasks": {"data_dir": "x", "of": {"stability": {"finetune": {"learning_rat": 1}}}}},
+            "tasks.of.stability.finetune: there is no option 'learning_rat' of fine-tuning",
+        ),
+        (
+            {"tasks": {"data_dir": "x", "of": {"stability": {"finetune": {"seeds": 2}}}}},
+            "tasks.of.stability.finetune.seeds must be a list of whole numbers, got 2",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_file_and_key(write, changes, sentence):
+    with pytest.raises(RecipeError, match=sentence) as error:
+        read_comparison(write(changes))
+    assert "compare.yaml: " in str(error.value) and "\n" not in str(error.value)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(write):
+    path = write({"budgets.f": {"equal": "flops", "flops": "1e12"}})
+    assert read_comparison(path).budgets["f"].flops == 1e12
+    path = write({"tasks": {"data_dir": "x", "of": {"stability": {"finetune": {"learning_rate": "3e-4"}}}}})
+    assert read_comparison(path).tasks.of["stability"].finetune_settings().learning_rate == 3e-4
+
+
+def test_the_command_line_wins_over_the_files_folders(write):
+    path = write({"tasks": {"data_dir": "x", "of": {"stability": {}}}})
+    recipe = read_comparison(path, output_dir="out", data_dir="data")
+    assert (recipe.output_dir, recipe.tasks.data_dir) == ("out", "data")
+    with pytest.raises(RecipeError, match="--data_dir is given, but .* has no tasks"):
+        read_comparison(write(), data_dir="data")
+
+
+def test_the_recipe_of_the_small_study_is_a_recipe(repository):
+    recipe = read_comparison(str(repository / "examples" / "recipes" / "compare_small.yaml"))
+    resolved = check_arms(recipe)
+    assert resolved["paper"].training.learning_rate == 1e-3 and resolved["paper"].training.noiser_learning_rate == 1e-4
+    assert not recipe.arms["blind_20"].unmatched and not recipe.arms["fast_40"].unmatched

@@ -1,0 +1,70 @@
+import pytest
+
+from adversarial_mlm.comparison.differences import differences, finetuning_deviation, metric_names
+
+
+def entry(name, losses, against=None, budget="updates", **more):
+    seeds = [
+        {"seed": seed, "metrics": {} if loss is None else {"members_loss": loss}} for seed, loss in enumerate(losses)
+    ]
+    return {"name": name, "budget": budget, "against": against, "unmatched": False, "seeds": seeds, **more}
+
+
+def study(*entries):
+    return {"arms": list(entries)}
+
+
+def test_differences_are_paired_by_seed():
+    (row,) = differences(study(entry("a", [3.0, 2.0, 4.0]), entry("b", [4.0, 2.0, 6.0], "a")))
+    assert (row["arm"], row["against"], row["metric"], row["pairs"]) == ("b", "a", "members_loss", [0, 1, 2])
+    assert row["mean"] == 1.0  # of 1, 0 and 2
+    assert (row["low"], row["high"]) == pytest.approx((-1.484138, 3.484138), abs=1e-5)
+    assert row["adjusted_p"] == row["p_value"] == pytest.approx(0.225403, abs=1e-5)
+
+
+def test_p_allows_for_all_arms_with_the_same_partner_and_for_no_others():
+    rows = differences(
+        study(
+            entry("a", [1.0, 2.0, 3.0]),
+            entry("b", [2.0, 2.9, 4.1], "a"),
+            entry("c", [1.1, 2.0, 3.2], "a"),
+            entry("d", [2.0, 2.9, 4.2], "b"),
+            entry("b", [2.0, 2.9, 4.1], "a", budget="flops"),
+            entry("a", [1.0, 2.0, 3.0], budget="flops"),
+        )
+    )
+    p = {(row["budget"], row["arm"]): (row["p_value"], row["adjusted_p"]) for row in rows}
+    assert p["updates", "b"][1] == pytest.approx(2 * p["updates", "b"][0])
+    assert p["updates", "c"][1] == pytest.approx(p["updates", "c"][0])  # the larger of two
+    assert p["updates", "d"][0] == p["updates", "d"][1] and p["flops", "b"][0] == p["flops", "b"][1]
+
+
+def test_a_run_without_a_figure_has_no_pair_and_is_counted():
+    (row,) = differences(study(entry("a", [3.0, 2.0, None]), entry("b", [4.0, None, 6.0], "a")))
+    assert row["pairs"] == [0] and row["without_partner"] == [1, 2]
+    assert row["mean"] == 1.0 and row["low"] is None and row["adjusted_p"] is None
+    assert differences(study(entry("a", [None]), entry("b", [1.0], "a"))) == []
+
+
+def test_arms_are_compared_by_held_out_losses_and_tasks_alone():
+    one = entry("a", [1.0])
+    one["seeds"][0]["metrics"] |= {
+        "members_refitted_loss": 1.0, "confirmation_members_loss": 1.0, "members_background_loss": 2.0,
+        "confirmation_members_background_loss": 2.0, "random_loss": 3.0, "adversarial_loss": 3.0, "seconds": 9.0,
+        "probe/stability/test": 0.5, "finetune/stability/test": 0.4, "finetune/stability/test/by_seed": [0.3, 0.5],
+    }  # fmt: skip
+    assert metric_names(study(one)) == [
+        "members_loss",
+        "members_refitted_loss",
+        "confirmation_members_loss",
+        "probe/stability/test",
+        "finetune/stability/test",
+    ]
+
+
+def test_the_spread_of_fine_tuning_is_within_encoders():
+    one = entry("a", [1.0, 1.0])
+    for of_seed, runs in zip(one["seeds"], ([1.0, 3.0], [11.0, 11.0]), strict=True):
+        of_seed["metrics"]["finetune/stability/test/by_seed"] = runs
+    # variances 2 and 0, whose mean is 1; that the encoders differ by 9 does not count
+    assert finetuning_deviation(one, "finetune/stability/test") == pytest.approx(1.0)

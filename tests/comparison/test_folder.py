@@ -1,0 +1,53 @@
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from adversarial_mlm.comparison.folder import ComparisonFolder
+from adversarial_mlm.comparison.plan import Run
+from adversarial_mlm.recipe import RecipeError
+
+
+def _hold(path, ready):
+    with ComparisonFolder(path).lock("run"):
+        ready.set()
+        signal.pause()
+
+
+def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock_behind(tmp_path):
+    folder = ComparisonFolder(str(tmp_path))
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    other = context.Process(target=_hold, args=(str(tmp_path), ready))
+    other.start()
+    assert ready.wait(20)
+    with folder.lock("run", wait=False) as ours:
+        assert not ours
+    with folder.lock("another run", wait=False) as ours:
+        assert ours
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with folder.lock("run", wait=False) as ours:
+        assert ours
+
+
+def test_a_run_is_complete_with_its_result(tmp_path):
+    folder, run = ComparisonFolder(str(tmp_path)), Run("game", 3, 7)
+    folder.of(run).mkdir(parents=True)
+    assert not folder.is_done(run) and folder.results() == {}
+    folder.write(f"runs/{run.name}/result.json", {"metrics": {}})
+    assert folder.is_done(run) and folder.results() == {run: {"metrics": {}}}
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    folder = ComparisonFolder(str(tmp_path))
+    (tmp_path / "plan.json").write_text('{"arms": ')
+    with pytest.raises(RecipeError, match=r"plan.json is damaged; move it away"):
+        folder.read("plan.json")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="output_dir .*file.* cannot be written to"):
+        ComparisonFolder(str(tmp_path / "file"))

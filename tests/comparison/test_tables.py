@@ -1,0 +1,129 @@
+import copy
+import csv
+import io
+
+import pytest
+
+from adversarial_mlm.comparison.differences import differences
+from adversarial_mlm.comparison.tables import markdown, runs_csv
+
+
+def entry(name, budget, seeds, **more):
+    told = {
+        "corpus": "some proteins", "updates": 600, "options": {"masking": "random"}, "against": None,
+        "unmatched": False, "masks": {"words": "20 % 80/10/10"}, "removed": False,
+    }  # fmt: skip
+    of_seeds = [{"seed": seed, "metrics": metrics} for seed, metrics in enumerate(seeds)]
+    return {"name": name, "budget": budget, "seeds": of_seeds, **told, **more}
+
+
+def figures(loss, **more):
+    return {
+        "updates": 600, "flops": 2.5e12, "seconds": 90.0, "diverged": False, "collapsed_at": None,
+        "skipped_updates": 0.0, "members_loss": loss, "members_refitted_loss": loss - 0.01,
+        "members_background_loss": 2.85, "confirmation_members_loss": loss + 0.1,
+        "confirmation_members_refitted_loss": loss + 0.09, "confirmation_members_background_loss": 2.9, **more,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def study():
+    random = [figures(2.70, **{"probe/stability/test": 0.40}), figures(2.72, **{"probe/stability/test": 0.44})]
+    game = [
+        figures(
+            2.75, **{"probe/stability/test": 0.41}, entropy=0.9, share_mask=0.5, share_keep=0.1, share_replace=0.4
+        ),
+        figures(2.78, **{"probe/stability/test": 0.43}, collapsed_at=7, entropy=0.7),
+    ]
+    of_game = {"against": "random", "unmatched": True, "difference": "in mask rate", "removed": True}
+    content = {
+        "corpus": "some proteins",
+        "common": {"encoder": "tiny", "eval_mask_rate": 0.2},
+        "proteins": {"train": {"proteins": 9000}, "members": {"selection": 400, "confirmation": 380}},
+        "machine": {"processor": "a quick one"},
+        "warm_up": None,
+        "budgets": {
+            "updates": {"equal": "updates", "updates": 600},
+            "flops": {"equal": "flops", "like": "random", "updates": 600},
+        },
+        "arms": [
+            entry("random", "updates", random),
+            entry("game", "updates", game, **of_game),
+            entry("random", "flops", random),
+            entry("game", "flops", [figures(2.8), {"diverged": True}], **{**of_game, "updates": 300}),
+        ],
+        "untrained": [{"seed": 0, "metrics": {"members_loss": 3.4, "probe/stability/test": 0.3}}],
+        "tasks": {
+            "stability": {
+                "facts": {"target": "stability_score", "headline": "test", "rows": {"test": 50}, "as_in_paper": False},
+                "baselines": {"mean": {"test": {"value": None}}, "composition": {"test": {"value": 0.52}}},
+            }
+        },
+        "task_budgets": ["updates"],
+    }
+    return {**content, "differences": differences(content)}
+
+
+def lines_with(text: str, *words: str) -> list[str]:
+    return [line for line in text.splitlines() if all(word in line for word in words)]
+
+
+def test_a_table_has_mean_and_deviation_over_seeds(study):
+    (line,) = lines_with(markdown(study), "| random | 600 |", "2.710 ± 0.014")[:1]
+    assert line == "| random | 600 | 2.5 | 1.5 | 2.710 ± 0.014 | 2.700 ± 0.014 | no | 0 |"
+
+
+def test_alarms_and_runs_that_diverged_are_told(study):
+    text = markdown(study)
+    assert lines_with(text, "game (no longer in the recipe) | 600", "1 of 2 | 0 |")
+    assert lines_with(text, "game (no longer in the recipe) | 300", "2.800", "1 of 2 diverged")
+
+
+def test_the_papers_table_2_has_our_columns_beside_the_papers(study):
+    text = markdown(study)
+    header = (
+        "| task | paper: random | paper: adversarial | random | game (no longer in the recipe) | no pre-training |"
+    )
+    assert lines_with(text, header)
+    (line,) = lines_with(text, "| Stability, test | 0.626")
+    assert line == (
+        "| Stability, test | 0.626 ± 0.044 (a) | 0.630 ± 0.009 (a) | 0.420 ± 0.028 | 0.420 ± 0.014 | 0.300 "
+        "| 0.520 (composition) |"
+    )
+    assert text.count("The paper's Table 2") == 1  # of the budgets with tasks alone
+
+
+def test_unmatched_arms_are_marked_in_every_table_of_differences(study):
+    text = markdown(study)
+    assert lines_with(text, "random †: in mask rate")
+    rows = lines_with(text, "game − random")
+    assert len(rows) == 5 and all("game − random †" in row for row in rows)
+
+
+def test_differences_have_their_interval_and_say_which_runs_have_no_partner(study):
+    # of 0.05 and 0.06: mean 0.055, deviation 0.00707, error 0.005, t of one degree of freedom 12.706
+    rows = lines_with(markdown(study), "| updates | game − random", "+0.055 (-0.009 to +0.119; p 0.06)")
+    assert len(rows) == 2  # selection and confirmation
+    assert lines_with(markdown(study), "| flops | game − random", "+0.100 [1 pairs, 1 without partner]")
+
+
+def test_a_pair_whose_runs_are_those_of_an_earlier_budget_is_not_repeated(study):
+    same = copy.deepcopy(study)
+    same["arms"][3] = {**same["arms"][1], "budget": "flops"}
+    same["differences"] = differences(same)
+    assert not lines_with(markdown(same), "| flops | game − random")
+
+
+def test_the_report_tells_masks_rate_and_sizes(study):
+    text = markdown(study)
+    assert lines_with(text, "some proteins. 9,000 proteins to train on", "400 for selection and 380 for confirmation")
+    assert lines_with(text, "20 % random [MASK]s")
+    assert lines_with(text, "| game (no longer in the recipe) | updates | 0.50 | 0.10 | 0.40 | 0.80 ± 0.14 |")
+
+
+def test_the_csv_has_a_line_for_every_run_under_every_budget(study):
+    rows = list(csv.DictReader(io.StringIO(runs_csv(study))))
+    assert [(row["arm"], row["budget"], row["seed"]) for row in rows][:3] == [
+        ("random", "updates", "0"), ("random", "updates", "1"), ("game", "updates", "0"),
+    ]  # fmt: skip
+    assert len(rows) == 9 and rows[-1]["arm"] == "untrained" and float(rows[0]["members_loss"]) == 2.7

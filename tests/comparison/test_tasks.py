@@ -1,0 +1,81 @@
+import json
+
+import numpy as np
+import pytest
+
+from adversarial_mlm.comparison import tasks as tasks_module
+from adversarial_mlm.recipe import RecipeError
+
+_FINETUNE = {"seeds": [0, 1], "max_steps": 2, "batch_size": 8, "head_size": 8, "encoder_dropout": False}
+
+
+@pytest.fixture
+def with_tasks(tmp_path, proteins):
+    """Changes of the recipe: a stability task whose target is the share of some residues."""
+    generator = np.random.default_rng(0)
+    proteins = [protein for protein in proteins if len(protein) >= 20]
+    for split, number in {"train": 60, "valid": 20, "test": 20}.items():
+        chosen = [protein[:20] for protein in generator.choice(proteins, number, replace=False)]
+        rows = [{"primary": item, "stability_score": sum(map(item.count, "AVLG")) / 20} for item in chosen]
+        (tmp_path / f"stability_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"tasks": {"data_dir": str(tmp_path), "of": {"stability": {"finetune": _FINETUNE}}}, "seeds": [0]}
+
+
+@pytest.mark.slow
+def test_every_run_has_its_tasks_beside_fresh_weights_and_what_needs_no_encoder(compare, with_tasks, tmp_path):
+    outcome = compare(with_tasks)
+    study = json.loads((tmp_path / "study" / "study.json").read_text())
+    for entry in (*study["arms"], {"seeds": study["untrained"]}):
+        (of_seed,) = entry["seeds"]
+        assert -1 <= of_seed["metrics"]["probe/stability/test"] <= 1
+        by_seed = of_seed["metrics"]["finetune/stability/test/by_seed"]
+        assert len(by_seed) == 2
+        assert of_seed["metrics"]["finetune/stability/test"] == pytest.approx(np.mean(by_seed))
+    assert study["tasks"]["stability"]["baselines"]["composition"]["test"]["value"] > 0.5
+    assert "| Stability, test | 0.626 ± 0.044 (a) | 0.630 ± 0.009 (a) |" in outcome.tables
+    assert "| Stability, test, fine-tuned |" in outcome.tables
+    assert not list((tmp_path / "study").glob("runs/*/*/*/tasks/finetuned-*"))  # only figures are kept
+
+    changed = {**with_tasks, "tasks": {**with_tasks["tasks"], "of": {"stability": {"max_records": 10}}}}
+    with pytest.raises(RecipeError, match="task stability has other options than it had for the runs in output_dir"):
+        compare(changed)
+
+
+@pytest.mark.slow
+def test_tasks_that_are_added_later_are_done_and_those_that_are_done_stay(compare, with_tasks, monkeypatch, tmp_path):
+    del with_tasks["tasks"]["of"]["stability"]["finetune"]
+    compare({"seeds": [0]})
+    probe, probed = tasks_module.probe, []
+
+    def count(*args):
+        probed.append(args)
+        if len(probed) == 3:
+            raise KeyboardInterrupt
+        return probe(*args)
+
+    monkeypatch.setattr(tasks_module, "probe", count)
+    with pytest.raises(KeyboardInterrupt):
+        compare(with_tasks)
+    outcome = compare(with_tasks)
+    assert len(probed) == 4  # three encoders, one of them twice
+    assert "| Stability, test |" in outcome.tables
+
+
+def test_other_data_under_the_same_options_are_refused(compare, with_tasks, tmp_path):
+    del with_tasks["tasks"]["of"]["stability"]["finetune"]
+    compare(with_tasks)
+    lines = (tmp_path / "stability_test.jsonl").read_text().splitlines()
+    (tmp_path / "stability_test.jsonl").write_text("\n".join(lines[:10]))
+    for path in (tmp_path / "study").glob("runs/*/*/*/tasks/stability.json"):
+        path.unlink()
+    for path in (tmp_path / "study").glob("runs/*/*/*/result.json"):
+        path.unlink()
+    with pytest.raises(RecipeError, match="the data of task stability in .* are others than those of the results"):
+        compare(with_tasks)
+
+
+def test_data_that_are_not_there_are_said_before_any_run(compare, with_tasks, tmp_path):
+    (tmp_path / "stability_valid.jsonl").unlink()
+    with pytest.raises(ValueError, match="stability needs the split valid"):
+        compare(with_tasks)
+    assert not (tmp_path / "study" / "runs").exists()
