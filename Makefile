@@ -46,11 +46,8 @@ fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_S
 faults: install ## Kill small real runs, fill their disk, and compare what goes on from there (some minutes; faults.json)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/faults/run_faults.py $(FAULTS)
 
-# One allocator for all threads, which keeps what it has: memory that is fresh each time costs more than the arithmetic on
-# it. The peers have it, too.
 bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
-	MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 \
-		$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
 
 lint: install ## Check the code with ruff
 	$(BIN)/ruff check .
