@@ -165,15 +165,17 @@ class _RelaxedSubset(torch.autograd.Function):
         turns = list(zip((shares * counted).unbind(), spends, strict=True))
         grad = grad_soft.double() * mask
         grad_keys, through, weights = torch.zeros_like(grad), torch.empty_like(grad), torch.empty_like(grad)
-        spent, left = (grad.new_empty(ctx.segment, *grad.shape).unbind() for _ in range(2))
+        spent, left = grad.new_empty(ctx.segment, *grad.shape).unbind(), torch.empty_like(grad)
+        mean = grad.new_empty(len(grad), 1)
         for start in reversed(range(len(starts))):
             weights.copy_(starts[start])
             part = turns[start * ctx.segment : (start + 1) * ctx.segment]
-            for (share, spend), a, rest in zip(part, spent, left, strict=False):  # the last part is shorter
-                _draw(weights, share, spend, ctx.temperature, a, rest)
-            for (_, spend), a, rest in reversed(list(zip(part, spent, left, strict=False))):
-                torch.addcdiv(grad, grad_keys, rest if spend is None else rest / spend, value=-1, out=through)
-                through -= torch.linalg.vecdot(through, a)[:, None]
+            for (share, spend), a in zip(part, spent, strict=False):  # the last part is shorter
+                _draw(weights, share, spend, ctx.temperature, a, left)
+            for (_, spend), a in reversed(list(zip(part, spent, strict=False))):
+                _leave(a, spend, left)
+                torch.addcdiv(grad, grad_keys, left if spend is None else left / spend, value=-1, out=through)
+                through -= torch.sum(torch.mul(through, a, out=left), dim=-1, keepdim=True, out=mean)
                 grad_keys.addcmul_(a, through, value=1 / ctx.temperature)
         return grad_keys.to(grad_soft.dtype), None, None, None, None, None
 
@@ -192,9 +194,9 @@ def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor,
 
 def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
     """exp(keys / t) over the row's largest, float64; 0 where nothing may be chosen, 1 in a row without positions."""
-    keys = keys.double().masked_fill(~mask, -torch.inf) / temperature
+    keys = torch.where(mask, keys, -torch.inf).double().div_(temperature)
     keys -= keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)
-    return keys.masked_fill_(~mask.any(dim=-1, keepdim=True), 0).exp_()
+    return torch.where(mask.any(dim=-1, keepdim=True), keys, 0).exp_()
 
 
 def _draw(
@@ -207,8 +209,12 @@ def _draw(
 ) -> None:
     """One softmax into `spent`, what it leaves into `left`, and the weights of the next draw."""
     torch.mul(weights, share, out=spent)
-    torch.sub(1 + _EPSILON, spent if spend is None else spent * spend, out=left)
+    _leave(spent, spend, left)
     torch.mul(spent, left if temperature == 1 else left ** (1 / temperature), out=weights)
+
+
+def _leave(spent: torch.Tensor, spend: torch.Tensor | None, left: torch.Tensor) -> None:
+    torch.sub(1 + _EPSILON, spent if spend is None else spent * spend, out=left)
 
 
 def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
@@ -262,9 +268,9 @@ def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _rung_by_now(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rate = x.clamp_max(_SURE).exp()
-    late = torch.expm1(-rate).neg_()
-    return late, rate.mul_(1 - late)
+    rate = x.clamp_max(_SURE).exp_()
+    not_yet = torch.neg(rate).exp_()
+    return 1 - not_yet, rate.mul_(not_yet)
 
 
 def _logistic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -310,15 +316,15 @@ def _solve(
     """
     if scores.shape[-1] == 0:
         return scores.clone(), scores.clone()
-    positions = mask.sum(dim=-1, keepdim=True)
+    positions = mask.sum(dim=-1, keepdim=True, dtype=torch.float64)
     target = torch.minimum(budget[:, None], positions)
     undecided = (target > 0) & (target < positions)
-    wanted = torch.where(undecided, target, positions / 2).double()  # of the others nothing is asked
+    wanted = torch.where(undecided, target, positions / 2)  # of the others nothing is asked
     tolerance = wanted * max(torch.finfo(scores.dtype).eps / 8, _LEAST_TOLERANCE)
-    x = scores.double().masked_fill(~mask, -torch.inf)
+    x = torch.where(mask, scores, -torch.inf).double()
     x = x - x.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
     shift = wanted.log() - x.exp().sum(dim=-1, keepdim=True).clamp_min(1).log()  # below 1 in a row without positions
-    low, high = shift, positions.clamp_min(2).log() - x.masked_fill(~mask, 0).amin(dim=-1, keepdim=True)
+    low, high = shift, positions.clamp_min(2).log() - torch.where(mask, x, 0).amin(dim=-1, keepdim=True)
     for _ in range(_SOLVER_STEPS):
         probabilities, slope = law(x + shift)
         reached = probabilities.sum(dim=-1, keepdim=True)
@@ -330,9 +336,8 @@ def _solve(
         inside = (newton >= low) & (newton <= high)
         shift = torch.where(inside, newton, (low + high) / 2)
     sure = (mask & (target == positions)).to(scores.dtype)
-    return torch.where(undecided, probabilities, sure).to(scores.dtype), torch.where(undecided, slope, 0).to(
-        scores.dtype
-    )
+    probabilities, slope = torch.where(undecided, probabilities, sure), torch.where(undecided, slope, 0)
+    return probabilities.to(scores.dtype), slope.to(scores.dtype)
 
 
 def _log_odds_step(

@@ -9,7 +9,7 @@ from adversarial_mlm.sampling import gumbel_topk_marginals, rss
 from .measuring import Row, alternate, compare, timed
 from .memory import peak_bytes
 
-_ROWS, _SHARE, _TIMES = 16, 10, 5
+_ROWS, _SHARE, _TIMES = 16, 10, 20
 
 
 def textbook_rss(scores: torch.Tensor, noise: torch.Tensor, budget: int, temperature: float = 1.0) -> torch.Tensor:

@@ -2,35 +2,14 @@
 
 import time
 
-from datasets import Dataset
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers import Trainer
 
-from adversarial_mlm import build_protein_tokenizer
 from adversarial_mlm.turns import train_in_turns
 
 from .measuring import Row, compare
-from .training import MAX_LENGTH, _common, fresh_encoder, our_trainer, proteins
+from .training import our_trainer, proteins, stock_trainer
 
 SIZE, _BATCH = "small", 32
-
-
-def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **settings) -> Trainer:
-    """The stock trainer with the stock collator on proteins that were tokenized before, one after the other."""
-    tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
-    tokenized = dataset.map(
-        lambda rows: {**tokenizer(rows["sequence"], truncation=True, max_length=MAX_LENGTH)},
-        batched=True,
-        remove_columns=dataset.column_names,
-    )
-    tokenized = tokenized.map(lambda rows: {"length": [len(ids) for ids in rows["input_ids"]]}, batched=True)
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2)
-    arguments = {**_common(steps, batch_size), "learning_rate": 1e-4, "weight_decay": 0.01, **settings}
-    return Trainer(
-        model=fresh_encoder(size),
-        args=TrainingArguments(**arguments),
-        data_collator=collator,
-        train_dataset=tokenized,
-    )
 
 
 class _Counted:

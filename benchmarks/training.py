@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import BertForMaskedLM, set_seed
+from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
 from adversarial_mlm import (
     AdversarialMLMTrainer,
@@ -90,6 +90,25 @@ def our_trainer(
         data_collator=collator,
         train_dataset=dataset,
         processing_class=tokenizer,
+    )
+
+
+def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **settings) -> Trainer:
+    """The stock trainer with the stock collator on proteins that were tokenized before, one after the other."""
+    tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
+    tokenized = dataset.map(
+        lambda rows: {**tokenizer(rows["sequence"], truncation=True, max_length=MAX_LENGTH)},
+        batched=True,
+        remove_columns=dataset.column_names,
+    )
+    tokenized = tokenized.map(lambda rows: {"length": [len(ids) for ids in rows["input_ids"]]}, batched=True)
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2)
+    arguments = {**_common(steps, batch_size), "learning_rate": 1e-4, "weight_decay": 0.01, **settings}
+    return Trainer(
+        model=fresh_encoder(size),
+        args=TrainingArguments(**arguments),
+        data_collator=collator,
+        train_dataset=tokenized,
     )
 
 
