@@ -23,10 +23,10 @@ NAMES = {
 
 _PREFACE = """# Speed
 
-Written by `make bench`. Ours and the peer take turns in one process; a ratio is the median over the turns of what was measured
-next to each other, ours ÷ peer where nothing else is said, with the interval that holds it with 95 %. The peers are today's releases
-of what a user would take instead, with the same model, data, optimizer and precision. Figures are those of one machine; ratios
-travel better.
+Written by `make bench`. Ours and the peer take turns in one process; a ratio is the median over the turns of what was
+measured next to each other, ours ÷ peer where nothing else is said, with the interval that holds it with 95 %. The
+peers are what a user would take instead, with the same model, data, optimizer and precision. Figures are those of one
+machine; ratios travel better.
 
 """
 _VERDICTS = {None: "", True: "met", False: "**missed**"}
