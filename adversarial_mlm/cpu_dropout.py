@@ -40,7 +40,8 @@ def _dropout_or_stock(input: torch.Tensor, p: float = 0.5, training: bool = True
 
 
 def _attention_or_stock(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **others):
-    plain = query.dim() == 4 and query.shape[:2] == key.shape[:2] and not is_causal and not any(others.values())
+    same_heads = query.shape[:2] == key.shape[:2] == value.shape[:2]
+    plain = query.dim() == 4 and same_heads and not is_causal and not any(others.values())
     learned_mask = attn_mask is not None and attn_mask.requires_grad
     if plain and not learned_mask and _can_be_quick(query, dropout_p):
         return attention(query, key, value, attn_mask, dropout_p, scale)
@@ -83,12 +84,12 @@ def _keep_at_random(like: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
 
     Not as booleans: a product of two dtypes takes three times as long.
     """
-    dropped = round(p * _LEVELS)
+    dropped = min(round(p * _LEVELS), _LEVELS - 1)
     words = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[: like.numel()].view(like.shape)
     keep = torch.empty_like(like, memory_format=torch.contiguous_format)
     torch.ge(bits, dropped - _LEVELS // 2, out=keep)
-    return keep, _LEVELS / max(_LEVELS - dropped, 1)
+    return keep, _LEVELS / (_LEVELS - dropped)
 
 
 def attention(
@@ -154,16 +155,18 @@ class _Attention(torch.autograd.Function):
 
 
 def _probabilities(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Softmax of `(batch, heads, length, others)`, in place of the scores."""
+    """Softmax of `(batch, heads, length, others)`, in place of the scores; 0 in a row that may look nowhere."""
     if mask is None:
         return torch.softmax(scores, dim=-1, out=scores)
-    if mask.dtype != torch.bool:
-        return torch.softmax(scores.add_(mask), dim=-1, out=scores)
     if mask.dim() > 1 and mask.stride(-2) == 0:  # all queries look at the same
         mask = mask[..., :1, :]
     # half of the least number: nothing added to it becomes infinite, of which a softmax is no number
-    scores += scores.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(scores.dtype).min / 2)
+    least = torch.finfo(scores.dtype).min / 2
+    if mask.dtype == torch.bool:
+        looks = mask.any(dim=-1, keepdim=True)
+        scores += scores.new_zeros(mask.shape).masked_fill_(~mask, least)
+    else:
+        looks = (mask > -torch.inf).any(dim=-1, keepdim=True)
+        scores += mask.clamp_min(least)
     torch.softmax(scores, dim=-1, out=scores)
-    if mask.dim() > 1 and mask.shape[-2] > 1:
-        scores *= mask.any(dim=-1, keepdim=True).to(scores.dtype)
-    return scores
+    return scores if looks.all() else scores.mul_(looks)

@@ -133,4 +133,6 @@ class NoiserTransformer(nn.Module):
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """`(batch, length, embedding)` and `(batch, length)` to `(batch, length, hidden)`."""
         hidden = self.project(hidden)
-        return self.transformer(inputs_embeds=hidden, attention_mask=square_mask(attention_mask)).last_hidden_state
+        if self.transformer.config._attn_implementation == "sdpa":  # written-out attention adds its mask to the scores
+            attention_mask = square_mask(attention_mask)
+        return self.transformer(inputs_embeds=hidden, attention_mask=attention_mask).last_hidden_state

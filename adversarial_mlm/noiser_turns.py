@@ -106,8 +106,9 @@ class NoiserTurns:
 
     def _quick_dropout(self) -> contextlib.AbstractContextManager:
         # what is compiled has kernels of its own, and what is computed twice has to come out the same
-        args = self.args
-        usual = args.device.type != "cpu" or args.torch_compile or args.activation_checkpointing
+        # (who made the encoder may have switched that on, too)
+        twice = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+        usual = self.args.device.type != "cpu" or self.args.torch_compile or twice
         return contextlib.nullcontext() if usual else QuickDropout()
 
     @contextlib.contextmanager

@@ -10,6 +10,7 @@ from .scaling import flops_of_a_token
 from .training import our_trainer, proteins, stock_trainer
 
 SIZE, _BATCH = "tape-38m", 16
+_NOTE = "what the rest goes to and what was tried: docs/scaling.md, On a CPU"
 
 
 def model_flops(rows: int, length: int) -> float:
@@ -47,6 +48,6 @@ def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
         after = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
         best = max(flops / min(pair) for (flops, _), *pair in zip(products, before, after, strict=True)) / 1e9
         of = f"model FLOP/s of a step, {SIZE}, dropout 0.1, {precision}"
-        rows.append(compare(f"{of}: ours ÷ best product", ours, [best] * len(ours), "GFLOP/s", target))
+        rows.append(compare(f"{of}: ours ÷ best product", ours, [best] * len(ours), "GFLOP/s", target, note=_NOTE))
         rows.append(compare(f"{of}: ours ÷ stock trainer", ours, stock, "GFLOP/s", ""))
     return rows

@@ -88,6 +88,25 @@ def test_attention_and_its_gradients_are_those_of_the_textbook(kind, monkeypatch
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["padding", "each query its own", "numbers"])
+def test_a_query_that_may_look_nowhere_gets_nothing_whatever_the_mask_looks_like(kind):
+    query, key, value = parts()
+    looks = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    looks[1] = False
+    mask = looks if kind == "padding" else looks.expand(-1, -1, 5, -1).contiguous()
+    if kind == "numbers":
+        mask = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(~mask, -torch.inf)
+    ours = attention(query, key, value, mask, 1e-9)
+    torch.testing.assert_close(ours, F.scaled_dot_product_attention(query, key, value, mask))
+    assert not ours[1].any() and ours[0].all()
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(ours.sum(), (query, key, value)))
+
+
+def test_a_chance_next_to_one_does_not_keep_everything():
+    torch.manual_seed(0)
+    assert (dropout(torch.ones(10_000), 1 - 1e-7) == 0).double().mean() > 0.99
+
+
 def small_bert(dropout_rate: float) -> BertForMaskedLM:
     torch.manual_seed(0)
     sizes = {"vocab_size": 30, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -161,6 +180,7 @@ def test_what_it_does_not_know_goes_to_pytorch(monkeypatch):
         causal = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=0.1)
         flat = F.scaled_dot_product_attention(query[0], key[0], value[0], dropout_p=0.1)
         grouped = F.scaled_dot_product_attention(query, key[:, :1], value[:, :1], dropout_p=0.1, enable_gqa=True)
+        shared = F.scaled_dot_product_attention(query, key, value[:, :1], dropout_p=0.1)
         all_gone = F.dropout(torch.ones(8), 1.0)
-    assert causal.shape == grouped.shape == query.shape and flat.shape == query.shape[1:]
+    assert causal.shape == grouped.shape == shared.shape == query.shape and flat.shape == query.shape[1:]
     assert not all_gone.any()

@@ -39,6 +39,16 @@ def test_padding_changes_no_score(make_noiser, settings, inputs):
         assert torch.allclose(alone[0], together[row, :length], atol=1e-5)
 
 
+def test_padding_changes_nothing_with_written_out_attention_either(make_noiser, inputs):
+    noiser = make_noiser(hidden_size=16, **KINDS["transformer"])
+    usual = scores_of(noiser, inputs["input_ids"], inputs["attention_mask"])
+    noiser.set_attn_implementation("eager")
+    written_out = scores_of(noiser, inputs["input_ids"], inputs["attention_mask"])
+    real = inputs["attention_mask"].bool()
+    assert noiser.backbone.transformer.config._attn_implementation == "eager"
+    assert torch.allclose(written_out[real], usual[real], atol=1e-5)
+
+
 def test_every_parameter_learns(make_noiser, settings, inputs):
     noiser = make_noiser(hidden_size=16, **settings)
     output = noiser(inputs["input_ids"], inputs["attention_mask"])

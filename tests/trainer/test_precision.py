@@ -198,6 +198,17 @@ def test_checkpointed_activations_change_nothing_but_the_work(make_trainer, monk
     assert not any(module.training for module in trainer.model.eval().modules())
 
 
+def test_an_encoder_that_came_with_checkpoints_drops_the_same_values_on_the_way_back(make_trainer, monkeypatch):
+    settings = {"double": True, "dropout": 0.1, "max_steps": 2}
+    checkpointed = make_trainer("random", folder="checkpointed", **settings)
+    checkpointed.model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpointed.train()
+    monkeypatch.setattr(noiser_turns, "QuickDropout", contextlib.nullcontext)
+    plain = make_trainer("random", folder="plain", **settings)
+    plain.train()
+    assert largest_difference(parameters_of(plain), parameters_of(checkpointed)) < 1e-12
+
+
 # ---- torch.compile ----
 
 
