@@ -7,7 +7,7 @@ from adversarial_mlm.turns import train_in_turns
 
 from .measuring import Row, alternate, compare, timed
 from .scaling import flops_of_a_token
-from .training import our_trainer, proteins, stock_trainer
+from .training import our_trainer, proteins_of_one_length, stock_trainer
 
 SIZE, _BATCH = "tape-38m", 16
 _NOTE = "what the rest goes to and what was tried: docs/scaling.md, On a CPU"
@@ -30,8 +30,7 @@ def best_gemm(dtype: torch.dtype) -> list:
 def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
     """Row 7, in float32 and bfloat16, with dropout 0.1, on rows of one length; beside it the stock trainer's steps."""
     length = 200
-    whole = proteins(corpus).filter(lambda row: row["length"] >= length)
-    dataset = whole.map(lambda row: {"sequence": row["sequence"][:length]})
+    dataset = proteins_of_one_length(corpus, length)
     rows = []
     for precision, dtype, target in (("fp32", torch.float32, ">= 0.80"), ("bf16", torch.bfloat16, ">= 0.60")):
         settings = {"batch_size": _BATCH, "bf16": dtype is torch.bfloat16}

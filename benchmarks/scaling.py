@@ -6,7 +6,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from .measuring import Row, alternate, compare, timed
 from .step_cost import FAST
-from .training import fresh_encoder, our_trainer, proteins
+from .training import fresh_encoder, our_trainer, proteins_of_one_length
 
 _LENGTHS, _BATCHES, _LENGTH, _TOKENS = (64, 256, 512, 1024), (4, 64), 128, 2048
 _COUNTED = ("small", "tape-38m")
@@ -66,8 +66,7 @@ def _counts() -> list[Row]:
 
 def _games(corpus: str | None) -> list[Row]:
     """Products of a whole update of the encoder with the noiser's share in it, over those of the formula."""
-    whole = proteins(corpus).filter(lambda row: row["length"] >= _LENGTH)
-    dataset = whole.map(lambda row: {"sequence": row["sequence"][:_LENGTH]})
+    dataset = proteins_of_one_length(corpus, _LENGTH)
     length, batch_size, rows = _LENGTH + 2, 2, []
     for name, (settings, (linear, attention, noiser)) in _GAMES.items():
         game = name.partition(",")[0]

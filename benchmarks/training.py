@@ -28,6 +28,12 @@ def proteins(path: str | None) -> Dataset:
     return load_corpus(str(path or DEMO_PROTEINS)).dataset
 
 
+def proteins_of_one_length(path: str | None, length: int) -> Dataset:
+    """The beginnings of the proteins that are that long, so that all batches cost the same."""
+    whole = proteins(path).filter(lambda row: row["length"] >= length)
+    return whole.map(lambda row: {"sequence": row["sequence"][:length], "length": length})
+
+
 def fresh_encoder(size: str, **overrides) -> BertForMaskedLM:
     """The same weights each time."""
     set_seed(0)
