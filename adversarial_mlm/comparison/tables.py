@@ -19,6 +19,7 @@ from .differences import (
 )
 
 _NONE = "–"
+_SIGNIFICANT = 0.05
 _LESS, _MORE = "below 0 is better", "above 0 is better"
 _TASK_NAMES = {
     "secondary_structure": "Secondary structure",
@@ -41,12 +42,13 @@ def markdown(study: Study) -> str:
     """
     sections = [
         _head(study),
+        _in_short(study),
         _arms(study),
         *(_losses(study, budget, entries) for budget, entries in by_budget(study)),
         _differences(study, "Differences, selection part", _loss_metrics(study, ""), _LESS),
         _differences(study, "Differences, confirmation part", _loss_metrics(study, "confirmation_"), _LESS),
         *(_paper(study, name, entries) for name, entries in by_budget(study) if name in study["task_budgets"]),
-        _differences(study, "Differences on downstream tasks", _headline_metrics(study), _MORE),
+        _differences(study, "Differences on downstream tasks", headline_metrics(study), _MORE),
         _spreads(study),
         _masks(study),
         _how_to_read(study),
@@ -174,10 +176,37 @@ def _background(entries: Sequence[Entry], metric: str) -> float:
     return next((value for entry in entries for value in values(entry, metric).values()), math.nan)
 
 
-def _differences(study: Study, title: str, metrics: Sequence[str], better: str) -> str:
-    """Every arm minus its partner: a row for each pair and budget, a column for each figure."""
+def _in_short(study: Study) -> str:
+    """What can be told from the study: a line for each pair, of the held-out proteins that no choice was made by."""
+    confirmed = any(row["metric"].startswith("confirmation_") for row in study["differences"])
+    metrics = [f"{'confirmation_' if confirmed else ''}{name}_loss" for name in held_out_sets(study)]
+    metrics += headline_metrics(study)
+    lines = []
+    for budget, entry, _, cells in _pairs(study, metrics):
+        told = "; ".join(f"{metric_words(name)} {_verdict(cells[name])}" for name in metrics if name in cells)
+        mark = f" † ({entry['difference']})" if entry["unmatched"] else ""
+        lines.append(f"- **{entry['name']}** beside {entry['against']}{mark}, budget {budget}: {told}.")
+    if not lines:
+        return ""
+    note = "*Better* and *worse* are differences with p below 0.05, corrected for the number of arms; all others are"
+    return f"## In short\n\n{note} not told apart by these seeds.\n\n" + "\n".join(lines)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """Such as `worse (+0.010, +0.004 to +0.016)`."""
+    factor, digits, unit = _scale(row["metric"])
+    numbers = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
+    words = [f"{number * factor:+z.{digits}f}" for number in numbers]
+    amount = f"{words[0]}{unit and ' points'}" + (f", {words[1]} to {words[2]}" if len(words) == 3 else "")
+    if row["adjusted_p"] is None or row["adjusted_p"] >= _SIGNIFICANT:
+        return f"not told apart ({amount})"
+    more_is_better = is_task(row["metric"])
+    return f"{'better' if (row['mean'] > 0) == more_is_better else 'worse'} ({amount})"
+
+
+def _pairs(study: Study, metrics: Sequence[str]) -> Iterator[tuple[str, Entry, Entry, dict[str, dict]]]:
+    """Budget, arm, partner, and their differences by figure; a pair of equal runs under several budgets once."""
     shown: set[tuple] = set()
-    rows = []
     for budget, entries in by_budget(study):
         for entry in entries:
             cells = {row["metric"]: row for row in _rows_of(study, budget, entry["name"])}
@@ -185,15 +214,21 @@ def _differences(study: Study, title: str, metrics: Sequence[str], better: str) 
             if partner is None or not any(metric in cells for metric in metrics):
                 continue
             pair = (entry["name"], entry["updates"], partner["updates"])
-            if pair in shown:
-                continue
-            shown.add(pair)
-            name = f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
-            rows.append([budget, name, *(_difference_cell(cells.get(metric)) for metric in metrics)])
+            if pair not in shown:
+                shown.add(pair)
+                yield budget, entry, partner, cells
+
+
+def _differences(study: Study, title: str, metrics: Sequence[str], better: str) -> str:
+    """Every arm minus its partner: a row for each pair and budget, a column for each figure."""
+    rows = []
+    for budget, entry, _, cells in _pairs(study, metrics):
+        name = f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
+        rows.append([budget, name, *(_difference_cell(cells.get(metric)) for metric in metrics)])
     if not rows:
         return ""
     note = f"Of runs with the same seed; {better}. In brackets 95 % interval and p, see below."
-    header = ["budget", "difference", *(_metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
+    header = ["budget", "difference", *(metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
     return f"## {title}\n\n{note}\n\n{_table(header, rows)}"
 
 
@@ -205,12 +240,12 @@ def _difference_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return _NONE
     factor, digits, unit = _scale(row["metric"])
-    text = f"{row['mean'] * factor:+.{digits}f}{' points' if unit else ''}"
+    text = f"{row['mean'] * factor:+z.{digits}f}{' points' if unit else ''}"
     if row["low"] is not None:
         text += (
-            f" ({row['low'] * factor:+.{digits}f} to {row['high'] * factor:+.{digits}f}; p {row['adjusted_p']:.2f})"
+            f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; p {row['adjusted_p']:.2f})"
         )
-        text += "*" if row["adjusted_p"] < 0.05 else ""
+        text += "*" if row["adjusted_p"] < _SIGNIFICANT else ""
     if row["without_partner"]:
         text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
     return text
@@ -220,8 +255,8 @@ def _loss_metrics(study: Study, prefix: str) -> list[str]:
     return [f"{prefix}{name}{kind}" for name in held_out_sets(study) for kind in ("_loss", "_refitted_loss")]
 
 
-def _headline_metrics(study: Study) -> list[str]:
-    """The tests of the paper's Table 2."""
+def headline_metrics(study: Study) -> list[str]:
+    """The figures of the tests in the paper's Table 2."""
     of_tasks = [
         f"{method}/{task}/{of_task['facts']['headline']}"
         for task, of_task in study["tasks"].items()
@@ -247,7 +282,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
                     marks.add("a")
                 name = f"{_TASK_NAMES.get(task, task)}, {split}"
                 name += ", fine-tuned" if method == "finetune" else ""
-                rows.append([name, *paper, *ours, untrained, _best_baseline(of_task, metric, split)])
+                rows.append([name, *paper, *ours, untrained, _baseline_cell(of_task, metric, split)])
     if not rows:
         return ""
     header = ["task", "paper: random", "paper: adversarial", *(_name(entry) for entry in entries)]
@@ -268,17 +303,27 @@ def _splits(of_task: dict[str, Any]) -> list[str]:
     return [first, *others]
 
 
-def _best_baseline(of_task: dict[str, Any], metric: str, split: str) -> str:
+def best_baseline(of_task: dict[str, Any], split: str) -> tuple[str, float] | None:
+    """The best that can be had of a test without an encoder: its name and value; `None` where nothing is defined.
+
+    Args:
+        of_task (`dict`): A task of a study's `tasks`.
+        split (`str`): The test.
+    """
     found = {
         name: splits[split]["value"]
         for name, splits in of_task["baselines"].items()
         if split in splits and splits[split]["value"] is not None
     }
-    if not found:
+    return max(found.items(), key=lambda item: item[1]) if found else None
+
+
+def _baseline_cell(of_task: dict[str, Any], metric: str, split: str) -> str:
+    found = best_baseline(of_task, split)
+    if found is None:
         return _NONE
-    best = max(found, key=found.get)
     factor, digits, unit = _scale(metric)
-    return f"{found[best] * factor:.{digits}f}{unit} ({best})"
+    return f"{found[1] * factor:.{digits}f}{unit} ({found[0]})"
 
 
 def _spreads(study: Study) -> str:
@@ -296,7 +341,7 @@ def _spreads(study: Study) -> str:
             f"{math.sqrt(sum(group) / len(group)) * factor:.{digits + 1}f}{unit}" if group else _NONE
             for group in (variances, tuning)
         ]
-        rows.append([_metric_words(metric), *cells])
+        rows.append([metric_words(metric), *cells])
     if not rows:
         return ""
     header = ["figure", "pre-training seeds", "fine-tuning seeds"]
@@ -386,7 +431,8 @@ def _scale(metric: str) -> tuple[float, int, str]:
     return (100.0, 1, " %") if task in ("secondary_structure", "remote_homology") else (1.0, 3, "")
 
 
-def _metric_words(metric: str) -> str:
+def metric_words(metric: str) -> str:
+    """Such as `Stability, test, fine-tuned`."""
     if is_task(metric):
         method, task, split = metric.split("/")
         return f"{_TASK_NAMES.get(task, task)}, {split}" + (", fine-tuned" if method == "finetune" else "")

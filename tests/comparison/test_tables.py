@@ -5,6 +5,7 @@ import io
 import pytest
 
 from adversarial_mlm.comparison.differences import differences
+from adversarial_mlm.comparison.plot import figure_of
 from adversarial_mlm.comparison.tables import markdown, runs_csv
 
 
@@ -127,3 +128,36 @@ def test_the_csv_has_a_line_for_every_run_under_every_budget(study):
         ("random", "updates", "0"), ("random", "updates", "1"), ("game", "updates", "0"),
     ]  # fmt: skip
     assert len(rows) == 9 and rows[-1]["arm"] == "untrained" and float(rows[0]["members_loss"]) == 2.7
+
+
+def test_the_plot_has_the_losses_of_every_budget_and_the_tasks_of_those_that_have_them(study):
+    pytest.importorskip("matplotlib")
+    axes = {axis.get_title(): axis for part in figure_of(study).subfigs for axis in part.axes}
+    assert list(axes) == ["members, budget updates", "members, budget flops", "Stability, test, budget updates"]
+    task = axes["Stability, test, budget updates"]
+    assert [label.get_text() for label in task.get_yticklabels()] == ["random", "game †"]
+    drawn = [list(line.get_xdata()) for line in task.lines]
+    # no pre-training, the best without an encoder, then each arm's seeds
+    assert drawn[0] == [0.3, 0.3] and drawn[1] == [0.52, 0.52]
+    assert [0.40, 0.44] in drawn and [0.41, 0.43] in drawn
+
+
+def test_the_report_begins_with_what_can_be_told(study):
+    game = "- **game** beside random † (in mask rate), budget"
+    (line,) = lines_with(markdown(study), f"{game} updates")
+    assert line == (
+        f"{game} updates: members, confirmation not told apart (+0.055, -0.009 to +0.119); "
+        "Stability, test not told apart (+0.000, -0.127 to +0.127)."
+    )
+    surer = copy.deepcopy(study)
+    entries = surer["arms"][:2]
+    for number, of_seed in enumerate(entries[0]["seeds"]):
+        of_seed["metrics"]["confirmation_members_loss"] = 2.80 + 0.02 * number
+        of_seed["metrics"]["probe/stability/test"] = 0.40 + 0.02 * number
+    for number, of_seed in enumerate(entries[1]["seeds"]):
+        of_seed["metrics"]["confirmation_members_loss"] = 2.9 + 0.0201 * number
+        of_seed["metrics"]["probe/stability/test"] = 0.50 + 0.0201 * number
+    surer["differences"] = differences(surer)
+    (line,) = lines_with(markdown(surer), f"{game} updates")
+    assert "members, confirmation worse (+0.100, +0.099 to +0.101)" in line
+    assert "Stability, test better (+0.100, +0.099 to +0.101)" in line
