@@ -276,7 +276,7 @@ def _parser() -> HfArgumentParser:
 def _recipe(parser: HfArgumentParser, from_file: list[str], words: list[str], path: str) -> Recipe:
     for size, trained in (("encoder", "model_name_or_path"), ("noiser", "noiser_name_or_path")):
         if _says(words, trained) and not _says(words, size):
-            from_file = _without(from_file, size)  # what to start from beats the file's size of a fresh one
+            from_file = without_option(from_file, size)  # what to start from beats the file's size of a fresh one
     # a preset comes just before the options that were said together with it, so that the command line's beats the file
     source = f"{path}: " if path else ""
     from_file = [*_words_of_preset(parser, from_file, source), *from_file]
@@ -316,8 +316,8 @@ def _says(words: list[str], option: str) -> bool:
     return any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words)
 
 
-def _without(words: list[str], option: str) -> list[str]:
-    """The words without an option that takes one value."""
+def without_option(words: list[str], option: str) -> list[str]:
+    """The words of a command line without an option that takes one value."""
     places = [index for index, word in enumerate(words) if word == f"--{option}"]
     gone = {index + offset for index in places for offset in (0, 1)}
     return [word for index, word in enumerate(words) if index not in gone and not word.startswith(f"--{option}=")]

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from .checkpointing import Checkpointing
 from .compatibility import check_fit, check_game, check_stream
@@ -395,6 +395,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         if self._reward is not None and self.state.global_step > self._rewarded_step:  # also called between epochs
             self._reward.after_encoder_update(self.model, self._guard.skipped)
             self._rewarded_step = self.state.global_step
+        if self.args.logging_strategy == IntervalStrategy.STEPS and self.state.global_step >= self.state.max_steps:
+            self.control.should_log = True  # the last updates, where they are fewer than logging_steps
         return super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..noiser_schedule import Ramp
-from ..recipe import DataArguments, Recipe, RecipeError, recipe_of
+from ..recipe import DataArguments, Recipe, RecipeError, recipe_of, without_option
 from .comparison_recipe import WARM_UP, ComparisonRecipe
 
 _TOLERANCE = 1e-6
@@ -29,7 +29,7 @@ _PAIRING = (
 # what a run's result does not depend on; the proteins are compared by content
 _NOT_OF_THE_RESULT = (
     *("output_dir", "cache_dir", "train_data", "validation_data", "cluster_table", "seed", "data_seed", "max_steps"),
-    *("model_name_or_path", "overwrite_output_dir", "run_name", "report_to", "disable_tqdm", "logging_dir"),
+    *("overwrite_output_dir", "run_name", "report_to", "disable_tqdm", "logging_dir"),
     *("log_level", "logging_first_step", "save_steps", "save_strategy", "save_total_limit", "eval_strategy"),
     *("eval_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory"),
 )
@@ -65,12 +65,16 @@ def arm_recipe(
     for name in (*recipe.common, *of_arm, *_said(words)):
         if name in _OURS:
             raise RecipeError(f"{where}: {name} is decided by the comparison and cannot be an option of an arm")
-    options = {"save_steps": max(updates // 5, 1), "report_to": "none", **recipe.common, **of_arm}
+    often = {"save_steps": max(updates // 5, 1), "logging_steps": max(updates // 50, 1)}
+    options = {**often, "report_to": "none", **recipe.common, **of_arm}
     options |= {"seed": seed, "max_steps": updates, "save_strategy": "steps", "save_total_limit": 1}
     if output_dir:
         options["output_dir"] = output_dir
     if start is not None:
-        options.pop("encoder", None)
+        # what the options say to start from was the warm-up's beginning
+        for name in ("encoder", "model_name_or_path", "model_revision"):
+            options.pop(name, None)
+            words = without_option(words, name)
         options["model_name_or_path"] = start
         # not the batches of the warm-up once more
         options["data_seed"] = 1_000_003 + seed
@@ -131,6 +135,11 @@ def masks_of(recipe: Recipe) -> Masks:
     """How a pre-training recipe masks, over the noiser's and the random masks together."""
     masking = recipe.masking
     rate, mix = masking.adversarial_rate + masking.random_rate, tuple(masking.mask_options)
+    if len(mix) != 3 or not rate > 0:
+        raise RecipeError(
+            "mask_options must be three shares, of [MASK], kept and replaced, and adversarial_rate and random_rate "
+            f"together above 0; got {list(mix)} and {rate:g}"
+        )
     if masking.masking == "random":
         return Masks(rate, mix)
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
@@ -181,10 +190,12 @@ def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict
         if any(arm.model.trained_layers for arm in resolved.values()):
             raise RecipeError(f"{recipe.path}: warm_up trains the whole encoder and does not go with trained_layers")
     _check_pairing(recipe, resolved)
+    masks = {name: _masks_of_arm(recipe, name, of_arm) for name, of_arm in resolved.items()}
     for name, arm in recipe.arms.items():
+        _check_budgets(recipe, name, resolved[name])
         if arm.against is None:
             continue
-        own, others = masks_of(resolved[name]), masks_of(resolved[arm.against])
+        own, others = masks[name], masks[arm.against]
         difference = difference_of_masks(own, others)
         if difference and not arm.unmatched:
             raise RecipeError(
@@ -195,6 +206,30 @@ def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict
         if arm.unmatched and not difference:
             raise RecipeError(f"{recipe.path}: arm {name} says unmatched: true, but masks as {arm.against} does")
     return resolved
+
+
+def _masks_of_arm(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> Masks:
+    try:
+        return masks_of(of_arm)
+    except RecipeError as error:
+        raise RecipeError(f"{recipe.path}: arm {name}: {error}") from error
+
+
+def _check_budgets(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> None:
+    """Refuse budgets whose amounts cannot be told for an arm."""
+    equal = {recipe.budgets[budget].equal: budget for budget in recipe.budgets_of(name)}
+    share = Ramp(of_arm.training.adversarial_share, "adversarial_share").values
+    if "seconds" in equal and of_arm.masking.masking == "adversarial" and min(share) == 0 < max(share):
+        raise RecipeError(
+            f"{recipe.path}: arm {name} has an adversarial_share of 0 in a part of its updates, which so cost less "
+            f"than the others; the budget {equal['seconds']} of equal seconds measures a few updates only: take equal "
+            "flops, which counts each"
+        )
+    if "flops" in equal and of_arm.model.trained_layers is not None:
+        raise RecipeError(
+            f"{recipe.path}: arm {name} has trained_layers, and the FLOPs of the budget {equal['flops']} are counted "
+            "for encoders that are trained as a whole"
+        )
 
 
 def _check_pairing(recipe: ComparisonRecipe, resolved: dict[str, Recipe]) -> None:

@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from .. import durable
+from ..machine import machine
 from ..recipe import Recipe, RecipeError
 from . import plot
-from .arms import check_arms, common_options
+from .arms import check_arms, common_options, fingerprint
 from .comparison_recipe import ComparisonRecipe, read_comparison
 from .confirmation import check_not_spent, read_confirmation
-from .folder import COSTS_FILE, PLAN_FILE, ComparisonFolder
+from .folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
 from .held_out import ComparisonData, load_comparison_data
-from .plan import Run, count_flops, make_plan, plan_table, seconds_of
-from .running import Comparison, add_tasks, lacks_tasks, make_run, warm_up
+from .plan import Plan, Run, count_flops, make_plan, plan_table, seconds_of
+from .running import (
+    Comparison,
+    add_tasks,
+    has_tasks,
+    is_trained,
+    lacks_tasks,
+    make_run,
+    seconds_of_tasks,
+    warm_up,
+)
 from .step_costs import StepCosts, measure
 from .study import build_study, merge_plan
 from .tables import markdown, runs_csv
@@ -47,13 +57,19 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The command line, and the words in it that are options of pre-training."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
-        usage="%(prog)s recipe.yaml [--dry_run] [--output_dir DIR] [--data_dir DIR] [--option value ...]",
+        usage="%(prog)s recipe.yaml [--dry_run] [--selection_only] [--output_dir DIR] [--data_dir DIR] [--option ...]",
         description="Compare ways of pre-training. Started more than once, each process takes the next free run.",
     )
     parser.add_argument("recipe", help="YAML file of a comparison")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost, do nothing")
     parser.add_argument("--output_dir", help="In place of the recipe's")
     parser.add_argument("--data_dir", help="In place of the recipe's tasks.data_dir")
+    parser.add_argument(
+        "--selection_only",
+        "--selection-only",
+        action="store_true",
+        help="Leave the confirmation part unread, so that arms, seeds and budgets can still be added",
+    )
     parser.add_argument("--markdown", type=Path, help="Write the tables into this file, too")
     parser.add_argument("--json", type=Path, help="Write the plain results into this file, too")
     parser.add_argument("--plot", type=Path, help="Write the picture into this file, too")
@@ -77,32 +93,46 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
 
 
 def dry_run(args: argparse.Namespace, words: list[str]) -> str:
-    """The plan with its cost, as text. Costs that were not measured yet are measured for a moment; nothing is kept."""
+    """The plan with its cost, as text. Costs that were not measured yet are measured for a moment; nothing is kept.
+
+    Raises:
+        RecipeError: If something cannot be done as asked.
+        CorpusError: If data cannot be read.
+    """
     recipe, recipes, data = prepare(args, words)
     flops = count_flops(recipe, recipes, data)
-    costs, done, how = None, set(), "measured when the runs began"
-    if Path(recipe.output_dir).is_dir():
-        folder = ComparisonFolder(recipe.output_dir)
-        costs, done = _read_costs(folder, recipe), {run.name for run in folder.results()}
-        check_not_spent(folder, make_plan(recipe, flops, costs).runs, recipe.held_out.spent)
-    if costs is None:
-        costs, how = measure(recipes, data, _TURNS_OF_A_DRY_RUN), f"of {_TURNS_OF_A_DRY_RUN} turns just now, roughly"
+    folder = ComparisonFolder(recipe.output_dir) if Path(recipe.output_dir).is_dir() else None
+    before, results = None, {}
+    if folder is not None:
+        _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))
+        before, results = _read_costs(folder, data), folder.results()
+    costs = _measured(before, recipe, recipes, data, _TURNS_OF_A_DRY_RUN)
     plan = make_plan(recipe, flops, costs)
-    left = [run for run in (*plan.warm_ups.values(), *plan.runs) if run.name not in done]
-    to_do = sum(run.name not in done for run in plan.runs)
+    if folder is not None:
+        _merged(folder, recipe, recipes, words, data, plan)
+    left = [run for run in plan.runs if run not in results]
+    warm_ups = [run for run in plan.warm_ups.values() if folder is None or not is_trained(folder, run)]
+    how = "measured when the runs began" if costs is before else "measured just now, roughly"
     lines = [
-        plan_table(plan, flops, costs, done),
+        plan_table(plan, flops, costs, {run.name for run in results}),
         "",
-        f"{len(plan.runs)} runs, equal ones once, {to_do} to do; seconds {how}",
-        f"training: about {_minutes(sum(seconds_of(run, costs) for run in left))}",
+        f"{len(plan.runs)} runs, equal ones once, {len(left)} to do; seconds {how}",
+        f"training: about {_minutes(sum(seconds_of(run, costs) for run in (*warm_ups, *left)))}"
+        + (f", {len(warm_ups)} warm-ups included" if warm_ups else ""),
     ]
     if recipe.tasks is not None:
-        evaluated = sum(run in plan.with_tasks for run in left)
-        lines.append(
-            f"downstream tasks: {', '.join(recipe.tasks.of)} for {evaluated} runs, "
-            "whose time is known when the first of them is done"
-        )
+        lines.append(_tasks_that_are_left(recipe, plan, results))
     return "\n".join(lines)
+
+
+def _tasks_that_are_left(recipe: ComparisonRecipe, plan: Plan, results: dict[Run, dict[str, Any]]) -> str:
+    tasks = DownstreamTasks(recipe.tasks)
+    for name in recipe.tasks.of:
+        tasks.data(name)  # which says what is missing
+    left = [run for run in plan.with_tasks if not has_tasks(results.get(run), recipe)]
+    seconds = seconds_of_tasks(results)
+    when = "whose time is known when the first of them is done" if not seconds else f"about {_minutes(seconds)} each"
+    return f"downstream tasks: {', '.join(recipe.tasks.of)} for {len(left)} runs, {when}"
 
 
 def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
@@ -121,11 +151,13 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     folder = ComparisonFolder(recipe.output_dir)
     flops = count_flops(recipe, recipes, data)
     with folder.lock("plan"):  # other processes wait, and so do not disturb what is measured
-        costs = _costs(folder, recipe, recipes, data)
+        _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # refuses before it measures
+        before = _read_costs(folder, data)
+        costs = _measured(before, recipe, recipes, data, recipe.measured_turns)
         plan = make_plan(recipe, flops, costs)
-        common = common_options(recipe, words, next(iter(recipes.values())))
-        merged = merge_plan(folder, recipe, recipes, common, data, plan)
-        check_not_spent(folder, plan.runs, recipe.held_out.spent)
+        merged = _merged(folder, recipe, recipes, words, data, plan)
+        if costs is not before:
+            folder.write(COSTS_FILE, costs.as_dict())
         folder.write(PLAN_FILE, merged)
     tasks = None if recipe.tasks is None else DownstreamTasks(recipe.tasks)
     comparison = Comparison(recipe, words, folder, data, flops, plan, tasks)
@@ -137,52 +169,92 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     if elsewhere:
         return Outcome(elsewhere=elsewhere)
     with folder.lock("tables"):
-        study = build_study(
-            recipe, merged, folder.results(), data, flops, costs, read_confirmation(comparison), baselines
-        )
+        confirmation = folder.read(CONFIRMATION_FILE) if args.selection_only else read_confirmation(comparison)
+        results = folder.results()
+        study = build_study(recipe, merged, results, data, flops, costs, confirmation or {"runs": {}}, baselines)
         return _write(args, recipe, folder, study)
 
 
-def _read_costs(folder: ComparisonFolder, recipe: ComparisonRecipe) -> StepCosts | None:
-    """What was measured before, if it is of all arms."""
+def _merged(
+    folder: ComparisonFolder,
+    recipe: ComparisonRecipe,
+    recipes: dict[str, Recipe],
+    words: list[str],
+    data: ComparisonData,
+    plan: Plan,
+) -> dict[str, Any]:
+    """The plan with what ran before, after everything was checked that speaks against it."""
+    merged = merge_plan(
+        folder, recipe, recipes, common_options(recipe, words, next(iter(recipes.values()))), data, plan
+    )
+    check_not_spent(folder, plan.runs, recipe.held_out.spent)
+    return merged
+
+
+def _read_costs(folder: ComparisonFolder, data: ComparisonData) -> StepCosts | None:
+    """What was measured before, with these proteins."""
     found = folder.read(COSTS_FILE)
-    if found is None or not set(recipe.arms) <= set(found["turns"]):
-        return None
-    return StepCosts(**found)
+    return None if found is None or found.get("data") != data.fingerprint else StepCosts(**found)
 
 
-def _costs(
-    folder: ComparisonFolder, recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: ComparisonData
+def _measured(
+    before: StepCosts | None,
+    recipe: ComparisonRecipe,
+    recipes: dict[str, Recipe],
+    data: ComparisonData,
+    turns: int,
 ) -> StepCosts:
-    costs = _read_costs(folder, recipe)
-    if costs is not None:
-        return costs
-    logger.info("measuring what an update costs: %d arms, %d turns", len(recipes), recipe.measured_turns)
-    costs = measure(recipes, data, recipe.measured_turns)
-    folder.write(COSTS_FILE, costs.as_dict())
-    return costs
+    """What was measured before where it is of all arms, else with those that were missing, or of all."""
+    had = {} if before is None else before.fingerprints
+    known = [name for name, of_arm in recipes.items() if had.get(name) == fingerprint(of_arm)]
+    missing = [name for name in recipes if name not in known]
+    if not missing:
+        _say_another_machine(before)
+        return before
+    logger.info("measuring what an update costs: %d arms, %d turns", len(missing), turns)
+    if not known:
+        return measure(recipes, data, turns)
+    likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
+    reference = [*likes, *known][0]
+    beside = {name: recipes[name] for name in (reference, *missing)}
+    return before.with_arms(measure(beside, data, max(turns, len(before.turns[reference]))), reference)
+
+
+def _say_another_machine(costs: StepCosts) -> None:
+    now = machine()
+    if costs.machine.get("processor") != now["processor"] or costs.machine.get("gpu") != now.get("gpu"):
+        logger.warning(
+            "costs of updates were measured on %s; this machine is another, and budgets of equal seconds stay those "
+            "of that one",
+            costs.machine.get("gpu") or costs.machine.get("processor"),
+        )
 
 
 def _make_runs(comparison: Comparison, costs: StepCosts) -> int:
     """Make the runs that no other process is at; returns how many others are still at."""
     folder, plan = comparison.folder, comparison.plan
-    for run in plan.runs:
-        with folder.lock(run.name, wait=False) as ours:
-            if not ours:
+    made = True
+    while made:  # once more, for runs that another process was at and has left
+        made = False
+        for run in plan.runs:
+            if folder.is_done(run) and not lacks_tasks(comparison, run):
                 continue
-            if not folder.is_done(run):
-                _say_progress(comparison, run, costs)
-                make_run(comparison, run)
-            elif lacks_tasks(comparison, run):
-                add_tasks(comparison, run)
-    return sum(not folder.is_done(run) for run in plan.runs)
+            with folder.lock(run.name, wait=False) as ours:
+                if not ours:
+                    continue
+                made = True
+                if not folder.is_done(run):
+                    _say_progress(comparison, run, costs)
+                    make_run(comparison, run)
+                elif lacks_tasks(comparison, run):
+                    add_tasks(comparison, run)
+    return sum(not folder.is_done(run) or lacks_tasks(comparison, run) for run in plan.runs)
 
 
 def _say_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
     plan, results = comparison.plan, comparison.folder.results()
     left = [other for other in plan.runs if other not in results]
-    done = [result["tasks"] for result in results.values() if result.get("tasks")]
-    of_tasks = sum(task["seconds"] for tasks in done for task in tasks.values()) / max(len(done), 1)
+    of_tasks = seconds_of_tasks(results)
 
     def seconds(other: Run) -> float:
         return seconds_of(other, costs) + (of_tasks if other in plan.with_tasks else 0.0)
@@ -194,7 +266,7 @@ def _say_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
         run.name,
         _minutes(seconds(run)),
         _minutes(sum(map(seconds, left))),
-        "" if done or not plan.with_tasks else ", and downstream tasks",
+        "" if of_tasks or not plan.with_tasks else ", and downstream tasks",
     )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from ..recipe import RecipeError, read_yaml
 from ..tape.definitions import TASKS
 from ..tape.features import DTYPES
 from ..tape.finetune_settings import FinetuneSettings
+from ..tape.modeling import check_head
 
 UNTRAINED, WARM_UP = "untrained", "warm_up"
 EQUAL = ("updates", "flops", "seconds")
@@ -47,8 +49,8 @@ class Budget:
         like (`str`, *optional*): The arm whose FLOPs or seconds in `updates` updates are the amount.
         flops (`float`, *optional*): The amount itself.
         seconds (`float`, *optional*): The amount itself.
-        tolerance (`float`, defaults to 0.02): With equal seconds, an arm whose cost of an update differs by less than
-            this share from that of `like` gets as many updates.
+        tolerance (`float`, *optional*): With equal seconds like another arm's, an arm whose cost of an update differs
+            by less than this share from that of `like` gets as many updates; by default 0.02.
     """
 
     equal: str
@@ -56,7 +58,12 @@ class Budget:
     like: str | None = None
     flops: float | None = None
     seconds: float | None = None
-    tolerance: float = 0.02
+    tolerance: float | None = None
+
+    @property
+    def share_that_is_equal(self) -> float:
+        """`tolerance`, or its default."""
+        return 0.02 if self.tolerance is None else self.tolerance
 
 
 @dataclass(frozen=True)
@@ -309,9 +316,11 @@ def _check_budget(recipe: ComparisonRecipe, name: str, budget: Budget) -> None:
     elif set(given) not in ({budget.equal}, {"like", "updates"}):
         _refuse(recipe, f"{key} is of equal {budget.equal} and takes either '{budget.equal}', or 'like' and 'updates'")
     for item, value in given.items():
-        if item != "like" and value <= 0:
-            _refuse(recipe, f"{key}.{item} must be above 0, got {value}")
-    if not 0 <= budget.tolerance < 1:
+        if item != "like" and not 0 < value < math.inf:
+            _refuse(recipe, f"{key}.{item} must be above 0 and not infinite, got {value}")
+    if budget.tolerance is not None and (budget.equal != "seconds" or budget.like is None):
+        _refuse(recipe, f"{key}.tolerance has an effect with equal seconds like an arm's only")
+    if not 0 <= budget.share_that_is_equal < 1:
         _refuse(recipe, f"{key}.tolerance must be at least 0 and less than 1, got {budget.tolerance}")
     if budget.like is not None:
         _check_names(recipe, f"{key}.like", [budget.like], recipe.arms)
@@ -359,7 +368,9 @@ def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:
         if "seed" in options.finetune:
             _refuse(recipe, f"{key}.finetune.seed is not an option here; give a list of seeds")
         try:
-            options.finetune_settings()
+            settings = options.finetune_settings()
+            if settings.head is not None:
+                check_head(TASKS[name].kind, settings.head)
         except ValueError as error:
             _refuse(recipe, f"{key}.finetune: {error}")
 

@@ -1,8 +1,6 @@
 """The confirmation part of the held-out proteins: read once, at the end, for all runs at once."""
 
-import hashlib
 import logging
-from pathlib import Path
 from typing import Any
 
 from ..recipe import RecipeError
@@ -11,11 +9,9 @@ from .comparison_recipe import UNTRAINED
 from .folder import CONFIRMATION_FILE, ComparisonFolder
 from .plan import Run
 from .refit import figures_of_sets
-from .running import Comparison, ask, load_for_evaluation, log_shares_of
+from .running import Comparison, ask, load_for_evaluation, log_shares_of, weights_checksum
 
 logger = logging.getLogger(__name__)
-
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def check_not_spent(folder: ComparisonFolder, runs: list[Run], spent: bool) -> None:
@@ -53,26 +49,25 @@ def read_confirmation(comparison: Comparison) -> dict[str, Any]:
     part untouched.
 
     Returns:
-        `dict`: `runs` (name → `weights`, the checksum of what was evaluated, and `figures`) and `data`, the
-        fingerprint of the proteins.
+        `dict`: `runs` (name → `weights`, the checksum of what was evaluated, and `figures`; of a run that diverged
+        neither) and `data`, the fingerprint of the proteins.
 
     Raises:
         RecipeError: If the weights of a run are not those that were evaluated.
         WritingError: If the figures cannot be written.
     """
     folder = comparison.folder
-    complete = {run: result for run, result in folder.results().items() if not result["metrics"]["diverged"]}
+    results = folder.results()
     earlier = folder.read(CONFIRMATION_FILE)
     if earlier is not None:
         _check_weights(folder, earlier["runs"])
         return earlier
-    found = {}
+    # a run that diverged was there, too, and left nothing to evaluate
+    found = {run.name: {"weights": None, "figures": {}} for run in results}
+    complete = [run for run, result in results.items() if not result["metrics"]["diverged"]]
     for number, run in enumerate(complete, 1):
         logger.info("confirmation: %d of %d, %s", number, len(complete), run.name)
-        found[run.name] = {
-            "weights": weights_checksum(folder.of(run)),
-            "figures": _figures(comparison, run),
-        }
+        found[run.name] = {"weights": weights_checksum(folder.of(run)), "figures": _figures(comparison, run)}
     content = {"data": comparison.data.fingerprint, "runs": found}
     folder.write(CONFIRMATION_FILE, content)
     return content
@@ -87,20 +82,9 @@ def _figures(comparison: Comparison, run: Run) -> dict[str, float]:
     return figures_of_sets(hidden, log_shares_of(comparison.data, collator), fitted_on)
 
 
-def weights_checksum(folder: Path) -> str:
-    """SHA-256 of an encoder's weights (of large ones, of the list of their files)."""
-    for name in _WEIGHTS:
-        if (folder / name).exists():
-            with open(folder / name, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-    raise RecipeError(
-        f"{folder} has no {_WEIGHTS[0]}, although its run is complete; remove the folder to make it again"
-    )
-
-
 def _check_weights(folder: ComparisonFolder, runs: dict[str, Any]) -> None:
     for name, earlier in runs.items():
-        if weights_checksum(folder.of(Run.of_name(name))) != earlier["weights"]:
+        if earlier["weights"] and weights_checksum(folder.of(Run.of_name(name))) != earlier["weights"]:
             raise RecipeError(
                 f"the weights in {folder.of(Run.of_name(name))} are not those that the confirmation part was read for"
             )

@@ -46,7 +46,8 @@ def mean_and_deviation(numbers: Sequence[float]) -> tuple[float, float]:
 def finetuning_deviation(entry: Entry, metric: str) -> float:
     """Standard deviation over seeds of fine-tuning, within encoders: the root of the mean of their variances."""
     lists = values(entry, f"{metric}/by_seed").values()
-    variances = [float(np.var(one, ddof=1)) for one in lists if len(one) > 1]
+    defined = [[value for value in one if value is not None] for one in lists]
+    variances = [float(np.var(one, ddof=1)) for one in defined if len(one) > 1]
     return math.sqrt(float(np.mean(variances))) if variances else math.nan
 
 
@@ -55,20 +56,20 @@ def differences(study: Study) -> list[dict[str, Any]]:
 
     Returns:
         `list[dict]`: `budget`, `arm`, `against`, `matched`, `metric`; `mean`, `low`, `high` of the paired differences
-        (95 % interval by Student's t), `p_value`, and `adjusted_p`: by Holm's method, for all arms with the same
-        partner under the same budget and figure; `pairs`, their seeds, and `without_partner`, seeds that one of the
+        (95 % interval by Student's t), `p_value`, and `adjusted_p`: by Holm's method, for all arms that are compared
+        under the same budget by the same figure; `pairs`, their seeds, and `without_partner`, seeds that one of the
         two lacks, as where a run diverged. What is not defined is `None`.
     """
     by_name = {(entry["name"], entry["budget"]): entry for entry in study["arms"]}
     found = []
     for metric in metric_names(study):
-        groups: dict[tuple, list[dict]] = {}
+        groups: dict[str, list[dict]] = {}
         for entry in study["arms"]:
             partner = by_name.get((entry.get("against"), entry["budget"]))
             if partner is not None:
                 row = _compared(entry, partner, metric)
                 if row["pairs"]:
-                    groups.setdefault((entry["budget"], entry["against"]), []).append(row)
+                    groups.setdefault(entry["budget"], []).append(row)
         for rows in groups.values():
             adjusted = holm([math.nan if row["p_value"] is None else row["p_value"] for row in rows])
             found += [{**row, "adjusted_p": _plain(p)} for row, p in zip(rows, adjusted, strict=True)]

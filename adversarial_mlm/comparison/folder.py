@@ -70,6 +70,11 @@ class ComparisonFolder:
             found[run] = self.read(str(path.relative_to(self.path)))
         return found
 
+    def begun(self) -> set[Run]:
+        """Runs that have a folder, complete or not."""
+        folders = (path for path in (self.path / _RUNS).glob("*/*/*") if path.is_dir())
+        return {Run.of_name(path.relative_to(self.path / _RUNS).as_posix()) for path in folders}
+
     def is_done(self, run: Run) -> bool:
         """Whether a run is complete."""
         return (self.of(run) / RESULT_FILE).exists()

@@ -23,11 +23,13 @@ class ComparisonData:
         proteins ([`ProteinData`]): Those to train on; held out is the selection part alone.
         confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
         fingerprint (`str`): 16 hexadecimal digits of all of them.
+        by_family (`bool`): Whether held-out proteins were divided by whole families; else by sequences.
     """
 
     proteins: ProteinData
     confirmation: dict[str, Dataset]
     fingerprint: str
+    by_family: bool
 
     @property
     def selection(self) -> dict[str, Dataset]:
@@ -61,17 +63,21 @@ def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonDa
         raise RecipeError("no proteins are held out, by which the arms could be compared: give holdout_families, …")
     clusters = read_cluster_table(args.cluster_table) if args.cluster_table else {}
     selection, confirmation = {}, {}
+    placed: dict[str, bool] = {}
     for name, part in data.held_out.items():
-        chosen = _in_confirmation(part, clusters, held_out, name)
+        chosen = _in_confirmation(part, clusters, held_out, name, placed)
         selection[name] = part.select(np.flatnonzero(~chosen))
         confirmation[name] = part.select(np.flatnonzero(chosen))
     proteins = dataclasses.replace(data, held_out=selection)
     return ComparisonData(
-        proteins, confirmation, _fingerprint(data.train, *selection.values(), *confirmation.values())
+        proteins,
+        confirmation,
+        _fingerprint(data.train, *selection.values(), *confirmation.values()),
+        by_family=bool(clusters),
     )
 
 
-def divide(clusters: list[str], share: float, seed: int) -> np.ndarray:
+def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool] | None = None) -> np.ndarray:
     """Put whole clusters into one of two parts.
 
     The clusters come in an order that depends on the seed and their names, each into the part that lacks most.
@@ -80,13 +86,16 @@ def divide(clusters: list[str], share: float, seed: int) -> np.ndarray:
         clusters (`list[str]`): The cluster of each record.
         share (`float`): Of the records that the second part should have.
         seed (`int`): Of the order.
+        placed (`dict[str, bool]`, *optional*): Clusters whose part is settled, as another set has them, too: whether
+            it is the second one. Those of this call are added.
 
     Returns:
         `np.ndarray` of shape `(records,)`, bool: whether it is in the second part.
 
     Raises:
-        ValueError: If there is one cluster only.
+        ValueError: If there is one cluster only, or if all of them are settled for one part.
     """
+    placed = {} if placed is None else placed
     names, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"{len(clusters)} proteins of one cluster cannot be divided by clusters")
@@ -95,24 +104,29 @@ def divide(clusters: list[str], share: float, seed: int) -> np.ndarray:
     )
     wanted = np.array([1 - share, share]) * len(clusters)
     taken, part = np.zeros(2), np.zeros(len(names), dtype=bool)
+    order.sort(key=lambda number: str(names[number]) not in placed)  # stable: the settled ones first
     for place, number in enumerate(order):
         second = int(np.argmax(wanted - taken))
         left = len(order) - place
         if left == 1 and not taken.all():  # neither part stays empty
             second = int(taken[1] == 0)
-        part[number] = bool(second)
-        taken[second] += sizes[number]
+        part[number] = placed.setdefault(str(names[number]), bool(second))
+        taken[int(part[number])] += sizes[number]
+    if part.all() or not part.any():
+        raise ValueError(f"its {len(names)} clusters are all in one part of another held-out set")
     return part[numbers]
 
 
-def _in_confirmation(part: Dataset, clusters: dict[str, str], held_out: HeldOut, name: str) -> np.ndarray:
+def _in_confirmation(
+    part: Dataset, clusters: dict[str, str], held_out: HeldOut, name: str, placed: dict[str, bool]
+) -> np.ndarray:
     # a protein without a cluster is one of its own, together with its copies
     of_records = [
         clusters.get(identifier) or f"\0{sequence}"
         for identifier, sequence in zip(part["id"][:], part["sequence"][:], strict=True)
     ]
     try:
-        return divide(of_records, held_out.confirmation_share, held_out.split_seed)
+        return divide(of_records, held_out.confirmation_share, held_out.split_seed, placed)
     except ValueError as error:
         raise RecipeError(
             f"the held-out set {name} cannot have a confirmation part: {error}; hold out more families"

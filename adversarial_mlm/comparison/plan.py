@@ -124,7 +124,7 @@ def _updates(budget: Budget, arm: str, flops: Flops, costs: StepCosts | None) ->
         return flops[arm].updates_for(budget.flops or flops[budget.like].of(budget.updates))
     if budget.seconds is not None:
         return max(round(budget.seconds / costs.of(arm)), 1)
-    return costs.updates_for(arm, budget.like, budget.updates, budget.tolerance)
+    return costs.updates_for(arm, budget.like, budget.updates, budget.share_that_is_equal)
 
 
 def _all_seeds(recipe: ComparisonRecipe) -> list[int]:

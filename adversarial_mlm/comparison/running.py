@@ -2,12 +2,12 @@
 
 import dataclasses
 import gc
+import hashlib
 import json
 import logging
 import math
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from ..data_collator import DataCollatorForRandomMLM
 from ..evaluation import background_log_shares
 from ..finite import NonFiniteError
 from ..pretraining import build_networks, pretrain
-from ..recipe import Recipe
+from ..recipe import Recipe, RecipeError
 from ..run_log import METRICS_FILE
 from .arms import arm_recipe, fingerprint
-from .comparison_recipe import UNTRAINED, ComparisonRecipe
+from .comparison_recipe import UNTRAINED, WARM_UP, ComparisonRecipe
 from .folder import FIGURES_FILE, RESULT_FILE, ComparisonFolder, read_json, write_json
 from .held_out import ComparisonData
 from .plan import Flops, Plan, Run
@@ -35,6 +35,7 @@ from .tasks import DownstreamTasks
 logger = logging.getLogger(__name__)
 
 _DONE_FILE = "encoder-is-complete"
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LAST_ENTRIES = 10
 _OF_THE_MASKS = (
     *("mask_rate", "share_mask", "share_keep", "share_replace", "entropy", "enrichment_max", "mask_gap", "gap"),
@@ -78,6 +79,7 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
         WritingError: If a result cannot be written.
     """
     folder = comparison.folder.of(run)
+    _begin(comparison, run)
     if not (folder / FIGURES_FILE).exists():
         write_json(folder / FIGURES_FILE, _figures(comparison, run))
     result = read_json(folder / FIGURES_FILE)
@@ -91,20 +93,36 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
 
 
 def add_tasks(comparison: Comparison, run: Run) -> None:
-    """Do downstream tasks of a run that was complete without them."""
+    """Do downstream tasks of a run that was complete without them; what it has of others stays."""
     folder = comparison.folder.of(run)
     result = read_json(folder / RESULT_FILE)
-    if run in comparison.plan.with_tasks and not result["metrics"]["diverged"]:
-        result["tasks"] = comparison.tasks.evaluate(folder, folder, device_of(comparison))
-        write_json(folder / RESULT_FILE, result)
+    found = comparison.tasks.evaluate(folder, folder, device_of(comparison))
+    write_json(folder / RESULT_FILE, {**result, "tasks": {**result.get("tasks", {}), **found}})
 
 
 def lacks_tasks(comparison: Comparison, run: Run) -> bool:
     """Whether a run that is complete has not all the tasks that the recipe now asks for."""
     if run not in comparison.plan.with_tasks or not comparison.folder.is_done(run):
         return False
-    result = read_json(comparison.folder.of(run) / RESULT_FILE)
-    return not result["metrics"]["diverged"] and set(result.get("tasks", {})) != set(comparison.recipe.tasks.of)
+    return not has_tasks(read_json(comparison.folder.of(run) / RESULT_FILE), comparison.recipe)
+
+
+def has_tasks(result: dict[str, Any] | None, recipe: ComparisonRecipe) -> bool:
+    """Whether a run's result has all the tasks of the recipe; a run that diverged has none to come."""
+    if result is None:
+        return False
+    return result["metrics"]["diverged"] or set(recipe.tasks.of) <= set(result.get("tasks", {}))
+
+
+def seconds_of_tasks(results: dict[Run, dict[str, Any]]) -> float:
+    """What the downstream tasks of a run take, in the mean of those that have them; 0 where none has."""
+    done = [result["tasks"] for result in results.values() if result.get("tasks")]
+    return sum(task["seconds"] for tasks in done for task in tasks.values()) / max(len(done), 1)
+
+
+def is_trained(folder: ComparisonFolder, run: Run) -> bool:
+    """Whether the encoder of a run is complete, whatever else it still lacks."""
+    return (folder.of(run) / _DONE_FILE).exists()
 
 
 def device_of(comparison: Comparison) -> torch.device:
@@ -112,8 +130,47 @@ def device_of(comparison: Comparison) -> torch.device:
     return _recipe_of(comparison, Run(next(iter(comparison.recipe.arms)), 0, 1)).training.device
 
 
+def _begin(comparison: Comparison, run: Run) -> None:
+    """Note what a run is of; what an earlier start of other options, proteins or first weights left is removed."""
+    folder = comparison.folder.of(run)
+    note = folder.with_name(f"{folder.name}.json")
+    warm_up = comparison.plan.warm_ups.get(run.seed)
+    forked = warm_up is not None and run.arm not in (UNTRAINED, WARM_UP)
+    now = {
+        "fingerprint": _fingerprint(comparison, run),
+        "data": comparison.data.fingerprint,
+        "first_weights": weights_checksum(comparison.folder.of(warm_up)) if forked else None,
+    }
+    if note.exists() and read_json(note) == now:
+        return
+    if folder.exists():
+        logger.warning("%s was begun with other options, proteins or first weights, and is made anew", run.name)
+        shutil.rmtree(folder)
+    write_json(note, now)
+
+
+def weights_checksum(folder: Path) -> str:
+    """SHA-256 of an encoder's weights (of large ones, of the list of their files).
+
+    Raises:
+        RecipeError: If they are gone.
+    """
+    for name in _WEIGHTS:
+        if (folder / name).exists():
+            with open(folder / name, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    raise RecipeError(
+        f"{folder} has no {_WEIGHTS[0]}, although its run is complete; remove the folder to make it again"
+    )
+
+
+def _fingerprint(comparison: Comparison, run: Run) -> str:
+    """Of the options of its arm, as `plan.json` has it."""
+    arm = next(iter(comparison.recipe.arms)) if run.arm == UNTRAINED else run.arm
+    return fingerprint(arm_recipe(comparison.recipe, arm, words=comparison.words))
+
+
 def _figures(comparison: Comparison, run: Run) -> dict[str, Any]:
-    began = time.monotonic()
     if run.arm == UNTRAINED:
         recipe, facts = _save_untrained(comparison, run), {}
     else:
@@ -129,12 +186,11 @@ def _figures(comparison: Comparison, run: Run) -> dict[str, Any]:
         encoder, collator = load_for_evaluation(str(comparison.folder.of(run)), recipe)
         hidden = ask(encoder, collator, comparison.data.selection, recipe)
         metrics |= figures_of_sets(hidden, log_shares_of(comparison.data, collator))
-    metrics["wall_seconds"] = time.monotonic() - began
     return {
         "run": run.name,
         "arm": run.arm,
         "seed": run.seed,
-        "fingerprint": fingerprint(recipe),
+        "fingerprint": _fingerprint(comparison, run),
         "data": comparison.data.fingerprint,
         "metrics": {name: _plain(value) for name, value in metrics.items()},
     }
@@ -174,8 +230,14 @@ def warm_up(comparison: Comparison, seed: int) -> None:
     """Make sure that the checkpoint is there that all arms of a seed start from."""
     run = comparison.plan.warm_ups[seed]
     with comparison.folder.lock(run.name):
-        if not (comparison.folder.of(run) / _DONE_FILE).exists():
-            _train(comparison, run, _recipe_of(comparison, run))
+        _begin(comparison, run)
+        if not is_trained(comparison.folder, run):
+            logger.info("warm-up of seed %d: %d updates", seed, run.updates)
+        if _train(comparison, run, _recipe_of(comparison, run))["diverged"]:
+            raise RecipeError(
+                f"{comparison.recipe.path}: the warm-up of seed {seed} diverged, so that there is nothing to start "
+                "from; a lower learning_rate in warm_up.options may help"
+            )
 
 
 def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
@@ -193,7 +255,7 @@ def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
         if stopped is not None:
             raise signals.Interrupted(stopped)
     facts = read_json(path)
-    return {**facts, **_seconds(folder / METRICS_FILE)}
+    return {**facts, **_seconds(folder)}
 
 
 def _facts_of_training(recipe: Recipe, data: ComparisonData) -> tuple[dict[str, Any] | None, signal.Signals | None]:
@@ -202,7 +264,8 @@ def _facts_of_training(recipe: Recipe, data: ComparisonData) -> tuple[dict[str, 
         trainer = pretrain(recipe, data.for_a_run())
     except NonFiniteError as error:
         logger.warning("%s", error)
-        return {"diverged": True, "updates_done": 0}, None
+        steps = [entry["step"] for entry in _log(Path(recipe.training.output_dir)) if "loss" in entry]
+        return {"diverged": True, "updates_done": max(steps, default=0)}, None
     if trainer.interrupted_by is not None and trainer.state.global_step < trainer.state.max_steps:
         return None, trainer.interrupted_by
     facts = {
@@ -225,13 +288,15 @@ def _last_figures(entries: list[dict]) -> dict[str, float]:
     return found
 
 
-def _seconds(path: Path) -> dict[str, float]:
+def _log(folder: Path) -> list[dict[str, Any]]:
+    path = folder / METRICS_FILE
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def _seconds(folder: Path) -> dict[str, float]:
     """How long the updates took, those before a kill included."""
     total: dict[str, float] = {"seconds": 0.0, "seconds_noiser": 0.0}
-    if not path.exists():
-        return total
-    for line in path.read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in _log(folder):
         for name, value in entry.items():
             if name.startswith("seconds_") and value is not None:
                 total["seconds"] += value

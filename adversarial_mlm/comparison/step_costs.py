@@ -16,6 +16,7 @@ from ..recipe import Recipe, RecipeError
 from ..run_log import BriefPrinterCallback
 from ..statistics import median_interval
 from ..turns import train_in_turns
+from .arms import fingerprint
 from .held_out import ComparisonData
 
 logger = logging.getLogger(__name__)
@@ -31,11 +32,15 @@ class StepCosts:
         updates (`int`): Of the encoder, in a turn: as many as make whole cycles of every arm.
         turns (`dict[str, list[float]]`): By arm the seconds of each turn, all arms in the same turns.
         machine (`dict`): Where that was.
+        data (`str`): Fingerprint of the proteins.
+        fingerprints (`dict[str, str]`): By arm, of its options.
     """
 
     updates: int
     turns: dict[str, list[float]]
     machine: dict = dataclasses.field(default_factory=dict)
+    data: str = ""
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def of(self, arm: str) -> float:
         """Seconds of an update: the median over turns."""
@@ -56,6 +61,26 @@ class StepCosts:
         same = low <= 1 <= high or abs(ratio - 1) <= tolerance
         return updates if same else max(round(updates / ratio), 1)
 
+    def with_arms(self, later: "StepCosts", reference: str) -> "StepCosts":
+        """The same with arms that were measured later, beside an arm that both have.
+
+        What was measured stays as it is, so that no plan changes. A new arm has, turn by turn, the reference's seconds
+        times the ratio that was measured: the machine may have been another, or busier.
+
+        Args:
+            later ([`StepCosts`]): With at least as many turns.
+            reference (`str`): The arm that both have.
+        """
+        turns = dict(self.turns)
+        for name, series in later.turns.items():
+            if name != reference:
+                turns[name] = [
+                    ours * (own / theirs)
+                    for ours, own, theirs in zip(self.turns[reference], series, later.turns[reference], strict=False)
+                ]
+        fingerprints = {**self.fingerprints, **later.fingerprints, reference: self.fingerprints[reference]}
+        return dataclasses.replace(self, turns=turns, fingerprints=fingerprints)
+
     def as_dict(self) -> dict:
         """Plain values for JSON."""
         return dataclasses.asdict(self)
@@ -74,6 +99,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
     Raises:
         RecipeError: If an arm cannot be trained.
     """
+    fingerprints = {name: fingerprint(recipe) for name, recipe in recipes.items()}
     recipes = {name: _shortest_cycle(recipe) for name, recipe in recipes.items()}
     updates = math.lcm(*(_cycle(recipe) for recipe in recipes.values()))
     steps = updates * (turns + _TURNS_NOT_COUNTED)
@@ -96,7 +122,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
         name: [sum(series[start : start + updates]) for start in range(first, steps, updates)]
         for name, series in zip(recipes, seconds, strict=True)
     }
-    return StepCosts(updates, found, machine())
+    return StepCosts(updates, found, machine(), data.fingerprint, fingerprints)
 
 
 def _shortest_cycle(recipe: Recipe) -> Recipe:

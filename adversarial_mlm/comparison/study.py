@@ -45,6 +45,7 @@ def merge_plan(
         "data": data.fingerprint,
         "common": common,
         "tasks": {name: dataclasses.asdict(options) for name, options in tasks.items()},
+        "task_dtype": None if recipe.tasks is None else recipe.tasks.dtype,
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
         "warm_up": None if recipe.warm_up is None else dataclasses.asdict(recipe.warm_up),
         "arms": {name: _told_of(recipe, recipes, name) for name in recipe.arms},
@@ -58,24 +59,27 @@ def merge_plan(
         return now
     results = folder.results()
     ran = {run for run in results if run.arm != UNTRAINED}
+    begun = folder.begun()  # by another process, or before a kill
     if results:
         _check_unchanged(recipe, earlier, now, ran)
         now["tasks"] = {**earlier["tasks"], **now["tasks"]}
     for name, arm in earlier["arms"].items():
-        if name not in now["arms"] and any(run.arm == name for run in ran):
+        if name not in now["arms"] and any(run.arm == name for run in begun):
             now["arms"][name] = {**arm, "removed": True}
     for budget, arms in earlier["entries"].items():
         for arm, entry in arms.items():
-            _keep_what_ran(now, earlier, budget, arm, entry, ran)
+            _keep_what_ran(now, earlier, budget, arm, entry, begun)
     return now
 
 
-def _keep_what_ran(now: dict, earlier: dict, budget: str, arm: str, entry: dict, ran: set[Run]) -> None:
-    seeds = [seed for seed in entry["seeds"] if Run(arm, seed, entry["updates"]) in ran]
+def _keep_what_ran(now: dict, earlier: dict, budget: str, arm: str, entry: dict, begun: set[Run]) -> None:
+    seeds = [seed for seed in entry["seeds"] if Run(arm, seed, entry["updates"]) in begun]
     if not seeds:
         return
     now["budgets"].setdefault(budget, earlier["budgets"][budget])
     kept = now["entries"].setdefault(budget, {}).setdefault(arm, {"updates": entry["updates"], "seeds": []})
+    if kept["updates"] != entry["updates"]:
+        return  # only begun, and then planned with another length
     kept["seeds"] = list(dict.fromkeys([*kept["seeds"], *seeds]))
 
 
@@ -103,6 +107,10 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
     ):
         if earlier[key] != now[key]:
             raise RecipeError(f"{said}{words} than those of the runs in output_dir; choose another output_dir")
+    if earlier["tasks"] and now["tasks"] and earlier["task_dtype"] != now["task_dtype"]:
+        raise RecipeError(
+            f"{said}tasks.dtype is {now['task_dtype']}, and was {earlier['task_dtype']} for the runs in output_dir"
+        )
     for name, options in now["tasks"].items():
         if earlier["tasks"].get(name, options) != options:
             raise RecipeError(f"{said}task {name} has other options than it had for the runs in output_dir")
@@ -156,6 +164,8 @@ def build_study(
         for arm, entry in entries.items():
             told = plan["arms"][arm]
             runs = [Run(arm, seed, entry["updates"]) for seed in entry["seeds"]]
+            if told["removed"] and not any(run in results for run in runs):
+                continue  # begun, and taken out before it was complete
             of_arm = {
                 "name": arm,
                 "corpus": recipe.corpus,
@@ -175,6 +185,7 @@ def build_study(
         "corpus": recipe.corpus,
         "common": plan["common"],
         "proteins": data.sizes(),
+        "divided_by_family": data.by_family,
         "proteins_fingerprint": data.fingerprint,
         "held_out": plan["held_out"],
         "machine": {} if costs is None else costs.machine,

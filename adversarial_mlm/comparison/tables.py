@@ -89,7 +89,7 @@ def _head(study: Study) -> str:
     lines = [
         "# A comparison of ways of masking",
         f"{study['corpus'].rstrip('.')}. {proteins['train']['proteins']:,} proteins to train on; held out: {parts}, "
-        "divided by whole families.",
+        + ("divided by whole families." if study["divided_by_family"] else "divided by sequences."),
     ]
     if study["warm_up"]:
         lines.append(
@@ -102,7 +102,7 @@ def _head(study: Study) -> str:
     )
     if study["machine"]:
         facts = ", ".join(f"{name} {value}" for name, value in study["machine"].items())
-        lines.append(f"Costs of updates were measured, and runs made, on: {facts}.")
+        lines.append(f"Costs of updates were measured on: {facts}.")
     return "\n\n".join(lines)
 
 
@@ -385,9 +385,9 @@ def _how_to_read(study: Study) -> str:
             "runs.",
             "- ± is the standard deviation over pre-training seeds.",
             "- Differences are of runs with the same seed, which begin with the same weights and see the same "
-            "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms with the same "
-            "partner, and * is below 0.05. Where all differences are the same neither is defined. A pair whose runs "
-            "are both those of an earlier budget is not repeated.",
+            "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms that are compared "
+            "under the budget, and * is below 0.05. Where all differences are the same neither is defined. A pair "
+            "whose runs are both those of an earlier budget is not repeated.",
             "- FLOPs are counted: matrix products of forward and backward passes, the noiser's included, padding left "
             "out. Minutes are what the updates took.",
             "- *Alarm*: runs in which the alarm for a collapse rang. *Left out*: updates that were not finite.",

@@ -14,6 +14,7 @@ from ..tape.baselines import baselines_for
 from ..tape.finetune import finetune_seeds
 from ..tape.probes import ProbeSettings, probe
 from ..tape.results import record
+from ..tape.task_trainer import DivergenceError
 from ..tape.tasks import TaskData, load_task
 from .comparison_recipe import TaskOptions, Tasks
 from .folder import ComparisonFolder, read_json, write_json
@@ -69,8 +70,10 @@ class DownstreamTasks:
         """
         with folder.lock("baselines"):
             found = folder.read(BASELINES_FILE) or {}
+            evaluated = {name for result in folder.results().values() for name in result.get("tasks", {})}
             for name in self.tasks.of:
-                if name in found:
+                # of other data, where no result stands beside them, they are made anew
+                if name in found and (name in evaluated or found[name]["facts"]["fingerprints"] == self._found(name)):
                     continue
                 data, began = self.data(name), time.monotonic()
                 records = {
@@ -86,6 +89,9 @@ class DownstreamTasks:
         self._fingerprints = {name: of_task["facts"]["fingerprints"] for name, of_task in found.items()}
         return found
 
+    def _found(self, name: str) -> dict[str, str]:
+        return self.data(name).facts["fingerprints"]
+
     def evaluate(self, encoder: Path, run_folder: Path, device: torch.device) -> dict[str, Any]:
         """Every task of an encoder. What was done before a kill is not done again.
 
@@ -96,7 +102,10 @@ class DownstreamTasks:
 
         Returns:
             `dict`: Task → `probe`, and `finetune` where asked for, each with `figures` (test → `value`, and of several
-            seeds `by_seed`), and `seconds`.
+            seeds `by_seed`), and `seconds`. Fine-tuning that diverged with any seed has no figures, but `diverged`.
+
+        Raises:
+            RecipeError: If fine-tuning cannot be done as asked.
         """
         found = {}
         for name, options in self.tasks.of.items():
@@ -119,9 +128,15 @@ class DownstreamTasks:
         found = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
         if options.finetune is not None:
             folder, seeds = run_folder / _FOLDER / f"finetuned-{name}", options.finetune_seeds
-            results = finetune_seeds(data, str(encoder), str(folder), options.finetune_settings(), seeds)
-            tuned = record(data, "finetune", [result.predictions for result in results], bootstrap_samples=0)
-            found["finetune"] = {"figures": _figures(tuned), "seeds": seeds}
+            try:
+                results = finetune_seeds(data, str(encoder), str(folder), options.finetune_settings(), seeds)
+                tuned = record(data, "finetune", [result.predictions for result in results], bootstrap_samples=0)
+                found["finetune"] = {"figures": _figures(tuned), "seeds": seeds}
+            except DivergenceError as error:  # a result, too
+                logger.warning("%s: fine-tuning of %s diverged: %s", name, encoder, error)
+                found["finetune"] = {"figures": {}, "seeds": seeds, "diverged": str(error)}
+            except ValueError as error:
+                raise RecipeError(f"task {name}: {error}") from error
         return {**found, "seconds": time.monotonic() - began}
 
 

@@ -78,3 +78,46 @@ def test_a_fingerprint_is_of_what_a_result_depends_on(write):
     assert fingerprint(arm_recipe(recipe, "game", words=["--train_data", "elsewhere.fasta"])) == one
     assert fingerprint(arm_recipe(recipe, "game", words=["--learning_rate", "2e-3"])) != one
     assert fingerprint(arm_recipe(recipe, "random")) != one
+
+
+def test_a_fork_starts_from_the_warm_up_whatever_the_command_line_says(write):
+    recipe = read_comparison(write({"warm_up": {"updates": 2, "options": {"masking": "random"}}}))
+    for words in (["--encoder", "small"], ["--model_name_or_path=elsewhere"]):
+        model = arm_recipe(recipe, "game", start="runs/warm", words=words).model
+        assert (model.encoder, model.model_name_or_path) == (None, "runs/warm")
+    assert arm_recipe(recipe, "warm_up", words=["--encoder", "small"]).model.encoder == "small"
+
+
+def test_what_an_arm_starts_from_is_part_of_its_fingerprint(write):
+    recipe = read_comparison(write({"common.encoder": None}))
+    one, other = (fingerprint(arm_recipe(recipe, "game", words=["--model_name_or_path", name])) for name in "ab")
+    assert one != other
+
+
+def test_the_log_of_a_run_is_as_long_as_there_are_updates_for(write):
+    recipe = read_comparison(write({"common.logging_steps": None}))
+    assert arm_recipe(recipe, "game", updates=600).training.logging_steps == 12
+    assert arm_recipe(recipe, "game", updates=7).training.logging_steps == 1
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"arms.game.options.mask_options": [0.9, 0.1]}, "arm game: mask_options must be three shares"),
+        (
+            {"arms.random.options.adversarial_rate": 0, "arms.random.options.random_rate": 0},
+            "arm random: .* together above 0; got",
+        ),
+        (
+            {
+                "arms.game.options.adversarial_share": ["0@0", "1@2"],
+                "arms.game.unmatched": True,
+                "budgets.time": {"equal": "seconds", "like": "random", "updates": 3},
+            },
+            "arm game has an adversarial_share of 0 in a part of its updates.*the budget time of equal seconds",
+        ),
+    ],
+)
+def test_an_arm_that_cannot_be_compared_is_named(write, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        check_arms(read_comparison(write(changes)))

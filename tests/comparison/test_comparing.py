@@ -1,5 +1,6 @@
 """Whole comparisons in miniature."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,12 +11,15 @@ from safetensors.torch import load_file
 
 from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.comparison import comparing, confirmation, running
+from adversarial_mlm.comparison.arms import fingerprint
 from adversarial_mlm.comparison.differences import metric_names
+from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.comparison.tables import markdown
 from adversarial_mlm.finite import NonFiniteError
+from adversarial_mlm.machine import machine
 from adversarial_mlm.recipe import RecipeError
 
-_TIMES = ("seconds", "seconds_noiser", "wall_seconds")
+_TIMES = ("seconds", "seconds_noiser")
 
 
 class Killed(BaseException):
@@ -150,6 +154,7 @@ def test_a_run_that_diverged_is_a_result(compare, study, monkeypatch):
     game = next(arm for arm in study()["arms"] if arm["name"] == "game")
     assert [of_seed["metrics"]["diverged"] for of_seed in game["seeds"]] == [False, True]
     assert "1 of 2 diverged" in outcome.tables and "[1 pairs, 1 without partner]" in outcome.tables
+    assert compare().tables == outcome.tables  # and it does not stand in the way of the next start
 
 
 def test_arms_may_start_from_one_warmed_up_encoder_per_seed(compare, study, tmp_path):
@@ -165,6 +170,69 @@ def test_arms_may_start_from_one_warmed_up_encoder_per_seed(compare, study, tmp_
 
 
 # ---- Another recipe for the same folder ----
+
+
+def test_what_was_begun_with_other_options_is_made_anew(compare, monkeypatch, tmp_path):
+    rate = ("--learning_rate", "2e-3")
+    compare({"output_dir": str(tmp_path / "whole"), "seeds": [0]}, *rate)
+    training_step, steps = AdversarialMLMTrainer.training_step, []
+
+    def killed(self, *args, **kwargs):
+        if Path(self.args.output_dir).parent.name.startswith("seed-"):
+            steps.append(self.args.output_dir)
+            if len(steps) == 3:  # there is a checkpoint of the first run by then
+                raise Killed
+        return training_step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialMLMTrainer, "training_step", killed)
+        with pytest.raises(Killed):
+            compare({"seeds": [0]})
+    assert list((tmp_path / "study").glob("runs/*/*/*/checkpoint-*"))
+    compare({"seeds": [0]}, *rate)
+    assert results(tmp_path / "study") == results(tmp_path / "whole")
+
+
+def test_a_run_that_was_begun_stays_in_the_plan_when_its_arm_leaves_the_recipe(compare, study, tmp_path):
+    def half(self, *args):
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "figures_of_sets", half)
+        with pytest.raises(Killed):  # at the end of the first run
+            compare()
+    compare({"arms.random": None, "arms.game.against": None})
+    plan = json.loads((tmp_path / "study" / "plan.json").read_text())
+    assert plan["arms"]["random"]["removed"] and plan["entries"]["updates"]["random"] == {"updates": 3, "seeds": [0]}
+    assert [arm["name"] for arm in study()["arms"]] == ["game"]  # it has no result
+
+
+def test_an_arm_that_is_added_leaves_the_plan_of_the_others_alone(compare, monkeypatch, tmp_path):
+    budgets = {"budgets": {"time": {"equal": "seconds", "like": "random", "updates": 6}}, "seeds": [0]}
+    seconds, measured = {"random": 1.0, "game": 2.0, "bare": 1.5}, []
+
+    def measure(recipes, data, turns):
+        measured.append(sorted(recipes))
+        slower = 1.0 if len(measured) == 1 else 3.0  # by then the machine is busy
+        series = {name: [seconds[name] * slower] * turns for name in recipes}
+        return StepCosts(1, series, machine(), data.fingerprint, {n: fingerprint(r) for n, r in recipes.items()})
+
+    def planned() -> dict:
+        entries = json.loads((tmp_path / "study" / "plan.json").read_text())["entries"]["time"]
+        return {name: entry["updates"] for name, entry in entries.items()}
+
+    monkeypatch.setattr(comparing, "measure", measure)
+    compare(budgets, "--selection_only")
+    assert planned() == {"random": 6, "game": 3}
+    bare = {"options": {"masking": "random"}, "against": "random", "unmatched": True}
+    compare({**budgets, "arms.bare": bare}, "--selection_only")
+    assert planned() == {"random": 6, "game": 3, "bare": 4}
+    assert measured == [["game", "random"], ["bare", "random"]]
+    # an arm that did not run is measured anew when its options change
+    other = {"options": {"masking": "random", "random_rate": 0.2}, "against": "random", "unmatched": True}
+    shutil.rmtree(tmp_path / "study" / "runs" / "bare")
+    compare({**budgets, "arms.bare": other}, "--selection_only")
+    assert measured[2:] == [["bare", "random"]]
 
 
 def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, study):
@@ -216,6 +284,21 @@ def test_the_confirmation_part_is_read_once_for_all_runs(compare, monkeypatch, s
     assert bare["seeds"][0]["metrics"]["members_loss"] > 0
     assert "confirmation_members_loss" not in bare["seeds"][0]["metrics"]
     assert json.loads((tmp_path / "study" / "confirmation.json").read_text()) == read
+
+
+def test_the_selection_part_may_be_looked_at_alone_and_arms_added(compare, study, tmp_path):
+    outcome = compare({"seeds": [0]}, "--selection_only")
+    assert "confirmation part" not in outcome.tables.split("## How to read")[0]
+    assert not (tmp_path / "study" / "confirmation.json").exists()
+    compare({"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}})
+    for arm in study()["arms"]:
+        assert arm["seeds"][0]["metrics"]["confirmation_members_loss"] > 0
+    assert "confirmation_members_loss" in json.dumps(study()["arms"])
+    # once it was read, its figures stay in the tables
+    assert "confirmation part (" in compare(
+        {"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}},
+        "--selection_only",
+    ).tables
 
 
 def test_nothing_is_known_of_the_confirmation_part_before_all_runs_are_read(compare, monkeypatch, tmp_path):
@@ -277,6 +360,21 @@ def test_runs_that_another_process_is_at_are_left_to_it(compare, tmp_path):
         assert outcome.elsewhere == 1 and outcome.tables == ""
         assert len(results(tmp_path / "study")) == 3
     assert compare().tables
+
+
+def test_a_run_that_another_process_gave_up_is_made_in_the_end(compare, monkeypatch, tmp_path):
+    folder, make_run = comparing.ComparisonFolder(str(tmp_path / "study")), comparing.make_run
+    others = contextlib.ExitStack()
+    others.enter_context(folder.lock("random/seed-0/3-updates"))
+
+    def make(comparison, run):
+        if run.name == "game/seed-1/3-updates":
+            others.close()  # the other process ends, when its run was passed over
+        return make_run(comparison, run)
+
+    monkeypatch.setattr(comparing, "make_run", make)
+    outcome = compare()
+    assert outcome.elsewhere == 0 and len(results(tmp_path / "study")) == 4
 
 
 def test_copies_of_tables_go_where_they_are_asked_for(compare, tmp_path):

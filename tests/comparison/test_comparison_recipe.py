@@ -31,7 +31,9 @@ from adversarial_mlm.recipe import RecipeError
         ({"budgets.updates.equal": "steps"}, "budgets.updates.equal names 'steps', but there are updates, flops"),
         ({"budgets.updates.like": "random"}, "budgets.updates is of equal updates and takes 'updates' and nothing"),
         ({"budgets.f": {"equal": "flops", "updates": 3}}, "takes either 'flops', or 'like' and 'updates'"),
-        ({"budgets.f": {"equal": "flops", "flops": 0}}, "budgets.f.flops must be above 0, got 0"),
+        ({"budgets.f": {"equal": "flops", "flops": 0}}, "budgets.f.flops must be above 0 and not infinite, got 0"),
+        ({"budgets.f": {"equal": "flops", "flops": "inf"}}, "budgets.f.flops must be above 0 and not infinite"),
+        ({"budgets.updates.tolerance": 0.1}, "budgets.updates.tolerance has an effect with equal seconds like an"),
         ({"budgets.f": {"equal": "seconds", "like": "x", "updates": 1}}, "budgets.f.like names 'x'"),
         ({"warm_up": {"updates": 0}}, "warm_up.updates must be at least 1, got 0"),
         ({"held_out": {"confirmation_share": 1.0}}, "held_out.confirmation_share must lie between 0 and 1"),
@@ -71,5 +73,5 @@ def test_the_command_line_wins_over_the_files_folders(write):
 def test_the_recipe_of_the_small_study_is_a_recipe(repository):
     recipe = read_comparison(str(repository / "examples" / "recipes" / "compare_small.yaml"))
     resolved = check_arms(recipe)
-    assert resolved["paper"].training.learning_rate == 1e-3 and resolved["paper"].training.noiser_learning_rate == 1e-4
-    assert not recipe.arms["blind_20"].unmatched and not recipe.arms["fast_40"].unmatched
+    assert resolved["paper"].training.learning_rate == 2e-3 and resolved["paper"].training.noiser_learning_rate == 1e-4
+    assert not recipe.arms["partner_40"].unmatched and not recipe.arms["fast_40"].unmatched

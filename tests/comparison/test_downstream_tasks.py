@@ -5,6 +5,7 @@ import pytest
 
 from adversarial_mlm.comparison import tasks as tasks_module
 from adversarial_mlm.recipe import RecipeError
+from adversarial_mlm.tape.task_trainer import DivergenceError
 
 _FINETUNE = {"seeds": [0, 1], "max_steps": 2, "batch_size": 8, "head_size": 8, "encoder_dropout": False}
 
@@ -79,3 +80,28 @@ def test_data_that_are_not_there_are_said_before_any_run(compare, with_tasks, tm
     with pytest.raises(ValueError, match="stability needs the split valid"):
         compare(with_tasks)
     assert not (tmp_path / "study" / "runs").exists()
+
+
+@pytest.mark.slow
+def test_fine_tuning_that_diverges_is_a_result(compare, with_tasks, monkeypatch, tmp_path):
+    def diverging(*args):
+        raise DivergenceError("the loss is nan")
+
+    monkeypatch.setattr(tasks_module, "finetune_seeds", diverging)
+    outcome = compare(with_tasks)
+    assert "| Stability, test | 0.626" in outcome.tables and "fine-tuned |" not in outcome.tables
+    result = next((tmp_path / "study").glob("runs/game/*/*/result.json"))
+    assert json.loads(result.read_text())["tasks"]["stability"]["finetune"]["diverged"] == "the loss is nan"
+
+
+def test_tasks_that_left_the_recipe_stay_in_the_results(compare, with_tasks, tmp_path):
+    del with_tasks["tasks"]["of"]["stability"]["finetune"]
+    outcome = compare(with_tasks)
+    assert "| Stability, test | 0.626" in outcome.tables
+    for line in ("train", "valid", "test"):
+        text = (tmp_path / f"stability_{line}.jsonl").read_text()
+        (tmp_path / f"fluorescence_{line}.jsonl").write_text(text.replace("stability_score", "log_fluorescence"))
+    of = {"fluorescence": {}}
+    compare({**with_tasks, "tasks": {**with_tasks["tasks"], "of": of}})
+    for path in (tmp_path / "study").glob("runs/*/*/*/result.json"):
+        assert set(json.loads(path.read_text())["tasks"]) == {"stability", "fluorescence"}

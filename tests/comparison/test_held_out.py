@@ -34,6 +34,19 @@ def test_one_cluster_cannot_be_divided():
         divide(["a"] * 7, 0.5, 0)
 
 
+def test_a_cluster_of_two_sets_is_in_the_same_part_of_both():
+    placed = {}
+    first = divide([f"c{number % 20}" for number in range(200)], 0.5, 0, placed)
+    second_set = [f"c{number % 30}" for number in range(300)]
+    second = divide(second_set, 0.5, 3, placed)
+    for name, chosen in zip(second_set, second, strict=True):
+        if int(name[1:]) < 20:
+            assert chosen == first[int(name[1:])]
+    assert 0.4 < second.mean() < 0.6  # the new ones make up for it
+    with pytest.raises(ValueError, match="its 2 clusters are all in one part of another held-out set"):
+        divide(["a", "b"], 0.5, 0, {"a": True, "b": True})
+
+
 def test_both_parts_are_the_held_out_proteins_and_training_is_as_without_them(prepared):
     made = prepared()
     args = made.recipes["random"].data

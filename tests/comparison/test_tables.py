@@ -40,6 +40,7 @@ def study():
     content = {
         "corpus": "some proteins",
         "common": {"encoder": "tiny", "eval_mask_rate": 0.2},
+        "divided_by_family": True,
         "proteins": {"train": {"proteins": 9000}, "members": {"selection": 400, "confirmation": 380}},
         "machine": {"processor": "a quick one"},
         "warm_up": None,
