@@ -9,7 +9,7 @@ each residue is, which a sample of the same size from all families does not teac
 
 import argparse
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,9 @@ def main() -> int:
     parser.add_argument("--families", type=int, default=40, help="How many families (default: %(default)s)")
     parser.add_argument("--min_members", type=int, default=150, help="Of a family (default: %(default)s)")
     parser.add_argument("--max_members", type=int, default=400, help="Of a family (default: %(default)s)")
+    parser.add_argument(
+        "--max_median_length", type=int, help="Of a family, in residues: whole proteins then fit into short rows"
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the choice of families (default: %(default)s)")
     args = parser.parse_args()
     try:
@@ -37,10 +40,16 @@ def main() -> int:
         return 2
     sizes = Counter(clusters[name] for name, _ in records)
     fitting = sorted(name for name, size in sizes.items() if args.min_members <= size <= args.max_members)
+    short = "" if args.max_median_length is None else f" and at most {args.max_median_length} residues in the median"
+    if short:
+        lengths = defaultdict(list)
+        for name, sequence in records:
+            lengths[clusters[name]].append(len(sequence))
+        fitting = [name for name in fitting if np.median(lengths[name]) <= args.max_median_length]
     if len(fitting) < args.families:
         print(
             f"{parser.prog}: {args.proteins} has {len(fitting)} families of {args.min_members} to "
-            f"{args.max_members} members, and {args.families} are asked for",
+            f"{args.max_members} members{short}, and {args.families} are asked for",
             file=sys.stderr,
         )
         return 2

@@ -3,7 +3,8 @@
 A linear layer costs 2 · in · out for every token, a convolution that times its kernel, a GRU 6 · units · (in + units),
 attention 4 · length · hidden; a backward pass costs the same for the gradient of its inputs, and once more for that of
 its weights. Counted are the tokens of the windows that are read, without padding, and no activation twice where it is
-computed again to save memory. Samplers, norms and the optimizer have no matrix products.
+computed again to save memory. An encoder counts as trained as a whole, also where `trained_layers` leaves a part of it
+alone. Samplers, norms and the optimizer have no matrix products.
 """
 
 import math

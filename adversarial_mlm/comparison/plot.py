@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from ..recipe import RecipeError
 from .differences import Entry, Study, by_budget, mean_and_deviation, values
-from .tables import best_baseline, headline_metrics, held_out_sets, metric_words
+from .tables import best_baseline, headline_metrics, held_out_sets, metric_words, untrained_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LOSS_LABEL = "cross-entropy on random masks, nats\n(● each seed, ○ refitted biases, | mean)"
-_TASK_LABEL = "● each seed, | mean\n(┆ no pre-training, gray line: best without an encoder)"
+_TASK_LABEL = "● each seed, | mean\n(dotted: {untrained}, gray: best without an encoder)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def figure_of(study: Study) -> "Figure":
     budgets = [(budget, entries) for budget, entries in by_budget(study) if entries]
     rows = [(_losses(study, budget), entries, _LOSS_LABEL) for budget, entries in budgets]
     rows += [
-        (panels, entries, _TASK_LABEL)
+        (panels, entries, _TASK_LABEL.format(untrained=untrained_words(study)))
         for budget, entries in budgets
         if budget in study["task_budgets"] and (panels := _tasks(study, budget, entries))
     ]

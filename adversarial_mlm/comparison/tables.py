@@ -76,6 +76,11 @@ def held_out_sets(study: Study) -> list[str]:
     return [name for name in study["proteins"] if name != "train"]
 
 
+def untrained_words(study: Study) -> str:
+    """What the weights are called that all arms of a seed begin with."""
+    return "as it came" if study["common"].get("model_name_or_path") else "no pre-training"
+
+
 # ---- Sections ----
 
 
@@ -132,8 +137,8 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     sets = held_out_sets(study)
     blocks = [f"## {_budget_title(study, budget)}"]
     for prefix, words in (("", "selection part"), ("confirmation_", "confirmation part")):
-        if not any(values(entry, f"{prefix}{sets[0]}_loss") for entry in entries):
-            continue
+        if prefix and not any(values(entry, f"{prefix}{sets[0]}_loss") for entry in entries):
+            continue  # it was not read
         metrics = _loss_metrics(study, prefix)
         heads = [text for name in sets for text in (name, f"{name}, refitted")]
         header = ["arm", "updates", "TFLOP", "min", *heads, "alarm", "left out"]
@@ -141,10 +146,8 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
             [*_costs(entry), *(_over_seeds(entry, name) for name in metrics), *_health(entry)] for entry in entries
         ]
         if study["untrained"]:
-            untrained = {"name": "no pre-training", "seeds": study["untrained"], "removed": False}
-            rows.append(
-                ["no pre-training", "0", "0", "0", *(_over_seeds(untrained, name) for name in metrics), _NONE, _NONE]
-            )
+            figures = (_over_seeds({"seeds": study["untrained"]}, name) for name in metrics)
+            rows.append([untrained_words(study), "0", "0", "0", *figures, _NONE, _NONE])
         background = {name: _background(entries, f"{prefix}{name}_background_loss") for name in sets}
         told = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
         blocks.append(
@@ -286,7 +289,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     if not rows:
         return ""
     header = ["task", "paper: random", "paper: adversarial", *(_name(entry) for entry in entries)]
-    header += ["no pre-training", "best without an encoder"]
+    header += [untrained_words(study), "best without an encoder"]
     note = (
         "The paper's columns: McDermott et al. 2021, encoders of 38M parameters, fine-tuned. Ours: frozen probes "
         "unless a row says fine-tuned, of the encoders above; mean ± standard deviation over pre-training seeds."

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -67,12 +68,16 @@ def test_other_data_under_the_same_options_are_refused(compare, with_tasks, tmp_
     compare(with_tasks)
     lines = (tmp_path / "stability_test.jsonl").read_text().splitlines()
     (tmp_path / "stability_test.jsonl").write_text("\n".join(lines[:10]))
-    for path in (tmp_path / "study").glob("runs/*/*/*/tasks/stability.json"):
-        path.unlink()
-    for path in (tmp_path / "study").glob("runs/*/*/*/result.json"):
-        path.unlink()
+    game = tmp_path / "study" / "runs" / "game" / "seed-0" / "3-updates"
+    for name in ("tasks/stability.json", "result.json"):
+        (game / name).unlink()
     with pytest.raises(RecipeError, match="the data of task stability in .* are others than those of the results"):
         compare(with_tasks)
+    shutil.rmtree(tmp_path / "study" / "runs")
+    (tmp_path / "study" / "confirmation.json").unlink()
+    assert "| Stability, test |" in compare(with_tasks).tables  # where there are no results all is made of the new data
+    baselines = json.loads((tmp_path / "study" / "baselines.json").read_text())
+    assert baselines["stability"]["facts"]["rows"]["test"] == 10
 
 
 def test_data_that_are_not_there_are_said_before_any_run(compare, with_tasks, tmp_path):
