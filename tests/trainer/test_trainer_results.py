@@ -93,6 +93,13 @@ def test_a_random_run_logs_nothing_of_a_noiser(make_trainer):
     assert not any("noiser" in key or "adversarial" in key or "enrichment" in key for key in entry)
 
 
+def test_the_last_updates_are_logged_where_they_are_fewer_than_logging_steps(make_trainer):
+    for strategy, steps in (("steps", [3, 5]), ("no", [])):
+        trainer = make_trainer("random", max_steps=5, logging_steps=3, logging_strategy=strategy, folder=strategy)
+        trainer.train()
+        assert [entry["step"] for entry in log_of(trainer) if "loss" in entry] == steps
+
+
 def test_a_fresh_run_starts_a_fresh_log(make_trainer):
     make_trainer().train()
     trainer = make_trainer(max_steps=2)
