@@ -312,15 +312,20 @@ def _recipe(parser: HfArgumentParser, from_file: list[str], words: list[str], pa
     return recipe
 
 
+def option_of(word: str) -> str:
+    """The option that a word of a command line names, as `--max-length` and `--max_length=9`; empty for a value."""
+    return word[2:].partition("=")[0].replace("-", "_") if word.startswith("--") else ""
+
+
 def _says(words: list[str], option: str) -> bool:
-    return any(word == f"--{option}" or word.startswith(f"--{option}=") for word in words)
+    return any(option_of(word) == option for word in words)
 
 
 def without_option(words: list[str], option: str) -> list[str]:
     """The words of a command line without an option that takes one value."""
-    places = [index for index, word in enumerate(words) if word == f"--{option}"]
-    gone = {index + offset for index in places for offset in (0, 1)}
-    return [word for index, word in enumerate(words) if index not in gone and not word.startswith(f"--{option}=")]
+    places = [index for index, word in enumerate(words) if option_of(word) == option]
+    values = {index + 1 for index in places if "=" not in words[index]}
+    return [word for index, word in enumerate(words) if index not in {*places, *values}]
 
 
 def _check_license(model: ModelArguments) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..noiser_schedule import Ramp
-from ..recipe import DataArguments, Recipe, RecipeError, recipe_of, without_option
+from ..recipe import DataArguments, Recipe, RecipeError, option_of, recipe_of, without_option
 from .comparison_recipe import WARM_UP, ComparisonRecipe
 
 _TOLERANCE = 1e-6
@@ -83,7 +83,7 @@ def arm_recipe(
 
 def _said(words: list[str]) -> list[str]:
     """The options that a command line names."""
-    return [word.lstrip("-").partition("=")[0].replace("-", "_") for word in words if word.startswith("--")]
+    return [option_of(word) for word in words if option_of(word)]
 
 
 def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe) -> dict[str, Any]:
@@ -242,6 +242,12 @@ def _check_pairing(recipe: ComparisonRecipe, resolved: dict[str, Recipe]) -> Non
                     f"{recipe.path}: arm {name} has {option} {value} and arm {first} {wanted[option]}; all arms must "
                     "share it, or they cannot be paired: move it to common"
                 )
+
+
+def pairing_facts(recipe: Recipe) -> dict[str, Any]:
+    """What all arms share and results depend on, first weights included; plain values for JSON."""
+    options = {name: value for name, value in _pairing_options(recipe).items() if name not in _NOT_OF_THE_RESULT}
+    return json.loads(json.dumps(options, default=str))
 
 
 def _pairing_options(recipe: Recipe) -> dict[str, Any]:

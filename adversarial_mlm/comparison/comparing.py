@@ -11,8 +11,8 @@ from .. import durable
 from ..machine import machine
 from ..recipe import Recipe, RecipeError
 from . import plot
-from .arms import check_arms, common_options, fingerprint
-from .comparison_recipe import ComparisonRecipe, read_comparison
+from .arms import arm_recipe, check_arms, common_options, fingerprint
+from .comparison_recipe import WARM_UP, ComparisonRecipe, read_comparison
 from .confirmation import check_not_spent, read_confirmation
 from .folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
 from .held_out import ComparisonData, load_comparison_data
@@ -28,9 +28,9 @@ from .running import (
     warm_up,
 )
 from .step_costs import StepCosts, measure
-from .study import build_study, merge_plan
+from .study import build_study, check_results, merge_plan
 from .tables import markdown, runs_csv
-from .tasks import DownstreamTasks
+from .tasks import BASELINES_FILE, DownstreamTasks
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +126,10 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
 
 
 def _tasks_that_are_left(recipe: ComparisonRecipe, plan: Plan, results: dict[Run, dict[str, Any]]) -> str:
-    tasks = DownstreamTasks(recipe.tasks)
-    for name in recipe.tasks.of:
-        tasks.data(name)  # which says what is missing
     left = [run for run in plan.with_tasks if not has_tasks(results.get(run), recipe)]
+    tasks = DownstreamTasks(recipe.tasks)
+    for name in recipe.tasks.of if left else ():
+        tasks.data(name)  # which says what is missing
     seconds = seconds_of_tasks(results)
     when = "whose time is known when the first of them is done" if not seconds else f"about {_minutes(seconds)} each"
     return f"downstream tasks: {', '.join(recipe.tasks.of)} for {len(left)} runs, {when}"
@@ -155,22 +155,26 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
         before = _read_costs(folder, data)
         costs = _measured(before, recipe, recipes, data, recipe.measured_turns)
         plan = make_plan(recipe, flops, costs)
-        merged = _merged(folder, recipe, recipes, words, data, plan)
+        plan_now = _merged(folder, recipe, recipes, words, data, plan)
         if costs is not before:
             folder.write(COSTS_FILE, costs.as_dict())
-        folder.write(PLAN_FILE, merged)
+        folder.write(PLAN_FILE, plan_now)
     tasks = None if recipe.tasks is None else DownstreamTasks(recipe.tasks)
     comparison = Comparison(recipe, words, folder, data, flops, plan, tasks)
     logger.info("%s\n", plan_table(plan, flops, costs, {run.name for run in folder.results()}))
-    baselines = {} if tasks is None else tasks.baselines(folder)
+    baselines = folder.read(BASELINES_FILE) or {} if tasks is None else tasks.baselines(folder)
     for seed in plan.warm_ups:
         warm_up(comparison, seed)
     elsewhere = _make_runs(comparison, costs)
     if elsewhere:
         return Outcome(elsewhere=elsewhere)
     with folder.lock("tables"):
+        merged, results = folder.read(PLAN_FILE), folder.results()
+        elsewhere = sum(name not in {run.name for run in results} for name in merged["runs"])
+        if elsewhere:  # of a recipe that grew, with which another process was started meanwhile
+            return Outcome(elsewhere=elsewhere)
+        check_results(recipe, merged, results)
         confirmation = folder.read(CONFIRMATION_FILE) if args.selection_only else read_confirmation(comparison)
-        results = folder.results()
         study = build_study(recipe, merged, results, data, flops, costs, confirmation or {"runs": {}}, baselines)
         return _write(args, recipe, folder, study)
 
@@ -184,9 +188,9 @@ def _merged(
     plan: Plan,
 ) -> dict[str, Any]:
     """The plan with what ran before, after everything was checked that speaks against it."""
-    merged = merge_plan(
-        folder, recipe, recipes, common_options(recipe, words, next(iter(recipes.values()))), data, plan
-    )
+    common = common_options(recipe, words, next(iter(recipes.values())))
+    warm_up_options = None if recipe.warm_up is None else fingerprint(arm_recipe(recipe, WARM_UP, words=words))
+    merged = merge_plan(folder, recipe, recipes, common, data, plan, warm_up_options)
     check_not_spent(folder, plan.runs, recipe.held_out.spent)
     return merged
 
@@ -217,7 +221,7 @@ def _measured(
     likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
     reference = [*likes, *known][0]
     beside = {name: recipes[name] for name in (reference, *missing)}
-    return before.with_arms(measure(beside, data, max(turns, len(before.turns[reference]))), reference)
+    return before.with_arms(measure(beside, data, turns), reference)
 
 
 def _say_another_machine(costs: StepCosts) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ PLAN_FILE, COSTS_FILE, CONFIRMATION_FILE = "plan.json", "costs.json", "confirmat
 RESULT_FILE, FIGURES_FILE = "result.json", "figures.json"
 
 _RUNS, _LOCKS = "runs", ".locks"
+_RUN_NAME = re.compile(r"[^/]+/seed-\d+/\d+-updates")
 
 
 class ComparisonFolder:
@@ -64,16 +66,17 @@ class ComparisonFolder:
 
     def results(self) -> dict[Run, dict[str, Any]]:
         """What the complete runs left, in the order of their names."""
-        found = {}
-        for path in sorted((self.path / _RUNS).glob(f"*/*/*/{RESULT_FILE}")):
-            run = Run.of_name(path.parent.relative_to(self.path / _RUNS).as_posix())
-            found[run] = self.read(str(path.relative_to(self.path)))
-        return found
+        return {run: read_json(self.of(run) / RESULT_FILE) for run in self._runs() if self.is_done(run)}
 
     def begun(self) -> set[Run]:
         """Runs that have a folder, complete or not."""
-        folders = (path for path in (self.path / _RUNS).glob("*/*/*") if path.is_dir())
-        return {Run.of_name(path.relative_to(self.path / _RUNS).as_posix()) for path in folders}
+        return set(self._runs())
+
+    def _runs(self) -> list[Run]:
+        """What has the name of a run's folder; anything else in between is none of ours."""
+        folders = (path for path in sorted((self.path / _RUNS).glob("*/*/*")) if path.is_dir())
+        names = (path.relative_to(self.path / _RUNS).as_posix() for path in folders)
+        return [Run.of_name(name) for name in names if _RUN_NAME.fullmatch(name)]
 
     def is_done(self, run: Run) -> bool:
         """Whether a run is complete."""

@@ -1,7 +1,6 @@
 """Which runs a comparison has: every arm under every budget with every seed, equal ones made once."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -169,8 +168,3 @@ def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """Plain values for JSON."""
-    return {"updates": plan.updates, "runs": [run.name for run in plan.runs]}

@@ -144,7 +144,8 @@ def _begin(comparison: Comparison, run: Run) -> None:
     if note.exists() and read_json(note) == now:
         return
     if folder.exists():
-        logger.warning("%s was begun with other options, proteins or first weights, and is made anew", run.name)
+        logger.warning("%s is not known to be of these options, proteins and first weights; it is made anew", run.name)
+        note.unlink(missing_ok=True)  # first, so that a kill leaves no half of a folder with a note
         shutil.rmtree(folder)
     write_json(note, now)
 
@@ -236,7 +237,7 @@ def warm_up(comparison: Comparison, seed: int) -> None:
         if _train(comparison, run, _recipe_of(comparison, run))["diverged"]:
             raise RecipeError(
                 f"{comparison.recipe.path}: the warm-up of seed {seed} diverged, so that there is nothing to start "
-                "from; a lower learning_rate in warm_up.options may help"
+                "from; a lower learning_rate in warm_up.options may help, in another output_dir"
             )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import dataclasses
+import itertools
 import logging
 import math
 import statistics
@@ -68,15 +69,15 @@ class StepCosts:
         times the ratio that was measured: the machine may have been another, or busier.
 
         Args:
-            later ([`StepCosts`]): With at least as many turns.
+            later ([`StepCosts`]): The new arms. If it has fewer turns they are repeated.
             reference (`str`): The arm that both have.
         """
         turns = dict(self.turns)
         for name, series in later.turns.items():
             if name != reference:
+                ratios = [own / theirs for own, theirs in zip(series, later.turns[reference], strict=True)]
                 turns[name] = [
-                    ours * (own / theirs)
-                    for ours, own, theirs in zip(self.turns[reference], series, later.turns[reference], strict=False)
+                    ours * ratio for ours, ratio in zip(self.turns[reference], itertools.cycle(ratios), strict=False)
                 ]
         fingerprints = {**self.fingerprints, **later.fingerprints, reference: self.fingerprints[reference]}
         return dataclasses.replace(self, turns=turns, fingerprints=fingerprints)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ..recipe import Recipe, RecipeError
-from .arms import difference_of_masks, fingerprint, masks_of
+from .arms import difference_of_masks, fingerprint, masks_of, pairing_facts
 from .comparison_recipe import UNTRAINED, ComparisonRecipe
 from .differences import differences
 from .folder import PLAN_FILE, ComparisonFolder
@@ -22,6 +22,7 @@ def merge_plan(
     common: dict[str, Any],
     data: ComparisonData,
     plan: Plan,
+    warm_up: str | None,
 ) -> dict[str, Any]:
     """What the recipe plans, with all that an earlier state of it planned and that ran: nothing that ran is left out.
 
@@ -32,9 +33,11 @@ def merge_plan(
         common (`dict`): Options of all arms, see [`common_options`].
         data ([`ComparisonData`]): The proteins.
         plan ([`Plan`]): What the recipe plans.
+        warm_up (`str`, *optional*): The fingerprint of the warm-up's options.
 
     Returns:
-        `dict`: `data`, `arms` (name → what is told about it), `entries` (budget → arm → updates, seeds).
+        `dict`: `data`, `arms` (name → what is told about it), `entries` (budget → arm → updates, seeds), `runs` (the
+        names of those that the recipe plans).
 
     Raises:
         RecipeError: If an arm, a budget or the proteins have changed under the same name since they were used.
@@ -47,13 +50,15 @@ def merge_plan(
         "tasks": {name: dataclasses.asdict(options) for name, options in tasks.items()},
         "task_dtype": None if recipe.tasks is None else recipe.tasks.dtype,
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
-        "warm_up": None if recipe.warm_up is None else dataclasses.asdict(recipe.warm_up),
+        "pairing": pairing_facts(next(iter(recipes.values()))),
+        "warm_up": None if warm_up is None else {**dataclasses.asdict(recipe.warm_up), "fingerprint": warm_up},
         "arms": {name: _told_of(recipe, recipes, name) for name in recipe.arms},
         "budgets": {name: _without_none(dataclasses.asdict(budget)) for name, budget in recipe.budgets.items()},
         "entries": {
             budget: {arm: {"updates": updates, "seeds": list(recipe.seeds_of(arm))} for arm, updates in arms.items()}
             for budget, arms in plan.updates.items()
         },
+        "runs": [run.name for run in plan.runs],
     }
     if earlier is None:
         return now
@@ -63,6 +68,8 @@ def merge_plan(
     if results:
         _check_unchanged(recipe, earlier, now, ran)
         now["tasks"] = {**earlier["tasks"], **now["tasks"]}
+        now["task_dtype"] = now["task_dtype"] or earlier.get("task_dtype")
+        check_results(recipe, now, results)
     for name, arm in earlier["arms"].items():
         if name not in now["arms"] and any(run.arm == name for run in begun):
             now["arms"][name] = {**arm, "removed": True}
@@ -103,14 +110,14 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
     for key, words in (
         ("held_out", "held_out divides the proteins in another way"),
         ("data", "the proteins are others"),
+        ("pairing", "encoder, batch, lengths or evaluation are others"),
         ("warm_up", "warm_up is another"),
     ):
-        if earlier[key] != now[key]:
+        if earlier.get(key, now[key]) != now[key]:
             raise RecipeError(f"{said}{words} than those of the runs in output_dir; choose another output_dir")
-    if earlier["tasks"] and now["tasks"] and earlier["task_dtype"] != now["task_dtype"]:
-        raise RecipeError(
-            f"{said}tasks.dtype is {now['task_dtype']}, and was {earlier['task_dtype']} for the runs in output_dir"
-        )
+    dtype = earlier.get("task_dtype")
+    if dtype and now["task_dtype"] and dtype != now["task_dtype"]:
+        raise RecipeError(f"{said}tasks.dtype is {now['task_dtype']}, and was {dtype} for the runs in output_dir")
     for name, options in now["tasks"].items():
         if earlier["tasks"].get(name, options) != options:
             raise RecipeError(f"{said}task {name} has other options than it had for the runs in output_dir")
@@ -131,6 +138,25 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
                     f"{said}budget {budget} gives arm {arm} {entry['updates']:,} updates, and gave it "
                     f"{before['updates']:,} when it ran; give the budget another name, as what ran is reported"
                 )
+
+
+def check_results(recipe: ComparisonRecipe, plan: dict[str, Any], results: dict[Run, dict[str, Any]]) -> None:
+    """Make sure that complete runs are of the options and proteins that the plan tells of them.
+
+    Two processes that were started with different recipes may have made runs side by side.
+
+    Raises:
+        RecipeError: If not; the sentence names the run.
+    """
+    for run, result in results.items():
+        told = plan["arms"].get(run.arm)
+        if run.arm == UNTRAINED or told is None:
+            continue
+        if (result["fingerprint"], result["data"]) != (told["fingerprint"], plan["data"]):
+            raise RecipeError(
+                f"{recipe.path}: the run {run.name} was made with other options or proteins than the recipe's; give "
+                "the arm another name, as what ran is reported"
+            )
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -164,8 +190,8 @@ def build_study(
         for arm, entry in entries.items():
             told = plan["arms"][arm]
             runs = [Run(arm, seed, entry["updates"]) for seed in entry["seeds"]]
-            if told["removed"] and not any(run in results for run in runs):
-                continue  # begun, and taken out before it was complete
+            if not any(run in results for run in runs):
+                continue  # begun, and taken out of the recipe before it was complete
             of_arm = {
                 "name": arm,
                 "corpus": recipe.corpus,

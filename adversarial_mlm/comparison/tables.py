@@ -180,19 +180,25 @@ def _background(entries: Sequence[Entry], metric: str) -> float:
 
 
 def _in_short(study: Study) -> str:
-    """What can be told from the study: a line for each pair, of the held-out proteins that no choice was made by."""
-    confirmed = any(row["metric"].startswith("confirmation_") for row in study["differences"])
-    metrics = [f"{'confirmation_' if confirmed else ''}{name}_loss" for name in held_out_sets(study)]
-    metrics += headline_metrics(study)
+    """What can be told from the study: a line for each pair, of the confirmation part where it was read."""
+    tasks = headline_metrics(study)
+    losses = [(f"confirmation_{name}_loss", f"{name}_loss") for name in held_out_sets(study)]
     lines = []
-    for budget, entry, _, cells in _pairs(study, metrics):
-        told = "; ".join(f"{metric_words(name)} {_verdict(cells[name])}" for name in metrics if name in cells)
+    for budget, entry, _, cells in _pairs(study, [*(name for pair in losses for name in pair), *tasks]):
+        names = [confirmed if confirmed in cells else selected for confirmed, selected in losses]
+        told = "; ".join(f"{_in_words(name)} {_verdict(cells[name])}" for name in (*names, *tasks) if name in cells)
         mark = f" † ({entry['difference']})" if entry["unmatched"] else ""
         lines.append(f"- **{entry['name']}** beside {entry['against']}{mark}, budget {budget}: {told}.")
     if not lines:
         return ""
     note = "*Better* and *worse* are differences with p below 0.05, corrected for the number of arms; all others are"
     return f"## In short\n\n{note} not told apart by these seeds.\n\n" + "\n".join(lines)
+
+
+def _in_words(metric: str) -> str:
+    """The same for a line of text, where no title tells the part."""
+    selected = not is_task(metric) and not metric.startswith("confirmation_")
+    return metric_words(metric) + (", selection" if selected else "")
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -376,6 +382,10 @@ def _masks(study: Study) -> str:
     return f"## The noisers' masks\n\n{note}\n\n{_table(['arm', 'budget', *columns.values()], rows)}"
 
 
+def _was_confirmed(study: Study) -> bool:
+    return any(name.startswith("confirmation_") for name in metric_names(study))
+
+
 def _how_to_read(study: Study) -> str:
     rate = 100 * float(study["common"].get("eval_mask_rate", 0.15))
     return "\n".join(
@@ -384,8 +394,8 @@ def _how_to_read(study: Study) -> str:
             f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. "
             "*Refitted*: with output biases fitted anew on other proteins of the selection part, as a shifted prior "
             "is not a worse encoder.",
-            "- The selection part was there for every look and choice; the confirmation part was read once, after all "
-            "runs.",
+            "- The selection part was there for every look and choice; the confirmation part "
+            + ("was read once, after all runs." if _was_confirmed(study) else "was not read yet."),
             "- ± is the standard deviation over pre-training seeds.",
             "- Differences are of runs with the same seed, which begin with the same weights and see the same "
             "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms that are compared "

@@ -1,5 +1,6 @@
 """Downstream tasks of a comparison: probes, fine-tuning where asked for, and baselines."""
 
+import dataclasses
 import logging
 import shutil
 import time
@@ -93,7 +94,7 @@ class DownstreamTasks:
         return self.data(name).facts["fingerprints"]
 
     def evaluate(self, encoder: Path, run_folder: Path, device: torch.device) -> dict[str, Any]:
-        """Every task of an encoder. What was done before a kill is not done again.
+        """Every task of an encoder. What was done before a kill, with the same options and data, is not done again.
 
         Args:
             encoder (`Path`): The folder of the encoder and its tokenizer.
@@ -110,8 +111,9 @@ class DownstreamTasks:
         found = {}
         for name, options in self.tasks.of.items():
             path = run_folder / _FOLDER / f"{name}.json"
-            if not path.exists():
-                write_json(path, self._evaluate(name, options, encoder, run_folder, device))
+            of = {**dataclasses.asdict(options), "dtype": self.tasks.dtype, "fingerprints": self._found(name)}
+            if not path.exists() or read_json(path).get("of") != of:
+                write_json(path, {"of": of, **self._evaluate(name, options, encoder, run_folder, device)})
                 # the models of fine-tuning: only figures are kept
                 shutil.rmtree(run_folder / _FOLDER / f"finetuned-{name}", ignore_errors=True)
             found[name] = read_json(path)

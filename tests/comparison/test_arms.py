@@ -82,7 +82,7 @@ def test_a_fingerprint_is_of_what_a_result_depends_on(write):
 
 def test_a_fork_starts_from_the_warm_up_whatever_the_command_line_says(write):
     recipe = read_comparison(write({"warm_up": {"updates": 2, "options": {"masking": "random"}}}))
-    for words in (["--encoder", "small"], ["--model_name_or_path=elsewhere"]):
+    for words in (["--encoder", "small"], ["--model_name_or_path=elsewhere"], ["--model-name-or-path", "elsewhere"]):
         model = arm_recipe(recipe, "game", start="runs/warm", words=words).model
         assert (model.encoder, model.model_name_or_path) == (None, "runs/warm")
     assert arm_recipe(recipe, "warm_up", words=["--encoder", "small"]).model.encoder == "small"

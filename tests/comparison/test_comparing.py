@@ -167,6 +167,8 @@ def test_arms_may_start_from_one_warmed_up_encoder_per_seed(compare, study, tmp_
     assert study()["warm_up"]["updates"] == 2 and "after 2 common updates" in outcome.tables
     with pytest.raises(RecipeError, match="warm_up is another than those of the runs in output_dir"):
         compare({"warm_up": {"updates": 3, "options": {"masking": "random"}}})
+    with pytest.raises(RecipeError, match="warm_up is another than those of the runs in output_dir"):
+        compare({"warm_up": {"updates": 2, "options": {"masking": "random"}}, "common.learning_rate": 2e-3})
 
 
 # ---- Another recipe for the same folder ----
@@ -266,6 +268,37 @@ def test_options_of_the_command_line_go_to_all_arms_and_are_reported(compare, st
         assert "learning_rate: 0.002" in recipe.read_text()
 
 
+def test_runs_of_two_recipes_side_by_side_are_found(compare, tmp_path):
+    compare(None, "--selection_only")
+    path = tmp_path / "study" / "runs" / "game" / "seed-1" / "3-updates" / "result.json"
+    # as a process with other options leaves it
+    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    with pytest.raises(RecipeError, match="the run game/seed-1/3-updates was made with other options or proteins"):
+        compare()
+    assert not (tmp_path / "study" / "confirmation.json").exists()
+
+
+def test_the_encoder_of_all_arms_cannot_change_beside_results(compare):
+    compare({"arms.game": None}, "--selection_only")
+    with pytest.raises(RecipeError, match="encoder, batch, lengths or evaluation are others than those of the runs"):
+        compare({"arms": {"other": {"options": {"masking": "random"}}}, "common.max_length": 32})
+
+
+def test_a_process_with_an_older_recipe_leaves_the_tables_to_the_one_with_the_newer(compare, monkeypatch, tmp_path):
+    make_run, path = comparing.make_run, tmp_path / "study" / "plan.json"
+
+    def make(comparison, run):
+        plan = json.loads(path.read_text())
+        plan["runs"].append("more/seed-0/3-updates")  # as another process writes it, that was started meanwhile
+        path.write_text(json.dumps(plan))
+        return make_run(comparison, run)
+
+    monkeypatch.setattr(comparing, "make_run", make)
+    outcome = compare()
+    assert outcome.elsewhere and outcome.tables == ""
+    assert not (tmp_path / "study" / "confirmation.json").exists()
+
+
 # ---- Confirmation ----
 
 
@@ -293,7 +326,6 @@ def test_the_selection_part_may_be_looked_at_alone_and_arms_added(compare, study
     compare({"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}})
     for arm in study()["arms"]:
         assert arm["seeds"][0]["metrics"]["confirmation_members_loss"] > 0
-    assert "confirmation_members_loss" in json.dumps(study()["arms"])
     # once it was read, its figures stay in the tables
     assert "confirmation part (" in compare(
         {"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}},

@@ -75,7 +75,7 @@ def test_other_data_under_the_same_options_are_refused(compare, with_tasks, tmp_
         compare(with_tasks)
     shutil.rmtree(tmp_path / "study" / "runs")
     (tmp_path / "study" / "confirmation.json").unlink()
-    assert "| Stability, test |" in compare(with_tasks).tables  # where there are no results all is made of the new data
+    assert "| Stability, test |" in compare(with_tasks).tables  # without results all is made of the new data
     baselines = json.loads((tmp_path / "study" / "baselines.json").read_text())
     assert baselines["stability"]["facts"]["rows"]["test"] == 10
 
@@ -107,6 +107,9 @@ def test_tasks_that_left_the_recipe_stay_in_the_results(compare, with_tasks, tmp
         text = (tmp_path / f"stability_{line}.jsonl").read_text()
         (tmp_path / f"fluorescence_{line}.jsonl").write_text(text.replace("stability_score", "log_fluorescence"))
     of = {"fluorescence": {}}
-    compare({**with_tasks, "tasks": {**with_tasks["tasks"], "of": of}})
+    outcome = compare({**with_tasks, "tasks": {**with_tasks["tasks"], "of": of}})
+    assert "| Stability, test | 0.626" in outcome.tables and "| Fluorescence, test | 0.678" in outcome.tables
+    assert "| Stability, test | 0.626" in compare({"seeds": [0]}).tables  # without any task, too
+    compare(with_tasks)
     for path in (tmp_path / "study").glob("runs/*/*/*/result.json"):
         assert set(json.loads(path.read_text())["tasks"]) == {"stability", "fluorescence"}

@@ -37,7 +37,8 @@ def test_a_run_is_complete_with_its_result(tmp_path):
     folder.of(run).mkdir(parents=True)
     assert not folder.is_done(run) and folder.results() == {}
     folder.write(f"runs/{run.name}/result.json", {"metrics": {}})
-    assert folder.is_done(run) and folder.results() == {run: {"metrics": {}}}
+    (tmp_path / "runs" / "game" / "seed-3" / "7-updates.old").mkdir()  # somebody's copy
+    assert folder.is_done(run) and folder.results() == {run: {"metrics": {}}} and folder.begun() == {run}
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -112,7 +112,7 @@ def test_arms_whose_costs_cannot_be_told_apart_get_as_many_updates():
 
 def test_an_arm_that_is_measured_later_is_added_by_its_ratio_to_one_that_both_have():
     first = StepCosts(2, {"a": [2.0, 2.2], "b": [4.0, 4.0]}, {"processor": "x"}, "data", {"a": "1", "b": "2"})
-    later = StepCosts(6, {"a": [12.0, 18.0, 1.0], "c": [18.0, 36.0, 9.0]}, {"processor": "y"}, "data", {"c": "3"})
+    later = StepCosts(6, {"a": [12.0, 18.0], "c": [18.0, 36.0]}, {"processor": "y"}, "data", {"c": "3"})
     both = first.with_arms(later, "a")
     assert both.turns == {"a": [2.0, 2.2], "b": [4.0, 4.0], "c": [3.0, 4.4]}
     assert (both.updates, both.machine) == (2, {"processor": "x"})

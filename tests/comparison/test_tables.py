@@ -162,3 +162,13 @@ def test_the_report_begins_with_what_can_be_told(study):
     (line,) = lines_with(markdown(surer), f"{game} updates")
     assert "members, confirmation worse (+0.100, +0.099 to +0.101)" in line
     assert "Stability, test better (+0.100, +0.099 to +0.101)" in line
+
+
+def test_an_unread_confirmation_part_is_not_said_to_be_read(study):
+    assert lines_with(markdown(study), "the confirmation part was read once")
+    for entry in study["arms"]:
+        for of_seed in entry["seeds"]:
+            of_seed["metrics"] = {n: v for n, v in of_seed["metrics"].items() if not n.startswith("confirmation_")}
+    study["differences"] = differences(study)
+    assert lines_with(markdown(study), "the confirmation part was not read yet")
+    assert lines_with(markdown(study), "- **game** beside random", "members, selection not told apart (+0.055")
