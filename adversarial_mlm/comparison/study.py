@@ -48,6 +48,7 @@ def merge_plan(
         "data": data.fingerprint,
         "common": common,
         "tasks": {name: dataclasses.asdict(options) for name, options in tasks.items()},
+        "task_budgets": [] if recipe.tasks is None else recipe.tasks.budgets or list(recipe.budgets),
         "task_dtype": None if recipe.tasks is None else recipe.tasks.dtype,
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
         "pairing": pairing_facts(next(iter(recipes.values()))),
@@ -68,6 +69,7 @@ def merge_plan(
     if results:
         _check_unchanged(recipe, earlier, now, ran)
         now["tasks"] = {**earlier["tasks"], **now["tasks"]}
+        now["task_budgets"] = list(dict.fromkeys([*now["task_budgets"], *earlier.get("task_budgets", [])]))
         now["task_dtype"] = now["task_dtype"] or earlier.get("task_dtype")
         check_results(recipe, now, results)
     for name, arm in earlier["arms"].items():
@@ -220,7 +222,7 @@ def build_study(
         "arms": arms,
         "untrained": [_of_seed(run, results, confirmation) for run in untrained],
         "tasks": baselines,
-        "task_budgets": [] if recipe.tasks is None else recipe.tasks.budgets or list(recipe.budgets),
+        "task_budgets": plan["task_budgets"],
     }
     return {**study, "differences": differences(study)}
 
