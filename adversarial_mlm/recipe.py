@@ -128,7 +128,10 @@ class MaskingArguments:
 
     preset: str | None = field(
         default=None,
-        metadata={"help": "Options of a whole game: paper, paper-literal, blind or fast; single options win over it."},
+        metadata={
+            "help": "Options of a whole game: paper, paper-literal, blind or fast, or recommended, which is random "
+            "masks; single options win over it."
+        },
     )
     masking: Literal["adversarial", "random"] = field(
         default="adversarial",

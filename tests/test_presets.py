@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from transformers import BertConfig, BertForMaskedLM
 
@@ -35,3 +37,15 @@ def test_a_game_may_not_be_changed_through_what_is_handed_out():
     assert presets.game("paper")["sampler"] == "rss"
     with pytest.raises(ValueError, match="no game preset 'chess'; there are paper"):
         presets.game("chess")
+
+
+def test_recommended_is_an_arm_of_the_study_that_none_was_shown_to_beat(repository):
+    study = json.loads((repository / "model_cards" / "study.json").read_text())
+    (own,) = {entry["name"] for entry in study["arms"] if entry["options"] == presets.game("recommended")}
+    shown = [
+        row
+        for row in study["differences"]
+        if row["against"] == own and row["metric"] in ("confirmation_members_loss", "confirmation_families_loss")
+    ]
+    assert len({row["arm"] for row in shown}) >= 3
+    assert not [row for row in shown if row["mean"] < 0 and row["adjusted_p"] < 0.05]
