@@ -100,7 +100,7 @@ def _tasks(study: Study, budget: str, entries: Sequence[Entry]) -> list[_Panel]:
         found = best_baseline(study["tasks"][task], split)
         panels.append(
             _Panel(
-                f"{metric_words(metric)}, budget {budget}",
+                f"{metric_words(metric)}\nbudget {budget}",
                 metric,
                 untrained=mean_and_deviation(untrained)[0] if untrained else None,
                 baseline=None if found is None else found[1],
