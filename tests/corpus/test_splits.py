@@ -159,7 +159,7 @@ def test_streamed_corpus_cannot_be_split(tmp_path, write_records):
     [
         ("c.tsv", b"id\tcluster\na\tf1\nb\tf1\na\tf1\n\n"),
         ("c.csv", b"id,cluster\r\na,f1\r\nb,f1\r\n"),
-        ("c.tsv.gz", gzip.compress(b"cluster\tremark\tid\nf1\t\ta\nf1\tx\tb\n")),
+        pytest.param("c.tsv.gz", gzip.compress(b"cluster\tremark\tid\nf1\t\ta\nf1\tx\tb\n"), id="compressed"),
     ],
 )
 def test_cluster_tables(tmp_path, name, content):
@@ -178,7 +178,9 @@ def test_cluster_tables(tmp_path, name, content):
         (b"id\tcluster\tcluster\na\tf1\tf2\n", "only once"),
         (b"id\tcluster\na\n", "line 2"),
         (b"id\tcluster\na\t\n", "line 2"),
-        (gzip.compress(b"id\tcluster\n" + os.urandom(5000).hex().encode())[:-500], "ends too early"),
+        pytest.param(
+            gzip.compress(b"id\tcluster\n" + os.urandom(5000).hex().encode())[:-500], "ends too early", id="cut short"
+        ),
     ],
 )
 def test_wrong_cluster_tables_are_refused_by_name(tmp_path, content, message):
