@@ -1,4 +1,4 @@
-"""Does the noiser's gradient lead anywhere? A fixed encoder, real proteins, 200 updates of a blind noiser."""
+"""Does the noiser's gradient lead anywhere? A fixed encoder, real proteins, up to 200 updates of a blind noiser."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def batches(splits, tokenizer):
 
 
 @torch.no_grad()
-def costs(encoder, batches, corrupt, draws: int = 3) -> tuple[float, float, dict[int, float]]:
+def costs(encoder, batches, corrupt, draws: int) -> tuple[float, float, torch.Tensor]:
     """Mean loss of adversarial and of random masks, and how often each letter was chosen ÷ how often it stands."""
     encoder.eval()
     sums, chosen, present = torch.zeros(4), torch.zeros(30), torch.zeros(30)
@@ -103,9 +103,11 @@ def static_mask(rates: torch.Tensor, vocabulary, how: str):
 
 @pytest.fixture
 def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
-    """200 updates of a blind noiser; what its masks cost, random ones beside them, random ones alone, static ones."""
+    """Updates of a blind noiser; what its masks cost, random ones beside them, random ones alone, static ones."""
 
-    def play(how: str, seed: int, sign: float = 1.0) -> tuple[float, float, float, float]:
+    def play(
+        how: str, seed: int, sign: float = 1.0, updates: int = 200, draws: int = 3
+    ) -> tuple[float, float, float, float]:
         torch.manual_seed(seed)
         collator = DataCollatorForAdversarialMLM(
             tokenizer,
@@ -121,14 +123,14 @@ def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
             def _noiser_pay(self, *args):
                 return sign * super()._noiser_pay(*args)
 
-        settings = {"max_steps": 1, "noiser_steps": 200, "learning_rate": 0.0, "weight_decay": 0.0, "seed": seed}
+        settings = {"max_steps": 1, "noiser_steps": updates, "learning_rate": 0.0, "weight_decay": 0.0, "seed": seed}
         game = {"noiser_learning_rate": 1e-2, "noiser_reward": "credit", "lr_scheduler_type": "constant"}
         train(encoder, collator, splits.train, tmp_path, cls=Signed, **settings, **game)
         collator.noiser.eval()
         random = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=LENGTH, mask_options=HOW[how])
-        _, by_chance, _ = costs(encoder, batches, random.corrupt)
-        adversarial, beside, rates = costs(encoder, batches, collator.corrupt)
-        static, _, static_rates = costs(encoder, batches, static_mask(rates, vocabulary, how))
+        _, by_chance, _ = costs(encoder, batches, random.corrupt, draws)
+        adversarial, beside, rates = costs(encoder, batches, collator.corrupt, draws)
+        static, _, static_rates = costs(encoder, batches, static_mask(rates, vocabulary, how), draws)
         # the static one does mask the same residues as often; rare ones come a hundred times, so within a tenth or two
         assert (static_rates - rates)[list(vocabulary.replacement_ids)].abs().max() < 0.25
         print(f"{how} {seed} {sign}: {adversarial=:.3f} {beside=:.3f} {by_chance=:.3f} {static=:.3f}")
@@ -139,10 +141,11 @@ def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
 
 @pytest.mark.slow
 def test_a_noiser_that_chooses_where_and_how_wins_and_with_the_sign_turned_loses(play):
+    # how to mask is learned soon, and costs ten times what is asked for here
     for seed in range(5):
-        adversarial, beside, by_chance, static = play("learned", seed)
+        adversarial, beside, by_chance, static = play("learned", seed, updates=50, draws=1)
         assert adversarial > max(beside, by_chance, static) + 0.05
-    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0)
+    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0, updates=50, draws=1)
     assert adversarial < min(beside, by_chance, static) - 0.05
 
 
