@@ -12,7 +12,6 @@ import math
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
@@ -22,13 +21,13 @@ from . import presets
 from .configuration_noiser import BACKBONES, VIEWS
 from .model_card import LICENSES
 from .noising import SAMPLERS, SELECTIONS
+from .recipe_file import RecipeError, read_yaml, refuse
 from .tape import callback
 from .training_args import AdversarialMLMTrainingArguments
 
 RECIPE_FILE = "recipe.yaml"
 
 _TAKE_MAPPINGS = tuple(AdversarialMLMTrainingArguments._VALID_DICT_FIELDS)
-_LONGEST_MESSAGE = 1000
 _REASONS = (
     ("invalid int value:", "must be a whole number and not"),
     ("invalid float value:", "must be a number and not"),
@@ -36,10 +35,6 @@ _REASONS = (
 )
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _LOOKS_LIKE_OPTION = re.compile(r"-(?!\d+$|\d*\.\d+$)")
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run, said in one sentence."""
 
 
 @dataclass
@@ -291,23 +286,23 @@ def _recipe(parser: HfArgumentParser, from_file: list[str], words: list[str], pa
             args=[*from_file, *words], return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError, RuntimeError) as error:  # of the many checks of TrainingArguments
-        _refuse(f"{source}{error}")
+        refuse(f"{source}{error}")
     if rest:
         _refuse_unknown(rest[0])
     recipe = Recipe(*parts)
     for name, value in ((name, value) for part in parts for name, value in vars(part).items()):
         if any(isinstance(item, float) and math.isnan(item) for item in (value if type(value) is list else [value])):
-            _refuse(f"{source}the option '{name}' is not a number")
+            refuse(f"{source}the option '{name}' is not a number")
     if not recipe.data.train_data:
-        _refuse(f"{source}train_data is missing: name the file, folder or dataset with the proteins")
+        refuse(f"{source}train_data is missing: name the file, folder or dataset with the proteins")
     if recipe.data.max_eval_records is not None and recipe.data.max_eval_records < 1:
-        _refuse(f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
+        refuse(f"{source}max_eval_records must be at least 1, got {recipe.data.max_eval_records}")
     _check_license(recipe.model)
     probes = recipe.probe
     try:
         callback.check_options(probes.probe_tasks, probes.probe_data_dir, probes.probe_steps, probes.probe_max_records)
     except ValueError as error:
-        _refuse(f"{source}{error}")
+        refuse(f"{source}{error}")
     # an empty text is how to unset a recipe's option on the command line
     recipe.run.background_gate = recipe.run.background_gate or None
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path"):
@@ -339,7 +334,7 @@ def _check_license(model: ModelArguments) -> None:
     model.model_license = model.model_license.lower()
     if model.model_license not in LICENSES:
         near = difflib.get_close_matches(model.model_license, LICENSES, n=1, cutoff=0.5)
-        _refuse(
+        refuse(
             f"model_license '{model.model_license}' is no licence identifier of the Hub; use "
             + (f"'{near[0]}' if that is meant, or 'other'" if near else "'other' for one that it does not list"),
         )
@@ -354,65 +349,7 @@ def _check_words(parser: HfArgumentParser, words: list[str], where: str) -> None
         reason = error.message
         for pattern, ours in _REASONS:
             reason = re.sub(pattern, ours, reason)
-        _refuse(f"the option '{name}' {where}: {reason}")
-
-
-def read_yaml(path: str) -> dict[str, Any]:
-    """The options of a YAML file.
-
-    Raises:
-        RecipeError: If it cannot be read or does not hold options; the sentence names the file, and often the line.
-    """
-    reason = None
-    try:
-        content = _load_yaml(Path(path).read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        reason = error.strerror
-    except UnicodeDecodeError as error:
-        reason = f"it is not UTF-8 text (byte 0x{error.object[error.start]:02X} at {error.start:,}); save it as UTF-8"
-    except RecursionError:
-        reason = "it is nested too deeply"
-    except Exception as error:  # PyYAML's constructors of dates, numbers and tags raise errors of any class
-        reason = _yaml_reason(error)
-    if reason:
-        _refuse(f"cannot read the recipe {path}: {reason}")
-    if not isinstance(content, dict):
-        _refuse(f"the recipe {path} must be a list of `option: value` lines")
-    return content
-
-
-def _load_yaml(text: str) -> Any:
-    """Read one YAML document, without what PyYAML allows: equal keys, of which the last wins, and endless aliases."""
-    loader = yaml.SafeLoader(text)
-    node = loader.get_single_node()
-    if node is None:
-        return None
-    nodes, seen = [node], set()
-    while nodes:
-        node_here = nodes.pop()
-        if isinstance(node_here, yaml.ScalarNode):
-            continue
-        if id(node_here) in seen:
-            raise ValueError(f"line {node_here.start_mark.line + 1}: aliases of lists and mappings are not supported")
-        seen.add(id(node_here))
-        lines: dict[str, int] = {}
-        for child in node_here.value:
-            nodes.extend(child if isinstance(child, tuple) else [child])
-            if isinstance(child, tuple) and isinstance(child[0], yaml.ScalarNode):
-                key, line = child[0].value, child[0].start_mark.line + 1
-                if key in lines:
-                    raise ValueError(f"the option '{key}' is there twice, in lines {lines[key]} and {line}")
-                lines[key] = line
-    return loader.construct_document(node)
-
-
-def _yaml_reason(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
-        return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
-    if isinstance(error, yaml.reader.ReaderError):
-        return f"it holds the character U+{error.character:04X}, which is not allowed in YAML text"
-    return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"
+        refuse(f"the option '{name}' {where}: {reason}")
 
 
 def _words_of_preset(parser: HfArgumentParser, words: list[str], source: str = "") -> list[str]:
@@ -428,7 +365,7 @@ def _words_of_preset(parser: HfArgumentParser, words: list[str], source: str = "
     try:
         return _words_of_options(parser, presets.game(name), f"the preset {name}")
     except ValueError as error:
-        _refuse(f"{source}{error}")
+        refuse(f"{source}{error}")
 
 
 def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: str) -> list[str]:
@@ -442,7 +379,7 @@ def _words_of_options(parser: HfArgumentParser, options: dict[str, Any], path: s
     for name, value in options.items():
         mistake = _mistake(name, value, name in takes_many)
         if mistake:
-            _refuse(f"the option '{name}' in {path} {mistake}")
+            refuse(f"the option '{name}' in {path} {mistake}")
         if value is False and name in has_no:
             value = "no"
         items = value if isinstance(value, list) else [] if value is None else [value]
@@ -498,11 +435,6 @@ def _refuse_unknown(word: str, path: str | None = None) -> NoReturn:
     name = word.lstrip("-").split("=")[0].replace("-", "_")
     where = f"in {path}" if path else "on the command line"
     if not word.startswith("-") and path is None:
-        _refuse(f"cannot make sense of '{word}' on the command line; options look like --name value")
+        refuse(f"cannot make sense of '{word}' on the command line; options look like --name value")
     near = difflib.get_close_matches(name, _option_names(), n=1, cutoff=0.5)
-    _refuse(f"unknown option '{name}' {where}" + (f"; did you mean '{near[0]}'?" if near else ""))
-
-
-def _refuse(message: str) -> NoReturn:
-    message = re.sub(r"hf_\w{16,}", "hf_...", " ".join(message.split()))  # a token that stands in a wrong place
-    raise RecipeError(message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "...")
+    refuse(f"unknown option '{name}' {where}" + (f"; did you mean '{near[0]}'?" if near else ""))

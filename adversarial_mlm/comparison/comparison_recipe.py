@@ -8,7 +8,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ..recipe import RecipeError, read_yaml
+from ..recipe_file import RecipeError, read_yaml
 from ..tape.definitions import TASKS
 from ..tape.features import DTYPES
 from ..tape.finetune_settings import FinetuneSettings

@@ -1,0 +1,77 @@
+"""The YAML file of a recipe, read strictly."""
+
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+_LONGEST_MESSAGE = 1000
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be run, said in one sentence."""
+
+
+def read_yaml(path: str) -> dict[str, Any]:
+    """The options of a YAML file.
+
+    Raises:
+        RecipeError: If it cannot be read or does not hold options; the sentence names the file, and often the line.
+    """
+    reason = None
+    try:
+        content = _load_yaml(Path(path).read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 text (byte 0x{error.object[error.start]:02X} at {error.start:,}); save it as UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except Exception as error:  # PyYAML's constructors of dates, numbers and tags raise errors of any class
+        reason = _yaml_reason(error)
+    if reason:
+        refuse(f"cannot read the recipe {path}: {reason}")
+    if not isinstance(content, dict):
+        refuse(f"the recipe {path} must be a list of `option: value` lines")
+    return content
+
+
+def _load_yaml(text: str) -> Any:
+    """Read one YAML document, without what PyYAML allows: equal keys, of which the last wins, and endless aliases."""
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    nodes, seen = [node], set()
+    while nodes:
+        node_here = nodes.pop()
+        if isinstance(node_here, yaml.ScalarNode):
+            continue
+        if id(node_here) in seen:
+            raise ValueError(f"line {node_here.start_mark.line + 1}: aliases of lists and mappings are not supported")
+        seen.add(id(node_here))
+        lines: dict[str, int] = {}
+        for child in node_here.value:
+            nodes.extend(child if isinstance(child, tuple) else [child])
+            if isinstance(child, tuple) and isinstance(child[0], yaml.ScalarNode):
+                key, line = child[0].value, child[0].start_mark.line + 1
+                if key in lines:
+                    raise ValueError(f"the option '{key}' is there twice, in lines {lines[key]} and {line}")
+                lines[key] = line
+    return loader.construct_document(node)
+
+
+def _yaml_reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"it holds the character U+{error.character:04X}, which is not allowed in YAML text"
+    return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise the [`RecipeError`] of a message in one line, without tokens, and not without end."""
+    message = re.sub(r"hf_\w{16,}", "hf_...", " ".join(message.split()))  # a token that stands in a wrong place
+    raise RecipeError(message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "...")
