@@ -4,6 +4,6 @@ Inside, a module imports only from those above it: `comparison_recipe` (the YAML
 recipe; how it masks; whether two arms are matched), `held_out` (selection and confirmation), `flops` and `step_costs`
 (what an update costs, counted and measured), `plan` (which runs there are), `folder` (files and locks of a
 comparison), `refit` (cross-entropy with refitted output biases), `tasks` (downstream tasks), `running` (one run),
-`confirmation` (the reading at the end), `study` (all results as plain data), `differences` (paired), `tables`,
-`plot`, `comparing` (all of it in order).
+`confirmation` (the reading at the end), `study` (all results as plain data), `differences` (paired), `cells`
+and `tables`, `plot`, `comparing` (all of it in order).
 """

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,26 +54,47 @@ def finetuning_deviation(entry: Entry, metric: str) -> float:
 def differences(study: Study) -> list[dict[str, Any]]:
     """Every arm against its partner, under every budget, by every figure.
 
+    A pair whose runs are both those of an earlier budget counts in the correction, and is not repeated.
+
     Returns:
         `list[dict]`: `budget`, `arm`, `against`, `matched`, `metric`; `mean`, `low`, `high` of the paired differences
         (95 % interval by Student's t), `p_value`, and `adjusted_p`: by Holm's method, for all arms that are compared
         under the same budget by the same figure; `pairs`, their seeds, and `without_partner`, seeds that one of the
         two lacks, as where a run diverged. What is not defined is `None`.
     """
-    by_name = {(entry["name"], entry["budget"]): entry for entry in study["arms"]}
-    found = []
-    for metric in metric_names(study):
-        groups: dict[str, list[dict]] = {}
-        for entry in study["arms"]:
-            partner = by_name.get((entry.get("against"), entry["budget"]))
-            if partner is not None:
-                row = _compared(entry, partner, metric)
-                if row["pairs"]:
-                    groups.setdefault(entry["budget"], []).append(row)
-        for rows in groups.values():
-            adjusted = holm([math.nan if row["p_value"] is None else row["p_value"] for row in rows])
-            found += [{**row, "adjusted_p": _plain(p)} for row, p in zip(rows, adjusted, strict=True)]
-    return found
+
+    def partner_of(entry: Entry, entries: list[Entry]) -> Entry | None:
+        return next((other for other in entries if other["name"] == entry.get("against")), None)
+
+    return [row for metric in metric_names(study) for row in _rows(study, metric, partner_of)]
+
+
+def gains(study: Study) -> list[dict[str, Any]]:
+    """Every arm against the weights that it began with, by the figures of downstream tasks.
+
+    Returns:
+        `list[dict]`: As from [`differences`]; `against` is `untrained`.
+    """
+    untrained = {"name": "untrained", "updates": 0, "seeds": study["untrained"]}
+    metrics = [metric for metric in metric_names(study) if is_task(metric)]
+    return [row for metric in metrics for row in _rows(study, metric, lambda *_: untrained)]
+
+
+def _rows(
+    study: Study, metric: str, partner_of: Callable[[Entry, list[Entry]], Entry | None]
+) -> Iterator[dict[str, Any]]:
+    """The differences by one figure, with p corrected within each budget."""
+    seen: set[tuple] = set()
+    for _, entries in by_budget(study):
+        pairs = [(entry, partner) for entry in entries if (partner := partner_of(entry, entries)) is not None]
+        rows = [_compared(entry, partner, metric) for entry, partner in pairs]
+        rows = [row for row in rows if row["pairs"]]
+        adjusted = holm([math.nan if row["p_value"] is None else row["p_value"] for row in rows])
+        for row, p in zip(rows, adjusted, strict=True):
+            runs = row["arm"], *row.pop("updates")
+            if runs not in seen:
+                yield {**row, "adjusted_p": _plain(p)}
+            seen.add(runs)
 
 
 def _compared(entry: Entry, partner: Entry, metric: str) -> dict[str, Any]:
@@ -84,8 +105,9 @@ def _compared(entry: Entry, partner: Entry, metric: str) -> dict[str, Any]:
         "budget": entry["budget"],
         "arm": entry["name"],
         "against": partner["name"],
-        "matched": not entry["unmatched"],
+        "matched": partner["name"] == entry.get("against") and not entry["unmatched"],
         "metric": metric,
+        "updates": (entry["updates"], partner["updates"]),
         "pairs": seeds,
         "without_partner": sorted(all_seeds - set(seeds)),
     }

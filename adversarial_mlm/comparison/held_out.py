@@ -23,13 +23,18 @@ class ComparisonData:
         proteins ([`ProteinData`]): Those to train on; held out is the selection part alone.
         confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
         fingerprint (`str`): 16 hexadecimal digits of all of them.
-        by_family (`bool`): Whether held-out proteins were divided by whole families; else by sequences.
+        clusters (`dict[str, str]`): The family of each id; empty where no table of clusters is given.
     """
 
     proteins: ProteinData
     confirmation: dict[str, Dataset]
     fingerprint: str
-    by_family: bool
+    clusters: dict[str, str]
+
+    @property
+    def by_family(self) -> bool:
+        """Whether held-out proteins were divided by whole families; else by sequences."""
+        return bool(self.clusters)
 
     @property
     def selection(self) -> dict[str, Dataset]:
@@ -41,14 +46,16 @@ class ComparisonData:
         return dataclasses.replace(self.proteins, facts=dict(self.proteins.facts))
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """How many proteins each part has."""
-        return {
-            "train": {"proteins": len(self.proteins.train)},
-            **{
-                name: {"selection": len(part), "confirmation": len(self.confirmation[name])}
-                for name, part in self.selection.items()
-            },
-        }
+        """How many proteins each part has, and, where families are known, of how many families they are."""
+        found = {"train": {"proteins": len(self.proteins.train)}}
+        for name in self.selection:
+            parts = {"selection": self.selection[name], "confirmation": self.confirmation[name]}
+            found[name] = {of: len(part) for of, part in parts.items()}
+            if self.by_family:
+                found[name] |= {
+                    f"{of}_families": len(set(_families(part, self.clusters))) for of, part in parts.items()
+                }
+        return found
 
 
 def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonData:
@@ -73,7 +80,7 @@ def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonDa
         proteins,
         confirmation,
         _fingerprint(data.train, *selection.values(), *confirmation.values()),
-        by_family=bool(clusters),
+        clusters,
     )
 
 
@@ -120,17 +127,20 @@ def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool]
 def _in_confirmation(
     part: Dataset, clusters: dict[str, str], held_out: HeldOut, name: str, placed: dict[str, bool]
 ) -> np.ndarray:
-    # a protein without a cluster is one of its own, together with its copies
-    of_records = [
-        clusters.get(identifier) or f"\0{sequence}"
-        for identifier, sequence in zip(part["id"][:], part["sequence"][:], strict=True)
-    ]
     try:
-        return divide(of_records, held_out.confirmation_share, held_out.split_seed, placed)
+        return divide(_families(part, clusters), held_out.confirmation_share, held_out.split_seed, placed)
     except ValueError as error:
         raise RecipeError(
             f"the held-out set {name} cannot have a confirmation part: {error}; hold out more families"
         ) from error
+
+
+def _families(part: Dataset, clusters: dict[str, str]) -> list[str]:
+    """Of each record; a protein without a cluster is one of its own, together with its copies."""
+    return [
+        clusters.get(identifier) or f"\0{sequence}"
+        for identifier, sequence in zip(part["id"][:], part["sequence"][:], strict=True)
+    ]
 
 
 def _fingerprint(*parts: Dataset) -> str:

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..recipe import RecipeError
+from .cells import metric_words
 from .differences import Entry, Study, by_budget, mean_and_deviation, values
-from .tables import best_baseline, headline_metrics, held_out_sets, metric_words, untrained_words
+from .tables import best_baseline, headline_metrics, held_out_sets, untrained_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_LOSS_LABEL = "cross-entropy on random masks, nats\n(● each seed, ○ refitted biases, | mean)"
+_LOSS_LABEL = "cross-entropy on random masks, selection part, nats\n(● each seed, ○ refitted biases, | mean)"
 _TASK_LABEL = "● each seed, | mean\n(dotted: {untrained}, gray: best without an encoder)"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from ..recipe import Recipe, RecipeError
 from .arms import difference_of_masks, fingerprint, masks_of, pairing_facts
 from .comparison_recipe import UNTRAINED, ComparisonRecipe
-from .differences import differences
+from .differences import differences, gains
 from .folder import PLAN_FILE, ComparisonFolder
 from .held_out import ComparisonData
 from .plan import Flops, Plan, Run
@@ -224,7 +224,7 @@ def build_study(
         "tasks": baselines,
         "task_budgets": plan["task_budgets"],
     }
-    return {**study, "differences": differences(study)}
+    return {**study, "differences": differences(study), "gains": gains(study)}
 
 
 def _of_seed(run: Run, results: dict[Run, dict[str, Any]], confirmation: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..tape.results import PAPER
+from .cells import (
+    NONE,
+    TASK_NAMES,
+    difference_cell,
+    flat,
+    is_told_apart,
+    metric_words,
+    over_seeds,
+    scale,
+    table,
+    verdict,
+)
 from .differences import (
     Entry,
     Study,
@@ -18,15 +30,7 @@ from .differences import (
     values,
 )
 
-_NONE = "–"
-_SIGNIFICANT = 0.05
 _LESS, _MORE = "below 0 is better", "above 0 is better"
-_TASK_NAMES = {
-    "secondary_structure": "Secondary structure",
-    "remote_homology": "Remote homology",
-    "fluorescence": "Fluorescence",
-    "stability": "Stability",
-}
 _EQUAL = {
     "updates": "equal updates of the encoder",
     "flops": "equal FLOPs, the noiser's included",
@@ -49,6 +53,7 @@ def markdown(study: Study) -> str:
         _differences(study, "Differences, confirmation part", _loss_metrics(study, "confirmation_"), _LESS),
         *(_paper(study, name, entries) for name, entries in by_budget(study) if name in study["task_budgets"]),
         _differences(study, "Differences on downstream tasks", headline_metrics(study), _MORE),
+        _gains(study),
         _spreads(study),
         _masks(study),
         _how_to_read(study),
@@ -87,7 +92,7 @@ def untrained_words(study: Study) -> str:
 def _head(study: Study) -> str:
     proteins = study["proteins"]
     parts = "; ".join(
-        f"{name} {sizes['selection']:,} for selection and {sizes['confirmation']:,} for confirmation"
+        f"{name} {_size(sizes, 'selection')} for selection and {_size(sizes, 'confirmation')} for confirmation"
         for name, sizes in proteins.items()
         if name != "train"
     )
@@ -102,7 +107,7 @@ def _head(study: Study) -> str:
         )
     lines.append(
         "Options of all arms: "
-        + ", ".join(f"`{name}: {_flat(value)}`" for name, value in study["common"].items())
+        + ", ".join(f"`{name}: {flat(value)}`" for name, value in study["common"].items())
         + "."
     )
     if study["machine"]:
@@ -111,16 +116,21 @@ def _head(study: Study) -> str:
     return "\n\n".join(lines)
 
 
+def _size(sizes: dict[str, int], part: str) -> str:
+    families = f"{part}_families"
+    return f"{sizes[part]:,}" + (f" of {sizes[families]:,} families" if families in sizes else "")
+
+
 def _arms(study: Study) -> str:
     rows, seen = [], set()
     for entry in study["arms"]:
         if entry["name"] in seen:
             continue
         seen.add(entry["name"])
-        against = entry["against"] or _NONE
+        against = entry["against"] or NONE
         if entry["unmatched"]:
             against += f" †: {entry['difference']}"
-        options = ", ".join(f"`{name}: {_flat(value)}`" for name, value in entry["options"].items())
+        options = ", ".join(f"`{name}: {flat(value)}`" for name, value in entry["options"].items())
         rows.append([_name(entry), entry["masks"]["words"], against, options])
     header = ["arm", "masked, and [MASK]/keep/replace", "compared with", "its options"]
     note = ""
@@ -128,7 +138,7 @@ def _arms(study: Study) -> str:
         note = "\n\n† not matched in mask rate or way of masking: what differs is not the game's alone."
     if any(entry["removed"] for entry in study["arms"]):
         note += "\n\nArms that were taken out of the recipe after they ran are reported as the others are."
-    return f"## Arms\n\n{_table(header, rows)}{note}"
+    return f"## Arms\n\n{table(header, rows)}{note}"
 
 
 def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
@@ -142,16 +152,14 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
         metrics = _loss_metrics(study, prefix)
         heads = [text for name in sets for text in (name, f"{name}, refitted")]
         header = ["arm", "updates", "TFLOP", "min", *heads, "alarm", "left out"]
-        rows = [
-            [*_costs(entry), *(_over_seeds(entry, name) for name in metrics), *_health(entry)] for entry in entries
-        ]
+        rows = [[*_costs(entry), *(over_seeds(entry, name) for name in metrics), *_health(entry)] for entry in entries]
         if study["untrained"]:
-            figures = (_over_seeds({"seeds": study["untrained"]}, name) for name in metrics)
-            rows.append([untrained_words(study), "0", "0", "0", *figures, _NONE, _NONE])
+            figures = (over_seeds({"seeds": study["untrained"]}, name) for name in metrics)
+            rows.append([untrained_words(study), "0", "0", "0", *figures, NONE, NONE])
         background = {name: _background(entries, f"{prefix}{name}_background_loss") for name in sets}
         told = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
         blocks.append(
-            f"Cross-entropy on random masks, {words} (background predictor: {told})\n\n{_table(header, rows)}"
+            f"Cross-entropy on random masks, {words} (background predictor: {told})\n\n{table(header, rows)}"
         )
     return "\n\n".join(blocks)
 
@@ -161,8 +169,8 @@ def _costs(entry: Entry) -> list[str]:
     return [
         _name(entry),
         f"{entry['updates']:,}",
-        _NONE if math.isnan(flops) else f"{flops / 1e12:,.3g}",
-        _NONE if math.isnan(seconds) else f"{seconds / 60:.1f}",
+        NONE if math.isnan(flops) else f"{flops / 1e12:,.3g}",
+        NONE if math.isnan(seconds) else f"{seconds / 60:.1f}",
     ]
 
 
@@ -186,13 +194,25 @@ def _in_short(study: Study) -> str:
     lines = []
     for budget, entry, _, cells in _pairs(study, [*(name for pair in losses for name in pair), *tasks]):
         names = [confirmed if confirmed in cells else selected for confirmed, selected in losses]
-        told = "; ".join(f"{_in_words(name)} {_verdict(cells[name])}" for name in (*names, *tasks) if name in cells)
+        told = "; ".join(f"{_in_words(name)} {verdict(cells[name])}" for name in (*names, *tasks) if name in cells)
         mark = f" † ({entry['difference']})" if entry["unmatched"] else ""
         lines.append(f"- **{entry['name']}** beside {entry['against']}{mark}, budget {budget}: {told}.")
     if not lines:
         return ""
+    lines += _gains_in_short(study)
     note = "*Better* and *worse* are differences with p below 0.05, corrected for the number of arms; all others are"
     return f"## In short\n\n{note} not told apart by these seeds.\n\n" + "\n".join(lines)
+
+
+def _gains_in_short(study: Study) -> list[str]:
+    """One line: which arms are told apart from the weights that they began with, on which tasks."""
+    rows = [row for row in study["gains"] if row["metric"] in headline_metrics(study)]
+    if not rows:
+        return []
+    verdicts = [f"{row['arm']} ({row['budget']}), {metric_words(row['metric'])} {verdict(row)}" for row in rows]
+    told = [verdict for row, verdict in zip(rows, verdicts, strict=True) if is_told_apart(row)]
+    others = f"{len(rows) - len(told)} of {len(rows)} not told apart"
+    return [f"- Downstream, beside *{untrained_words(study)}*: {'; '.join([*told, others])}."]
 
 
 def _in_words(metric: str) -> str:
@@ -201,30 +221,13 @@ def _in_words(metric: str) -> str:
     return metric_words(metric) + (", selection" if selected else "")
 
 
-def _verdict(row: dict[str, Any]) -> str:
-    """Such as `worse (+0.010, +0.004 to +0.016)`."""
-    factor, digits, unit = _scale(row["metric"])
-    numbers = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
-    words = [f"{number * factor:+z.{digits}f}" for number in numbers]
-    amount = f"{words[0]}{unit and ' points'}" + (f", {words[1]} to {words[2]}" if len(words) == 3 else "")
-    if row["adjusted_p"] is None or row["adjusted_p"] >= _SIGNIFICANT:
-        return f"not told apart ({amount})"
-    more_is_better = is_task(row["metric"])
-    return f"{'better' if (row['mean'] > 0) == more_is_better else 'worse'} ({amount})"
-
-
 def _pairs(study: Study, metrics: Sequence[str]) -> Iterator[tuple[str, Entry, Entry, dict[str, dict]]]:
-    """Budget, arm, partner, and their differences by figure; a pair of equal runs under several budgets once."""
-    shown: set[tuple] = set()
+    """Budget, arm, partner, and their differences by figure."""
     for budget, entries in by_budget(study):
         for entry in entries:
             cells = {row["metric"]: row for row in _rows_of(study, budget, entry["name"])}
             partner = next((other for other in entries if other["name"] == entry["against"]), None)
-            if partner is None or not any(metric in cells for metric in metrics):
-                continue
-            pair = (entry["name"], entry["updates"], partner["updates"])
-            if pair not in shown:
-                shown.add(pair)
+            if partner is not None and any(metric in cells for metric in metrics):
                 yield budget, entry, partner, cells
 
 
@@ -233,31 +236,32 @@ def _differences(study: Study, title: str, metrics: Sequence[str], better: str) 
     rows = []
     for budget, entry, _, cells in _pairs(study, metrics):
         name = f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
-        rows.append([budget, name, *(_difference_cell(cells.get(metric)) for metric in metrics)])
+        rows.append([budget, name, *(difference_cell(cells.get(metric)) for metric in metrics)])
     if not rows:
         return ""
     note = f"Of runs with the same seed; {better}. In brackets 95 % interval and p, see below."
     header = ["budget", "difference", *(metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
-    return f"## {title}\n\n{note}\n\n{_table(header, rows)}"
+    return f"## {title}\n\n{note}\n\n{table(header, rows)}"
+
+
+def _gains(study: Study) -> str:
+    """Every arm minus the weights that it began with, on downstream tasks."""
+    metrics, rows = headline_metrics(study), []
+    for budget, entries in by_budget(study):
+        for entry in entries:
+            of_arm = [row for row in study["gains"] if (row["budget"], row["arm"]) == (budget, entry["name"])]
+            cells = {row["metric"]: row for row in of_arm}
+            if any(metric in cells for metric in metrics):
+                rows.append([budget, _name(entry), *(difference_cell(cells.get(metric)) for metric in metrics)])
+    if not rows:
+        return ""
+    note = f"Every arm minus *{untrained_words(study)}*, with the same seed; {_MORE}. In brackets as above."
+    header = ["budget", "arm", *map(metric_words, metrics)]
+    return f"## What pre-training gave to downstream tasks\n\n{note}\n\n{table(header, rows)}"
 
 
 def _rows_of(study: Study, budget: str, arm: str) -> list[dict[str, Any]]:
     return [row for row in study["differences"] if (row["budget"], row["arm"]) == (budget, arm)]
-
-
-def _difference_cell(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return _NONE
-    factor, digits, unit = _scale(row["metric"])
-    text = f"{row['mean'] * factor:+z.{digits}f}{' points' if unit else ''}"
-    if row["low"] is not None:
-        text += (
-            f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; p {row['adjusted_p']:.2f})"
-        )
-        text += "*" if row["adjusted_p"] < _SIGNIFICANT else ""
-    if row["without_partner"]:
-        text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
-    return text
 
 
 def _loss_metrics(study: Study, prefix: str) -> list[str]:
@@ -281,15 +285,15 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
         for split in _splits(of_task):
             for method in ("probe", "finetune"):
                 metric = f"{method}/{task}/{split}"
-                ours = [_over_seeds(entry, metric) for entry in entries]
-                if all(cell == _NONE for cell in ours):
+                ours = [over_seeds(entry, metric) for entry in entries]
+                if all(cell == NONE for cell in ours):
                     continue
-                untrained = _over_seeds({"seeds": study["untrained"]}, metric)
-                paper = PAPER.get((task, of_task["facts"]["target"], split), (_NONE, _NONE))
-                if paper[0] != _NONE and not of_task["facts"]["as_in_paper"]:
+                untrained = over_seeds({"seeds": study["untrained"]}, metric)
+                paper = PAPER.get((task, of_task["facts"]["target"], split), (NONE, NONE))
+                if paper[0] != NONE and not of_task["facts"]["as_in_paper"]:
                     paper = tuple(f"{figure} (a)" for figure in paper)
                     marks.add("a")
-                name = f"{_TASK_NAMES.get(task, task)}, {split}"
+                name = f"{TASK_NAMES.get(task, task)}, {split}"
                 name += ", fine-tuned" if method == "finetune" else ""
                 rows.append([name, *paper, *ours, untrained, _baseline_cell(of_task, metric, split)])
     if not rows:
@@ -302,7 +306,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     )
     if marks:
         note += " (a): the paper's figure is of other data than ours."
-    return f"## The paper's Table 2, budget {budget}\n\n{note}\n\n{_table(header, rows)}"
+    return f"## The paper's Table 2, budget {budget}\n\n{note}\n\n{table(header, rows)}"
 
 
 def _splits(of_task: dict[str, Any]) -> list[str]:
@@ -330,8 +334,8 @@ def best_baseline(of_task: dict[str, Any], split: str) -> tuple[str, float] | No
 def _baseline_cell(of_task: dict[str, Any], metric: str, split: str) -> str:
     found = best_baseline(of_task, split)
     if found is None:
-        return _NONE
-    factor, digits, unit = _scale(metric)
+        return NONE
+    factor, digits, unit = scale(metric)
     return f"{found[1] * factor:.{digits}f}{unit} ({found[0]})"
 
 
@@ -339,7 +343,7 @@ def _spreads(study: Study) -> str:
     """Where chance comes from: pre-training seeds, and fine-tuning seeds within an encoder."""
     rows = []
     for metric in metric_names(study):
-        factor, digits, unit = _scale(metric)
+        factor, digits, unit = scale(metric)
         of_arms = [entry for entry in study["arms"] if len(values(entry, metric)) > 1]
         variances = [mean_and_deviation(list(values(entry, metric).values()))[1] ** 2 for entry in of_arms]
         tuning = [finetuning_deviation(entry, metric) for entry in study["arms"]]
@@ -347,7 +351,7 @@ def _spreads(study: Study) -> str:
         if not variances and not tuning:
             continue
         cells = [
-            f"{math.sqrt(sum(group) / len(group)) * factor:.{digits + 1}f}{unit}" if group else _NONE
+            f"{math.sqrt(sum(group) / len(group)) * factor:.{digits + 1}f}{unit}" if group else NONE
             for group in (variances, tuning)
         ]
         rows.append([metric_words(metric), *cells])
@@ -358,7 +362,7 @@ def _spreads(study: Study) -> str:
         "Standard deviations, pooled over arms and budgets: between encoders of different pre-training seeds (each "
         "the mean of its fine-tuning runs), and between fine-tuning runs of one encoder."
     )
-    return f"## Spread\n\n{note}\n\n{_table(header, rows)}"
+    return f"## Spread\n\n{note}\n\n{table(header, rows)}"
 
 
 def _masks(study: Study) -> str:
@@ -372,14 +376,14 @@ def _masks(study: Study) -> str:
         "noiser_cosine": "cosine of half batches",
     }
     rows = [
-        [_name(entry), entry["budget"], *(_over_seeds(entry, name, digits=2) for name in columns)]
+        [_name(entry), entry["budget"], *(over_seeds(entry, name, digits=2) for name in columns)]
         for entry in study["arms"]
         if values(entry, "entropy")
     ]
     if not rows:
         return ""
     note = "What the noisers did at the end of training, means of the last entries of the logs."
-    return f"## The noisers' masks\n\n{note}\n\n{_table(['arm', 'budget', *columns.values()], rows)}"
+    return f"## The noisers' masks\n\n{note}\n\n{table(['arm', 'budget', *columns.values()], rows)}"
 
 
 def _was_confirmed(study: Study) -> bool:
@@ -392,8 +396,9 @@ def _how_to_read(study: Study) -> str:
         [
             "## How to read this\n",
             f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. "
-            "*Refitted*: with output biases fitted anew on other proteins of the selection part, as a shifted prior "
-            "is not a worse encoder.",
+            "*Refitted*: with output biases fitted anew, as a shifted prior is not a worse encoder: for the selection "
+            "part on the other half of it, for the confirmation part on the selection part. There the families may be "
+            "others and the figure then worse; compare it between arms alone.",
             "- The selection part was there for every look and choice; the confirmation part "
             + ("was read once, after all runs." if _was_confirmed(study) else "was not read yet."),
             "- ± is the standard deviation over pre-training seeds.",
@@ -401,14 +406,14 @@ def _how_to_read(study: Study) -> str:
             "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms that are compared "
             "under the budget, and * is below 0.05. Where all differences are the same neither is defined. A pair "
             "whose runs are both those of an earlier budget is not repeated.",
+            "- Intervals tell how much a difference changes with the seed, on these held-out proteins, and not how "
+            "much with the proteins: where the parts have few families they can differ by more than an interval.",
             "- FLOPs are counted: matrix products of forward and backward passes, the noiser's included, padding left "
-            "out. Minutes are what the updates took.",
+            "out. Minutes are what the updates took, whatever else the machine did; budgets of equal seconds are of "
+            "costs that were measured in turns before the first run.",
             "- *Alarm*: runs in which the alarm for a collapse rang. *Left out*: updates that were not finite.",
         ]
     )
-
-
-# ---- Cells ----
 
 
 def _budget_title(study: Study, budget: str) -> str:
@@ -423,45 +428,3 @@ def _budget_title(study: Study, budget: str) -> str:
 
 def _name(entry: Entry) -> str:
     return entry["name"] + (" (no longer in the recipe)" if entry.get("removed") else "")
-
-
-def _over_seeds(entry: Entry, metric: str, digits: int | None = None) -> str:
-    numbers = list(values(entry, metric).values())
-    if not numbers:
-        return _NONE
-    factor, own_digits, unit = _scale(metric)
-    digits = own_digits if digits is None else digits
-    mean, deviation = mean_and_deviation(numbers)
-    text = f"{mean * factor:.{digits}f}"
-    if not math.isnan(deviation):
-        text += f" ± {deviation * factor:.{digits}f}"
-    return text + unit
-
-
-def _scale(metric: str) -> tuple[float, int, str]:
-    """Factor, digits and unit."""
-    task = metric.split("/")[1] if is_task(metric) else ""
-    return (100.0, 1, " %") if task in ("secondary_structure", "remote_homology") else (1.0, 3, "")
-
-
-def metric_words(metric: str) -> str:
-    """Such as `Stability, test, fine-tuned`."""
-    if is_task(metric):
-        method, task, split = metric.split("/")
-        return f"{_TASK_NAMES.get(task, task)}, {split}" + (", fine-tuned" if method == "finetune" else "")
-    words = metric.removeprefix("confirmation_").removesuffix("_loss")
-    words = words.replace("_refitted", ", refitted")
-    return words + (", confirmation" if metric.startswith("confirmation_") else "")
-
-
-def _flat(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(_lines([header, ["---"] * len(header), *rows]))
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

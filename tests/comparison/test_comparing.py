@@ -327,10 +327,13 @@ def test_the_selection_part_may_be_looked_at_alone_and_arms_added(compare, study
     for arm in study()["arms"]:
         assert arm["seeds"][0]["metrics"]["confirmation_members_loss"] > 0
     # once it was read, its figures stay in the tables
-    assert "confirmation part (" in compare(
-        {"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}},
-        "--selection_only",
-    ).tables
+    assert (
+        "confirmation part ("
+        in compare(
+            {"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}},
+            "--selection_only",
+        ).tables
+    )
 
 
 def test_nothing_is_known_of_the_confirmation_part_before_all_runs_are_read(compare, monkeypatch, tmp_path):

@@ -1,17 +1,18 @@
 import pytest
 
-from adversarial_mlm.comparison.differences import differences, finetuning_deviation, metric_names
+from adversarial_mlm.comparison.differences import differences, finetuning_deviation, gains, metric_names
 
 
 def entry(name, losses, against=None, budget="updates", **more):
     seeds = [
         {"seed": seed, "metrics": {} if loss is None else {"members_loss": loss}} for seed, loss in enumerate(losses)
     ]
-    return {"name": name, "budget": budget, "against": against, "unmatched": False, "seeds": seeds, **more}
+    told = {"name": name, "budget": budget, "against": against, "unmatched": False, "updates": 600, "seeds": seeds}
+    return {**told, **more}
 
 
 def study(*entries):
-    return {"arms": list(entries)}
+    return {"arms": list(entries), "budgets": dict.fromkeys(one["budget"] for one in entries)}
 
 
 def test_differences_are_paired_by_seed():
@@ -29,7 +30,7 @@ def test_p_allows_for_all_arms_that_are_compared_under_a_budget_whatever_their_p
             entry("b", [2.0, 2.9, 4.1], "a"),
             entry("c", [1.1, 2.0, 3.2], "a"),
             entry("d", [2.0, 2.9, 4.2], "b"),  # p is the largest
-            entry("b", [2.0, 2.9, 4.1], "a", budget="flops"),
+            entry("b", [2.0, 2.9, 4.1], "a", budget="flops", updates=500),
             entry("a", [1.0, 2.0, 3.0], budget="flops"),
         )
     )
@@ -38,6 +39,34 @@ def test_p_allows_for_all_arms_that_are_compared_under_a_budget_whatever_their_p
     assert p["updates", "c"][1] == pytest.approx(2 * p["updates", "c"][0])
     assert p["updates", "d"][1] == p["updates", "c"][1]  # never below that of a smaller p
     assert p["flops", "b"][0] == p["flops", "b"][1]
+
+
+def test_a_pair_of_an_earlier_budget_counts_in_the_correction_and_is_not_repeated():
+    rows = differences(
+        study(
+            entry("a", [1.0, 2.0, 3.0]),
+            entry("b", [2.0, 2.9, 4.1], "a"),
+            entry("a", [1.0, 2.0, 3.0], budget="flops"),
+            entry("b", [2.0, 2.9, 4.1], "a", budget="flops"),
+            entry("c", [2.0, 2.9, 4.2], "a", budget="flops", updates=400),
+        )
+    )
+    assert [(row["budget"], row["arm"]) for row in rows] == [("updates", "b"), ("flops", "c")]
+    assert rows[0]["adjusted_p"] == rows[0]["p_value"]
+    assert rows[1]["adjusted_p"] == rows[1]["p_value"] > 2 * rows[0]["p_value"]  # the larger of two
+
+
+def test_gains_are_those_over_the_weights_that_a_run_began_with_and_of_tasks_alone():
+    arms = [entry("a", [3.0, 2.0, 4.0]), entry("b", [3.0, 2.0, 4.0], "a")]
+    untrained = [{"seed": seed, "metrics": {"members_loss": 5.0, "probe/stability/test": 0.1}} for seed in (0, 1, 2)]
+    for number, arm in enumerate(arms):
+        for of_seed in arm["seeds"]:
+            of_seed["metrics"]["probe/stability/test"] = 0.4 + number + 0.1 * of_seed["seed"]
+    first, second = gains({**study(*arms), "untrained": untrained})
+    assert (first["arm"], first["against"], first["metric"]) == ("a", "untrained", "probe/stability/test")
+    assert (first["mean"], second["mean"]) == pytest.approx((0.4, 1.4))
+    assert first["adjusted_p"] == pytest.approx(first["p_value"])
+    assert second["adjusted_p"] == pytest.approx(2 * second["p_value"])
 
 
 def test_a_run_without_a_figure_has_no_pair_and_is_counted():

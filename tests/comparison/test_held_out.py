@@ -57,6 +57,9 @@ def test_both_parts_are_the_held_out_proteins_and_training_is_as_without_them(pr
         selection, confirmation = made.data.selection[name], made.data.confirmation[name]
         assert sorted([*selection["id"], *confirmation["id"]]) == sorted(part["id"])
         assert not {families[i] for i in selection["id"]} & {families[i] for i in confirmation["id"]}
+        sizes = made.data.sizes()[name]
+        assert (sizes["selection"], sizes["confirmation"]) == (len(selection), len(confirmation))
+        assert sizes["confirmation_families"] == len({families[i] for i in confirmation["id"]})
     assert load_comparison_data(args, HeldOut()).fingerprint == made.data.fingerprint
     assert load_comparison_data(args, HeldOut(split_seed=1)).fingerprint != made.data.fingerprint
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from adversarial_mlm.comparison.differences import differences
+from adversarial_mlm.comparison.differences import differences, gains
 from adversarial_mlm.comparison.plot import figure_of
 from adversarial_mlm.comparison.tables import markdown, runs_csv
 
@@ -41,7 +41,15 @@ def study():
         "corpus": "some proteins",
         "common": {"encoder": "tiny", "eval_mask_rate": 0.2},
         "divided_by_family": True,
-        "proteins": {"train": {"proteins": 9000}, "members": {"selection": 400, "confirmation": 380}},
+        "proteins": {
+            "train": {"proteins": 9000},
+            "members": {
+                "selection": 400,
+                "confirmation": 380,
+                "selection_families": 7,
+                "confirmation_families": 6,
+            },
+        },
         "machine": {"processor": "a quick one"},
         "warm_up": None,
         "budgets": {
@@ -54,7 +62,10 @@ def study():
             entry("random", "flops", random),
             entry("game", "flops", [figures(2.8), {"diverged": True}], **{**of_game, "updates": 300}),
         ],
-        "untrained": [{"seed": 0, "metrics": {"members_loss": 3.4, "probe/stability/test": 0.3}}],
+        "untrained": [
+            {"seed": 0, "metrics": {"members_loss": 3.4, "probe/stability/test": 0.3}},
+            {"seed": 1, "metrics": {"members_loss": 3.4, "probe/stability/test": 0.32}},
+        ],
         "tasks": {
             "stability": {
                 "facts": {"target": "stability_score", "headline": "test", "rows": {"test": 50}, "as_in_paper": False},
@@ -63,7 +74,7 @@ def study():
         },
         "task_budgets": ["updates"],
     }
-    return {**content, "differences": differences(content)}
+    return {**content, "differences": differences(content), "gains": gains(content)}
 
 
 def lines_with(text: str, *words: str) -> list[str]:
@@ -89,8 +100,8 @@ def test_the_papers_table_2_has_our_columns_beside_the_papers(study):
     assert lines_with(text, header)
     (line,) = lines_with(text, "| Stability, test | 0.626")
     assert line == (
-        "| Stability, test | 0.626 ± 0.044 (a) | 0.630 ± 0.009 (a) | 0.420 ± 0.028 | 0.420 ± 0.014 | 0.300 "
-        "| 0.520 (composition) |"
+        "| Stability, test | 0.626 ± 0.044 (a) | 0.630 ± 0.009 (a) | 0.420 ± 0.028 | 0.420 ± 0.014 "
+        "| 0.310 ± 0.014 | 0.520 (composition) |"
     )
     assert text.count("The paper's Table 2") == 1  # of the budgets with tasks alone
 
@@ -118,7 +129,9 @@ def test_a_pair_whose_runs_are_those_of_an_earlier_budget_is_not_repeated(study)
 
 def test_the_report_tells_masks_rate_and_sizes(study):
     text = markdown(study)
-    assert lines_with(text, "some proteins. 9,000 proteins to train on", "400 for selection and 380 for confirmation")
+    assert lines_with(
+        text, "some proteins. 9,000 proteins to train on", "400 of 7 families for selection and 380 of 6 families"
+    )
     assert lines_with(text, "20 % random [MASK]s")
     assert lines_with(text, "| game (no longer in the recipe) | updates | 0.50 | 0.10 | 0.40 | 0.80 ± 0.14 |")
 
@@ -128,7 +141,7 @@ def test_the_csv_has_a_line_for_every_run_under_every_budget(study):
     assert [(row["arm"], row["budget"], row["seed"]) for row in rows][:3] == [
         ("random", "updates", "0"), ("random", "updates", "1"), ("game", "updates", "0"),
     ]  # fmt: skip
-    assert len(rows) == 9 and rows[-1]["arm"] == "untrained" and float(rows[0]["members_loss"]) == 2.7
+    assert len(rows) == 10 and rows[-1]["arm"] == "untrained" and float(rows[0]["members_loss"]) == 2.7
 
 
 def test_the_plot_has_the_losses_of_every_budget_and_the_tasks_of_those_that_have_them(study):
@@ -139,13 +152,14 @@ def test_the_plot_has_the_losses_of_every_budget_and_the_tasks_of_those_that_hav
     assert [label.get_text() for label in task.get_yticklabels()] == ["random", "game †"]
     drawn = [list(line.get_xdata()) for line in task.lines]
     # no pre-training, the best without an encoder, then each arm's seeds
-    assert drawn[0] == [0.3, 0.3] and drawn[1] == [0.52, 0.52]
+    assert drawn[0] == [0.31, 0.31] and drawn[1] == [0.52, 0.52]
     assert [0.40, 0.44] in drawn and [0.41, 0.43] in drawn
 
 
 def test_the_report_begins_with_what_can_be_told(study):
     game = "- **game** beside random † (in mask rate), budget"
-    (line,) = lines_with(markdown(study), f"{game} updates")
+    text = markdown(study)
+    (line,) = lines_with(text, f"{game} updates")
     assert line == (
         f"{game} updates: members, confirmation not told apart (+0.055, -0.009 to +0.119); "
         "Stability, test not told apart (+0.000, -0.127 to +0.127)."
@@ -162,6 +176,18 @@ def test_the_report_begins_with_what_can_be_told(study):
     (line,) = lines_with(markdown(surer), f"{game} updates")
     assert "members, confirmation worse (+0.100, +0.099 to +0.101)" in line
     assert "Stability, test better (+0.100, +0.099 to +0.101)" in line
+
+
+def test_what_pre_training_gave_stands_beside_the_weights_that_it_began_with(study):
+    # random 0.40 and 0.44, fresh weights 0.30 and 0.32: 0.10 and 0.12, mean 0.11, error 0.01; game always 0.11: no p
+    rows = lines_with(markdown(study), "| updates | random | +0.110 (-0.017 to +0.237; p 0.06) |")
+    assert len(rows) == 1
+    assert lines_with(markdown(study), "- Downstream, beside *no pre-training*: 2 of 2 not told apart.")
+    for of_seed, value in zip(study["arms"][0]["seeds"], (0.41, 0.4301), strict=True):
+        of_seed["metrics"]["probe/stability/test"] = value
+    study["gains"] = gains(study)
+    (line,) = lines_with(markdown(study), "- Downstream, beside")
+    assert "random (updates), Stability, test better (+0.110, +0.109 to +0.111); 1 of 2 not told apart." in line
 
 
 def test_an_unread_confirmation_part_is_not_said_to_be_read(study):
