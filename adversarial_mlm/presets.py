@@ -74,7 +74,8 @@ GAMES["blind"] = {
 # The same, with a noiser that reads all residues at once.
 GAMES["fast"] = {**GAMES["blind"], "noiser": "small", "noiser_backbone": "conv"}
 
-# What the study supports (docs/study.md): no game, but more masks than the paper's, mostly by [MASK].
+# What the studies support (docs/study.md, docs/study_stability.md): no game, but more masks than the paper's, mostly
+# by [MASK].
 GAMES["recommended"] = {
     "masking": "random",
     "adversarial_rate": 0.2,
