@@ -70,8 +70,10 @@ def test_the_command_line_wins_over_the_files_folders(write):
         read_comparison(write(), data_dir="data")
 
 
-def test_the_recipe_of_the_small_study_is_a_recipe(repository):
-    recipe = read_comparison(str(repository / "examples" / "recipes" / "compare_small.yaml"))
+@pytest.mark.parametrize("name", ["compare_small", "compare_stability"])
+def test_the_recipes_of_the_studies_are_recipes(repository, name):
+    recipe = read_comparison(str(repository / "examples" / "recipes" / f"{name}.yaml"))
     resolved = check_arms(recipe)
     assert resolved["paper"].training.learning_rate == 2e-3 and resolved["paper"].training.noiser_learning_rate == 1e-4
-    assert not recipe.arms["partner_40"].unmatched and not recipe.arms["fast_40"].unmatched
+    of_games = [arm for arm in recipe.arms if arm in ("fast_40", "partner_40")]
+    assert of_games and not any(recipe.arms[arm].unmatched for arm in of_games)

@@ -1,6 +1,7 @@
 import copy
 import csv
 import io
+import json
 
 import pytest
 
@@ -198,3 +199,10 @@ def test_an_unread_confirmation_part_is_not_said_to_be_read(study):
     study["differences"] = differences(study)
     assert lines_with(markdown(study), "the confirmation part was not read yet")
     assert lines_with(markdown(study), "- **game** beside random", "members, selection not told apart (+0.055")
+
+
+@pytest.mark.parametrize("name", ["study", "study_stability"])
+def test_the_reports_of_this_repository_are_those_of_their_figures(repository, name):
+    study = json.loads((repository / "model_cards" / f"{name}.json").read_text())
+    computed = {**study, "differences": differences(study), "gains": gains(study)}
+    assert (repository / "docs" / f"{name}.md").read_text() == markdown(study) == markdown(computed)
