@@ -209,8 +209,8 @@ def _gains_in_short(study: Study) -> list[str]:
     rows = [row for row in study["gains"] if row["metric"] in headline_metrics(study)]
     if not rows:
         return []
-    verdicts = [f"{row['arm']} ({row['budget']}), {metric_words(row['metric'])} {verdict(row)}" for row in rows]
-    told = [verdict for row, verdict in zip(rows, verdicts, strict=True) if is_told_apart(row)]
+    words = [f"{row['arm']} ({row['budget']}), {metric_words(row['metric'])} {verdict(row)}" for row in rows]
+    told = [said for row, said in zip(rows, words, strict=True) if is_told_apart(row)]
     others = f"{len(rows) - len(told)} of {len(rows)} not told apart"
     return [f"- Downstream, beside *{untrained_words(study)}*: {'; '.join([*told, others])}."]
 
