@@ -7,22 +7,22 @@ __version__ = "0.1.0"
 
 # name → module; loaded at first use, because torch and transformers take seconds to import
 _PLACES = {
-    "AdversarialMLMTrainer": "trainer",
-    "AdversarialMLMTrainingArguments": "training_args",
-    "BrightAndDark": "metrics",
-    "DataCollatorForAdversarialMLM": "data_collator",
-    "DataCollatorForRandomMLM": "data_collator",
-    "HomologyAccuracy": "metrics",
-    "MeanSquaredError": "metrics",
-    "NoiserConfig": "configuration_noiser",
-    "NoiserModel": "modeling_noiser",
-    "ResidueAccuracy": "metrics",
-    "SequenceAccuracy": "metrics",
-    "SpearmanCorrelation": "metrics",
-    "build_protein_tokenizer": "tokenization_protein",
-    "load_corpus": "corpus",
-    "presets": "presets",
-    "split_corpus": "corpus",
+    "AdversarialMLMTrainer": "training.trainer",
+    "AdversarialMLMTrainingArguments": "training.training_args",
+    "BrightAndDark": "downstream.metrics",
+    "DataCollatorForAdversarialMLM": "masking.data_collator",
+    "DataCollatorForRandomMLM": "masking.data_collator",
+    "HomologyAccuracy": "downstream.metrics",
+    "MeanSquaredError": "downstream.metrics",
+    "NoiserConfig": "models.configuration_noiser",
+    "NoiserModel": "models.modeling_noiser",
+    "ResidueAccuracy": "downstream.metrics",
+    "SequenceAccuracy": "downstream.metrics",
+    "SpearmanCorrelation": "downstream.metrics",
+    "build_protein_tokenizer": "models.tokenization_protein",
+    "load_corpus": "data",
+    "presets": "models.presets",
+    "split_corpus": "data",
 }
 
 __all__ = [
@@ -46,11 +46,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import presets
-    from .configuration_noiser import NoiserConfig
-    from .corpus import load_corpus, split_corpus
-    from .data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-    from .metrics import (
+    from adversarial_mlm.data import load_corpus, split_corpus
+    from adversarial_mlm.downstream.metrics import (
         BrightAndDark,
         HomologyAccuracy,
         MeanSquaredError,
@@ -58,17 +55,20 @@ if TYPE_CHECKING:
         SequenceAccuracy,
         SpearmanCorrelation,
     )
-    from .modeling_noiser import NoiserModel
-    from .tokenization_protein import build_protein_tokenizer
-    from .trainer import AdversarialMLMTrainer
-    from .training_args import AdversarialMLMTrainingArguments
+    from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+    from adversarial_mlm.models import presets
+    from adversarial_mlm.models.configuration_noiser import NoiserConfig
+    from adversarial_mlm.models.modeling_noiser import NoiserModel
+    from adversarial_mlm.models.tokenization_protein import build_protein_tokenizer
+    from adversarial_mlm.training.trainer import AdversarialMLMTrainer
+    from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 
 
 def __getattr__(name: str):
     if name not in _PLACES:
         raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     module = importlib.import_module(f".{_PLACES[name]}", __name__)
-    return module if name == _PLACES[name] else getattr(module, name)
+    return module if name == "presets" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from adversarial_mlm.machine import machine
+from adversarial_mlm.utils.hardware import machine
 
 from . import encode, limit, noiser, sampler, scaling, step_cost, throughput
 from .measuring import Row

@@ -3,7 +3,7 @@
 import torch
 
 from adversarial_mlm import presets
-from adversarial_mlm.turns import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_in_turns
 
 from .measuring import Row, alternate, compare, timed
 from .scaling import flops_of_a_token

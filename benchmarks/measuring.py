@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adversarial_mlm.statistics import median_interval
+from adversarial_mlm.utils.statistics import median_interval
 
 
 @dataclass

@@ -4,7 +4,7 @@ import functools
 
 import torch
 
-from adversarial_mlm.sampling import gumbel_topk_marginals, rss
+from adversarial_mlm.masking.sampling import gumbel_topk_marginals, rss
 
 from .measuring import Row, alternate, compare, timed
 from .memory import peak_bytes

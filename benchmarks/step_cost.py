@@ -2,8 +2,8 @@
 
 import torch
 
-from adversarial_mlm.presets import GAMES
-from adversarial_mlm.turns import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.models.presets import GAMES
 
 from .measuring import Row, alternate, compare, timed
 from .training import our_trainer, proteins_of_one_length

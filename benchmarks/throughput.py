@@ -4,7 +4,7 @@ import time
 
 from transformers import Trainer
 
-from adversarial_mlm.turns import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_in_turns
 
 from .measuring import Row, compare
 from .training import our_trainer, proteins, stock_trainer

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm import signals
-from adversarial_mlm.comparison.comparing import compare, dry_run, parse_arguments
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.durable import WritingError
-from adversarial_mlm.recipe import RecipeError
+from adversarial_mlm.comparison.compare import compare, dry_run, parse_arguments
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.atomic_files import WritingError
 
 
 def main() -> int:

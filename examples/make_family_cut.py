@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adversarial_mlm.corpus import CorpusError, load_corpus, read_cluster_table
+from adversarial_mlm.data import CorpusError, load_corpus, read_cluster_table
 
 
 def main() -> int:

@@ -16,11 +16,13 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm import pretraining, report, signals
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.durable import WritingError
-from adversarial_mlm.finite import NonFiniteError
-from adversarial_mlm.recipe import Recipe, RecipeError, parse_recipe
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import Recipe, RecipeError, parse_recipe
+from adversarial_mlm.reports import summary as report
+from adversarial_mlm.training.update_guard import NonFiniteError
+from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.atomic_files import WritingError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = "examples/recipes/demo.yaml"

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.tape.arguments import parse_arguments, refuse
-from adversarial_mlm.tape.results import add_to_card, read_results, table, write_results
-from adversarial_mlm.tape.running import run
+from adversarial_mlm.downstream.arguments import parse_arguments, refuse
+from adversarial_mlm.downstream.results import add_to_card, read_results, table, write_results
+from adversarial_mlm.downstream.run import run
 
 
 def main() -> int:

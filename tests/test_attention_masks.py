@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 from transformers.masking_utils import create_bidirectional_mask
 
-from adversarial_mlm.attention_masks import encoder_mask, square_mask
+from adversarial_mlm.models.attention_masks import encoder_mask, square_mask
 
 LENGTHS = torch.tensor([9, 4, 1])
 PADDED = (torch.arange(9) < LENGTHS[:, None]).long()

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from adversarial_mlm.batch_stages import Pass, Passes, Stage, accumulation, micro_steps_before, read_stages
+from adversarial_mlm.training.batch_schedule import Pass, Passes, Stage, accumulation, micro_steps_before, read_stages
 
 
 def walk(batches: int, stages: list[Stage], updates: int) -> list[tuple[int, list[int]]]:

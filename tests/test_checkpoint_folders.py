@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from adversarial_mlm import checkpoint_folders, manifest
+from adversarial_mlm.saving import checkpoint_manifest as manifest
+from adversarial_mlm.saving import checkpoint_store as checkpoint_folders
 
 
 class Killed(BaseException):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adversarial_mlm.checkpoints import (
+from adversarial_mlm.models.loading import (
     CheckpointError,
     check_resumable,
     load_backbone,

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from adversarial_mlm import AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
-from adversarial_mlm.checkpoints import load_encoder
-from adversarial_mlm.compatibility import check_encoder, check_fit
+from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.training.checks import check_encoder, check_fit
 
 
 @pytest.fixture

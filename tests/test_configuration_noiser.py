@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.tokenization_protein import STANDARD_RESIDUES
+from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 
 
 def test_the_default_is_the_papers_noiser_for_tapes_vocabulary(tokenizer):

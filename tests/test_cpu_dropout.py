@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-from adversarial_mlm import cpu_dropout
-from adversarial_mlm.cpu_dropout import QuickDropout, attention, dropout
+from adversarial_mlm.training import cpu_dropout
+from adversarial_mlm.training.cpu_dropout import QuickDropout, attention, dropout
 
 
 def parts(batch=2, heads=3, length=5, others=7, width=4, dtype=torch.float64):

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from adversarial_mlm.checkpoints import CheckpointError, load_encoder
-from adversarial_mlm.tokenization_protein import ByteTable
+from adversarial_mlm.models.loading import CheckpointError, load_encoder
+from adversarial_mlm.models.tokenization_protein import ByteTable
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(1 << 32)) if EXAMPLES else 0

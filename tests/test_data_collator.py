@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerFast
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, NoiserConfig, NoiserModel
-from adversarial_mlm.data_collator import SequenceEncoder
+from adversarial_mlm.masking.data_collator import SequenceEncoder
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import BatchSampler
 
-from adversarial_mlm import data_order
-from adversarial_mlm.data_order import (
+from adversarial_mlm.data import order as data_order
+from adversarial_mlm.data.order import (
     EncoderBatchSampler,
     KeyedRecords,
     NoiserBatchSampler,

@@ -4,7 +4,7 @@ import pytest
 from accelerate.utils import DistributedType
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForAdversarialMLM
-from adversarial_mlm.distribution import check_accelerator, check_devices
+from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adversarial_mlm import durable
+from adversarial_mlm.utils import atomic_files as durable
 
 
 def test_files_take_their_places_together_and_leave_the_others(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from adversarial_mlm.evaluation import background_log_shares, evaluate_masks
+from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks
 
 
 @pytest.fixture

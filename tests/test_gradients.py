@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from adversarial_mlm import DataCollatorForAdversarialMLM
-from adversarial_mlm.gradients import cosine, frozen, reverse_gradient, soft_embeddings
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from adversarial_mlm.training.gradients import cosine, frozen, reverse_gradient, soft_embeddings
 
 
 def test_reversal_keeps_the_value_and_turns_the_gradient():

@@ -1,4 +1,4 @@
-from adversarial_mlm.health import collapse_message, has_collapsed, random_loss_above_best
+from adversarial_mlm.training.collapse import collapse_message, has_collapsed, random_loss_above_best
 
 
 def test_a_rise_is_measured_from_the_best_on_means_of_three():

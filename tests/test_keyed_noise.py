@@ -1,6 +1,14 @@
 import torch
 
-from adversarial_mlm.keyed_noise import ANY_MASK, ENCODER_PHASE, MASK_OPTION, NOISER_PHASE, gumbel, row_keys, uniform
+from adversarial_mlm.masking.keyed_random import (
+    ANY_MASK,
+    ENCODER_PHASE,
+    MASK_OPTION,
+    NOISER_PHASE,
+    gumbel,
+    row_keys,
+    uniform,
+)
 
 
 def keys_of(rows: int, seed: int = 0, phase: int = ENCODER_PHASE, update: int = 0) -> torch.Tensor:

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from adversarial_mlm.length_chunks import chunk_sizes, cut_by_length
+from adversarial_mlm.data.length_chunks import chunk_sizes, cut_by_length
 
 
 def cost(lengths, sizes, overhead):

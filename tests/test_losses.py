@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from adversarial_mlm.losses import IGNORE_INDEX, loss_weights, token_losses
+from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
 
 
 def test_loss_of_a_uniform_prediction_is_the_logarithm_of_the_vocabulary():

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from adversarial_mlm import manifest
-from adversarial_mlm.checkpoints import CheckpointError
+from adversarial_mlm.models.loading import CheckpointError
+from adversarial_mlm.saving import checkpoint_manifest as manifest
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from adversarial_mlm.masking_statistics import MaskingStatistics
-from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE
-from adversarial_mlm.noising import NOT_MASKED, NoisedBatch, NoiserChoice
+from adversarial_mlm.masking.corruption import NOT_MASKED, NoisedBatch, NoiserChoice
+from adversarial_mlm.masking.statistics import MaskingStatistics
+from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 
 
 @pytest.fixture

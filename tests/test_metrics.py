@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from adversarial_mlm import statistics
-from adversarial_mlm.metrics import (
+from adversarial_mlm.downstream.metrics import (
     BrightAndDark,
     HomologyAccuracy,
     MeanSquaredError,
@@ -18,6 +17,7 @@ from adversarial_mlm.metrics import (
     SequenceAccuracy,
     SpearmanCorrelation,
 )
+from adversarial_mlm.utils import statistics
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_metrics_need_no_cache_folder_and_processes_do_not_disturb_each_other(tm
 
 
 def test_the_package_does_not_import_evaluate_before_a_metric_is_asked_for():
-    modules = ["adversarial_mlm", "adversarial_mlm.statistics", "adversarial_mlm.tape.tasks"]
+    modules = ["adversarial_mlm", "adversarial_mlm.utils.statistics", "adversarial_mlm.downstream.tasks"]
     code = f"import sys, {', '.join(modules)}; print('evaluate' in sys.modules, 'lmdb' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "False False", result.stderr

@@ -3,8 +3,8 @@ import torch
 from loaded_networks import check_same_weights
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
-from adversarial_mlm.noising import MaskingRules, noise_batch
+from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 
 KINDS = {
     "gru": {},

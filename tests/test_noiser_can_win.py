@@ -14,11 +14,11 @@ from adversarial_mlm import (
     presets,
     split_corpus,
 )
-from adversarial_mlm.corpus import read_cluster_table
-from adversarial_mlm.keyed_noise import EVALUATION, row_keys
-from adversarial_mlm.losses import token_losses
-from adversarial_mlm.modeling_noiser import NoiserOutput
-from adversarial_mlm.noising import MaskingRules, noise_batch
+from adversarial_mlm.data import read_cluster_table
+from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
+from adversarial_mlm.masking.losses import token_losses
+from adversarial_mlm.models.modeling_noiser import NoiserOutput
 
 LENGTH = 128
 HOW = {"learned": (0.8, 0.1, 0.1), "[MASK] alone": (1.0, 0.0, 0.0)}  # of the random masks beside the noiser's

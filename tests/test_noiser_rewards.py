@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from adversarial_mlm import DataCollatorForAdversarialMLM
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
-from adversarial_mlm.losses import token_losses
-from adversarial_mlm.noiser_rewards import (
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.losses import token_losses
+from adversarial_mlm.masking.sampling import logistic_topk_marginals
+from adversarial_mlm.training.rewards import (
     REWARDS,
     CreditReward,
     PredictorReward,
@@ -12,7 +13,6 @@ from adversarial_mlm.noiser_rewards import (
     SurpriseReward,
     build_reward,
 )
-from adversarial_mlm.sampling import logistic_topk_marginals
 
 
 @pytest.fixture

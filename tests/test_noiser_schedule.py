@@ -1,6 +1,6 @@
 import pytest
 
-from adversarial_mlm.noiser_schedule import Alternation, Ramp
+from adversarial_mlm.training.noiser_schedule import Alternation, Ramp
 
 
 def as_printed(noiser_steps: int, encoder_steps: int, iterations: int) -> list[str]:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
-from adversarial_mlm.noising import MaskingRules, noise_batch
+from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 
 LENGTH, CANDIDATES = 6, 3
 WORLD = list(itertools.product("AL", repeat=LENGTH))

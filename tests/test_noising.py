@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from adversarial_mlm.data_collator import SequenceEncoder
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
-from adversarial_mlm.losses import IGNORE_INDEX
-from adversarial_mlm.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
-from adversarial_mlm.noising import NOT_MASKED, MaskingRules
-from adversarial_mlm.noising import noise_batch as noise_batch_by_rules
-from adversarial_mlm.sampling import exact_budget
+from adversarial_mlm.masking.corruption import NOT_MASKED, MaskingRules
+from adversarial_mlm.masking.corruption import noise_batch as noise_batch_by_rules
+from adversarial_mlm.masking.data_collator import SequenceEncoder
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.masking.sampling import exact_budget
+from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
 
 
 @pytest.fixture
@@ -152,8 +152,8 @@ def test_gradient_reaches_both_kinds_of_scores_and_only_where_they_matter(batch,
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabulary, temperature):
     """d one_hot / d score must equal that of the relaxation, with the hard values as its coefficients."""
-    from adversarial_mlm.keyed_noise import ANY_MASK, MASK_OPTION, gumbel
-    from adversarial_mlm.sampling import rss
+    from adversarial_mlm.masking.keyed_random import ANY_MASK, MASK_OPTION, gumbel
+    from adversarial_mlm.masking.sampling import rss
 
     scores, keys = random_scores(batch, dtype=torch.float64), keys_of(batch)
     length = batch["input_ids"].shape[1]

@@ -5,8 +5,9 @@ import torch
 from torch.nn.attention import SDPBackend
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from adversarial_mlm import DataCollatorForRandomMLM, packing
-from adversarial_mlm.packing import pack_attention, packed_rows, padding_index_of, read_packed
+from adversarial_mlm import DataCollatorForRandomMLM
+from adversarial_mlm.training import packed_attention as packing
+from adversarial_mlm.training.packed_attention import pack_attention, packed_rows, padding_index_of, read_packed
 
 CAN = {
     "bert": ("bert", {}),

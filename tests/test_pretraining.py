@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from adversarial_mlm import pretraining, run_folder
-from adversarial_mlm.checkpoints import load_encoder, load_noiser
-from adversarial_mlm.corpus import CorpusError, prepare_corpus
-from adversarial_mlm.pretraining import RecipeError, evaluate_saved, load_data, pretrain
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.data import CorpusError, prepare_corpus
+from adversarial_mlm.models.loading import load_encoder, load_noiser
+from adversarial_mlm.recipes import output_dir as run_folder
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.recipes.run import RecipeError, evaluate_saved, load_data, pretrain
 
 
 @pytest.fixture
@@ -406,7 +407,7 @@ def test_a_run_that_goes_on_must_be_the_same_run(make_recipe, changes, sentence)
 
 
 def test_a_start_that_was_refused_does_not_block_the_next(make_recipe, tmp_path, proteins):
-    from adversarial_mlm.corpus import CorpusError
+    from adversarial_mlm.data import CorpusError
 
     off = {
         "holdout_families": 0,

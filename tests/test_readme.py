@@ -25,9 +25,9 @@ def test_the_python_examples_run_one_after_the_other(repository, tmp_path):
 
 
 def test_every_option_that_the_readme_names_exists(repository):
-    from adversarial_mlm.recipe import _option_names
-    from adversarial_mlm.tape.arguments import TapeArguments
-    from adversarial_mlm.tape.finetune import FinetuneSettings
+    from adversarial_mlm.downstream.arguments import TapeArguments
+    from adversarial_mlm.downstream.finetune import FinetuneSettings
+    from adversarial_mlm.recipes.recipe import _option_names
 
     text = (repository / "README.md").read_text()
     named = set(re.findall(r"--([a-z_]+)", text)) - {"help", "multi_gpu", "num_processes"}

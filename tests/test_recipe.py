@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from adversarial_mlm import presets
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.recipes.recipe import parse_recipe
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-from adversarial_mlm.pretraining import PushResult
-from adversarial_mlm.report import passes_gate, summary
+from adversarial_mlm.recipes.run import PushResult
+from adversarial_mlm.reports.summary import passes_gate, summary
 
 
 def figures(loss: float, adversarial: bool = True) -> dict[str, float]:

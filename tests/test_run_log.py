@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from adversarial_mlm.run_log import BriefProgressCallback, Clock, Means, MetricsFile
+from adversarial_mlm.training.metrics_log import BriefProgressCallback, Clock, Means, MetricsFile
 
 
 @pytest.fixture

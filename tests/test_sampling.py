@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm import sampling
-from adversarial_mlm.sampling import (
+from adversarial_mlm.masking import sampling
+from adversarial_mlm.masking.sampling import (
     exact_budget,
     gumbel_topk_marginals,
     logistic_topk_marginals,

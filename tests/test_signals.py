@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import TrainerControl
 
-from adversarial_mlm import signals
+from adversarial_mlm.utils import signals
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from adversarial_mlm.statistics import holm, median_interval, paired_difference, t_probability, t_quantile
+from adversarial_mlm.utils.statistics import holm, median_interval, paired_difference, t_probability, t_quantile
 
 
 def test_the_interval_of_a_median_is_of_order_statistics():

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader, IterableDataset
 
-from adversarial_mlm import stream_order
-from adversarial_mlm.corpus import load_corpus
-from adversarial_mlm.data_order import ENCODER_STREAM, NOISER_STREAM
-from adversarial_mlm.stream_order import StreamBatches, shuffled
+from adversarial_mlm.data import load_corpus, stream_order
+from adversarial_mlm.data.order import ENCODER_STREAM, NOISER_STREAM
+from adversarial_mlm.data.stream_order import StreamBatches, shuffled
 
 RECORDS, BATCH = 90, 4
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"

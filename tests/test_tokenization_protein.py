@@ -18,7 +18,7 @@ from transformers import (
     pipeline,
 )
 
-from adversarial_mlm.tokenization_protein import (
+from adversarial_mlm.models.tokenization_protein import (
     AMBIGUOUS_RESIDUES,
     IGNORED_BYTE,
     STANDARD_RESIDUES,

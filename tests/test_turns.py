@@ -4,8 +4,9 @@ import signal
 import pytest
 from datasets import Dataset
 
-from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForRandomMLM, signals
-from adversarial_mlm.turns import train_in_turns
+from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
+from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.utils import signals
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ..noiser_schedule import Ramp
-from ..recipe import DataArguments, Recipe, RecipeError, option_of, recipe_of, without_option
-from .comparison_recipe import WARM_UP, ComparisonRecipe
+from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
+from adversarial_mlm.recipes.recipe import DataArguments, Recipe, RecipeError, option_of, recipe_of, without_option
+from adversarial_mlm.training.noiser_schedule import Ramp
 
 _TOLERANCE = 1e-6
 

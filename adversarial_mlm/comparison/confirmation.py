@@ -3,13 +3,13 @@
 import logging
 from typing import Any
 
-from ..recipe import RecipeError
-from .arms import arm_recipe
-from .comparison_recipe import UNTRAINED
-from .folder import CONFIRMATION_FILE, ComparisonFolder
-from .plan import Run
-from .refit import figures_of_sets
-from .running import Comparison, ask, load_for_evaluation, log_shares_of, weights_checksum
+from adversarial_mlm.comparison.arms import arm_recipe
+from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, ComparisonFolder
+from adversarial_mlm.comparison.plan import Run
+from adversarial_mlm.comparison.recipe import UNTRAINED
+from adversarial_mlm.comparison.refit import figures_of_sets
+from adversarial_mlm.comparison.runs import Comparison, ask, load_for_evaluation, log_shares_of, weights_checksum
+from adversarial_mlm.recipes.recipe import RecipeError
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..statistics import holm, paired_difference
+from adversarial_mlm.utils.statistics import holm, paired_difference
 
 Study = Mapping[str, Any]
 Entry = Mapping[str, Any]

@@ -15,8 +15,8 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..noiser_schedule import Alternation, Ramp
-from ..recipe import Recipe
+from adversarial_mlm.recipes.recipe import Recipe
+from adversarial_mlm.training.noiser_schedule import Alternation, Ramp
 
 
 @dataclass(frozen=True)

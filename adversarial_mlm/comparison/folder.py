@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import durable
-from ..recipe import RecipeError
-from .plan import Run
+from adversarial_mlm.comparison.plan import Run
+from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils import atomic_files as durable
 
 try:
     import fcntl

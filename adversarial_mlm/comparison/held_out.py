@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from datasets import Dataset
 
-from ..corpus import read_cluster_table
-from ..recipe import DataArguments, RecipeError
-from ..recipe_data import ProteinData, load_data
-from .comparison_recipe import HeldOut
+from adversarial_mlm.comparison.recipe import HeldOut
+from adversarial_mlm.data import read_cluster_table
+from adversarial_mlm.recipes.data import ProteinData, load_data
+from adversarial_mlm.recipes.recipe import DataArguments, RecipeError
 
 _RECORDS_IN_FINGERPRINT = 10_000
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ..corpus import count_lengths
-from ..pretraining import build_networks
-from ..recipe import Recipe
-from .comparison_recipe import UNTRAINED, WARM_UP, Budget, ComparisonRecipe
-from .flops import ArmFlops, Tokens
-from .held_out import ComparisonData
-from .step_costs import StepCosts
+from adversarial_mlm.comparison.flops import ArmFlops, Tokens
+from adversarial_mlm.comparison.held_out import ComparisonData
+from adversarial_mlm.comparison.recipe import UNTRAINED, WARM_UP, Budget, ComparisonRecipe
+from adversarial_mlm.comparison.step_costs import StepCosts
+from adversarial_mlm.data import count_lengths
+from adversarial_mlm.recipes.recipe import Recipe
+from adversarial_mlm.recipes.run import build_networks
 
 Flops = dict[str, ArmFlops]
 

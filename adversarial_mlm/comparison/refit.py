@@ -12,11 +12,11 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ..data_collator import DataCollatorForRandomMLM
-from ..data_order import KeyedRecords
-from ..keyed_noise import EVALUATION, row_keys
-from ..length_chunks import cut_by_length
-from ..losses import IGNORE_INDEX
+from adversarial_mlm.data.length_chunks import cut_by_length
+from adversarial_mlm.data.order import KeyedRecords
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
+from adversarial_mlm.masking.losses import IGNORE_INDEX
 
 _RIDGE = 1e-6  # all biases together are free, as is that of a token that no protein has
 _ROUNDS, _SMALL = 100, 1e-10

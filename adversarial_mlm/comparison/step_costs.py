@@ -11,14 +11,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..machine import machine
-from ..pretraining import build_networks, build_trainer
-from ..recipe import Recipe, RecipeError
-from ..run_log import BriefPrinterCallback
-from ..statistics import median_interval
-from ..turns import train_in_turns
-from .arms import fingerprint
-from .held_out import ComparisonData
+from adversarial_mlm.comparison.arms import fingerprint
+from adversarial_mlm.comparison.held_out import ComparisonData
+from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.recipes.run import build_networks, build_trainer
+from adversarial_mlm.training.metrics_log import BriefPrinterCallback
+from adversarial_mlm.utils.hardware import machine
+from adversarial_mlm.utils.statistics import median_interval
 
 logger = logging.getLogger(__name__)
 

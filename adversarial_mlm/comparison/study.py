@@ -3,14 +3,14 @@
 import dataclasses
 from typing import Any
 
-from ..recipe import Recipe, RecipeError
-from .arms import difference_of_masks, fingerprint, masks_of, pairing_facts
-from .comparison_recipe import UNTRAINED, ComparisonRecipe
-from .differences import differences, gains
-from .folder import PLAN_FILE, ComparisonFolder
-from .held_out import ComparisonData
-from .plan import Flops, Plan, Run
-from .step_costs import StepCosts
+from adversarial_mlm.comparison.arms import difference_of_masks, fingerprint, masks_of, pairing_facts
+from adversarial_mlm.comparison.differences import differences, gains
+from adversarial_mlm.comparison.folder import PLAN_FILE, ComparisonFolder
+from adversarial_mlm.comparison.held_out import ComparisonData
+from adversarial_mlm.comparison.plan import Flops, Plan, Run
+from adversarial_mlm.comparison.recipe import UNTRAINED, ComparisonRecipe
+from adversarial_mlm.comparison.step_costs import StepCosts
+from adversarial_mlm.recipes.recipe import Recipe, RecipeError
 
 _FORMAT = 1
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import load_backbone
-from ..recipe import RecipeError
-from ..tape.baselines import baselines_for
-from ..tape.finetune import finetune_seeds
-from ..tape.probes import ProbeSettings, probe
-from ..tape.results import record
-from ..tape.task_trainer import DivergenceError
-from ..tape.tasks import TaskData, load_task
-from .comparison_recipe import TaskOptions, Tasks
-from .folder import ComparisonFolder, read_json, write_json
+from adversarial_mlm.comparison.folder import ComparisonFolder, read_json, write_json
+from adversarial_mlm.comparison.recipe import TaskOptions, Tasks
+from adversarial_mlm.downstream.baselines import baselines_for
+from adversarial_mlm.downstream.finetune import finetune_seeds
+from adversarial_mlm.downstream.probes import ProbeSettings, probe
+from adversarial_mlm.downstream.results import record
+from adversarial_mlm.downstream.task_trainer import DivergenceError
+from adversarial_mlm.downstream.tasks import TaskData, load_task
+from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.recipes.recipe import RecipeError
 
 logger = logging.getLogger(__name__)
 

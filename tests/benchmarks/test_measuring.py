@@ -43,7 +43,7 @@ def test_memory_counts_what_is_held_at_one_moment():
 
 
 def test_the_textbook_loop_is_what_ours_computes():
-    from adversarial_mlm.sampling import rss
+    from adversarial_mlm.masking.sampling import rss
 
     generator = torch.Generator().manual_seed(0)
     scores, noise = (torch.randn(3, 40, generator=generator, dtype=torch.float64) for _ in range(2))

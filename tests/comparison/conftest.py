@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from adversarial_mlm import presets
-from adversarial_mlm.comparison import comparing
+from adversarial_mlm.comparison import compare as comparing
 
 _GAME = {
     "preset": "blind", "noiser": "tiny", "adversarial_rate": 0.1, "random_rate": 0.1, "noiser_learning_rate": 1e-3,

@@ -1,8 +1,8 @@
 import pytest
 
 from adversarial_mlm.comparison.arms import arm_recipe, check_arms, difference_of_masks, fingerprint, masks_of
-from adversarial_mlm.comparison.comparison_recipe import read_comparison
-from adversarial_mlm.recipe import RecipeError, recipe_of
+from adversarial_mlm.comparison.recipe import read_comparison
+from adversarial_mlm.recipes.recipe import RecipeError, recipe_of
 
 
 def masks(**options):

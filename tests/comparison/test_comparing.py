@@ -10,14 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from adversarial_mlm import AdversarialMLMTrainer
-from adversarial_mlm.comparison import comparing, confirmation, running
+from adversarial_mlm.comparison import compare as comparing
+from adversarial_mlm.comparison import confirmation
+from adversarial_mlm.comparison import runs as running
 from adversarial_mlm.comparison.arms import fingerprint
 from adversarial_mlm.comparison.differences import metric_names
+from adversarial_mlm.comparison.report_tables import markdown
 from adversarial_mlm.comparison.step_costs import StepCosts
-from adversarial_mlm.comparison.tables import markdown
-from adversarial_mlm.finite import NonFiniteError
-from adversarial_mlm.machine import machine
-from adversarial_mlm.recipe import RecipeError
+from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.training.update_guard import NonFiniteError
+from adversarial_mlm.utils.hardware import machine
 
 _TIMES = ("seconds", "seconds_noiser")
 

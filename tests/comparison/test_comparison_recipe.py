@@ -1,8 +1,8 @@
 import pytest
 
 from adversarial_mlm.comparison.arms import check_arms
-from adversarial_mlm.comparison.comparison_recipe import read_comparison
-from adversarial_mlm.recipe import RecipeError
+from adversarial_mlm.comparison.recipe import read_comparison
+from adversarial_mlm.recipes.recipe import RecipeError
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from adversarial_mlm.comparison import tasks as tasks_module
-from adversarial_mlm.recipe import RecipeError
-from adversarial_mlm.tape.task_trainer import DivergenceError
+from adversarial_mlm.downstream.task_trainer import DivergenceError
+from adversarial_mlm.recipes.recipe import RecipeError
 
 _FINETUNE = {"seeds": [0, 1], "max_steps": 2, "batch_size": 8, "head_size": 8, "encoder_dropout": False}
 

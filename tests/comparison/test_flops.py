@@ -5,13 +5,9 @@ import pytest
 from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from adversarial_mlm import (
-    AdversarialMLMTrainer,
-    DataCollatorForAdversarialMLM,
-    DataCollatorForRandomMLM,
-)
+from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.comparison.flops import ArmFlops, Tokens
-from adversarial_mlm.recipe import recipe_of
+from adversarial_mlm.recipes.recipe import recipe_of
 
 _ROWS, _RESIDUES = 4, 30
 

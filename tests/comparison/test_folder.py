@@ -6,7 +6,7 @@ import pytest
 
 from adversarial_mlm.comparison.folder import ComparisonFolder
 from adversarial_mlm.comparison.plan import Run
-from adversarial_mlm.recipe import RecipeError
+from adversarial_mlm.recipes.recipe import RecipeError
 
 
 def _hold(path, ready):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from adversarial_mlm.comparison.comparison_recipe import HeldOut
 from adversarial_mlm.comparison.held_out import divide, load_comparison_data
-from adversarial_mlm.corpus import read_cluster_table
-from adversarial_mlm.recipe import RecipeError
-from adversarial_mlm.recipe_data import load_data
+from adversarial_mlm.comparison.recipe import HeldOut
+from adversarial_mlm.data import read_cluster_table
+from adversarial_mlm.recipes.data import load_data
+from adversarial_mlm.recipes.recipe import RecipeError
 
 
 def test_a_cluster_is_in_one_part_and_each_part_gets_its_share():

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from adversarial_mlm.comparison.comparison_recipe import UNTRAINED, WARM_UP
 from adversarial_mlm.comparison.plan import Run, count_flops, make_plan, plan_table
+from adversarial_mlm.comparison.recipe import UNTRAINED, WARM_UP
 from adversarial_mlm.comparison.step_costs import StepCosts, measure
-from adversarial_mlm.pretraining import build_networks
+from adversarial_mlm.recipes.run import build_networks
 
 _COSTS = StepCosts(2, {"random": [2.0] * 8, "game": [3.0] * 8})
 

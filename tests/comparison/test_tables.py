@@ -6,8 +6,8 @@ import json
 import pytest
 
 from adversarial_mlm.comparison.differences import differences, gains
-from adversarial_mlm.comparison.plot import figure_of
-from adversarial_mlm.comparison.tables import markdown, runs_csv
+from adversarial_mlm.comparison.report_plot import figure_of
+from adversarial_mlm.comparison.report_tables import markdown, runs_csv
 
 
 def entry(name, budget, seeds, **more):

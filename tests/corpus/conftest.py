@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from adversarial_mlm.corpus import CleaningCounts
+from adversarial_mlm.data import CleaningCounts
 
 # One record of every kind: (id, sequence as found, sequence after cleaning or None where it is dropped).
 RECORDS = [

@@ -1,8 +1,8 @@
 import pytest
 
-from adversarial_mlm.corpus import CleanedSequence, CleaningCounts, clean_sequence
-from adversarial_mlm.corpus.cleaning import clean_rows, nucleotide_share
-from adversarial_mlm.tokenization_protein import AMBIGUOUS_RESIDUES
+from adversarial_mlm.data import CleanedSequence, CleaningCounts, clean_sequence
+from adversarial_mlm.data.cleaning import clean_rows, nucleotide_share
+from adversarial_mlm.models.tokenization_protein import AMBIGUOUS_RESIDUES
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from adversarial_mlm.corpus import CorpusError, load_corpus, read_cluster_table
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.data import CorpusError, load_corpus, read_cluster_table
+from adversarial_mlm.recipes.recipe import parse_recipe
 
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(1 << 32)) if EXAMPLES else 0

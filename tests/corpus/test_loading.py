@@ -9,7 +9,9 @@ import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus, loading, tables
+from adversarial_mlm.data import CleaningCounts, CorpusError, load_corpus
+from adversarial_mlm.data import arrow_tables as tables
+from adversarial_mlm.data import load as loading
 
 
 def test_min_length_is_honoured(tmp_path, write_records):

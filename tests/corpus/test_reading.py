@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from adversarial_mlm.corpus import CleaningCounts, CorpusError, load_corpus
+from adversarial_mlm.data import CleaningCounts, CorpusError, load_corpus
 
 FORMATS = {
     "a.fasta": "FASTA",

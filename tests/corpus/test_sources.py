@@ -4,7 +4,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from adversarial_mlm.corpus import CorpusError, load_corpus
+from adversarial_mlm.data import CorpusError, load_corpus
 
 
 def test_globs_and_lists_of_files(tmp_path, rows_of):

@@ -8,7 +8,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from adversarial_mlm.corpus import (
+from adversarial_mlm.data import (
     CleaningCounts,
     CorpusError,
     load_corpus,
@@ -84,7 +84,7 @@ def test_a_large_family_does_not_swell_the_held_out_set(family_corpus):
 
 def test_random_records_are_held_out_with_a_warning(caplog, family_corpus):
     dataset, _ = family_corpus()
-    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
+    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.data"):
         splits = split_corpus(dataset, holdout_random=0.05)
     assert len(splits.held_out["sample"]) == 20 and len(splits.train) == 380
     assert not set(splits.held_out["sample"]["id"]) & set(splits.train["id"])
@@ -95,7 +95,7 @@ def test_verbatim_twins_of_held_out_records_leave_train(caplog, family_corpus):
     dataset, _ = family_corpus(families=20, members=5)
     twins = dataset.map(lambda row: {"id": row["id"] + "-twin"})
     dataset = datasets.concatenate_datasets([dataset, twins])
-    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
+    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.data"):
         splits = split_corpus(dataset, holdout_random=0.2, holdout_seed=3)
     held_out = set(splits.held_out["sample"]["sequence"])
     assert splits.duplicates_removed > 0 and not held_out & set(splits.train["sequence"])
@@ -115,7 +115,7 @@ def test_sequences_of_a_validation_file_leave_train(family_corpus):
 def test_records_missing_in_the_table_are_families_of_their_own(caplog, family_corpus):
     dataset, clusters = family_corpus(families=20, members=5)
     listed = {identifier: family for identifier, family in clusters.items() if family != "f3"}
-    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.corpus"):
+    with caplog.at_level(logging.WARNING, logger="adversarial_mlm.data"):
         splits = split_corpus(dataset, clusters=listed, holdout_families=0.3)
     assert splits.missing_in_clusters == 5 and "5 of 100 records are not in the cluster table" in caplog.text
     # As one family of five they would give a member.

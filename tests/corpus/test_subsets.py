@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from adversarial_mlm.corpus import (
+from adversarial_mlm.data import (
     CorpusError,
     count_lengths,
     load_corpus,
@@ -12,7 +12,7 @@ from adversarial_mlm.corpus import (
     split_corpus,
     subsets,
 )
-from adversarial_mlm.corpus.subsets import column_pieces, without_rows
+from adversarial_mlm.data.subsets import column_pieces, without_rows
 
 
 @pytest.fixture(params=["mapped", "in memory"])
@@ -65,7 +65,7 @@ def test_a_second_start_looks_at_no_record(dataset, tmp_path, monkeypatch):
     assert first[1] > 10
     for name in ("column_pieces", "row_pieces"):
         monkeypatch.setattr(subsets, name, None)
-        monkeypatch.setattr(f"adversarial_mlm.corpus.splits.{name}", None)
+        monkeypatch.setattr(f"adversarial_mlm.data.splits.{name}", None)
     assert start() == first
 
 

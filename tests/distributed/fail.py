@@ -5,8 +5,8 @@ import time
 
 from accelerate import PartialState
 
-from adversarial_mlm import pretraining
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import parse_recipe
 
 
 def main(rank: int, output_dir: str, options: list[str]) -> int:

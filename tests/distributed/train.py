@@ -18,7 +18,7 @@ from adversarial_mlm import (
     build_protein_tokenizer,
     presets,
 )
-from adversarial_mlm.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
 GAMES = {
     "alternate": {"noiser_steps": 3, "encoder_steps": 2},

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from adversarial_mlm.corpus import load_corpus, read_cluster_table
+from adversarial_mlm.data import load_corpus, read_cluster_table
 
 
 @pytest.fixture

@@ -5,9 +5,10 @@ import json
 import pytest
 from safetensors.torch import load_file
 
-from adversarial_mlm import presets, pretraining
-from adversarial_mlm.batch_stages import Stage, accumulation
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm import presets
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.training.batch_schedule import Stage, accumulation
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from adversarial_mlm import manifest, pretraining
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.saving import checkpoint_manifest as manifest
 
 
 @pytest.fixture

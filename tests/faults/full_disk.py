@@ -9,8 +9,9 @@ from pathlib import Path
 
 from small_run import SAVE_STEPS, Run, differences, wait
 
-from adversarial_mlm import checkpoint_folders, manifest
-from adversarial_mlm.checkpoints import CheckpointError
+from adversarial_mlm.models.loading import CheckpointError
+from adversarial_mlm.saving import checkpoint_manifest as manifest
+from adversarial_mlm.saving import checkpoint_store as checkpoint_folders
 
 _DISK = 4 << 20  # bytes of the small disk
 _LEFT = 32 << 10  # of them free when it is full: enough for a line of the log, not for a checkpoint

@@ -19,8 +19,8 @@ from adversarial_mlm import (
     build_protein_tokenizer,
     presets,
 )
-from adversarial_mlm.finite import NonFiniteError
-from adversarial_mlm.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.training.update_guard import NonFiniteError
 
 BAD = {("encoder", 3), ("noiser", 2)}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

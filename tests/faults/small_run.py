@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
-from adversarial_mlm import AdversarialMLMTrainer, presets, pretraining
-from adversarial_mlm.durable import WritingError
-from adversarial_mlm.recipe import RecipeError, parse_recipe
+from adversarial_mlm import AdversarialMLMTrainer, presets
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import RecipeError, parse_recipe
+from adversarial_mlm.utils.atomic_files import WritingError
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAVE_STEPS = 24, 4

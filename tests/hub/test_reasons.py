@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adversarial_mlm import hub
+from adversarial_mlm.saving import hub
 
 SIGNED = "https://bucket.example/model?X-Amz-Signature=0123abcd&X-Amz-Credential=me"
 

@@ -23,9 +23,9 @@ from adversarial_mlm import (
     NoiserConfig,
     NoiserModel,
     build_protein_tokenizer,
-    hub,
     presets,
 )
+from adversarial_mlm.saving import hub
 
 
 def report(event: str) -> None:

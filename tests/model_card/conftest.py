@@ -7,8 +7,10 @@ import datasets
 import pytest
 from huggingface_hub import ModelCard
 
-from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, model_card, presets, pretraining
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, presets
+from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.saving import model_card
 
 
 def check(text: str) -> ModelCard:

@@ -5,10 +5,10 @@ import re
 import pytest
 
 from adversarial_mlm import DataCollatorForRandomMLM
-from adversarial_mlm.checkpoints import load_encoder
-from adversarial_mlm.encoders import train_last_layers
-from adversarial_mlm.model_card.rendering import BASE_PLACEHOLDER
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.models.encoders import train_last_layers
+from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER
 
 LORA = {"r": 2, "lora_alpha": 6, "target_modules": ["query", "value"]}
 

@@ -15,7 +15,7 @@ from adversarial_mlm import (
     DataCollatorForRandomMLM,
     __version__,
 )
-from adversarial_mlm.recipe import parse_recipe
+from adversarial_mlm.recipes.recipe import parse_recipe
 
 PRESET = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 FIGURES = {"eval_loss": 2.5, "eval_perplexity": 12.18, "eval_accuracy": 0.2}

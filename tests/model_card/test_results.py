@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from huggingface_hub import EvalResult, ModelCard
 
-from adversarial_mlm import DataCollatorForRandomMLM, model_card
+from adversarial_mlm import DataCollatorForRandomMLM
+from adversarial_mlm.saving import model_card
 
 
 @pytest.fixture

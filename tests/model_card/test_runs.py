@@ -5,7 +5,7 @@ import re
 import pytest
 from huggingface_hub import ModelCard
 
-from adversarial_mlm import pretraining
+from adversarial_mlm.recipes import run as pretraining
 
 
 def card_in(folder) -> ModelCard:

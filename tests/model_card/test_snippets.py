@@ -11,8 +11,8 @@ import torch
 from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from adversarial_mlm.checkpoints import load_encoder
-from adversarial_mlm.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
+from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
 
 # runs each snippet in a namespace of its own; without this package where it is not asked for
 _RUNNER = """

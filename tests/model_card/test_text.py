@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from adversarial_mlm import AdversarialMLMTrainingArguments
-from adversarial_mlm.model_card.text import changed_options, command_line, is_hub_name, table, without_paths
-from adversarial_mlm.model_card.training import launch_command
+from adversarial_mlm.saving.model_card.text import changed_options, command_line, is_hub_name, table, without_paths
+from adversarial_mlm.saving.model_card.training import launch_command
 
 
 @pytest.mark.parametrize(

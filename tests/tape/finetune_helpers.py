@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from adversarial_mlm.tape.finetune import FinetuneSettings
+from adversarial_mlm.downstream.finetune import FinetuneSettings
 
 QUICK = FinetuneSettings(
     head_size=32, head_dropout=0.0, learning_rate=1e-2, warmup_steps=5, max_epochs=2, encoder_dropout=False

@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from adversarial_mlm.tape.arguments import parse_arguments, read_grid
-from adversarial_mlm.tape.finetune_settings import FinetuneSettings
+from adversarial_mlm.downstream.arguments import parse_arguments, read_grid
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 
 COMMON = ["--model_name_or_path", "m", "--data_dir", "d"]
 OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.csv", "--target", "y"]

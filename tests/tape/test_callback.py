@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForAdversarialMLM
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.recipe import parse_recipe
-from adversarial_mlm.tape.callback import ProbeCallback
-from adversarial_mlm.tape.probes import ProbeSettings, probe
-from adversarial_mlm.tape.scoring import headline_score
-from adversarial_mlm.tape.tasks import load_task
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.downstream.probe_callback import ProbeCallback
+from adversarial_mlm.downstream.probes import ProbeSettings, probe
+from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.downstream.tasks import load_task
+from adversarial_mlm.recipes.recipe import parse_recipe
 
 
 @pytest.fixture

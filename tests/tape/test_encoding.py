@@ -2,7 +2,7 @@ import pytest
 import torch
 from foreign_encoders import BUILDERS
 
-from adversarial_mlm.tape.encoding import DataCollatorForTask
+from adversarial_mlm.inference.batches import DataCollatorForTask
 
 KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
 

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.checkpoints import load_backbone
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.feature_cache import FeatureCache, default_cache_dir, encoder_fingerprint
-from adversarial_mlm.tape.features import (
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.inference.embeddings import (
     default_max_length,
     encode_proteins,
     encode_residues,
@@ -16,6 +14,8 @@ from adversarial_mlm.tape.features import (
     segment_edges,
     segments_for,
 )
+from adversarial_mlm.inference.feature_cache import FeatureCache, default_cache_dir, encoder_fingerprint
+from adversarial_mlm.models.loading import load_backbone
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_cache_folder_that_cannot_be_written_is_refused_and_the_default_one_do
     (tmp_path / "file").write_text("")
     with pytest.raises(CorpusError, match="feature_cache_dir .* cannot be written"):
         FeatureCache(tmp_path / "file" / "below")
-    monkeypatch.setattr("adversarial_mlm.tape.feature_cache.HF_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("adversarial_mlm.inference.feature_cache.HF_HOME", str(tmp_path / "file"))
     cache = FeatureCache()
     assert "features are not kept" in caplog.text
     assert cache.get({"a": 1}, lambda: np.ones(3)).sum() == 3 and cache.misses == 1

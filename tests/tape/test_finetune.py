@@ -12,14 +12,14 @@ from finetune_helpers import same_predictions, settings
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.checkpoints import load_backbone
-from adversarial_mlm.tape import finetune as finetune_module
-from adversarial_mlm.tape.encoding import DataCollatorForTask
-from adversarial_mlm.tape.finetune import FinetuneSettings, finetune
-from adversarial_mlm.tape.finetune_results import FinetuneResult
-from adversarial_mlm.tape.modeling import HEADS, ProteinTaskModel, TaskModelConfig
-from adversarial_mlm.tape.scoring import headline_score
-from adversarial_mlm.tape.task_trainer import TaskTrainer, parameter_groups, predict
+from adversarial_mlm.downstream import finetune as finetune_module
+from adversarial_mlm.downstream.finetune import FinetuneSettings, finetune
+from adversarial_mlm.downstream.finetune_results import FinetuneResult
+from adversarial_mlm.downstream.modeling import HEADS, ProteinTaskModel, TaskModelConfig
+from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.downstream.task_trainer import TaskTrainer, parameter_groups, predict
+from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.loading import load_backbone
 
 PAIRS = [(kind, head) for kind, heads in HEADS.items() for head in heads]
 

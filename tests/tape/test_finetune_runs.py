@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from finetune_helpers import same_predictions, settings
 
-from adversarial_mlm.tape import finetune as finetune_module
-from adversarial_mlm.tape.finetune import finetune, finetune_seeds, grid_search
+from adversarial_mlm.downstream import finetune as finetune_module
+from adversarial_mlm.downstream.finetune import finetune, finetune_seeds, grid_search
 
 
 class TestSeveralRuns:

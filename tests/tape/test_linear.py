@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from adversarial_mlm.tape.linear import Rows, fit_discriminant, fit_ridge
+from adversarial_mlm.downstream.linear_heads import Rows, fit_discriminant, fit_ridge
 
 
 @pytest.fixture

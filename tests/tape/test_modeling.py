@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, BertConfig
 
-from adversarial_mlm.checkpoints import CheckpointError, load_backbone
-from adversarial_mlm.tape.encoding import DataCollatorForTask
-from adversarial_mlm.tape.modeling import HEADS, ProteinTaskModel, TaskModelConfig, scored_items
+from adversarial_mlm.downstream.modeling import HEADS, ProteinTaskModel, TaskModelConfig, scored_items
+from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.loading import CheckpointError, load_backbone
 
 ENCODERS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
 PAIRS = [(kind, head) for kind, heads in HEADS.items() for head in heads]

@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.tasks import load_own_task, own_task
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.downstream.tasks import load_own_task, own_task
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.tape import baselines, probes
-from adversarial_mlm.tape.baselines import baselines_for
-from adversarial_mlm.tape.feature_cache import FeatureCache
-from adversarial_mlm.tape.features import encode_residues
-from adversarial_mlm.tape.linear import PENALTIES
-from adversarial_mlm.tape.probes import ProbeSettings, probe
-from adversarial_mlm.tape.scoring import headline_score
-from adversarial_mlm.tape.tasks import load_task
+from adversarial_mlm.downstream import baselines, probes
+from adversarial_mlm.downstream.baselines import baselines_for
+from adversarial_mlm.downstream.linear_heads import PENALTIES
+from adversarial_mlm.downstream.probes import ProbeSettings, probe
+from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.downstream.tasks import load_task
+from adversarial_mlm.inference.embeddings import encode_residues
+from adversarial_mlm.inference.feature_cache import FeatureCache
 
 TASKS = ("fluorescence", "remote_homology", "secondary_structure")
 
@@ -136,7 +136,7 @@ def test_trigrams_back_off_to_residues_and_to_the_most_frequent_class(write_spli
 
 
 def test_variants_with_a_residue_left_out_are_put_into_columns():
-    from adversarial_mlm.tape.alignment import align_variants, residue_numbers
+    from adversarial_mlm.downstream.alignment import align_variants, residue_numbers
 
     wild_type = "MKTAYIAKQRQISFVKSHFSRQ"
     variants = [wild_type, wild_type.replace("T", "W"), wild_type, wild_type]
@@ -151,7 +151,7 @@ def test_variants_with_a_residue_left_out_are_put_into_columns():
 
 
 def test_proteins_that_are_no_variants_stand_from_their_first_residue():
-    from adversarial_mlm.tape.alignment import align_variants, residue_numbers
+    from adversarial_mlm.downstream.alignment import align_variants, residue_numbers
 
     (table,) = align_variants(["MKTAYIAK", "WWGGCCDD", "QRQISF", "LLDDPPE"], [])
     assert np.array_equal(table[2], [*residue_numbers("QRQISF"), 0, 0])

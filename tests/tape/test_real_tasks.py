@@ -2,7 +2,7 @@
 
 import pytest
 
-from adversarial_mlm.tape.tasks import load_task
+from adversarial_mlm.downstream.tasks import load_task
 
 # Counts and labels that can be looked up in the files' description and by hand.
 REAL = {

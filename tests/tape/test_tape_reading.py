@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.reading import read_records
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.downstream.reading import read_records
 
 ROWS = [{"primary": "MKV", "y": 1, "other": "a"}, {"primary": "ACD", "y": 2, "other": "b"}]
 CSV = "primary,y,other\nMKV,1,a\nACD,2,b\n"

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from adversarial_mlm.metrics import BrightAndDark, HomologyAccuracy, ResidueAccuracy, SpearmanCorrelation
-from adversarial_mlm.tape.results import add_to_card, eval_results, read_results, record, table, write_results
-from adversarial_mlm.tape.scoring import compare, headline_name, score
-from adversarial_mlm.tape.tasks import load_task
+from adversarial_mlm.downstream.metrics import BrightAndDark, HomologyAccuracy, ResidueAccuracy, SpearmanCorrelation
+from adversarial_mlm.downstream.results import add_to_card, eval_results, read_results, record, table, write_results
+from adversarial_mlm.downstream.scoring import compare, headline_name, score
+from adversarial_mlm.downstream.tasks import load_task
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import logging
 import numpy as np
 import pytest
 
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.tasks import TASKS, load_task, own_task, with_labels
-from adversarial_mlm.tokenization_protein import VOCABULARY
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.downstream.tasks import TASKS, load_task, own_task, with_labels
+from adversarial_mlm.models.tokenization_protein import VOCABULARY
 
 TAPE_TASKS = list(TASKS)
 
@@ -431,5 +431,5 @@ def test_wrong_options_are_refused_by_name(write_task, arguments, message):
 
 def test_logging_is_through_the_package_s_logger(write_task, caplog):
     load_task("fluorescence", write_task("fluorescence"))
-    assert {record.name for record in caplog.records} == {"adversarial_mlm.tape.tasks"}
+    assert {record.name for record in caplog.records} == {"adversarial_mlm.downstream.tasks"}
     assert {record.levelno for record in caplog.records} == {logging.WARNING}

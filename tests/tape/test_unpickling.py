@@ -10,7 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from adversarial_mlm.tape.unpickling import load_plain
+from adversarial_mlm.downstream.lmdb_entries import load_plain
 
 RECORD = {
     "primary": "MKVLA",
@@ -212,7 +212,7 @@ def test_depth_and_repetition_are_bounded():
 
 
 def test_a_pickle_that_is_too_large_is_not_even_looked_at(monkeypatch):
-    monkeypatch.setattr("adversarial_mlm.tape.unpickling._MAX_BYTES", 2**20)
+    monkeypatch.setattr("adversarial_mlm.downstream.lmdb_entries._MAX_BYTES", 2**20)
     with pytest.raises(ValueError, match="larger than 1 MiB"):
         load_plain(pickle.dumps(b"\0" * 2**20))
 

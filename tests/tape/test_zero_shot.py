@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.corpus import CorpusError
-from adversarial_mlm.tape.arguments import parse_arguments
-from adversarial_mlm.tape.zero_shot import (
+from adversarial_mlm.data import CorpusError
+from adversarial_mlm.downstream.arguments import parse_arguments
+from adversarial_mlm.inference.variant_effects import (
     apply_mutations,
     evaluate_zero_shot,
     marginals,

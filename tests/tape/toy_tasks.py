@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from adversarial_mlm.tape.tasks import load_own_task, own_task
+from adversarial_mlm.downstream.tasks import load_own_task, own_task
 
 LETTERS = "ADEGKLNQRSTV"
 HYDROPHOBIC = "AGLV"

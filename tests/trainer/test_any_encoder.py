@@ -12,8 +12,8 @@ from adversarial_mlm import (
     NoiserConfig,
     NoiserModel,
 )
-from adversarial_mlm.checkpoints import load_encoder
-from adversarial_mlm.encoders import train_last_layers
+from adversarial_mlm.models.encoders import train_last_layers
+from adversarial_mlm.models.loading import load_encoder
 
 CREDIT = {"noiser_update": "reversal", "noiser_reward": "credit"}
 LOSS = {"noiser_steps": 1, "encoder_steps": 2}

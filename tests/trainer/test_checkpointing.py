@@ -9,8 +9,11 @@ import torch
 from trainer_helpers import largest_difference, log_of, parameters_of
 from transformers import TrainerCallback
 
-from adversarial_mlm import checkpoint_folders, checkpointing, durable, manifest
-from adversarial_mlm.checkpoints import CheckpointError
+from adversarial_mlm.models.loading import CheckpointError
+from adversarial_mlm.saving import checkpoint_manifest as manifest
+from adversarial_mlm.saving import checkpoint_store as checkpoint_folders
+from adversarial_mlm.training import checkpointing
+from adversarial_mlm.utils import atomic_files as durable
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.1}
 

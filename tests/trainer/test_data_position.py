@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import DefaultFlowCallback
 
 from adversarial_mlm import AdversarialMLMTrainer
-from adversarial_mlm.data_order import NOISER_STREAM, EncoderBatchSampler, RecordOrder
+from adversarial_mlm.data.order import NOISER_STREAM, EncoderBatchSampler, RecordOrder
 
 # of 40 records in batches of 4 an epoch has 10 micro-batches: 7 updates of one, 2 of what is left of the epoch (two
 # and one), then 5 of two in every epoch

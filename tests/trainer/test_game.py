@@ -7,7 +7,7 @@ from trainer_helpers import largest_difference, log_of, parameters_of
 from transformers import TrainerCallback
 
 from adversarial_mlm import AdversarialMLMTrainer
-from adversarial_mlm.losses import IGNORE_INDEX
+from adversarial_mlm.masking.losses import IGNORE_INDEX
 
 # ---- schedules ----
 

@@ -8,7 +8,8 @@ import torch
 from host_waits import HostWaits
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
 
-from adversarial_mlm import noiser_turns, sampling
+from adversarial_mlm.masking import sampling
+from adversarial_mlm.training import noiser_game as noiser_turns
 
 BLIND = {
     "noiser_update": "reversal",

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_helpers import largest_difference, log_of, parameters_of
 from watched_trainer import ALWAYS, Watched, watched
 
-from adversarial_mlm.finite import NonFiniteError
+from adversarial_mlm.training.update_guard import NonFiniteError
 
 GAMES = {
     "alternate": {"noiser_steps": 2, "encoder_steps": 2},

@@ -9,7 +9,8 @@ from torch.nn.attention import SDPBackend
 from trainer_helpers import largest_difference, log_of, parameters_of
 from transformers import AutoModelForMaskedLM
 
-from adversarial_mlm import AdversarialMLMTrainer, packing
+from adversarial_mlm import AdversarialMLMTrainer
+from adversarial_mlm.training import packed_attention as packing
 
 BLIND = {"noiser_config": {"view": "blind"}, "masking_rules": {"sampler": "gumbel_topk", "learned_options": False}}
 RUNS = {

@@ -9,10 +9,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_helpers import largest_difference, log_of, parameters_of
 
-from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, noiser_turns, noising
-from adversarial_mlm.keyed_noise import row_keys
-from adversarial_mlm.losses import loss_weights, token_losses
-from adversarial_mlm.modeling_noiser import NoiserOutput
+from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM
+from adversarial_mlm.masking import corruption as noising
+from adversarial_mlm.masking.keyed_random import row_keys
+from adversarial_mlm.masking.losses import loss_weights, token_losses
+from adversarial_mlm.models.modeling_noiser import NoiserOutput
+from adversarial_mlm.training import noiser_game as noiser_turns
 
 GAMES = {
     "alternate": {"noiser_steps": 2, "encoder_steps": 2},

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, noising, presets
+from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, presets
+from adversarial_mlm.masking import corruption as noising
 
 GAME = presets.game("paper")
 PAPER = {

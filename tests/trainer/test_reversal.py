@@ -4,7 +4,7 @@ import pytest
 import torch
 from trainer_helpers import largest_difference, parameters_of
 
-from adversarial_mlm.keyed_noise import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 
 
 def gradients(module) -> dict[str, torch.Tensor]:

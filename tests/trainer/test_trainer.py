@@ -11,8 +11,8 @@ from adversarial_mlm import (
     DataCollatorForAdversarialMLM,
     DataCollatorForRandomMLM,
 )
-from adversarial_mlm.data_order import EncoderBatchSampler
-from adversarial_mlm.losses import IGNORE_INDEX
+from adversarial_mlm.data.order import EncoderBatchSampler
+from adversarial_mlm.masking.losses import IGNORE_INDEX
 
 
 class Recorder(AdversarialMLMTrainer):

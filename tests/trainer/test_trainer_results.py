@@ -10,9 +10,7 @@ from loaded_networks import check_same_weights
 from trainer_helpers import largest_difference, log_of, parameters_of
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from adversarial_mlm import (
-    NoiserModel,
-)
+from adversarial_mlm import NoiserModel
 
 # ---- evaluation ----
 

@@ -1,0 +1,379 @@
+"""The YAML file of a comparison as plain data; every mistake in it is one sentence that names file and key."""
+
+import dataclasses
+import difflib
+import math
+import re
+import typing
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from adversarial_mlm.downstream.definitions import TASKS
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.downstream.modeling import check_head
+from adversarial_mlm.inference.embeddings import DTYPES
+from adversarial_mlm.recipes.yaml_file import RecipeError, read_yaml
+
+UNTRAINED, WARM_UP = "untrained", "warm_up"
+EQUAL = ("updates", "flops", "seconds")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of pre-training.
+
+    Attributes:
+        options (`dict`): Of a pre-training recipe; they win over the common ones, and both win over a preset in here.
+        against (`str`, *optional*): The arm that it is compared with.
+        unmatched (`bool`, defaults to `False`): That the two may differ in mask rate or in the way of masking.
+        seeds (`list[int]`, *optional*): By default those of the comparison.
+        budgets (`list[str]`, *optional*): By default all.
+    """
+
+    options: dict
+    against: str | None = None
+    unmatched: bool = False
+    seeds: list[int] | None = None
+    budgets: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the arms have the same amount of.
+
+    Attributes:
+        equal (`str`): `updates`, `flops` or `seconds`.
+        updates (`int`, *optional*): As many updates of the encoder, of every arm or of the arm `like`.
+        like (`str`, *optional*): The arm whose FLOPs or seconds in `updates` updates are the amount.
+        flops (`float`, *optional*): The amount itself.
+        seconds (`float`, *optional*): The amount itself.
+        tolerance (`float`, *optional*): With equal seconds like another arm's, an arm whose cost of an update differs
+            by less than this share from that of `like` gets as many updates; by default 0.02.
+    """
+
+    equal: str
+    updates: int | None = None
+    like: str | None = None
+    flops: float | None = None
+    seconds: float | None = None
+    tolerance: float | None = None
+
+    @property
+    def share_that_is_equal(self) -> float:
+        """`tolerance`, or its default."""
+        return 0.02 if self.tolerance is None else self.tolerance
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What all arms of a seed start from.
+
+    Attributes:
+        updates (`int`): Of the encoder.
+        options (`dict`, defaults to none): Of a pre-training recipe, over the common ones.
+    """
+
+    updates: int
+    options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How the held-out proteins are divided.
+
+    Attributes:
+        confirmation_share (`float`, defaults to 0.5): Share of each held-out set that is looked at once, at the end.
+        split_seed (`int`, defaults to 0): Of the division, which is made by whole clusters.
+        spent (`bool`, defaults to `False`): That the confirmation part was read before some runs were made, which are
+            then reported without it.
+    """
+
+    confirmation_share: float = 0.5
+    split_seed: int = 0
+    spent: bool = False
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """How one downstream task is done.
+
+    Attributes:
+        file_prefix (`str`, *optional*): Another beginning of its files' names.
+        target (`str`, *optional*): Another column as the target.
+        max_records (`int`, *optional*): Use that many records of each split.
+        max_train_residues (`int`, defaults to 200,000): Of a probe of residues.
+        finetune (`dict`, *optional*): Fine-tune, too: `seeds`, and options of [`FinetuneSettings`].
+    """
+
+    file_prefix: str | None = None
+    target: str | None = None
+    max_records: int | None = None
+    max_train_residues: int = 200_000
+    finetune: dict | None = None
+
+    @property
+    def finetune_seeds(self) -> list[int]:
+        """Seeds of fine-tuning; none where there is none."""
+        return [] if self.finetune is None else list(self.finetune.get("seeds", [0]))
+
+    def finetune_settings(self) -> FinetuneSettings:
+        """The options of fine-tuning."""
+        options = {name: value for name, value in self.finetune.items() if name != "seeds"}
+        return FinetuneSettings().replace({name: _number(value) for name, value in options.items()})
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """The downstream tasks.
+
+    Attributes:
+        data_dir (`str`): The folder with their data.
+        of (`dict[str, TaskOptions]`): By task.
+        budgets (`list[str]`, *optional*): Whose runs are evaluated on them; by default all.
+        dtype (`str`, defaults to `"bfloat16"`): Of the computation of a probe's features, or `float32`.
+    """
+
+    data_dir: str
+    of: dict[str, TaskOptions]
+    budgets: list[str] | None = None
+    dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class ComparisonRecipe:
+    """A whole comparison.
+
+    Attributes:
+        path (`str`): Of the file.
+        corpus (`str`): What the proteins are, in words.
+        output_dir (`str`): The folder of the comparison.
+        seeds (`list[int]`): Of pre-training; runs of different arms are paired by them.
+        common (`dict`): Options of a pre-training recipe, for all arms.
+        arms (`dict[str, Arm]`): By name.
+        budgets (`dict[str, Budget]`): By name.
+        warm_up ([`WarmUp`], *optional*): What all arms of a seed start from; by default fresh weights.
+        held_out ([`HeldOut`]): How held-out proteins are divided.
+        tasks ([`Tasks`], *optional*): Downstream tasks; by default none.
+        measured_turns (`int`, defaults to 20): Turns of all arms by which the cost of an update is measured.
+        plot (`bool`, defaults to `True`): Whether to draw `study.png`, which needs matplotlib.
+    """
+
+    path: str
+    corpus: str
+    output_dir: str
+    seeds: list[int]
+    common: dict
+    arms: dict[str, Arm]
+    budgets: dict[str, Budget]
+    warm_up: WarmUp | None = None
+    held_out: HeldOut = HeldOut()
+    tasks: Tasks | None = None
+    measured_turns: int = 20
+    plot: bool = True
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds of an arm."""
+        return self.seeds if self.arms[arm].seeds is None else self.arms[arm].seeds
+
+    def budgets_of(self, arm: str) -> list[str]:
+        """The budgets of an arm."""
+        return list(self.budgets) if self.arms[arm].budgets is None else self.arms[arm].budgets
+
+
+def read_comparison(path: str, output_dir: str | None = None, data_dir: str | None = None) -> ComparisonRecipe:
+    """Read the file of a comparison.
+
+    Args:
+        path (`str`): The YAML file.
+        output_dir (`str`, *optional*): In place of the file's.
+        data_dir (`str`, *optional*): In place of the file's `tasks.data_dir`.
+
+    Raises:
+        RecipeError: If the file cannot be read, or a key is unknown, missing, or has a value that it cannot have.
+    """
+    content = read_yaml(path)
+    if "path" in content:
+        _refuse_unknown("path", ["corpus"], path, "")
+    content["path"] = path
+    if output_dir is not None:
+        content["output_dir"] = output_dir
+    if data_dir is not None:
+        if not isinstance(content.get("tasks"), dict):
+            raise RecipeError(f"--data_dir is given, but {path} has no tasks")
+        content["tasks"]["data_dir"] = data_dir
+    recipe = _made(ComparisonRecipe, content, path, "")
+    _check(recipe)
+    return recipe
+
+
+# ---- From YAML to dataclasses ----
+
+
+def _made(kind: type, content: Any, path: str, key: str) -> Any:
+    """A dataclass of a mapping whose keys are its fields."""
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: {key or 'the file'} must be a mapping of names to values")
+    fields = {item.name: item for item in dataclasses.fields(kind)}
+    for name in content:
+        if name not in fields:
+            _refuse_unknown(str(name), [name for name in fields if name != "path"], path, key)
+    for name, item in fields.items():
+        optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
+        if name not in content and not optional:
+            raise RecipeError(f"{path}: {_joined(key, name)} is missing")
+    kinds = typing.get_type_hints(kind)
+    return kind(**{name: _value(kinds[name], value, path, _joined(key, name)) for name, value in content.items()})
+
+
+def _value(kind: Any, value: Any, path: str, key: str) -> Any:
+    """A value of the type that a field has."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin is not None and type(None) in inner:
+        return None if value is None else _value(inner[0], value, path, key)
+    if dataclasses.is_dataclass(kind):
+        return _made(kind, value, path, key)
+    if origin is list:
+        if not isinstance(value, list):
+            raise RecipeError(f"{path}: {key} must be a list, got {value!r}")
+        return [_value(inner[0], item, path, f"{key}[{index}]") for index, item in enumerate(value)]
+    if kind is dict or origin is dict:
+        if not isinstance(value, dict):
+            raise RecipeError(f"{path}: {key} must be a mapping of names to values, got {value!r}")
+        if not inner:
+            return value
+        return {str(name): _value(inner[1], item, path, _joined(key, name)) for name, item in value.items()}
+    value = _number(value) if kind is float else value
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise RecipeError(f"{path}: {key} must be {words[kind]}, got {value!r}")
+    return value
+
+
+def _number(value: Any) -> Any:
+    """YAML reads `1e-4` as a text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _joined(key: str, name: object) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _refuse_unknown(name: str, known: list[str], path: str, key: str) -> NoReturn:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean '{near[0]}'?" if near else f"the keys there are {', '.join(known)}"
+    raise RecipeError(f"{path}: there is no key '{_joined(key, name)}'; {hint}")
+
+
+# ---- What has to hold ----
+
+
+def _check(recipe: ComparisonRecipe) -> None:
+    for what, mapping in (("arms", recipe.arms), ("budgets", recipe.budgets)):
+        if not mapping:
+            _refuse(recipe, f"{what} has no entry")
+        for name in mapping:
+            if not _NAME.fullmatch(name) or name in (UNTRAINED, WARM_UP):
+                _refuse(recipe, f"{what}.{name} cannot have that name: use letters, digits, _, - and .")
+    _check_seeds(recipe, "seeds", recipe.seeds)
+    for name, budget in recipe.budgets.items():
+        _check_budget(recipe, name, budget)
+    for name, arm in recipe.arms.items():
+        _check_arm(recipe, name, arm)
+    if recipe.warm_up is not None and recipe.warm_up.updates < 1:
+        _refuse(recipe, f"warm_up.updates must be at least 1, got {recipe.warm_up.updates}")
+    if not 0 < recipe.held_out.confirmation_share < 1:
+        _refuse(recipe, "held_out.confirmation_share must lie between 0 and 1")
+    if recipe.measured_turns < 1:
+        _refuse(recipe, f"measured_turns must be at least 1, got {recipe.measured_turns}")
+    if recipe.tasks is not None:
+        _check_tasks(recipe, recipe.tasks)
+
+
+def _check_seeds(recipe: ComparisonRecipe, key: str, seeds: list[int]) -> None:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        _refuse(recipe, f"{key} must be different whole numbers of 0 or more, at least one, got {seeds}")
+
+
+def _check_names(recipe: ComparisonRecipe, key: str, names: list[str], known: typing.Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            _refuse(recipe, f"{key} names '{name}', but there are {', '.join(known)}")
+
+
+def _check_budget(recipe: ComparisonRecipe, name: str, budget: Budget) -> None:
+    key = f"budgets.{name}"
+    _check_names(recipe, f"{key}.equal", [budget.equal], EQUAL)
+    given = {item: getattr(budget, item) for item in (*EQUAL, "like") if getattr(budget, item) is not None}
+    if budget.equal == "updates":
+        if set(given) != {"updates"}:
+            _refuse(recipe, f"{key} is of equal updates and takes 'updates' and nothing else")
+    elif set(given) not in ({budget.equal}, {"like", "updates"}):
+        _refuse(recipe, f"{key} is of equal {budget.equal} and takes either '{budget.equal}', or 'like' and 'updates'")
+    for item, value in given.items():
+        if item != "like" and not 0 < value < math.inf:
+            _refuse(recipe, f"{key}.{item} must be above 0 and not infinite, got {value}")
+    if budget.tolerance is not None and (budget.equal != "seconds" or budget.like is None):
+        _refuse(recipe, f"{key}.tolerance has an effect with equal seconds like an arm's only")
+    if not 0 <= budget.share_that_is_equal < 1:
+        _refuse(recipe, f"{key}.tolerance must be at least 0 and less than 1, got {budget.tolerance}")
+    if budget.like is not None:
+        _check_names(recipe, f"{key}.like", [budget.like], recipe.arms)
+
+
+def _check_arm(recipe: ComparisonRecipe, name: str, arm: Arm) -> None:
+    key = f"arms.{name}"
+    if arm.seeds is not None:
+        _check_seeds(recipe, f"{key}.seeds", arm.seeds)
+    _check_names(recipe, f"{key}.budgets", arm.budgets or [], recipe.budgets)
+    if arm.against is None:
+        if arm.unmatched:
+            _refuse(recipe, f"{key}.unmatched is set, but the arm is compared with none (against)")
+        return
+    _check_names(recipe, f"{key}.against", [arm.against], recipe.arms)
+    if arm.against == name:
+        _refuse(recipe, f"{key}.against names the arm itself")
+    for what, own, others in (
+        ("seed", recipe.seeds_of(name), recipe.seeds_of(arm.against)),
+        ("budget", recipe.budgets_of(name), recipe.budgets_of(arm.against)),
+    ):
+        missing = [item for item in own if item not in others]
+        if missing:
+            _refuse(recipe, f"{key} has the {what} {missing[0]}, which {arm.against}, its partner, has not")
+
+
+def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:
+    if not tasks.of:
+        _refuse(recipe, "tasks.of names no task")
+    _check_names(recipe, "tasks.of", list(tasks.of), TASKS)
+    _check_names(recipe, "tasks.budgets", tasks.budgets or [], recipe.budgets)
+    _check_names(recipe, "tasks.dtype", [tasks.dtype], DTYPES)
+    for name, options in tasks.of.items():
+        key = f"tasks.of.{name}"
+        for item in ("max_records", "max_train_residues"):
+            value = getattr(options, item)
+            if value is not None and value < 1:
+                _refuse(recipe, f"{key}.{item} must be at least 1, got {value}")
+        if options.finetune is None:
+            continue
+        seeds = options.finetune.get("seeds", [0])
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            _refuse(recipe, f"{key}.finetune.seeds must be a list of whole numbers, got {seeds!r}")
+        _check_seeds(recipe, f"{key}.finetune.seeds", seeds)
+        if "seed" in options.finetune:
+            _refuse(recipe, f"{key}.finetune.seed is not an option here; give a list of seeds")
+        try:
+            settings = options.finetune_settings()
+            if settings.head is not None:
+                check_head(TASKS[name].kind, settings.head)
+        except ValueError as error:
+            _refuse(recipe, f"{key}.finetune: {error}")
+
+
+def _refuse(recipe: ComparisonRecipe, sentence: str) -> NoReturn:
+    raise RecipeError(f"{recipe.path}: {sentence}")

@@ -1,0 +1,195 @@
+"""`load_corpus`: cleaned rows from a cache of Arrow files, or streamed."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from datasets import Dataset
+
+from adversarial_mlm.data.arrow_tables import TableWriter, map_tables
+from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
+from adversarial_mlm.data.formats import Columns, CorpusError, Shard
+from adversarial_mlm.data.prepared import find_manifest, load_prepared
+from adversarial_mlm.data.shards import check_first_records, clean_shard, nothing_left
+from adversarial_mlm.data.sources import find_shards
+from adversarial_mlm.data.subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
+
+if TYPE_CHECKING:
+    from adversarial_mlm.data.streaming import RecordStream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Corpus:
+    """A cleaned corpus, as returned by [`load_corpus`].
+
+    Attributes:
+        dataset (`datasets.Dataset` or [`streaming.RecordStream`]): rows with the columns `id`, `sequence` and
+            `length` (in residues).
+        source (`str`): the source as it was asked for, for logs and model cards.
+        read_counts (`Callable`): gives the counts of this moment; use `counts` instead.
+    """
+
+    dataset: "Dataset | RecordStream"
+    source: str
+    read_counts: Callable[[], CleaningCounts] = dataclasses.field(repr=False)
+
+    @property
+    def counts(self) -> CleaningCounts:
+        """What cleaning did.
+
+        With `streaming=True` the counts are those of this moment (up to 100 records behind), over all `DataLoader`
+        workers of this process: of every shard as far as it has been read. They start at zero, are complete after
+        one whole pass, and do not grow with further epochs. Read them anew each time, since the returned object
+        stands still.
+        """
+        return self.read_counts()
+
+
+def load_corpus(
+    source: str | os.PathLike | Sequence[str | os.PathLike],
+    *,
+    sequence_column: str = "sequence",
+    id_column: str | None = None,
+    dataset_split: str = "train",
+    dataset_config: str | None = None,
+    min_length: int = 10,
+    allow_nucleotides: bool = False,
+    streaming: bool = False,
+    cache_dir: str | None = None,
+) -> Corpus:
+    """Turn a source of protein sequences into a clean dataset with the columns `id`, `sequence` and `length`.
+
+    By default the clean rows are written once to `<cache_dir>/adversarial_mlm/` and mapped into memory from there. A
+    changed file, another column or another `min_length` makes a new cache entry. FASTA files have no columns, splits
+    or configurations and ignore these four options, so that one recipe can set them for another source.
+
+    Records without a sequence, or whose sequence holds no residue, are left out and counted; a warning names the first
+    one of each file. A file that has no other records is refused.
+
+    Args:
+        source (`str`, path or list of these): a folder of [`prepare_corpus`], which is made of FASTA and treated so
+            here; a folder written by `save_to_disk` of `datasets`; the name of a Hub
+            dataset, `owner/name`; or a file, a glob pattern (`**` goes through folders) or a list of files and
+            patterns, all of one format: FASTA (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or
+            `.json` (lines or one list), `.csv`, `.tsv`; all but Parquet also with `.gz`.
+        sequence_column (`str`, defaults to `"sequence"`): column of a table that holds the sequences.
+        id_column (`str`, *optional*): column of a table that holds the ids. By default `id` if there is such a
+            column, else the ids are the row numbers of each file, from 0 (`<shard>-<row>` where a Hub dataset is
+            streamed). The id of a FASTA record is the accession of a UniProt header (`sp|A0AJR1|...`), else the first
+            word of its header, else its number in the file.
+        dataset_split (`str`, defaults to `"train"`): split of a Hub dataset or of a folder with several splits.
+        dataset_config (`str`, *optional*): configuration of a Hub dataset.
+        min_length (`int`, defaults to 10): sequences with fewer residues after cleaning are dropped.
+        allow_nucleotides (`bool`, defaults to `False`): take files with DNA or RNA too. By default a file is refused
+            if more than 95 % of the letters in its first 100 records (or first million letters) are A, C, G, T, U or
+            N; of a dataset, the first records of its first shard are looked at.
+        streaming (`bool`, defaults to `False`): return a [`streaming.RecordStream`] that cleans on the fly and stores
+            nothing; a PyTorch `IterableDataset`, whose shards are the files.
+        cache_dir (`str`, *optional*): folder for the cache, by default that of `datasets` (`HF_DATASETS_CACHE`).
+
+    Returns:
+        [`Corpus`]: the dataset, what cleaning did, and the source.
+
+    Raises:
+        [`CorpusError`]: if the source is missing, empty, damaged or of another format than its name says, lacks a
+            column, holds nucleotides, leaves no sequence after cleaning, if an option has no meaning for this source,
+            or if the cache folder cannot be written. When streaming, errors behind the first 100 records of a file
+            come during iteration.
+    """
+    if min_length < 0:
+        raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    sources = [os.path.expanduser(os.fspath(item)) for item in sources]
+    if not sources or not all(sources):
+        raise CorpusError("The source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
+        if streaming:
+            raise CorpusError(f"{sources[0]}: a prepared folder is mapped into memory; leave out streaming.")
+        dataset, counts = load_prepared(sources[0], manifest, min_length, allow_nucleotides, cache_dir)
+        return Corpus(dataset, sources[0], lambda: counts)
+    shards, columns = find_shards(
+        sources, Columns(sequence_column, id_column), dataset_config, dataset_split, streaming, cache_dir
+    )
+    name = ", ".join(sources)
+    if streaming:
+        from adversarial_mlm.data.streaming import (
+            RecordStream,  # torch takes a second or more, and only streaming needs it
+        )
+
+        check_first_records(shards, columns, allow_nucleotides)
+        stream = RecordStream(name, shards, columns, min_length)
+        return Corpus(stream, name, stream.counts)
+    return _cached_corpus(name, shards, columns, min_length, allow_nucleotides, cache_dir)
+
+
+def _cached_corpus(
+    name: str,
+    shards: list[Shard],
+    columns: Columns,
+    min_length: int,
+    allow_nucleotides: bool,
+    cache_dir: str | None,
+) -> Corpus:
+    """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
+    key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
+    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    folder = cache_folder(cache_dir)
+    table_path = os.path.join(folder, f"{fingerprint}.arrow")
+    counts_path = os.path.join(folder, f"{fingerprint}.json")
+
+    counts = _load_counts(counts_path) if os.path.exists(table_path) else None
+    if counts is None:
+        check_first_records(shards, columns, allow_nucleotides)
+        try:
+            counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
+        except OSError as error:  # the readers turn theirs into CorpusError
+            raise not_kept(folder, error) from error
+        say_what_is_kept(folder)
+    return Corpus(map_tables([table_path], fingerprint), name, lambda: counts)
+
+
+def _shard_key(shard: Shard) -> list | str:
+    if shard.dataset is not None:
+        return shard.dataset._fingerprint
+    status = os.stat(shard.name)
+    return [os.path.abspath(shard.name), status.st_size, status.st_mtime_ns]
+
+
+def _load_counts(path: str) -> CleaningCounts | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return CleaningCounts(**json.load(file))
+    except (OSError, ValueError, TypeError):
+        return None  # never written, or by another version: the caller cleans again
+
+
+def _write_cache(
+    name: str, shards: list[Shard], columns: Columns, min_length: int, table_path: str, counts_path: str
+) -> CleaningCounts:
+    counts = CleaningCounts()
+    folder = os.path.dirname(table_path)
+    os.makedirs(folder, exist_ok=True)
+    # Written elsewhere and renamed when complete: a reader sees a whole file or none, and of two processes that write
+    # the same corpus at once the later simply puts equal files in place.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
+        new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
+        with open(new_table, "wb") as file, TableWriter(file) as writer:
+            for shard in shards:
+                writer.write(clean_shard(shard, columns, min_length, of_shard := CleaningCounts()))
+                counts += of_shard
+        if counts.records_kept == 0:
+            raise nothing_left(name, min_length, counts)
+        with open(new_counts, "w", encoding="utf-8") as file:
+            json.dump(counts.as_dict(), file, indent=1)
+        # The counts first: the table is what a reader looks for.
+        os.replace(new_counts, counts_path)
+        os.replace(new_table, table_path)
+    return counts

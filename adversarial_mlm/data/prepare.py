@@ -1,0 +1,290 @@
+"""`prepare_corpus`: FASTA to a folder of memory-mapped tables, by several processes; it goes on where it was stopped.
+
+The sources are cut into parts: a plain file into ranges of bytes that begin with a header, a compressed file, which
+can only be read from its beginning, into none. Each part is cleaned into a table of its own by the code that
+[`load_corpus`] uses. A table is put in place when it is complete and on the disk, with a note of what is in it; the
+manifest, written last, gathers the notes. So whatever a killed preparation has finished stays finished.
+"""
+
+import dataclasses
+import glob
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+
+from adversarial_mlm.data.arrow_tables import TableWriter
+from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
+from adversarial_mlm.data.formats import Columns, CorpusError, Shard, is_compressed, read_rows
+from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, checksum, read_json
+from adversarial_mlm.data.shards import check_first_records, nothing_left, tell_of_dropped
+from adversarial_mlm.data.sources import file_shards
+from adversarial_mlm.data.subsets import UNFINISHED, write_whole
+
+PART_BYTES = 256 << 20
+_BYTES_AT_ONCE = 1 << 24
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Bytes of one source that become one table.
+
+    Attributes:
+        source (`int`): Which source.
+        start (`int`), stop (`int`, *optional*): The bytes; all of a compressed file.
+        first_row (`int`), first_line (`int`): Records and lines of the file before the part.
+    """
+
+    source: int
+    start: int = 0
+    stop: int | None = None
+    first_row: int = 0
+    first_line: int = 0
+
+
+def prepare_corpus(
+    source: str | os.PathLike | list[str],
+    folder: str,
+    *,
+    min_length: int = 10,
+    allow_nucleotides: bool = False,
+    workers: int | None = None,
+    part_bytes: int = PART_BYTES,
+) -> dict:
+    """Clean FASTA files into a folder that [`load_corpus`] reads, with the rows and counts that the files would give.
+
+    Started again after it was stopped, it keeps the parts that are complete. Where the folder holds the same corpus
+    already, nothing is done.
+
+    Args:
+        source (`str`, path or list of these): FASTA files or patterns, see [`load_corpus`].
+        folder (`str`): Where to write; it is made if it is missing.
+        min_length (`int`, defaults to 10): Sequences with fewer residues after cleaning are dropped.
+        allow_nucleotides (`bool`, defaults to `False`): Take files with DNA or RNA too.
+        workers (`int`, *optional*): Processes, by default one for each CPU.
+        part_bytes (`int`, defaults to 256 MiB): Of a plain file; about what a part takes and a stop loses.
+
+    Returns:
+        `dict`: The manifest.
+
+    Raises:
+        [`CorpusError`]: As [`load_corpus`]; and if the sources are not FASTA, or the folder holds something else.
+    """
+    if min_length < 0:
+        raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
+    if workers is not None and workers < 1:
+        raise CorpusError(f"workers must be 1 or more, and not {workers!r}.")
+    if part_bytes < 1:
+        raise CorpusError(f"part_bytes must be 1 or more, and not {part_bytes!r}.")
+    sources = [source] if isinstance(source, str | os.PathLike) else source
+    shards = file_shards([os.path.expanduser(os.fspath(item)) for item in sources])
+    if shards[0].format != "fasta":
+        raise CorpusError(f"{shards[0].name}: only FASTA is prepared; train_data takes other formats as they are.")
+    identity = _identity(shards, min_length, allow_nucleotides)
+    if (finished := _finished(folder, identity)) is not None:
+        return finished
+    check_first_records(shards, Columns(), allow_nucleotides)
+    try:
+        return _prepare(folder, shards, identity, workers or os.cpu_count() or 1, part_bytes)
+    except BrokenProcessPool as error:
+        raise CorpusError(
+            f"{folder}: a process of the preparation was killed (for memory, perhaps); start it again with fewer "
+            "workers, and it goes on where it was."
+        ) from error
+    except OSError as error:  # the readers turn theirs into CorpusError
+        raise CorpusError(f"{folder}: the tables could not be written ({error.strerror or error}).") from error
+
+
+def _identity(shards: list[Shard], min_length: int, allow_nucleotides: bool) -> dict:
+    """What a preparation is about: with another of these it would be another one."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "cleaning_version": CLEANING_VERSION,
+        "min_length": min_length,
+        "allow_nucleotides": allow_nucleotides,
+        "sources": [
+            {"path": os.path.abspath(shard.name), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+            for shard in shards
+            for status in [os.stat(shard.name)]
+        ],
+    }
+
+
+def _finished(folder: str, identity: dict) -> dict | None:
+    """The manifest of the folder if it holds this corpus; `None` if the folder is free or this was begun in it."""
+    for name in (MANIFEST_FILE, PLAN_FILE):
+        path = os.path.join(folder, name)
+        if not os.path.exists(path):
+            continue
+        found = read_json(path)
+        if {key: found.get(key) for key in identity} != identity:
+            raise CorpusError(
+                f"{path}: the folder holds a corpus of other sources or options, or of an earlier version of the "
+                "sources; remove it or name another folder."
+            )
+        if name == MANIFEST_FILE:
+            return found
+        return None
+    if os.path.isdir(folder) and os.listdir(folder):
+        raise CorpusError(f"{folder}: the folder is not empty; name another one.")
+    return None
+
+
+def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, part_bytes: int) -> dict:
+    os.makedirs(folder, exist_ok=True)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        run = map if workers == 1 else pool.map  # a pool starts its processes when it is first used
+        parts = _plan(folder, shards, identity, part_bytes, run)
+        cleaned = run(
+            partial(_clean_part, folder=folder, min_length=identity["min_length"]),
+            *(range(len(parts)), parts, [shards[part.source] for part in parts]),
+        )
+        notes, last_said = [], time.monotonic()
+        for note in cleaned:
+            notes.append(note)
+            if time.monotonic() - last_said > 10:
+                logger.info("%s: %d of %d parts are prepared", folder, len(notes), len(parts))
+                last_said = time.monotonic()
+    counts = _gather_counts(shards, parts, notes)
+    if counts.records_kept == 0:
+        raise nothing_left(", ".join(shard.name for shard in shards), identity["min_length"], counts)
+    manifest = {**identity, "counts": counts.as_dict(), "residues": sum(note["residues"] for note in notes)}
+    manifest["parts"] = [{key: note[key] for key in ("file", "bytes", "sha256", "records")} for note in notes]
+    _write_json(os.path.join(folder, MANIFEST_FILE), manifest)
+    for name in (PLAN_FILE, *(_note_file(number) for number in range(len(parts)))):
+        os.unlink(os.path.join(folder, name))
+    for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED}*")):  # of starts that were killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    return manifest
+
+
+def _plan(folder: str, shards: list[Shard], identity: dict, part_bytes: int, run) -> list[Part]:
+    """Cut the sources into parts, or read how an earlier start has cut them."""
+    path = os.path.join(folder, PLAN_FILE)
+    if os.path.exists(path):
+        return [Part(**part) for part in read_json(path)["parts"]]
+    cut = [part for index, shard in enumerate(shards) for part in _cut(index, shard.name, part_bytes)]
+    parts: list[Part] = []
+    names = [shards[part.source].name for part in cut]
+    for part, (records, lines) in zip(cut, run(_count_part, names, cut), strict=True):
+        if part.start == 0:
+            row = line = 0
+        parts.append(dataclasses.replace(part, first_row=row, first_line=line))
+        row, line = row + records, line + lines
+    _write_json(path, {**identity, "parts": [dataclasses.asdict(part) for part in parts]})
+    return parts
+
+
+def _cut(source: int, path: str, part_bytes: int) -> Iterator[Part]:
+    if is_compressed(path):
+        yield Part(source)
+        return
+    size, start = os.path.getsize(path), 0
+    with open(path, "rb") as file:
+        while start < size:
+            stop = _next_header(file, start + part_bytes, size)
+            yield Part(source, start, stop)
+            start = stop
+
+
+def _next_header(file, position: int, size: int) -> int:
+    """Where the first line from a position on begins that starts with ">"; the size of the file if there is none."""
+    before = b""
+    while position < size:
+        file.seek(position)
+        block = before + file.read(_BYTES_AT_ONCE)
+        found = [place for place in (block.find(b"\n>"), block.find(b"\r>")) if place >= 0]
+        if found:
+            return position - len(before) + min(found) + 1
+        position += len(block) - len(before)
+        before = block[-1:]
+    return size
+
+
+def _count_part(path: str, part: Part) -> tuple[int, int]:
+    """Records and lines of a part, as the reader will count them: a line ends with \\n, \\r or both."""
+    if part.stop is None:
+        return 0, 0  # nothing comes after a compressed file's only part
+    records = lines = 0
+    before = b"\n"  # a part begins with a line
+    with open(path, "rb") as file:
+        start = part.start + 3 * (part.start == 0 and file.read(3) == _BYTE_ORDER_MARK)
+        for position in range(start, part.stop, _BYTES_AT_ONCE):
+            file.seek(position)
+            block = before + file.read(min(_BYTES_AT_ONCE, part.stop - position))
+            records += block.count(b"\n>") + block.count(b"\r>")
+            lines += block.count(b"\n", 1) + block.count(b"\r", 1) - block.count(b"\r\n")
+            before = block[-1:]
+    return records, lines
+
+
+def _note_file(number: int) -> str:
+    return f"part-{number:05d}.json"
+
+
+def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: int) -> dict:
+    """Write the table of a part and a note of what is in it, unless an earlier start has done so."""
+    note_path, name = os.path.join(folder, _note_file(number)), f"part-{number:05d}.arrow"
+    path = os.path.join(folder, name)
+    if os.path.exists(note_path) and os.path.exists(path):
+        note = read_json(note_path)
+        if note.get("bytes") == os.path.getsize(path):
+            return note
+    of_part = {key: getattr(part, key) for key in ("first_row", "first_line", "start", "stop")}
+    rows = read_rows(dataclasses.replace(shard, **of_part), Columns())
+    counts, dropped, residues = CleaningCounts(), [], 0
+
+    def counted(cleaned):
+        nonlocal residues
+        for row in cleaned:
+            residues += row[2]
+            yield row
+
+    def write(file) -> None:
+        with TableWriter(file) as writer:
+            writer.write(counted(clean_rows(rows, min_length, counts, dropped)))
+        file.flush()
+        os.fsync(file.fileno())
+
+    write_whole(path, write)
+    note = {
+        **{"file": name, "bytes": os.path.getsize(path), "sha256": checksum(path), "records": counts.records_kept},
+        **{"residues": residues, "counts": counts.as_dict()},
+        "first_dropped": [part.first_row + dropped[0][0], dropped[0][1]] if dropped else None,
+    }
+    _write_json(note_path, note)
+    return note
+
+
+def _gather_counts(shards: list[Shard], parts: list[Part], notes: list[dict]) -> CleaningCounts:
+    """The counts of all parts; tells of each file's records without residues as [`load_corpus`] does."""
+    total = CleaningCounts()
+    for index, shard in enumerate(shards):
+        of_file, first = CleaningCounts(), None
+        for part, note in zip(parts, notes, strict=True):
+            if part.source == index:
+                of_file += CleaningCounts(**note["counts"])
+                first = first or note["first_dropped"]
+        if first is not None:
+            tell_of_dropped(shard, of_file, *first)
+        total += of_file
+    return total
+
+
+def _write_json(path: str, content: dict) -> None:
+    def write(file) -> None:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+    write_whole(path, write)

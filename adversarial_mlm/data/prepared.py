@@ -1,0 +1,124 @@
+"""Reading a folder that `prepare_corpus` has written."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from datasets import Dataset
+
+from adversarial_mlm.data.arrow_tables import map_tables
+from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
+from adversarial_mlm.data.formats import CorpusError, one_line
+from adversarial_mlm.data.subsets import cache_folder, keep, load_kept
+
+FORMAT_VERSION = 1
+MANIFEST_FILE, PLAN_FILE = "manifest.json", "plan.json"
+
+_OURS = "cleaning_version"  # in a manifest, and in the plan of a preparation that is under way
+
+
+def find_manifest(folder: str) -> dict | None:
+    """The manifest of a prepared folder; `None` of anything else.
+
+    Raises:
+        [`CorpusError`]: If the preparation was not finished, or the manifest is damaged.
+    """
+    for name in (MANIFEST_FILE, PLAN_FILE):
+        path = os.path.join(folder, name)
+        if os.path.isfile(path) and _OURS in (content := read_json(path)):
+            if name == PLAN_FILE:
+                raise CorpusError(
+                    f"{folder}: the preparation of this folder is not finished; start adv-mlm prepare again, and it "
+                    "goes on where it was."
+                )
+            return content
+    return None
+
+
+def load_prepared(
+    folder: str, manifest: dict, min_length: int, allow_nucleotides: bool, cache_dir: str | None
+) -> tuple[Dataset, CleaningCounts]:
+    """Map the tables of a prepared folder into memory.
+
+    Their checksums are compared once on each machine, later their sizes and times alone: a damaged table that is
+    mapped into memory could end the process.
+
+    Args:
+        folder (`str`): The folder.
+        manifest (`dict`): Its manifest, see [`find_manifest`].
+        min_length (`int`), allow_nucleotides (`bool`): What is asked for; it has to be what was prepared.
+        cache_dir (`str`, *optional*): Where to keep that the checksums were compared, see [`cache_folder`].
+
+    Returns:
+        `tuple[datasets.Dataset, CleaningCounts]`
+
+    Raises:
+        [`CorpusError`]: If a table is missing or damaged, or was prepared in another way.
+    """
+    path = os.path.join(folder, MANIFEST_FILE)
+    for name, now in (("format_version", FORMAT_VERSION), (_OURS, CLEANING_VERSION)):
+        if manifest.get(name) != now:
+            raise CorpusError(
+                f"{path}: {name} is {manifest.get(name)}, but this version reads {now}; prepare it anew."
+            )
+    for name, asked in (("min_length", min_length), ("allow_nucleotides", allow_nucleotides)):
+        if manifest.get(name) != asked:
+            raise CorpusError(
+                f"{folder}: it was prepared with {name}={manifest.get(name)}, and {name}={asked} is asked for; set it "
+                "to that, or prepare another folder."
+            )
+    try:
+        counts = CleaningCounts(**manifest["counts"])
+        parts = [(os.path.join(folder, part["file"]), part["bytes"], part["sha256"]) for part in manifest["parts"]]
+    except (KeyError, TypeError) as error:
+        raise CorpusError(f"{path}: the manifest is damaged ({error}); prepare the folder anew.") from error
+    fingerprint = hashlib.sha256(json.dumps([manifest["counts"], parts]).encode()).hexdigest()[:32]
+    _check_parts(parts, fingerprint, cache_dir)
+    return map_tables([file for file, *_ in parts], fingerprint), counts
+
+
+def _check_parts(parts: list[tuple[str, int, str]], fingerprint: str, cache_dir: str | None) -> None:
+    stamps = []
+    for path, size, _ in parts:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise CorpusError(f"{path}: a table of the prepared corpus is missing ({error.strerror}).") from error
+        if status.st_size != size:
+            raise CorpusError(
+                f"{path}: the table has {status.st_size:,} bytes, and {size:,} were prepared; it was probably not "
+                "copied completely."
+            )
+        stamps.append(status.st_mtime_ns)
+    checked = os.path.join(cache_folder(cache_dir), f"{fingerprint}.checked.npy")
+    if (found := load_kept(checked)) is not None and found.tolist() == stamps:
+        return
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for (path, _, expected), found in zip(parts, pool.map(checksum, [part[0] for part in parts]), strict=True):
+            if found != expected:
+                raise CorpusError(f"{path}: the table is damaged: its checksum is not that of the manifest.")
+    keep(checked, lambda file: np.save(file, np.array(stamps, dtype=np.int64)))
+
+
+def checksum(path: str) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: str) -> dict:
+    """The content of a JSON file that holds one object.
+
+    Raises:
+        [`CorpusError`]: If it does not, or cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CorpusError(f"{path}: could not be read as JSON ({one_line(error)}).") from error
+    if not isinstance(content, dict):
+        raise CorpusError(f"{path}: does not hold a JSON object.")
+    return content

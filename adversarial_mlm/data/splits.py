@@ -1,0 +1,305 @@
+"""Held-out data: whole families, members of the remaining families, random records."""
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from adversarial_mlm.data.formats import CorpusError, csv_rows, shorten
+from adversarial_mlm.data.subsets import column_pieces, remembered, row_pieces, without_rows
+
+logger = logging.getLogger(__name__)
+
+_MIN_FAMILY_FOR_MEMBERS = 5
+_VALUES_AT_ONCE = 1000
+
+
+@dataclass
+class Splits:
+    """Train and held-out data, as returned by [`split_corpus`].
+
+    Attributes:
+        train (`datasets.Dataset`): the records to train on.
+        held_out (`dict[str, datasets.Dataset]`): held-out records by name: `"families"`, `"members"`, `"sample"`.
+        duplicates_removed (`int`, defaults to 0): records taken out of train because their sequence stands verbatim
+            in a held-out set.
+        missing_in_clusters (`int`, defaults to 0): records that the cluster table does not list.
+    """
+
+    train: Dataset
+    held_out: dict[str, Dataset]
+    duplicates_removed: int = 0
+    missing_in_clusters: int = 0
+
+
+def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
+    """Read which protein belongs to which family.
+
+    Args:
+        path (`str` or path): a tab- or comma-separated file, also with `.gz`, whose header line names the columns
+            `id` and `cluster`. Other columns are ignored.
+
+    Returns:
+        `dict[str, str]`: the name of the family by record id.
+
+    Raises:
+        [`CorpusError`]: if the file is missing, empty or damaged, lacks a column, has a line with an empty field or
+            another number of fields than its header, or puts one id in two families.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    rows = csv_rows(path)
+    _, header = next(rows, (0, []))
+    if not {"id", "cluster"} <= set(header):
+        raise CorpusError(
+            f'{path}: the header line of a cluster table must name the columns "id" and "cluster", but it is '
+            f"{shorten(','.join(header))}."
+        )
+    if header.count("id") + header.count("cluster") > 2:
+        raise CorpusError(f'{path}: the header line of a cluster table must name "id" and "cluster" only once.')
+    id_at, cluster_at = header.index("id"), header.index("cluster")
+    clusters: dict[str, str] = {}
+    for number, fields in rows:
+        identifier, cluster = fields[id_at], fields[cluster_at]
+        if not identifier or not cluster:
+            raise CorpusError(f"{path}: line {number:,} does not have an id and a cluster as the header says.")
+        if clusters.setdefault(identifier, cluster) != cluster:
+            raise CorpusError(
+                f"{path}: line {number:,} puts {shorten(identifier)} in cluster {shorten(cluster)}, but an earlier "
+                f"line put it in {shorten(clusters[identifier])}."
+            )
+    if not clusters:
+        raise CorpusError(f"{path}: the cluster table has no line after its header.")
+    return clusters
+
+
+def split_corpus(
+    dataset: Dataset,
+    *,
+    clusters: dict[str, str] | None = None,
+    clusters_name: str = "the cluster table",
+    holdout_families: float = 0.0,
+    holdout_members: float = 0.0,
+    holdout_random: float = 0.0,
+    holdout_seed: int = 0,
+    cache_dir: str | None = None,
+) -> Splits:
+    """Hold out records for evaluation: unseen families, unseen members of known families, or random records.
+
+    The result depends only on the arguments. Records whose sequence stands verbatim in a held-out set are taken out
+    of train. A record that `clusters` does not list counts as a family of its own.
+
+    Args:
+        dataset (`datasets.Dataset`): rows with the columns `id` and `sequence`.
+        clusters (`dict[str, str]`, *optional*): family by record id, see [`read_cluster_table`].
+        clusters_name (`str`, defaults to `"the cluster table"`): what messages call `clusters`, such as its file.
+        holdout_families (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
+            depends on the seed and their names only, until their members reach this fraction of all records. A family
+            that would carry the set beyond one and a half times the fraction is passed over.
+        holdout_members (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
+            of its members, rounded but at least one, is held out as `"members"`.
+        holdout_random (`float`, defaults to 0.0): this fraction of all records is held out at random as `"sample"`;
+            families then stand on both sides, which is said in a warning.
+        holdout_seed (`int`, defaults to 0): seed of all choices.
+        cache_dir (`str`, *optional*): folder for the numbers of the rows of train, by default that of `datasets`.
+
+    Returns:
+        [`Splits`]: train and the held-out sets that were asked for.
+
+    Raises:
+        [`CorpusError`]: if the dataset is streamed or lacks a column, a fraction is outside 0 to 1 or they add up to
+            1 or more, one needs `clusters` and there are none, or a requested set or train would be empty.
+    """
+    fractions = dict(holdout_families=holdout_families, holdout_members=holdout_members, holdout_random=holdout_random)
+    _check_options(dataset, clusters, fractions, holdout_seed)
+    held_out, missing = _choose_records(dataset, clusters, clusters_name, fractions, holdout_seed)
+    if not held_out:
+        return Splits(dataset, {})
+    chosen = np.sort(np.concatenate(list(held_out.values())))
+    if len(chosen) == len(dataset):
+        raise CorpusError(f"No record of {len(dataset):,} is left to train on, with {_said(fractions)}.")
+    train = without_rows(dataset, chosen, cache_dir)
+    train, removed = remove_shared_sequences(train, dataset.select(chosen), cache_dir=cache_dir)
+    return Splits(train, {name: dataset.select(rows) for name, rows in held_out.items()}, removed, missing)
+
+
+def remove_shared_sequences(train: Dataset, held_out: Dataset, *, cache_dir: str | None = None) -> tuple[Dataset, int]:
+    """Take the records out of `train` whose sequence stands verbatim in `held_out`.
+
+    [`split_corpus`] does so for the sets it makes; this is for held-out data that come from a file of their own. The
+    sequences of `held_out` are in memory meanwhile. What was found is kept on disk, so that it is looked for once.
+
+    Args:
+        train (`datasets.Dataset`): rows with the column `sequence`.
+        held_out (`datasets.Dataset`): rows with the column `sequence`.
+        cache_dir (`str`, *optional*): folder for what is kept, by default that of `datasets`.
+
+    Returns:
+        `tuple[datasets.Dataset, int]`: the remaining records, and the number of records taken out.
+
+    Raises:
+        [`CorpusError`]: if nothing is left to train on.
+    """
+    shared = remembered("shared-1", [train, held_out], lambda: _shared_rows(train, held_out), cache_dir)
+    removed = len(shared)
+    if not removed:
+        return train, 0
+    if removed == len(train):
+        raise CorpusError(f"All {removed:,} records to train on also stand in the held-out data.")
+    logger.warning("%d records were taken out of train: their sequences stand in the held-out data.", removed)
+    return without_rows(train, shared, cache_dir), removed
+
+
+def _shared_rows(train: Dataset, held_out: Dataset) -> np.ndarray:
+    """Return the sorted numbers of the rows of `train` whose sequence stands in `held_out`."""
+    sequences = pa.chunked_array(
+        (chunk for piece in column_pieces(held_out, "sequence") for chunk in piece.chunks), pa.string()
+    )
+    column = train.data.column("sequence")
+    # at one go, as every call makes a table of the held-out sequences anew; a byte a record
+    shared = pc.is_in(column, value_set=sequences.cast(column.type)).to_numpy()
+    return np.concatenate(
+        [np.flatnonzero(shared[rows]) + start for start, rows in row_pieces(train)] or [np.empty(0, dtype=np.int64)]
+    )
+
+
+def _said(fractions: dict[str, float]) -> str:
+    return ", ".join(f"{name}={fraction!r}" for name, fraction in fractions.items() if fraction)
+
+
+def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int) -> None:
+    if not isinstance(dataset, Dataset):
+        raise CorpusError("A streamed corpus cannot be split; load it with streaming=False or give separate files.")
+    for column in ("id", "sequence"):
+        if column not in dataset.column_names:
+            raise CorpusError(f'The dataset to split has no column "{column}", only {dataset.column_names}.')
+    for name, fraction in fractions.items():
+        if not 0.0 <= fraction < 1.0:
+            raise CorpusError(f"{name} must be at least 0 and less than 1, and not {fraction!r}.")
+        if fraction and name != "holdout_random" and not clusters:
+            raise CorpusError(f"{name}={fraction!r} needs a table of clusters to know the families.")
+    if sum(fractions.values()) >= 1.0:
+        raise CorpusError(f"The held-out fractions add up to 1 or more: {_said(fractions)}.")
+    if seed < 0:
+        raise CorpusError(f"holdout_seed must be 0 or more, and not {seed!r}.")
+
+
+def _choose_records(
+    dataset: Dataset, clusters: dict[str, str] | None, clusters_name: str, fractions: dict[str, float], seed: int
+) -> tuple[dict[str, np.ndarray], int]:
+    """Return the row numbers of every held-out set, and how many records `clusters` lacks."""
+    generator = np.random.default_rng(seed)
+    taken = np.zeros(len(dataset), dtype=bool)  # a byte a record, where numbers of records would be eight
+    held_out: dict[str, np.ndarray] = {}
+    missing = 0
+    if fractions["holdout_families"] or fractions["holdout_members"]:
+        families, names, missing = _family_of_records(dataset, clusters, clusters_name)
+    if fractions["holdout_families"]:
+        chosen = _choose_families(names, np.bincount(families), fractions["holdout_families"] * len(dataset), seed)
+        held_out["families"] = np.flatnonzero(chosen[families])
+        taken[held_out["families"]] = True
+    if fractions["holdout_members"]:
+        held_out["members"] = _choose_members(
+            families, np.flatnonzero(~taken), fractions["holdout_members"], generator
+        )
+        taken[held_out["members"]] = True
+    if fractions["holdout_random"]:
+        logger.warning(
+            "Records are held out at random, so that relatives of the held-out proteins stay in train: results on the "
+            'held-out set "sample" are optimistic. Hold out families with a cluster table to avoid it.'
+        )
+        wanted = max(1, round(fractions["holdout_random"] * len(dataset)))
+        held_out["sample"] = _draw_rows(taken, wanted, generator)
+    return held_out, missing
+
+
+def _draw_rows(taken: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
+    """Return that many rows that are not taken, at random and sorted; all of the others if they are fewer."""
+    before, wanted = taken.copy(), min(wanted, len(taken) - int(taken.sum()))
+    drawn = 0
+    while drawn < wanted:
+        rows = generator.integers(len(taken), size=wanted - drawn)
+        taken[rows] = True
+        drawn = int(taken.sum()) - int(before.sum())
+    return np.flatnonzero(taken & ~before)
+
+
+def _family_of_records(
+    dataset: Dataset, clusters: dict[str, str], clusters_name: str
+) -> tuple[np.ndarray, list[str], int]:
+    """Number the families: returns (family number of each record, names by number, records without a family)."""
+    missing = sum(identifier not in clusters for identifier in _values(dataset, "id"))
+    if missing == len(dataset):
+        raise CorpusError(
+            f"None of the {missing:,} record ids (such as {shorten(dataset[0]['id'])}) is in {clusters_name}, whose "
+            f"ids are such as {shorten(next(iter(clusters)))}."
+        )
+    if missing:
+        logger.warning(
+            "%d of %d records are not in %s; each id is treated as a family of its own.",
+            missing,
+            len(dataset),
+            clusters_name,
+        )
+    # Families are often named after a member: the mark keeps a record without a family apart from them.
+    names = (clusters.get(identifier, f"\0{identifier}") for identifier in _values(dataset, "id"))
+    numbers: dict[str, int] = {}
+    families = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
+    return families, list(numbers), missing
+
+
+def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
+    """Return a mask over families whose members together reach `wanted` records, or come near it."""
+
+    # Keyed by name: other records, or another order of them, do not change the order of the families.
+    def key(number: int) -> bytes:
+        return hashlib.blake2b(f"{seed}:{names[number]}".encode(), digest_size=16).digest()
+
+    chosen = np.zeros(len(names), dtype=bool)
+    taken = 0
+    for number in sorted(range(len(names)), key=key):
+        if taken >= wanted:
+            break
+        # Without this bound one large family could put a third of a corpus into a set meant to be a twentieth.
+        if taken + sizes[number] <= max(1.0, 1.5 * wanted):
+            chosen[number] = True
+            taken += int(sizes[number])
+    if taken == 0:
+        raise CorpusError(
+            f"holdout_families asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
+            "too many to hold it out; raise the fraction."
+        )
+    if taken < wanted:
+        logger.warning("Families of %d records are held out instead of %.0f: the others are too large.", taken, wanted)
+    return chosen
+
+
+def _choose_members(
+    families: np.ndarray, candidates: np.ndarray, fraction: float, generator: np.random.Generator
+) -> np.ndarray:
+    """Return the sorted indices, out of `candidates`, of the members to hold out."""
+    candidate_families = families[candidates]
+    # Sorted by family and at random within each, so that the first members of every family are a random choice.
+    order = np.lexsort((generator.random(len(candidates)), candidate_families))
+    _, starts, sizes = np.unique(candidate_families[order], return_index=True, return_counts=True)
+    # At least one member, but never the whole family: that would be a held-out family.
+    quotas = np.clip(np.floor(sizes * fraction + 0.5).astype(np.int64), 1, np.maximum(sizes - 1, 1))
+    quotas[sizes < _MIN_FAMILY_FOR_MEMBERS] = 0
+    if not quotas.any():
+        raise CorpusError(
+            f"holdout_members={fraction!r} cannot be honoured: no family with {_MIN_FAMILY_FOR_MEMBERS} or more "
+            "members is left to take members from."
+        )
+    rank = np.arange(len(candidates)) - np.repeat(starts, sizes)
+    return np.sort(candidates[order[rank < np.repeat(quotas, sizes)]])
+
+
+def _values(dataset: Dataset, column: str) -> Iterator[str]:
+    for piece in column_pieces(dataset, column):
+        for start in range(0, len(piece), _VALUES_AT_ONCE):
+            yield from piece.slice(start, _VALUES_AT_ONCE).to_pylist()

@@ -1,0 +1,84 @@
+"""Columns for variants of one protein, without an alignment program."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
+
+GAP = 0
+
+_MOST_DIFFERENCE = 8
+_NUMBERS = np.full(256, len(STANDARD_RESIDUES) + 1, dtype=np.uint8)  # the last for everything that is not standard
+_NUMBERS[list(STANDARD_RESIDUES.encode())] = np.arange(1, len(STANDARD_RESIDUES) + 1)
+SYMBOLS = len(STANDARD_RESIDUES) + 2
+"""A gap, the 20 standard residues, and all others as one."""
+
+
+def residue_numbers(sequence: str) -> np.ndarray:
+    """The residues of a protein as numbers from 1: the 20 standard ones, and 21 for all others."""
+    return _NUMBERS[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
+
+
+def align_variants(train: Sequence[str], others: Sequence[Sequence[str]]) -> list[np.ndarray] | None:
+    """Put proteins of nearly the same length into columns.
+
+    Where they resemble one another (on average half of the residues agree with the most frequent ones of train),
+    shorter ones get gaps where they fit best; otherwise gaps stand at the end.
+
+    Args:
+        train (`Sequence[str]`): Proteins that say what the most frequent residues are.
+        others (`Sequence[Sequence[str]]`): Further sets of proteins.
+
+    Returns:
+        `list[np.ndarray]`, for train and each of the others `(proteins, columns)`, numbers as in
+        [`residue_numbers`] with 0 for gaps; None if lengths differ by more than 8 residues.
+    """
+    sets = [train, *others]
+    lengths = [len(sequence) for found in sets for sequence in found]
+    longest = max(lengths)
+    if longest - min(lengths) > _MOST_DIFFERENCE:
+        return None
+    tables = [_left_aligned(found, longest) for found in sets]
+    whole = tables[0][(tables[0] != GAP).all(axis=1)]
+    if not len(whole):
+        return tables
+    reference = np.array([np.bincount(column, minlength=SYMBOLS).argmax() for column in whole.T], dtype=np.uint8)
+    if (whole == reference).mean() < 0.5:
+        return tables
+    for table in tables:
+        for row in np.flatnonzero((table == GAP).any(axis=1)):
+            table[row] = _place_gaps(table[row][table[row] != GAP], reference)
+    return tables
+
+
+def _left_aligned(sequences: Sequence[str], longest: int) -> np.ndarray:
+    table = np.zeros((len(sequences), longest), dtype=np.uint8)
+    for row, sequence in zip(table, sequences, strict=True):
+        row[: len(sequence)] = residue_numbers(sequence)
+    return table
+
+
+def _place_gaps(residues: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Spread residues over the reference's columns, in their order, so that as many as can be agree with it."""
+    gaps, length = len(reference) - len(residues), len(residues)
+    # agreeing[g, i]: matches among the first i residues, each moved g columns to the right
+    agreeing = np.stack(
+        [np.concatenate([[0], np.cumsum(residues == reference[gap : gap + length])]) for gap in range(gaps + 1)]
+    )
+    before = agreeing[0]
+    steps = []
+    for gap in range(1, gaps + 1):
+        gained = before - agreeing[gap]
+        highest = np.maximum.accumulate(gained)
+        # the last place up to i at which the gap may stand without loss
+        place = np.maximum.accumulate(np.where(gained == highest, np.arange(length + 1), 0))
+        steps.append(place)
+        before = agreeing[gap] + highest
+    shifts, end = np.zeros(length, dtype=np.int64), length
+    for place in reversed(steps):
+        end = int(place[end])
+        shifts[end:] += 1
+    row = np.zeros(len(reference), dtype=np.uint8)
+    row[np.arange(length) + shifts] = residues
+    return row

@@ -1,0 +1,430 @@
+"""Fine-tuning of an encoder on a task: one run, runs with several seeds, and a search over options."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from adversarial_mlm.downstream.finetune_results import RESULT_FILE, FinetuneResult
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.downstream.modeling import HEADS, ProteinTaskModel, TaskModelConfig, check_head
+from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.downstream.task_trainer import DivergenceError, TaskTrainer, predict
+from adversarial_mlm.downstream.tasks import TaskData
+from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.models.loading import load_backbone
+
+__all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "finetune_seeds", "grid_search"]
+
+logger = logging.getLogger(__name__)
+
+TRIALS_FILE = "trials.jsonl"
+
+_NOT_OF_THE_RESULT = ("report_to",)
+
+
+def finetune(
+    data: TaskData,
+    model_name_or_path: str,
+    output_dir: str,
+    settings: FinetuneSettings | None = None,
+    *,
+    from_scratch: bool = False,
+    revision: str | None = None,
+) -> FinetuneResult:
+    """Fine-tune an encoder on train, choose the best weights on valid, save them and predict all splits but train.
+
+    `output_dir` then holds the model ([`ProteinTaskModel`]), its tokenizer, `predictions.npz` and `result.json`. A run
+    that is complete is not made again: its result is read. One that was killed starts anew. With the same seed two
+    runs are equal, on a CPU to the last bit.
+
+    Args:
+        data ([`TaskData`]): The task.
+        model_name_or_path (`str`): The encoder with its tokenizer: a folder, or a name on the Hub.
+        output_dir (`str`): Where the model and the result go.
+        settings ([`FinetuneSettings`], *optional*): How; by default with its defaults.
+        from_scratch (`bool`, *optional*, defaults to `False`): Take the encoder's configuration and tokenizer alone:
+            the baseline without pre-training. The head starts from the same weights as with them.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+
+    Returns:
+        [`FinetuneResult`]
+
+    Raises:
+        CheckpointError: If the encoder cannot be loaded.
+        ValueError: If an option does not suit the task or the encoder, if the loss is not finite, or if `output_dir`
+            holds something else.
+    """
+    start = _prepare(data, _load(model_name_or_path, revision, from_scratch), settings or FinetuneSettings())
+    splits = [split for split in data.splits if split != "train"]
+    fingerprint = start.fingerprint(data, ["train", *splits])
+    cut = start.count_cut(data, ["train", *splits])
+    if os.path.isfile(os.path.join(output_dir, RESULT_FILE)):
+        return _earlier_result(output_dir, fingerprint)
+    _check_no_other_model(output_dir)
+    os.makedirs(output_dir, exist_ok=True)
+    trainer, seconds = _train(data, start, output_dir)
+    with _quiet_transformers():
+        trainer.model.save_pretrained(output_dir)
+        start.backbone.tokenizer.save_pretrained(output_dir)
+        model = ProteinTaskModel.from_pretrained(output_dir).to(trainer.args.device)
+    predictions = {
+        split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)
+        for split in splits
+    }
+    parameters = list(trainer.model.parameters())
+    result = FinetuneResult(
+        predictions=predictions,
+        validation_score=headline_score(data.task.kind, predictions["valid"], data.splits["valid"]["label"][:]),
+        settings=start.settings,
+        max_length=start.config.max_length,
+        epochs=trainer.state.epoch,
+        steps=trainer.state.global_step,
+        best_step=trainer.state.best_global_step,
+        seconds=seconds,
+        history=trainer.history(),
+        cut=cut,
+        fingerprint=fingerprint,
+        facts={
+            "model_name_or_path": model_name_or_path,
+            "from_scratch": from_scratch,
+            **{name: getattr(data.task, attribute) for name, attribute in _TASK_FACTS.items()},
+            "head": start.config.head,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "device": trainer.args.device.type,
+        },
+    )
+    result.save(output_dir)
+    return result
+
+
+_TASK_FACTS = {"task": "name", "kind": "kind", "target": "target"}
+
+
+def finetune_seeds(
+    data: TaskData,
+    model_name_or_path: str,
+    output_dir: str,
+    settings: FinetuneSettings | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    *,
+    from_scratch: bool = False,
+    revision: str | None = None,
+) -> list[FinetuneResult]:
+    """[`finetune`] once for every seed, into `output_dir/seed-<seed>`; a seed that is done is not run again.
+
+    Raises:
+        ValueError: If there are no seeds or one is there twice, or as [`finetune`].
+    """
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    settings = settings or FinetuneSettings()
+    runs = [settings.replace({"seed": seed}) for seed in seeds]
+    return [
+        finetune(
+            data,
+            model_name_or_path,
+            os.path.join(output_dir, f"seed-{run.seed}"),
+            run,
+            from_scratch=from_scratch,
+            revision=revision,
+        )
+        for run in runs
+    ]
+
+
+def grid_search(
+    data: TaskData,
+    model_name_or_path: str,
+    output_dir: str,
+    base_settings: FinetuneSettings,
+    grid: Mapping[str, Sequence[Any]],
+    seed: int = 0,
+    *,
+    from_scratch: bool = False,
+    revision: str | None = None,
+) -> tuple[FinetuneSettings, list[dict[str, Any]]]:
+    """Fine-tune with every combination of some options, and choose by the score on valid. Tests are not looked at.
+
+    Every trial is one line of `output_dir/trials.jsonl` as soon as it is done; a search that was killed goes on behind
+    the last one. No models are kept.
+
+    Args:
+        data ([`TaskData`]): The task; of its splits train and valid are read.
+        model_name_or_path (`str`): As of [`finetune`].
+        output_dir (`str`): Where `trials.jsonl` goes.
+        base_settings ([`FinetuneSettings`]): What is not searched over.
+        grid (`Mapping[str, Sequence]`): By option the values to try. Of equally good trials the first is taken.
+        seed (`int`, *optional*, defaults to 0): Of all trials.
+        from_scratch (`bool`, *optional*, defaults to `False`): As of [`finetune`].
+        revision (`str`, *optional*): As of [`finetune`].
+
+    Returns:
+        [`FinetuneSettings`], the best ones, and the trials in the order of the grid: `options`, `validation_score`
+        (`None` where it is not defined), `best_step`, `steps`, `epochs`, `seconds`, `fingerprint`, and `failure`, the
+        reason where a trial diverged.
+
+    Raises:
+        ValueError: If an option is not known or has no values, if a combination makes no sense, if no trial has a
+            score, or as [`finetune`].
+    """
+    candidates = _combinations(base_settings.replace({"seed": seed}), grid)
+    backbone = _load(model_name_or_path, revision, from_scratch)
+    starts = [_prepare(data, backbone, settings) for _, settings in candidates]
+    os.makedirs(output_dir, exist_ok=True)
+    path = Path(output_dir, TRIALS_FILE)
+    finished = {trial["fingerprint"]: trial for trial in _read_trials(path)}
+    trials = []
+    for (options, _), start in zip(candidates, starts, strict=True):
+        fingerprint = start.fingerprint(data, ["train", "valid"])
+        if fingerprint not in finished:
+            trial = {"options": options, **_try(data, start, output_dir), "fingerprint": fingerprint}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(trial, allow_nan=False) + "\n")
+            finished[fingerprint] = trial
+        trials.append(finished[fingerprint])
+    scores = [-math.inf if trial["validation_score"] is None else trial["validation_score"] for trial in trials]
+    if max(scores) == -math.inf:
+        reason = trials[0]["failure"] or "the score on valid is not defined"
+        raise ValueError(f"none of the {len(trials)} trials of the grid has a score on valid; of the first, {reason}")
+    return candidates[int(np.argmax(scores))][1], trials
+
+
+def _combinations(
+    base: FinetuneSettings, grid: Mapping[str, Sequence[Any]]
+) -> list[tuple[dict[str, Any], FinetuneSettings]]:
+    for name, values in grid.items():
+        if name == "seed":
+            raise ValueError("seed cannot be searched over: the best seed is chance; use the seeds of the final runs")
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise ValueError(f"the grid has no list of values for {name}")
+    found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [(options, base.replace(options)) for options in found]
+
+
+def _read_trials(path: Path) -> list[dict[str, Any]]:
+    """The finished trials; a last line that was cut off by a kill is taken away."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    complete, _, rest = text.rpartition("\n")
+    if rest:
+        path.write_text(f"{complete}\n" if complete else "", encoding="utf-8")
+    trials = []
+    for number, line in enumerate(complete.splitlines(), start=1):
+        try:
+            trial = json.loads(line)
+            trials.append({name: trial[name] for name in ("options", *_TRIAL_FIELDS, "fingerprint")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"line {number} of {path} is no trial of a grid; remove it or the file") from error
+    return trials
+
+
+_TRIAL_FIELDS = ("validation_score", "best_step", "steps", "epochs", "seconds", "failure")
+
+
+def _try(data: TaskData, start: "_Start", output_dir: str) -> dict[str, Any]:
+    """One trial."""
+    start.count_cut(data, ["train", "valid"])
+    try:
+        trainer, seconds = _train(data, start, output_dir)
+    except DivergenceError as error:
+        logger.warning("a trial of the grid failed: %s", error)
+        return {**dict.fromkeys(_TRIAL_FIELDS), "failure": str(error)}
+    found = predict(
+        trainer.model, data.splits["valid"]["sequence"][:], start.collator, trainer.args.per_device_eval_batch_size
+    )
+    score = headline_score(data.task.kind, found, data.splits["valid"]["label"][:])
+    state = trainer.state
+    values = (None if math.isnan(score) else score, state.best_global_step, state.global_step, state.epoch, seconds)
+    return dict(zip(_TRIAL_FIELDS, (*values, None), strict=True))
+
+
+@dataclass
+class _Backbone:
+    """An encoder as it was loaded; `digest` is of its weights, `None` where they do not matter."""
+
+    name: str
+    encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str | None
+
+
+def _load(model_name_or_path: str, revision: str | None, from_scratch: bool) -> _Backbone:
+    with _quiet_transformers():
+        encoder, tokenizer = load_backbone(model_name_or_path, revision, from_scratch=from_scratch)
+    return _Backbone(model_name_or_path, encoder, tokenizer, None if from_scratch else _digest(encoder))
+
+
+@dataclass
+class _Start:
+    """What a run starts from, checked."""
+
+    settings: FinetuneSettings
+    config: TaskModelConfig
+    backbone: _Backbone
+    collator: DataCollatorForTask
+
+    def build_model(self) -> ProteinTaskModel:
+        """The model; the head is the same one for the same seed, whatever the weights of the encoder."""
+        set_seed(self.settings.seed)
+        model = ProteinTaskModel(self.config)
+        if self.backbone.digest is not None:
+            model.encoder.load_state_dict(self.backbone.encoder.state_dict())
+        model.encoder.requires_grad_(not self.settings.frozen_encoder)
+        model.encoder_dropout = self.settings.encoder_dropout
+        return model
+
+    def fingerprint(self, data: TaskData, splits: Sequence[str]) -> str:
+        """Of everything that the result of a run depends on, but for the versions of libraries and the machine."""
+        settings = dataclasses.asdict(self.settings)
+        table = self.collator.table
+        plain = {
+            "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_THE_RESULT},
+            "task": [data.task.kind, data.classes],
+            "data": {split: data.facts["fingerprints"][split] for split in splits},
+            "config": _without_origin(self.config.to_dict()),
+            "tokens": [table.ids.tolist(), table.prefix, table.suffix, self.collator.pad_token_id],
+            "weights": self.backbone.digest,
+        }
+        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+    def count_cut(self, data: TaskData, splits: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Count the proteins that are read in part, by split, and say so, once for the same counts."""
+        cut = {}
+        for split in splits:
+            beyond = [len(sequence) - self.collator.max_residues for sequence in data.splits[split]["sequence"]]
+            beyond = [residues for residues in beyond if residues > 0]
+            if beyond:
+                cut[split] = {"proteins": len(beyond), "residues": sum(beyond)}
+        if cut:
+            counts = ", ".join(f"{c['proteins']:,} of {len(data.splits[s]):,} in {s}" for s, c in cut.items())
+            _say_once(
+                f"{data.task.name}: with max_length {self.config.max_length} the beginning alone is read of proteins "
+                f"with more than {self.collator.max_residues:,} residues: {counts}."
+            )
+        return cut
+
+
+def _prepare(data: TaskData, backbone: _Backbone, settings: FinetuneSettings) -> _Start:
+    kind = data.task.kind
+    head = HEADS[kind][0] if settings.head is None else settings.head
+    check_head(kind, head)
+    if "valid" not in data.splits:
+        raise ValueError(f"{data.task.name} has no valid split, which early stopping needs")
+    max_length = settings.row_length(number_of_positions(backbone.encoder))
+    collator = DataCollatorForTask(backbone.tokenizer, kind, max_length)
+    table, embeddings = collator.table, backbone.encoder.get_input_embeddings().num_embeddings
+    largest = max(table.ids.max(), collator.pad_token_id, *table.prefix, *table.suffix)
+    if largest >= embeddings:
+        raise ValueError(
+            f"model_name_or_path is {backbone.name}, whose encoder has {embeddings} token embeddings, but whose "
+            f"tokenizer has a token {largest}"
+        )
+    if head == "cls" and not table.prefix:
+        raise ValueError("head: cls needs a token in front of the protein, and the tokenizer puts none there")
+    numbers = {"num_labels": len(data.classes)} if data.classes else _moments(data)
+    config = TaskModelConfig(
+        encoder_config=_without_origin(backbone.encoder.config.to_dict()),
+        kind=kind,
+        head=head,
+        head_size=settings.head_size,
+        head_dropout=settings.head_dropout,
+        max_length=max_length,
+        **numbers,
+    )
+    if data.classes:
+        config.id2label = dict(enumerate(data.classes))
+        config.label2id = {name: number for number, name in enumerate(data.classes)}
+    return _Start(settings, config, backbone, collator)
+
+
+def _moments(data: TaskData) -> dict[str, float]:
+    labels = np.asarray(data.splits["train"]["label"][:], dtype=np.float64)
+    return {"label_mean": float(labels.mean()), "label_std": float(labels.std())}
+
+
+def _train(data: TaskData, start: _Start, output_dir: str) -> tuple[TaskTrainer, float]:
+    """Train; the trainer then has the best weights. Returns the seconds too."""
+    trainer = TaskTrainer(
+        start.build_model(), start.settings, start.collator, data.splits["train"], data.splits["valid"], output_dir
+    )
+    began = time.monotonic()
+    with _quiet_transformers():
+        trainer.train()
+    seconds = time.monotonic() - began
+    trainer.load_best()
+    return trainer, seconds
+
+
+def _without_origin(config: dict) -> dict:
+    """A configuration without the folder that it was read from, and without the version of transformers."""
+    plain = {name: value for name, value in config.items() if name not in ("transformers_version", "_name_or_path")}
+    return {name: _without_origin(value) if isinstance(value, dict) else value for name, value in plain.items()}
+
+
+def _digest(encoder: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else str(tensor.item()).encode())
+    return digest.hexdigest()
+
+
+def _earlier_result(folder: str, fingerprint: str) -> FinetuneResult:
+    result = FinetuneResult.load(folder)
+    if result.fingerprint != fingerprint:
+        raise ValueError(
+            f"output_dir {folder} holds the result of other settings, other data or another encoder; choose another "
+            "folder, or remove it"
+        )
+    logger.info("%s is complete and is not made again", folder)
+    return result
+
+
+def _check_no_other_model(folder: str) -> None:
+    try:
+        model_type = json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return
+    if model_type != TaskModelConfig.model_type:
+        raise ValueError(f"output_dir {folder} holds another model (a {model_type}); choose another folder")
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars, and no reports of heads that were left out on purpose."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+_said: set[str] = set()
+
+
+def _say_once(sentence: str) -> None:
+    if sentence not in _said:
+        _said.add(sentence)
+        logger.warning(sentence)

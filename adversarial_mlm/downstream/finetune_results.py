@@ -1,0 +1,102 @@
+"""What a fine-tuning run leaves: predictions and figures, as JSON and plain arrays."""
+
+import dataclasses
+import json
+import math
+import os
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+
+RESULT_FILE = "result.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+_OFFSETS = ".offsets"
+
+
+@dataclass
+class FinetuneResult:
+    """How a fine-tuning run went.
+
+    Attributes:
+        predictions (`dict[str, np.ndarray | list[np.ndarray]]`): For every split but train, one for every row, as
+            [`predict`] gives them; made by the saved model as it is read back from its folder.
+        validation_score (`float`): [`headline_score`] of `predictions["valid"]`; nan where it is not defined.
+        settings ([`FinetuneSettings`]): As asked for.
+        max_length (`int`): Longest row in tokens, as it was.
+        epochs (`float`): Passes over train.
+        steps (`int`): Updates.
+        best_step (`int`): The update whose weights were kept.
+        seconds (`float`): Duration of training, evaluation on valid included.
+        history (`list[dict]`): By evaluation: `step`, `epoch`, `train_loss`, `validation_score` (-1 where it is not
+            defined).
+        cut (`dict[str, dict[str, int]]`): By split, where a protein was longer than `max_length`: how many `proteins`,
+            and the `residues` that were not read.
+        fingerprint (`str`): 32 hexadecimal digits of the options, the data and the encoder that this came from.
+        facts (`dict`): `model_name_or_path` and `from_scratch` as given; `task`, `kind`, `target` of the data; the
+            `head`; the number of `parameters`, and of `trained_parameters`; `device`.
+    """
+
+    predictions: dict[str, np.ndarray | list[np.ndarray]]
+    validation_score: float
+    settings: FinetuneSettings
+    max_length: int
+    epochs: float
+    steps: int
+    best_step: int
+    seconds: float
+    history: list[dict[str, float]]
+    cut: dict[str, dict[str, int]]
+    fingerprint: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str) -> None:
+        """Write `predictions.npz` and, last of all, `result.json`: where that is, the run is complete."""
+        arrays = {}
+        for split, found in self.predictions.items():
+            if isinstance(found, list):
+                arrays[split + _OFFSETS] = np.cumsum([0, *(len(row) for row in found)])
+                found = np.concatenate(found)
+            arrays[split] = found
+        np.savez_compressed(os.path.join(folder, PREDICTIONS_FILE), **arrays)
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
+        plain["settings"] = dataclasses.asdict(self.settings)
+        if math.isnan(self.validation_score):
+            plain["validation_score"] = None
+        path = os.path.join(folder, RESULT_FILE)
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump(plain, file, indent=2, allow_nan=False)
+        os.replace(f"{path}.new", path)
+
+    @classmethod
+    def load(cls, folder: str) -> "FinetuneResult":
+        """Read what [`FinetuneResult.save`] wrote.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        try:
+            plain = json.loads(Path(folder, RESULT_FILE).read_text(encoding="utf-8"))
+            plain["settings"] = FinetuneSettings(**plain["settings"])
+            if plain["validation_score"] is None:
+                plain["validation_score"] = math.nan
+            with np.load(os.path.join(folder, PREDICTIONS_FILE), allow_pickle=False) as arrays:
+                return cls(predictions=_predictions(arrays), **plain)
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{folder} has no {RESULT_FILE} and {PREDICTIONS_FILE} that can be read") from error
+
+
+def _predictions(arrays: np.lib.npyio.NpzFile) -> dict[str, np.ndarray | list[np.ndarray]]:
+    predictions = {}
+    for split in arrays.files:
+        if split.endswith(_OFFSETS):
+            continue
+        predictions[split] = arrays[split]
+        if split + _OFFSETS in arrays.files:
+            predictions[split] = np.split(arrays[split], arrays[split + _OFFSETS][1:-1])
+    return predictions

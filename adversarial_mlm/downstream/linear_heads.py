@@ -1,0 +1,210 @@
+"""Linear heads with a closed form: ridge regression, and a discriminant for classes. Both are solved in seconds.
+
+Penalties are chosen on validation. Of numbers that stand in many rows and columns only sums are kept, so that rows
+can be made as they are needed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+
+_ROWS_AT_ONCE = 8192
+
+PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
+"""What is added to the variance of every (standardised) column: 1e-6 to 100."""
+
+_DISCRIMINANT_PENALTIES = PENALTIES[2:14:2]
+_SHRINKAGES = (0.0, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix that is given out in blocks of rows.
+
+    Attributes:
+        count (`int`): Number of rows.
+        columns (`int`): Number of columns.
+        blocks (`Callable`): Returns an iterator over the blocks, `(some rows, columns)` float32.
+    """
+
+    count: int
+    columns: int
+    blocks: Callable[[], Iterator[np.ndarray]]
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> "Rows":
+        """The rows of an array `(rows, columns)`."""
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, len(matrix), _ROWS_AT_ONCE):
+                yield np.asarray(matrix[start : start + _ROWS_AT_ONCE], dtype=np.float32)
+
+        return cls(*matrix.shape, blocks)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A head that was fitted.
+
+    Attributes:
+        predictions (`dict[str, np.ndarray]`): By split, one number or class per row.
+        settings (`dict`): What validation chose.
+        valid_score (`float`): The score by which it chose.
+    """
+
+    predictions: dict[str, np.ndarray]
+    settings: dict
+    valid_score: float
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Column means and factors; a column that is constant in train has the factor 0."""
+
+    mean: np.ndarray
+    factor: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Rows, standardise: bool) -> "_Scale":
+        total, squares = np.zeros(rows.columns), np.zeros(rows.columns)
+        for block in rows.blocks():
+            total += block.sum(axis=0, dtype=np.float64)
+        mean = total / rows.count
+        for block in rows.blocks():
+            squares += np.square(block - mean).sum(axis=0)
+        deviation = np.sqrt(squares / rows.count)
+        varies = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-30)
+        factor = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
+        return cls(mean.astype(np.float32), (factor if standardise else varies).astype(np.float32))
+
+    def blocks(self, rows: Rows) -> Iterator[np.ndarray]:
+        for block in rows.blocks():
+            yield (block - self.mean) * self.factor
+
+
+def fit_ridge(
+    features: Mapping[str, Rows],
+    labels: Mapping[str, np.ndarray],
+    *,
+    standardise: bool = True,
+    penalties: Sequence[float] = PENALTIES,
+) -> Fit:
+    """Least squares with a penalty on the squared weights, which validation chooses by Spearman correlation.
+
+    Minimises mean((y - b - Xw)²) + penalty · |w|² for centred columns X; b is not penalised.
+
+    Args:
+        features (`Mapping[str, Rows]`): By split; `train` and `valid` must be there.
+        labels (`Mapping[str, np.ndarray]`): Numbers of `train` and `valid`.
+        standardise (`bool`, defaults to `True`): Whether columns are scaled to the variance 1 in train.
+        penalties (`Sequence[float]`): To choose from.
+
+    Returns:
+        [`Fit`] with a float64 per row, and the setting `penalty`. Where the correlation is nowhere defined, the
+        penalty with the least squared error on validation.
+    """
+    scale = _Scale.of(features["train"], standardise)
+    numbers = np.asarray(labels["train"], dtype=np.float64)
+    centre = numbers.mean()
+    gram, cross, start = 0.0, 0.0, 0
+    for block in scale.blocks(features["train"]):
+        stop = start + len(block)
+        gram = gram + (block.T @ block).astype(np.float64)
+        cross = cross + block.T.astype(np.float64) @ (numbers[start:stop] - centre)
+        start = stop
+    gram, cross = gram / len(numbers), cross / len(numbers)
+    solved = [(penalty, _solve(gram, penalty, cross[:, None])) for penalty in penalties]
+    penalties = [penalty for penalty, found in solved if found is not None]
+    weights = np.concatenate([found for _, found in solved if found is not None], axis=1)
+    on_valid = _apply(scale, features["valid"], weights) + centre
+    truth = np.asarray(labels["valid"], dtype=np.float64)
+    scores = np.array([headline_score("regression", column, truth) for column in on_valid.T])
+    errors = np.square(on_valid.astype(np.float64) - truth[:, None]).mean(axis=0)
+    best = int(np.argmin(errors) if np.isnan(scores).all() else np.nanargmax(scores))
+    chosen = weights[:, [best]]
+    predictions = {split: _apply(scale, rows, chosen)[:, 0] + centre for split, rows in features.items()}
+    return Fit(predictions, {"penalty": float(penalties[best])}, float(scores[best]))
+
+
+def fit_discriminant(
+    features: Mapping[str, Rows],
+    labels: Mapping[str, np.ndarray],
+    num_classes: int,
+    *,
+    penalties: Sequence[float] = _DISCRIMINANT_PENALTIES,
+    shrinkages: Sequence[float] = _SHRINKAGES,
+) -> Fit:
+    """Linear discriminant analysis: normal distributions with one covariance and a centre for each class.
+
+    A class with n rows has its centre drawn towards the common one by n / (n + shrinkage), and the penalty is added
+    to the variance of every standardised column; validation chooses both by the share of right rows.
+
+    Args:
+        features (`Mapping[str, Rows]`): By split; `train` and `valid` must be there.
+        labels (`Mapping[str, np.ndarray]`): Classes of `train` and `valid`. Rows with a negative class do not count.
+        num_classes (`int`): Number of classes; one that train does not have is never predicted.
+        penalties, shrinkages (`Sequence[float]`): To choose from.
+
+    Returns:
+        [`Fit`] with an int64 per row, and the settings `penalty` and `shrinkage`.
+    """
+    scale = _Scale.of(features["train"], standardise=True)
+    classes = np.asarray(labels["train"])
+    columns = features["train"].columns
+    counts = np.bincount(classes[classes >= 0], minlength=num_classes).astype(np.float64)
+    sums, gram, start = np.zeros((num_classes, columns)), np.zeros((columns, columns)), 0
+    for block in scale.blocks(features["train"]):
+        of_block = classes[start : start + len(block)]
+        start += len(block)
+        block, of_block = block[of_block >= 0], of_block[of_block >= 0]
+        gram += block.T @ block
+        order = np.argsort(of_block, kind="stable")
+        present, first = np.unique(of_block[order], return_index=True)
+        if len(present):
+            sums[present] += np.add.reduceat(block[order], first, axis=0, dtype=np.float64)
+    centres = sums / np.maximum(counts, 1)[:, None]
+    covariance = (gram - (centres.T * counts) @ centres) / counts.sum()
+    with np.errstate(divide="ignore"):
+        prior = np.log(counts / counts.sum())
+    truth = np.asarray(labels["valid"])
+    best: tuple | None = None
+    for penalty in penalties:
+        directions = _solve(covariance, penalty, centres.T)
+        if directions is None:
+            continue
+        squares = np.einsum("cd,dc->c", centres, directions)
+        on_valid = _apply(scale, features["valid"], directions)
+        for shrinkage in shrinkages:
+            factor = counts / np.maximum(counts + shrinkage, 1)
+            bias = prior - 0.5 * np.square(factor) * squares
+            found = (on_valid * factor + bias).argmax(axis=1)
+            score = float((found == truth)[truth != IGNORE_INDEX].mean())
+            if best is None or score > best[0]:
+                best = score, penalty, shrinkage, directions * factor, bias
+    score, penalty, shrinkage, weights, bias = best
+    predictions = {split: _apply(scale, rows, weights, bias) for split, rows in features.items()}
+    return Fit(predictions, {"penalty": float(penalty), "shrinkage": float(shrinkage)}, score)
+
+
+def _solve(matrix: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray | None:
+    """Solve (matrix + penalty · identity) x = right for a matrix of sums of squares; None if rounding forbids it."""
+    system = torch.from_numpy(matrix).clone()
+    system.diagonal().add_(penalty)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if failed:
+        return None
+    return torch.cholesky_solve(torch.from_numpy(np.ascontiguousarray(right)), factor).numpy()
+
+
+def _apply(scale: _Scale, rows: Rows, weights: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """Return rows @ weights, or with a bias the number of the column in which a row is largest."""
+    weights = weights.astype(np.float32)
+    products = (block @ weights for block in scale.blocks(rows))
+    if bias is not None:
+        products = ((block + bias).argmax(axis=1) for block in products)
+    return np.concatenate(list(products))

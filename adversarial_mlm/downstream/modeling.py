@@ -1,0 +1,326 @@
+"""An encoder with a head for a downstream task, as one model that saves and loads.
+
+One class serves all tasks: what differs between them is a head of one module and the loss, both named by the
+configuration. Classes of their own for each kind would differ in nothing else.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import ModelOutput
+
+from adversarial_mlm.downstream.definitions import KINDS
+from adversarial_mlm.masking.losses import IGNORE_INDEX, token_losses
+from adversarial_mlm.models.loading import new_backbone
+
+HEADS = {
+    "regression": ("attention", "mean", "cls"),
+    "classification": ("attention", "mean", "cls"),
+    "token_classification": ("conv", "linear"),
+}
+"""The heads by kind of task; the first is the default."""
+
+_DROPOUT = {"attention": 0.5, "mean": 0.5}  # of the code behind TAPE's paper; TAPE's PyTorch heads have none
+
+
+class TaskModelConfig(PreTrainedConfig):
+    """Configuration of a [`ProteinTaskModel`].
+
+    Args:
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*): Of the encoder; by default a BERT's.
+        kind (`str`, *optional*, defaults to `"regression"`): Or `"classification"` (of proteins) or
+            `"token_classification"` (of residues).
+        head (`str`, *optional*): Of proteins `"attention"` (the default: a softmax over the residues, then layer norm
+            and two layers, as in the code behind TAPE's paper), `"mean"` (the same over the mean of the residues) or
+            `"cls"` (TAPE's weight-normed MLP over a tanh layer on the first token; that layer is a fresh one, as
+            masked-language modelling does not train it). Of residues `"conv"` (the default: TAPE's, batch norm and
+            two weight-normed convolutions) or `"linear"`.
+        id2label (`dict[int, str]`, *optional*): Names of the classes; with `num_labels` alone they are numbered. A
+            regression has one output.
+        head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer, where it has one.
+        head_dropout (`float`, *optional*): In front of the last layer; by default 0.5 for `attention` and `mean`
+            and 0 for the others.
+        label_mean (`float`, *optional*, defaults to 0.0): Of a regression's labels in training. The head works with
+            labels of mean 0 and standard deviation 1; the model's output is in the task's units.
+        label_std (`float`, *optional*, defaults to 1.0): The standard deviation.
+        max_length (`int`, *optional*): Longest row in tokens that the model was fine-tuned with.
+
+    Raises:
+        ValueError: If there is no such kind, the head is not one for it, or a number is out of range.
+    """
+
+    model_type = "adversarial_mlm_task"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    kind: str = "regression"
+    head: str | None = None
+    head_size: int = 512
+    head_dropout: float | None = None
+    label_mean: float = 0.0
+    label_std: float = 1.0
+    max_length: int | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got '{self.kind}'")
+        self.head = HEADS[self.kind][0] if self.head is None else self.head
+        check_head(self.kind, self.head)
+        self.head_dropout = _DROPOUT.get(self.head, 0.0) if self.head_dropout is None else self.head_dropout
+        if not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+        if self.head_size < 1:
+            raise ValueError(f"head_size must be at least 1, got {self.head_size}")
+        if not self.label_std > 0:
+            raise ValueError(f"label_std must be positive, got {self.label_std}")
+        super().__post_init__(**kwargs)
+        if self.kind == "regression":
+            self.num_labels = 1
+
+
+def check_head(kind: str, head: str) -> None:
+    """Make sure that a head is one for a kind of task.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if head not in HEADS[kind]:
+        raise ValueError(f"head must be one of {', '.join(HEADS[kind])} for {kind}, got '{head}'")
+
+
+@dataclass
+class TaskModelOutput(ModelOutput):
+    """Output of a [`ProteinTaskModel`].
+
+    Attributes:
+        loss (`torch.Tensor`, *optional*): A scalar, with labels.
+        logits (`torch.Tensor`): Of a regression `(batch,)`, in the task's units; of proteins `(batch, classes)`; of
+            residues `(batch, length, classes)`, of no meaning where no residue stands. float32 at least.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class _ResidueMean(nn.Module):
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        weights = residues.to(hidden.dtype) / residues.sum(1, keepdim=True)
+        return (weights.unsqueeze(1) @ hidden).squeeze(1)  # (batch, hidden)
+
+
+class _ResidueAttention(nn.Module):
+    """A mean over the residues whose weights are learned; each is a function of its own residue alone."""
+
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size)
+        self.score = nn.Linear(hidden_size, 1)
+
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        scores = self.score(self.norm(hidden)).squeeze(-1).float()  # (batch, length)
+        weights = scores.masked_fill(~residues, -torch.inf).softmax(-1).to(hidden.dtype)
+        return (weights.unsqueeze(1) @ hidden).squeeze(1)  # (batch, hidden)
+
+
+class _FirstToken(nn.Module):
+    def __init__(self, hidden_size: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.dense(hidden[:, 0]))  # (batch, hidden)
+
+
+class PooledHead(nn.Module):
+    """One vector for a protein, then two layers.
+
+    Args:
+        config ([`TaskModelConfig`]): Of the model.
+        hidden_size (`int`): Width of the encoder's output.
+    """
+
+    def __init__(self, config: TaskModelConfig, hidden_size: int):
+        super().__init__()
+        first, last = nn.Linear(hidden_size, config.head_size), nn.Linear(config.head_size, config.num_labels)
+        dropout = nn.Dropout(config.head_dropout)
+        if config.head == "cls":
+            self.pooling = _FirstToken(hidden_size)
+            self.layers = nn.Sequential(weight_norm(first, dim=None), nn.ReLU(), dropout, weight_norm(last, dim=None))
+        else:
+            self.pooling = _ResidueAttention(hidden_size) if config.head == "attention" else _ResidueMean()
+            self.layers = nn.Sequential(nn.LayerNorm(hidden_size), first, nn.ReLU(), dropout, last)
+
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden) and (batch, length) to (batch, outputs)."""
+        return self.layers(self.pooling(hidden, residues))
+
+
+class ConvolutionHead(nn.Module):
+    """TAPE's head for residues. Whatever is no residue counts as zero, in both layers and in the batch norm.
+
+    Args:
+        config ([`TaskModelConfig`]): Of the model.
+        hidden_size (`int`): Width of the encoder's output.
+    """
+
+    def __init__(self, config: TaskModelConfig, hidden_size: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(hidden_size)
+        self.first = weight_norm(nn.Conv1d(hidden_size, config.head_size, 5, padding=2), dim=None)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.last = weight_norm(nn.Conv1d(config.head_size, config.num_labels, 3, padding=1), dim=None)
+
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden) and (batch, length) to (batch, length, outputs)."""
+        normed = hidden.new_zeros(hidden.shape)
+        normed[residues] = self._normalise(hidden[residues]).to(hidden.dtype)
+        mask = residues.unsqueeze(1)
+        # masked again, or what the first layer writes behind a row's end would come back with the second
+        inner = torch.relu(self.first(normed.transpose(1, 2))) * mask
+        return self.last(self.dropout(inner)).transpose(1, 2)
+
+    def _normalise(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.training and len(rows) == 1:  # one row has no variance
+            norm = self.norm
+            return nn.functional.batch_norm(rows, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        return self.norm(rows)
+
+
+class LinearHead(nn.Module):
+    """One layer, the same for every residue.
+
+    Args:
+        config ([`TaskModelConfig`]): Of the model.
+        hidden_size (`int`): Width of the encoder's output.
+    """
+
+    def __init__(self, config: TaskModelConfig, hidden_size: int):
+        super().__init__()
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.last = nn.Linear(hidden_size, config.num_labels)
+
+    def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden) to (batch, length, outputs)."""
+        return self.last(self.dropout(hidden))
+
+
+_HEAD_CLASSES = {
+    "attention": PooledHead,
+    "mean": PooledHead,
+    "cls": PooledHead,
+    "conv": ConvolutionHead,
+    "linear": LinearHead,
+}
+
+
+def scored_items(labels: torch.Tensor) -> torch.Tensor:
+    """How many labels count in the loss: all numbers, and of classes those that are not negative; a scalar, int64."""
+    return torch.tensor(labels.numel()) if labels.is_floating_point() else (labels >= 0).sum()
+
+
+class ProteinTaskModel(PreTrainedModel):
+    """An encoder and a head. Any encoder of `AutoModel` will do, with its own tokenizer.
+
+    The prediction for a protein depends on that protein alone, not on what it is padded to. `AutoModel` loads a saved
+    one too, once this module is imported.
+
+    Args:
+        config ([`TaskModelConfig`]): Encoder, head and task.
+
+    Attributes:
+        encoder_dropout (`bool`): Whether the encoder has its dropout in training; `True` at first. It is not saved.
+
+    Raises:
+        ValueError: If the encoder's configuration has no `hidden_size`.
+    """
+
+    config_class = TaskModelConfig
+    base_model_prefix = "task_model"
+    main_input_name = "input_ids"
+    accepts_loss_kwargs = True  # Trainer: `loss` is divided by num_items_in_batch
+    # whether the encoder has it is the encoder's to say
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: TaskModelConfig):
+        super().__init__(config)
+        self.encoder_dropout = True
+        hidden_size = getattr(config.encoder_config, "hidden_size", None)
+        if hidden_size is None:
+            raise ValueError(f"an encoder of the type {config.encoder_config.model_type} has no hidden_size")
+        self.encoder = new_backbone(config.encoder_config)
+        self.head = _HEAD_CLASSES[config.head](config, hidden_size)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Of the head: Glorot's initialisation, as in the code behind TAPE's paper. The encoder has its own."""
+        if hasattr(module, "parametrizations"):  # weight norm
+            parts = module.parametrizations.weight
+            if not getattr(parts.original1, "_is_hf_initialized", False):
+                module.weight = nn.init.xavier_uniform_(torch.empty_like(parts.original1))
+        elif isinstance(module, (nn.Linear, nn.Conv1d)):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
+            super()._init_weights(module)
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            init.zeros_(module.bias)
+
+    def train(self, mode: bool = True) -> "ProteinTaskModel":
+        """As of any module; without `encoder_dropout`, or if all its parameters are frozen, the encoder stays as in
+        evaluation."""
+        super().train(mode)
+        trained = any(parameter.requires_grad for parameter in self.encoder.parameters())
+        self.encoder.train(mode and trained and self.encoder_dropout)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        residue_mask: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> TaskModelOutput:
+        """Predict, and compare with labels where there are some; the arguments are what [`DataCollatorForTask`] makes.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, length)`): Tokens.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
+            residue_mask (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands; at least one in
+                every row.
+            labels (`torch.Tensor` of shape `(batch,)` or `(batch, length)`, *optional*): Numbers in the task's units,
+                or classes. Negative classes do not count.
+            num_items_in_batch (`int`, *optional*): By how many labels the sum of the losses is divided; by default by
+                those of this batch that count.
+
+        Returns:
+            [`TaskModelOutput`]. The loss of a regression is the squared error in standard deviations of the labels in
+            training; else the cross-entropy in nats.
+        """
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        scores = self.head(hidden, residue_mask)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        loss = None
+        if labels is not None:
+            items = scored_items(labels) if num_items_in_batch is None else num_items_in_batch
+            loss = self._losses(scores, labels).sum() / torch.as_tensor(items, device=scores.device).clamp_min(1)
+        if self.config.kind == "regression":
+            scores = scores.squeeze(-1) * self.config.label_std + self.config.label_mean
+        return TaskModelOutput(loss=loss, logits=scores)
+
+    def _losses(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.kind == "regression":
+            return (scores.squeeze(-1) - (labels - self.config.label_mean) / self.config.label_std) ** 2
+        labels = labels.where(labels >= 0, IGNORE_INDEX)
+        if self.config.kind == "classification":
+            scores, labels = scores.unsqueeze(1), labels.unsqueeze(1)
+        return token_losses(scores, labels)
+
+
+AutoConfig.register(TaskModelConfig.model_type, TaskModelConfig, exist_ok=True)
+AutoModel.register(TaskModelConfig, ProteinTaskModel, exist_ok=True)

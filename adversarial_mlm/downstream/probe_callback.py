@@ -1,0 +1,116 @@
+"""Frozen probes of the encoder while it is pre-trained."""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainerCallback
+
+from adversarial_mlm.downstream.probes import ProbeSettings, probe
+from adversarial_mlm.downstream.scoring import headline_name, headline_score
+from adversarial_mlm.downstream.tasks import TASKS, load_task
+
+logger = logging.getLogger(__name__)
+
+
+class ProbeCallback(TrainerCallback):
+    """Every so many updates of the encoder, fits a frozen probe on tasks and logs its figure on validation.
+
+    The figures are logged as `probe_<task>_<metric>`, such as `probe_fluorescence_spearman`, with `probe_seconds`,
+    like any other: they go to the trackers and to `metrics.jsonl`. They are of the validation splits: tests are not
+    looked at while a run goes. The first process does the work and the others wait. Training goes on as if nothing
+    had happened: no random number is drawn, and modules go back to the mode they were in.
+
+    Args:
+        trainer ([`AdversarialMLMTrainer`]): Whose encoder it is.
+        tasks (`Sequence[str]`): TAPE's tasks by name.
+        data_dir (`str`): The folder with their data.
+        every (`int`, defaults to 1000): Updates of the encoder between two probes.
+        max_records (`int`, defaults to 1000): Records of each split that are used.
+        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default as its tokenizer says.
+
+    Raises:
+        [`CorpusError`]: If a task is not known, or its data cannot be read.
+        ValueError: If `every` or `max_records` is not positive.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        tasks: Sequence[str],
+        data_dir: str,
+        every: int = 1000,
+        max_records: int = 1000,
+        max_length: int | None = None,
+    ):
+        for name, value in (("every", every), ("max_records", max_records)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.trainer, self.every = trainer, every
+        self.tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
+        self.settings = ProbeSettings(max_length=max_length)
+        self.data = {}
+        for task in tasks:
+            data = load_task(task, data_dir, max_records=max_records)
+            # what is not read is not encoded
+            data.splits = {split: data.splits[split] for split in ("train", "valid")}
+            self.data[task] = data
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        """Probe where the step is a multiple of `every`."""
+        if state.global_step % self.every:
+            return
+        accelerator = self.trainer.accelerator
+        clock = getattr(self.trainer, "_clock", None)
+        if clock is not None:
+            clock.stop("encoder")  # the seconds that follow are not the encoder's
+        figures: list[Any] = [self._figures() if accelerator.is_main_process else None]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(figures)
+        wants_log = control.should_log
+        self.trainer.log(figures[0])
+        control.should_log = wants_log  # which logging sets back
+
+    def _figures(self) -> dict[str, float]:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        modes = {module: module.training for module in model.modules()}
+        model.eval()
+        began = time.monotonic()
+        figures = {}
+        for name, data in self.data.items():
+            result = probe(data, model.base_model, self.tokenizer, self.settings)
+            labels = data.splits["valid"]["label"][:]
+            score = headline_score(data.task.kind, result.predictions["valid"], labels)
+            figures[f"probe_{name}_{headline_name(data, 'valid')}"] = score
+        for module, training in modes.items():
+            module.training = training
+        figures["probe_seconds"] = time.monotonic() - began
+        return figures
+
+
+def check_options(
+    tasks: Sequence[str], data_dir: str | None, every: int | None, max_records: int | None, prefix: str = "probe_"
+) -> None:
+    """Make sure that the options of a recipe make sense together.
+
+    Raises:
+        ValueError: If not.
+    """
+    given = {"data_dir": data_dir, "steps": every, "max_records": max_records}
+    if not tasks:
+        for name, value in given.items():
+            if value is not None:
+                raise ValueError(f"{prefix}{name} is given, but there are no {prefix}tasks")
+        return
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"{prefix}tasks names {task}, but the tasks are {', '.join(TASKS)}")
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"{prefix}tasks names one task twice")
+    if data_dir is None:
+        raise ValueError(f"{prefix}tasks is given, but there is no {prefix}data_dir with their data")
+    for name in ("steps", "max_records"):
+        if given[name] is not None and given[name] < 1:
+            raise ValueError(f"{prefix}{name} must be at least 1, got {given[name]}")

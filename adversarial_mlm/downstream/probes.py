@@ -1,0 +1,224 @@
+"""Frozen probes: a linear head on what an encoder says, without a single update of the encoder."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm.downstream.linear_heads import Fit, Rows, fit_discriminant, fit_ridge
+from adversarial_mlm.downstream.tasks import TaskData
+from adversarial_mlm.inference.embeddings import (
+    default_max_length,
+    encode_proteins,
+    encode_residues,
+    merge_segments,
+    segments_for,
+)
+from adversarial_mlm.inference.feature_cache import FeatureCache, encoder_fingerprint
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+
+NEIGHBOURS = 2
+"""Residues on either side whose features a residue's head also reads, as the convolution of TAPE's head does."""
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How features are made and how many are used.
+
+    Attributes:
+        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default as its tokenizer says.
+        layer (`int`, *optional*): Layer that is read; by default the encoder's output.
+        dtype (`str`, defaults to `"bfloat16"`): Of the computation, `"bfloat16"` or `"float32"`.
+        batch_tokens (`int`, *optional*): Tokens in a batch, see [`encode_proteins`].
+        max_train_residues (`int`, defaults to 200,000): For labels of residues, proteins are drawn from train until
+            they have so many residues with a label.
+    """
+
+    max_length: int | None = None
+    layer: int | None = None
+    dtype: str = "bfloat16"
+    batch_tokens: int | None = None
+    max_train_residues: int = 200_000
+
+    def encoding(self) -> dict[str, Any]:
+        """The arguments of [`encode_proteins`]."""
+        return {name: value for name, value in asdict(self).items() if name != "max_train_residues"}
+
+
+@dataclass
+class ProbeResult:
+    """What a probe found.
+
+    Attributes:
+        predictions (`dict[str, Any]`): By split, aligned with the rows of the data: an array with a number or a class
+            per protein, or a list of arrays with the class of every residue. Train is left out where it was sampled.
+        valid_score (`float`): The figure by which validation chose.
+        settings (`dict`): What it chose.
+        seed_matters (`bool`): Whether another seed would give another result.
+        seconds (`dict[str, float]`): What `features` took (little if they were kept), and all with the head `in_all`.
+    """
+
+    predictions: dict[str, Any]
+    valid_score: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed_matters: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def probe(
+    data: TaskData,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ProbeSettings | None = None,
+    *,
+    seed: int = 0,
+    cache: FeatureCache | None = None,
+) -> ProbeResult:
+    """Fit a head on a frozen encoder; penalties, and for proteins the number of segments, are chosen on validation.
+
+    Numbers of proteins are predicted by ridge regression, classes of proteins and residues by a linear discriminant.
+
+    Args:
+        data ([`TaskData`]): The task.
+        model (`PreTrainedModel`): An encoder without a head, in evaluation mode.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        settings ([`ProbeSettings`], *optional*): How features are made.
+        seed (`int`, defaults to 0): Of the proteins that a probe of residues is fitted on, where train has more
+            residues than are used.
+        cache ([`FeatureCache`], *optional*): Where to keep features; by default they are not kept.
+
+    Raises:
+        ValueError: If the tokenizer has no residues, or an option is out of range.
+    """
+    settings = settings or ProbeSettings()
+    began = time.monotonic()
+    features = _Features(model, tokenizer, settings, cache)
+    if data.task.kind == "token_classification":
+        result = _probe_residues(data, features, settings.max_train_residues, seed)
+    else:
+        result = _probe_proteins(data, features, segments_for(model.config.hidden_size))
+    result.seconds = {"features": features.seconds, "in_all": time.monotonic() - began}
+    return result
+
+
+class _Features:
+    """Features of one encoder, out of the cache where there is one."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: ProbeSettings,
+        cache: FeatureCache | None,
+    ):
+        self.model, self.tokenizer, self.cache = model, tokenizer, cache
+        self.options = settings.encoding()
+        self.seconds = 0.0
+        self.options["max_length"] = settings.max_length or default_max_length(model, tokenizer)
+        self.key = None
+        if cache is not None:
+            described = {name: value for name, value in self.options.items() if name != "batch_tokens"}
+            self.key = {"encoder": encoder_fingerprint(model, tokenizer), **described}
+
+    def proteins(self, sequences: list[str], segments: int) -> np.ndarray:
+        def compute() -> np.ndarray:
+            found = encode_proteins(self.model, self.tokenizer, sequences, segments=segments, **self.options)
+            small = found.astype(np.float16)
+            return small if np.isfinite(small).all() else found
+
+        return self._cached({"segments": segments}, sequences, compute)
+
+    def residues(self, sequences: list[str]) -> np.ndarray:
+        def compute() -> np.ndarray:
+            return encode_residues(self.model, self.tokenizer, sequences, **self.options)
+
+        return self._cached({"residues": True}, sequences, compute)
+
+    def _cached(self, of_what: dict[str, Any], sequences: list[str], compute) -> np.ndarray:
+        began = time.monotonic()
+        if self.cache is None:
+            found = compute()
+        else:
+            digest = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
+            found = self.cache.get({**self.key, **of_what, "sequences": digest}, compute)
+        self.seconds += time.monotonic() - began
+        return found
+
+
+def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> ProbeResult:
+    sequences = {split: dataset["sequence"][:] for split, dataset in data.splits.items()}
+    lengths = {split: np.array([len(item) for item in found]) for split, found in sequences.items()}
+    fine = {split: features.proteins(found, most_segments) for split, found in sequences.items()}
+    best: tuple[Fit, int] | None = None
+    for segments in _divisions(most_segments):
+        rows = {split: Rows.of(merge_segments(found, lengths[split], segments)) for split, found in fine.items()}
+        fit = fit_head(data, rows)
+        if best is None or fit.valid_score > best[0].valid_score:  # where it is nowhere defined, the fewest segments
+            best = fit, segments
+    fit, segments = best
+    return ProbeResult(fit.predictions, fit.valid_score, {"segments": segments, **fit.settings})
+
+
+def _divisions(most: int) -> list[int]:
+    """1, 4, 16 as far as they go, and the most."""
+    return sorted({number for number in (1, 4, 16) if number <= most} | {most})
+
+
+def fit_head(data: TaskData, rows: Mapping[str, Rows], *, standardise: bool = True) -> Fit:
+    """Fit the head of a task with one label per protein on rows of numbers."""
+    labels = {split: np.asarray(data.splits[split]["label"][:]) for split in ("train", "valid")}
+    if data.task.kind == "regression":
+        return fit_ridge(rows, labels, standardise=standardise)
+    return fit_discriminant(rows, labels, len(data.classes))
+
+
+def _probe_residues(data: TaskData, features: _Features, max_train_residues: int, seed: int) -> ProbeResult:
+    labels = {
+        split: [np.asarray(item) for item in dataset.with_format("numpy")["label"][:]]
+        for split, dataset in data.splits.items()
+    }
+    sequences = {split: dataset["sequence"][:] for split, dataset in data.splits.items()}
+    chosen = _draw_proteins(labels["train"], max_train_residues, seed)
+    sampled = len(chosen) < len(labels["train"])
+    sequences["train"] = [sequences["train"][index] for index in chosen]
+    labels["train"] = [labels["train"][index] for index in chosen]
+    lengths = {split: [len(item) for item in found] for split, found in sequences.items()}
+    rows = {
+        split: _with_neighbours(features.residues(found), lengths[split], NEIGHBOURS)
+        for split, found in sequences.items()
+    }
+    flat = {split: np.concatenate(labels[split]) for split in ("train", "valid")}
+    fit = fit_discriminant(rows, flat, len(data.classes))
+    predictions = {
+        split: np.split(found, np.cumsum(lengths[split])[:-1])
+        for split, found in fit.predictions.items()
+        if split != "train" or not sampled
+    }
+    settings = {"neighbours": NEIGHBOURS, "train_proteins": len(chosen), **fit.settings}
+    return ProbeResult(predictions, fit.valid_score, settings, seed_matters=sampled)
+
+
+def _draw_proteins(labels: list[np.ndarray], most_residues: int, seed: int) -> np.ndarray:
+    """Numbers of proteins drawn at random until they have so many residues with a label, in rising order."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    scored = np.cumsum([(labels[index] != IGNORE_INDEX).sum() for index in order])
+    return np.sort(order[: np.searchsorted(scored, most_residues) + 1])
+
+
+def _with_neighbours(features: np.ndarray, lengths: list[int], reach: int) -> Rows:
+    """Rows of residues: their own features between those of their neighbours, zeros beyond a protein's ends."""
+    width = features.shape[1]
+
+    def blocks() -> Iterator[np.ndarray]:
+        start = 0
+        for length in lengths:
+            padded = np.zeros((length + 2 * reach, width), dtype=np.float32)
+            padded[reach : reach + length] = features[start : start + length]
+            yield np.concatenate([padded[shift : shift + length] for shift in range(2 * reach + 1)], axis=1)
+            start += length
+
+    return Rows(sum(lengths), (2 * reach + 1) * width, blocks)

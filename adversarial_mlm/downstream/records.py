@@ -1,0 +1,226 @@
+"""One split: from the records of a file to sequences, labels and remarks, and on to a dataset."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, List, Value
+
+from adversarial_mlm.data.cleaning import CleanedSequence, clean_sequence
+from adversarial_mlm.data.formats import CorpusError, one_line, shorten
+from adversarial_mlm.downstream.definitions import Task
+from adversarial_mlm.downstream.labels import (
+    UNSEEN_LABEL,
+    read_class,
+    read_mask,
+    read_number,
+    read_residue_classes,
+    read_sequence,
+    read_text,
+    read_whole_number,
+    sorted_classes,
+)
+from adversarial_mlm.downstream.reading import read_records
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+
+_LABEL_FEATURES = {
+    "regression": Value("float32"),
+    "classification": Value("int64"),
+    "token_classification": List(Value("int64")),
+}
+
+# What cleaning would remove from a sequence; beside labels of residues it is kept in place as an unknown residue.
+_REMOVED_BY_CLEANING = re.compile(r"[\s*.\-]")
+
+
+REPAIRS = CleanedSequence._fields[1:]
+
+
+@dataclass
+class SplitRecords:
+    """The records of one split as lists of equal length, before classes have numbers.
+
+    Attributes:
+        ids (`list[str]`): the id of each record, or its number in the file.
+        sequences (`list[str]`): clean sequences.
+        targets (`list`): a `float`, the name of a class, or a list with the name (or None) of each residue's class.
+        remarks (`dict[str, list]`): columns that metrics need, by name.
+        repairs (`list[tuple[int, ...]]`): what cleaning did, in the order of `REPAIRS`.
+        without_mask (`list[bool]`): whether it is not known which residues count; then all do.
+        kept_in_place (`list[bool]`): whether `*`, gaps or white space became unknown residues.
+    """
+
+    ids: list[str] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=list)
+    targets: list[Any] = field(default_factory=list)
+    remarks: dict[str, list[Any]] = field(default_factory=dict)
+    repairs: list[tuple[int, ...]] = field(default_factory=list)
+    without_mask: list[bool] = field(default_factory=list)
+    kept_in_place: list[bool] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: Sequence[int]) -> "SplitRecords":
+        """Return the records with these numbers."""
+        lists = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "remarks"}
+        return SplitRecords(
+            **{name: [values[row] for row in rows] for name, values in lists.items()},
+            remarks={name: [values[row] for row in rows] for name, values in self.remarks.items()},
+        )
+
+    def cleaning(self) -> dict[str, int]:
+        """Records with letters in `lower_case`, with `stops`, `gaps` or `whitespace` removed, and the number of
+        `unknown` residues; without zeros."""
+        sums = dict(zip(REPAIRS, np.sum(self.repairs, axis=0).tolist(), strict=True)) if self.repairs else {}
+        return {name: number for name, number in sums.items() if number}
+
+
+def read_split(
+    task: Task, path: str, remarks: Sequence[str] = (), required_remarks: Sequence[str] = ()
+) -> SplitRecords:
+    """Read and clean the records of one file.
+
+    Args:
+        task ([`Task`]): says the kind of the target and the columns.
+        path (`str`): the file, see [`read_records`].
+        remarks (`list[str]`, defaults to none): further columns to keep where the records have them.
+        required_remarks (`list[str]`, defaults to none): further columns that every record must have.
+
+    Raises:
+        [`CorpusError`]: as [`read_records`]; or if a sequence is empty, a target cannot be read, or the number of
+            labels is not that of the residues. The message names file, record and column.
+    """
+    required = [task.sequence_column, task.target, *required_remarks]
+    optional = [task.id_column or "id", *remarks]
+    (required if task.mask_required else optional).extend([task.mask_column] if task.mask_column else [])
+    if task.id_column:
+        required.append(optional.pop(0))
+    found = SplitRecords(remarks={name: [] for name in (*remarks, *required_remarks)})
+    for number, (where, record) in enumerate(read_records(path, required, optional)):
+        _add_record(found, task, f"{path}: {where}", number, record)
+    found.remarks = {
+        name: values for name, values in found.remarks.items() if any(value is not None for value in values)
+    }
+    return found
+
+
+def _add_record(found: SplitRecords, task: Task, place: str, number: int, record: dict[str, Any]) -> None:
+    column = task.sequence_column
+    kept, without_mask = 0, False
+    try:
+        text = read_sequence(record[column])
+        if task.kind == "token_classification":
+            text = text.strip()
+            text, kept = _REMOVED_BY_CLEANING.subn("?", text)
+        column = task.id_column or "id"
+        identifier = read_text(record.get(column))
+        column = task.target
+        target = _read_target(task, record, len(text))
+        for column, values in found.remarks.items():
+            read_remark = read_whole_number if task.remarks.get(column) == "int32" else read_text
+            values.append(read_remark(record.get(column)))
+        if task.kind == "token_classification" and task.mask_column:
+            column = task.mask_column
+            without_mask = _apply_mask(target, read_mask(record.get(column)))
+    except CorpusError:
+        raise
+    except ValueError as error:
+        raise CorpusError(f'{place}: column "{column}" {one_line(error)}.') from error
+    identifier = str(number) if identifier is None else identifier
+    sequence, *repairs = clean_sequence(text)
+    if not sequence.strip("?"):
+        raise CorpusError(f'{place}: column "{task.sequence_column}" holds no residues.')
+    found.ids.append(identifier)
+    found.sequences.append(sequence)
+    found.targets.append(target)
+    found.repairs.append(tuple(repairs))
+    found.without_mask.append(without_mask)
+    found.kept_in_place.append(kept > 0)
+
+
+def _read_target(task: Task, record: dict[str, Any], length: int) -> Any:
+    value = record[task.target]
+    if task.kind == "regression":
+        return read_number(value)
+    if task.kind == "classification":
+        return read_class(value)
+    classes = read_residue_classes(value, missing=(IGNORE_INDEX, -1) if task.class_names else (IGNORE_INDEX,))
+    if len(classes) != length:
+        raise ValueError(
+            f'has {len(classes):,} labels for the {length:,} residues of column "{task.sequence_column}"; there must '
+            "be one for each"
+        )
+    if task.class_names:
+        # TAPE's files number the classes in the order of their names.
+        by_number = {str(index): name for index, name in enumerate(task.class_names)}
+        classes = [None if item is None else by_number.get(item, item) for item in classes]
+        foreign = {item for item in classes if item is not None} - set(task.class_names)
+        if foreign:
+            raise ValueError(f"holds the class {shorten(min(foreign))}, but the classes are {list(task.class_names)}")
+    return classes
+
+
+def _apply_mask(classes: list[str | None], mask: np.ndarray | None) -> bool:
+    """Take the class from the residues that do not count; returns whether the mask is unknown."""
+    if mask is None:
+        return True
+    if len(mask) != len(classes):
+        raise ValueError(f"has {len(mask):,} values for {len(classes):,} residues; there must be one for each")
+    for position in np.flatnonzero(~mask).tolist():
+        classes[position] = None
+    return False
+
+
+def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
+    """Return the names of the classes by number: those of the task, else those that train has; None for numbers.
+
+    Names that are whole numbers are ordered as numbers, so that numbers from 0 without a gap stay what they are.
+
+    Raises:
+        [`CorpusError`]: if the labels of train are all the same.
+    """
+    if task.kind == "regression":
+        constant, classes = len(np.unique(np.float32(train.targets))) == 1, None  # as they are kept
+    elif task.kind == "classification":
+        seen = set(train.targets)
+        constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
+    else:
+        seen = {name for target in train.targets for name in target} - {None}
+        constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
+    if constant:
+        raise CorpusError(
+            f'All labels of train are the same or missing (column "{task.target}", {len(train):,} records), so that '
+            "there is nothing to learn."
+        )
+    return classes
+
+
+def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> Dataset:
+    """Build the dataset of a split: `id`, `sequence`, `label` and the remarks."""
+    columns: dict[str, Any] = {"id": records.ids, "sequence": records.sequences}
+    features = {"id": Value("string"), "sequence": Value("string"), "label": _LABEL_FEATURES[task.kind]}
+    if task.kind == "regression":
+        columns["label"] = np.array(records.targets, dtype=np.float32)
+    else:
+        numbers = {name: number for number, name in enumerate(classes)} | {None: IGNORE_INDEX}
+        if task.kind == "classification":
+            columns["label"] = [numbers.get(name, UNSEEN_LABEL) for name in records.targets]
+        else:
+            columns["label"] = [[numbers.get(name, UNSEEN_LABEL) for name in target] for target in records.targets]
+    for name, values in records.remarks.items():
+        features[name] = Value(task.remarks.get(name, "string"))
+        columns[name] = values
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return 32 hexadecimal digits that depend on the ids, sequences and labels of a split, and on nothing else."""
+    digest = hashlib.sha256()
+    for batch in dataset.select_columns(["id", "sequence", "label"]).with_format(None).iter(1000):
+        for row in zip(batch["id"], batch["sequence"], batch["label"], strict=True):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()[:32]

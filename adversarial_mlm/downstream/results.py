@@ -1,0 +1,346 @@
+"""Results as plain data: records, `results.json`, the table that is printed, and entries for a model's card."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import EvalResult
+
+from adversarial_mlm.downstream.scoring import compare, headline_name, score
+from adversarial_mlm.downstream.tasks import TaskData
+
+RESULTS_FILE = "results.json"
+
+Baseline = Sequence[Mapping[str, Any]]
+"""Predictions by split of one or more runs."""
+
+_VERSION = 1
+_IDENTITY = ("task", "target", "method", "model", "settings", "data")
+
+PAPER = {
+    ("secondary_structure", "ss3", "cb513"): ("72.1 ± 0.1 %", "72.7 ± 0.2 %"),
+    ("remote_homology", "fold_label", "test_fold_holdout"): ("19.2 ± 0.8 %", "20.0 ± 2.0 %"),
+    ("fluorescence", "log_fluorescence", "test"): ("0.678 ± 0.002", "0.677 ± 0.002"),
+    **dict.fromkeys(
+        (("stability", target, "test") for target in ("stability_score", "stability_score_c")),
+        ("0.626 ± 0.044", "0.630 ± 0.009"),
+    ),
+}
+"""Table 2 of the paper, fine-tuned encoders of 38M parameters: random and adversarial masks."""
+
+_METRIC_NAMES = {
+    "spearman": "Spearman correlation",
+    "residue_accuracy": "Accuracy per residue",
+    "sequence_accuracy": "Accuracy",
+    "fold_accuracy": "Accuracy, held-out superfamilies",
+    "superfamily_accuracy": "Accuracy, held-out families",
+    "family_accuracy": "Accuracy, held-out members",
+}
+
+
+def record(
+    data: TaskData,
+    method: str,
+    runs: Sequence[Mapping[str, Any]],
+    *,
+    model: str = "",
+    seeds: Sequence[int] = (),
+    settings: Mapping[str, Any] | None = None,
+    baselines: Mapping[str, Baseline] | None = None,
+    is_baseline: bool = False,
+    bootstrap_samples: int = 1000,
+) -> dict[str, Any]:
+    """Score one method on all splits but train.
+
+    Args:
+        data ([`TaskData`]): The task.
+        method (`str`): Such as `"probe"`, or the name of a baseline.
+        runs (`Sequence[Mapping[str, Any]]`): Predictions by split of one run per seed.
+        model (`str`, *optional*): The encoder, as it was named; empty for baselines without one.
+        seeds (`Sequence[int]`, *optional*): Of the runs; none where there is nothing random in the method.
+        settings (`Mapping`, *optional*): Options and what validation chose.
+        baselines (`Mapping[str, list]`, *optional*): By name, predictions by split of each run of a baseline. The
+            best of them on a split is what has to be beaten there.
+        is_baseline (`bool`, defaults to `False`): Whether this is a baseline itself, which no card gets.
+        bootstrap_samples (`int`, defaults to 1000): As of [`score`].
+
+    Returns:
+        `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (its interval over
+        proteins), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
+        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0 (with
+        `bootstrap_samples` 0, the difference). What is not defined, such as the interval of one protein, does not.
+    """
+    splits = [split for split in data.splits if split != "train" and all(split in run for run in runs)]
+    found: dict[str, Any] = {
+        "task": data.task.name,
+        "kind": data.task.kind,
+        "target": data.task.target,
+        "method": method,
+        "model": model,
+        "settings": dict(settings or {}),
+        "seeds": list(seeds),
+        "is_baseline": is_baseline,
+        "data": _short(data),
+        "notes": data.facts["notes"],
+        "as_in_paper": _same_data_as_tape(data),
+        "headline": {split: headline_name(data, split) for split in splits},
+        "figures": {split: _over_runs(data, split, runs, bootstrap_samples) for split in splits},
+    }
+    if baselines:
+        found["against"] = {
+            split: against
+            for split in splits
+            if (against := _against(data, split, runs, baselines, bootstrap_samples)) is not None
+        }
+    return _plain(found)
+
+
+def _over_runs(data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
+    whole = score(data, split, *(run[split] for run in runs), bootstrap_samples=samples)
+    figures = {name: dataclasses.asdict(figure) for name, figure in whole.items()}
+    if len(runs) > 1:
+        by_run = [score(data, split, run[split], bootstrap_samples=0) for run in runs]
+        for name, figure in figures.items():
+            figure["by_seed"] = [of_run[name].value for of_run in by_run]
+            figure["std"] = float(np.std(figure["by_seed"], ddof=1))
+    return figures
+
+
+def _against(
+    data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], baselines: Mapping[str, Baseline], samples: int
+) -> dict[str, Any] | None:
+    name = headline_name(data, split)
+    others = {
+        baseline: [run[split] for run in found]
+        for baseline, found in baselines.items()
+        if all(split in run for run in found)
+    }
+    values = {
+        baseline: score(data, split, *found, bootstrap_samples=0)[name].value for baseline, found in others.items()
+    }
+    values = {baseline: value for baseline, value in values.items() if math.isfinite(value)}
+    if not values:
+        return None
+    best = max(values, key=values.get)
+    difference = compare(data, split, [run[split] for run in runs], others[best], bootstrap_samples=samples)
+    return {
+        "baseline": best,
+        "difference": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "beaten": bool((difference.low if samples else difference.value) > 0),
+    }
+
+
+def _short(data: TaskData) -> dict[str, Any]:
+    return {"files": data.facts["files"], "rows": data.facts["rows"], "fingerprints": data.facts["fingerprints"]}
+
+
+def _same_data_as_tape(data: TaskData) -> bool:
+    """Whether the splits have TAPE's sizes and target; which proteins they hold cannot be told."""
+    facts = data.facts
+    whole = facts["rows"] == facts["rows_in_file"] and not facts["differences"]
+    return bool(data.task.table_1) and whole and not facts["other_target_than_tape"]
+
+
+def _plain(value: Any) -> Any:
+    """Values that JSON has; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """Read `results.json` of a folder; an empty list where there is none.
+
+    Raises:
+        ValueError: If the file is damaged or of another kind.
+    """
+    path = Path(folder, RESULTS_FILE)
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        results = content["results"]
+        if content["version"] != _VERSION or not all({*_IDENTITY, "figures"} <= result.keys() for result in results):
+            raise KeyError
+        return results
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no list of results of this package; move it away or fix it") from error
+
+
+def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> Path:
+    """Add results to `results.json`, each in place of an earlier one of the same method, model, settings and data.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        ValueError: If the file that is there is damaged.
+        OSError: If the folder cannot be written.
+    """
+    merged = {_identity(result): result for result in (*read_results(folder), *results)}
+    path = Path(folder, RESULTS_FILE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"version": _VERSION, "results": list(merged.values())}, indent=1, allow_nan=False)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def _identity(result: Mapping[str, Any]) -> str:
+    # what validation chose is part of the outcome: it differs where a checkpoint was trained on under the same name
+    asked_for = {name: value for name, value in result["settings"].items() if name != "chosen"}
+    return json.dumps([asked_for if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The headline figures of all results as text, tasks and splits together, with footnotes.
+
+    `±` is the standard deviation over seeds, brackets hold the 95 % interval over proteins. A figure that does not
+    beat the best baseline is marked with `!`.
+    """
+    header = ("task", "split", "method", "figure", "95 % interval", "against the best baseline")
+    rows, notes = [], []
+    keys = dict.fromkeys(
+        (r["task"], r["target"], split) for r in results for split in r["figures"] if split != "valid"
+    )
+    for task, target, split in keys:
+        of_split = [r for r in results if (r["task"], r["target"]) == (task, target) and split in r["figures"]]
+        for result in of_split:
+            rows.append((f"{task} {target}", split, *_cells(result, split)))
+            for name, figure in result["figures"][split].items():
+                if name in ("bright_spearman", "dark_spearman") and figure["value"] is not None:
+                    mode = name.removesuffix("_spearman")
+                    rows.append(("", f"  {mode}", result["method"], *_figure_cells(name, figure), ""))
+        if (task, target, split) in PAPER:
+            rows += _paper_rows(task, target, split, of_split, notes)
+    text = _aligned([header, *rows])
+    if any("!" in row[-1] for row in rows):
+        notes.append(
+            "! does not beat the best baseline: the 95 % interval of the difference (without intervals, the "
+            "difference itself) does not lie above 0"
+        )
+    return "\n".join([text, *(f"  {note}" for note in dict.fromkeys(notes))])
+
+
+def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
+    name = result["headline"][split]
+    method = result["method"]
+    if result["model"]:
+        method += f", {os.path.basename(result['model'].rstrip('/')) or result['model']}"
+    against = result.get("against", {}).get(split)
+    verdict = ""
+    if against is not None:
+        factor, unit = _unit(name)
+        unit = " points" if unit else ""
+        difference = "not defined"
+        if against["difference"] is not None:
+            difference = f"{against['difference'] * factor:+.{_digits(name)}f}{unit}"
+        verdict = f"{difference} to {against['baseline']}" + ("" if against["beaten"] else " !")
+    return (method, *_figure_cells(name, result["figures"][split][name]), verdict)
+
+
+def _figure_cells(name: str, figure: Mapping[str, Any]) -> tuple[str, str]:
+    if figure["value"] is None:
+        return "not defined", ""
+    factor, unit = _unit(name)
+    digits = _digits(name)
+    text = f"{figure['value'] * factor:.{digits}f}"
+    if figure.get("std") is not None:
+        text += f" ± {figure['std'] * factor:.{digits}f}"
+    interval = ""
+    if figure["low"] is not None:
+        interval = f"{figure['low'] * factor:.{digits}f} to {figure['high'] * factor:.{digits}f}"
+    return text + unit, interval
+
+
+def _unit(name: str) -> tuple[float, str]:
+    return (100.0, " %") if name.endswith("accuracy") else (1.0, "")
+
+
+def _digits(name: str) -> int:
+    return 1 if name.endswith("accuracy") else 3
+
+
+def _paper_rows(
+    task: str, target: str, split: str, results: Sequence[Mapping[str, Any]], notes: list[str]
+) -> list[tuple[str, ...]]:
+    rows = []
+    mark = "" if all(result["as_in_paper"] for result in results) else " (a)"
+    for masks, figure in zip(("random", "adversarial"), PAPER[task, target, split], strict=True):
+        rows.append(("", split, f"the paper, {masks} masks{mark}", figure, "", ""))
+    notes.append("the paper: McDermott et al. 2021, Table 2, encoders of 38M parameters, fine-tuned")
+    if mark:
+        notes.append("(a) on other data than here: splits differ from TAPE's in size or target, or were cut")
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
+    """Headline figures on tests as entries of a card's `model-index`; without baselines and undefined figures."""
+    entries = []
+    for result in results:
+        if result["is_baseline"]:
+            continue
+        for split, figures in result["figures"].items():
+            name = result["headline"][split]
+            if split == "valid" or figures[name]["value"] is None:
+                continue
+            entries.append(
+                EvalResult(
+                    task_type=_TASK_TYPES[result["kind"]],
+                    task_name=f"{result['task']} ({result['method']})",
+                    dataset_type=result["task"],
+                    dataset_name=f"{result['task']} {result['target']}, {split} ({figures[name]['rows']:,} proteins)",
+                    dataset_config=f"{result['target']}-{result['method']}",
+                    dataset_split=split,
+                    # else a part of the data, or other data of the same task, would take the place of the whole
+                    dataset_revision=result["data"]["fingerprints"][split],
+                    metric_type=name,
+                    metric_name=_METRIC_NAMES[name],
+                    metric_value=figures[name]["value"],
+                )
+            )
+    return entries
+
+
+_TASK_TYPES = {
+    "regression": "tabular-regression",
+    "classification": "text-classification",
+    "token_classification": "token-classification",
+}
+
+
+def add_to_card(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> int:
+    """Write the headline figures on tests into the `model-index` of a model's card.
+
+    Args:
+        folder (`str` or path): The model's folder, with a `README.md`.
+        results (`Sequence[Mapping]`): As from [`record`].
+
+    Returns:
+        `int`: The number of entries.
+
+    Raises:
+        ValueError: If there is no card, or it cannot hold an entry.
+    """
+    from adversarial_mlm.saving.model_card import add_results
+
+    entries = eval_results(results)
+    add_results(folder, entries)
+    return len(entries)

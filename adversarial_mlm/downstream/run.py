@@ -1,0 +1,189 @@
+"""What `examples/run_tape.py` does: every task in turn, with its baselines."""
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from adversarial_mlm.downstream.arguments import TapeArguments, own_task_of, read_grid
+from adversarial_mlm.downstream.baselines import baselines_for
+from adversarial_mlm.downstream.definitions import KINDS, with_labels
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.downstream.probes import ProbeSettings, probe
+from adversarial_mlm.downstream.results import Baseline, record
+from adversarial_mlm.downstream.tasks import TaskData, load_own_task, load_task
+from adversarial_mlm.inference.embeddings import random_twin
+from adversarial_mlm.inference.feature_cache import FeatureCache
+from adversarial_mlm.models.loading import load_backbone
+
+logger = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+
+UNTRAINED = "no pre-training"
+
+
+def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
+    """Evaluate every task of the command line.
+
+    Args:
+        args ([`TapeArguments`]): The command line.
+        settings ([`FinetuneSettings`]): Its options of fine-tuning.
+
+    Returns:
+        `list[dict]`: Records as from [`record`], of each task the results first and then the baselines.
+
+    Raises:
+        ValueError: If data, encoder or options cannot be used; the message is one sentence.
+    """
+    read_grid(args.grid)  # a mistake is said before any work is done
+    cache = FeatureCache(args.feature_cache_dir) if args.mode == "probe" and args.use_feature_cache else None
+    if args.mode == "zero_shot":
+        from adversarial_mlm.inference.variant_effects import evaluate_zero_shot
+
+        return evaluate_zero_shot(args, settings.max_length)
+    encoder = None
+    if args.mode == "probe":
+        model, tokenizer = load_backbone(args.model_name_or_path, args.model_revision)
+        encoder = model.to(device_of(args)).eval(), tokenizer
+    records = []
+    for name in args.task:
+        data = load_data(args, name)
+        baselines = {label: [timed(f"{name}: {label}", compute)] for label, compute in baselines_for(data).items()}
+        results = []
+        if args.mode == "probe":
+            results = _probes(args, data, encoder, settings.max_length, cache, baselines)
+        elif args.mode == "finetune":
+            results = _finetuned(args, data, settings, baselines)
+        samples = args.bootstrap_samples
+        records += results
+        records += [
+            record(data, label, found, is_baseline=True, bootstrap_samples=samples)
+            for label, found in baselines.items()
+        ]
+    return records
+
+
+def device_of(args: TapeArguments) -> torch.device:
+    """The GPU, unless there is none or `use_cpu` is set."""
+    return torch.device("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu")
+
+
+def timed(what: str, compute: Callable[[], Any]) -> Any:
+    """Do it, and log how long it took."""
+    began = time.monotonic()
+    found = compute()
+    logger.info("%s: %.1f s", what, time.monotonic() - began)
+    return found
+
+
+def load_data(args: TapeArguments, name: str) -> TaskData:
+    """Read the data of a task of the command line."""
+    if name in KINDS:
+        return load_own_task(
+            own_task_of(args),
+            args.train_file,
+            valid_file=args.valid_file,
+            test_file=args.test_file,
+            split_column=args.split_column,
+            seed=args.split_seed,
+            max_records=args.max_records,
+        )
+    task = with_labels(args.labels) if name == "secondary_structure" else name
+    return load_task(
+        task, args.data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records
+    )
+
+
+def _probes(
+    args: TapeArguments,
+    data: TaskData,
+    encoder: tuple,
+    max_length: int | None,
+    cache: FeatureCache | None,
+    baselines: Mapping[str, Baseline],
+) -> list[Record]:
+    model, tokenizer = encoder
+    settings = ProbeSettings(
+        max_length, args.layer, args.feature_dtype, args.batch_tokens, max_train_residues=args.max_train_residues
+    )
+    options = {name: value for name, value in dataclasses.asdict(settings).items() if name != "batch_tokens"}
+
+    def runs(make: Callable[[int], PreTrainedModel], label: str, each_differs: bool) -> tuple[list, list[int]]:
+        found = []
+        for seed in args.seeds:
+            result = probe(data, make(seed), tokenizer, settings, seed=seed, cache=cache)
+            seconds = result.seconds["features"], result.seconds["in_all"] - result.seconds["features"]
+            logger.info("%s: %s, seed %d: features %.1f s, head %.1f s", data.task.name, label, seed, *seconds)
+            found.append(result)
+            if not (each_differs or result.seed_matters):
+                return found, []
+        return found, args.seeds
+
+    def as_record(found: list, seeds: list[int], method: str, against: Mapping[str, Baseline]) -> Record:
+        chosen = [result.settings for result in found]
+        return record(
+            data,
+            method,
+            [result.predictions for result in found],
+            model=args.model_name_or_path,
+            seeds=seeds,
+            settings={**options, "chosen": chosen[0] if len(chosen) == 1 else chosen},
+            baselines=against,
+            is_baseline=UNTRAINED in method,
+            bootstrap_samples=args.bootstrap_samples,
+        )
+
+    against, untrained = dict(baselines), []
+    if args.untrained:
+        twins, seeds = runs(lambda seed: random_twin(model, seed), UNTRAINED, each_differs=True)
+        untrained = [as_record(twins, seeds, f"probe, {UNTRAINED}", {})]
+        against[UNTRAINED] = [twin.predictions for twin in twins]
+    found, seeds = runs(lambda seed: model, "probe", each_differs=False)
+    return [as_record(found, seeds, "probe", against), *untrained]
+
+
+def _finetuned(
+    args: TapeArguments, data: TaskData, settings: FinetuneSettings, baselines: Mapping[str, Baseline]
+) -> list[Record]:
+    from adversarial_mlm.downstream.finetune import finetune_seeds, grid_search
+
+    folder = os.path.join(args.output_dir, f"{data.task.name}-{data.task.target}")
+    where = {"revision": args.model_revision}
+    grid, trials = read_grid(args.grid), []
+    if grid:
+        settings, trials = grid_search(
+            data, args.model_name_or_path, os.path.join(folder, "grid"), settings, grid, args.seeds[0], **where
+        )
+
+    def of(name: str, method: str, against: Mapping[str, Baseline], **how: Any) -> tuple[Record, list]:
+        found = finetune_seeds(
+            data, args.model_name_or_path, os.path.join(folder, name), settings, args.seeds, **where, **how
+        )
+        options = {option: value for option, value in dataclasses.asdict(settings).items() if option != "seed"}
+        runs = [result.predictions for result in found]
+        written = record(
+            data,
+            method,
+            runs,
+            model=args.model_name_or_path,
+            seeds=args.seeds,
+            settings=options,
+            baselines=against,
+            is_baseline=UNTRAINED in method,
+            bootstrap_samples=args.bootstrap_samples,
+        )
+        return {**written, "cut": found[0].cut}, runs
+
+    against, untrained = dict(baselines), []
+    if args.untrained:
+        written, against[UNTRAINED] = of("from_scratch", f"finetune, {UNTRAINED}", {}, from_scratch=True)
+        untrained = [written]
+    result, _ = of("finetuned", "finetune", against)
+    result["trials"] = trials
+    return [result, *untrained]

@@ -1,0 +1,415 @@
+"""The data of a task: its splits as datasets, its classes, and what is known and was said about them."""
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from adversarial_mlm.data.formats import CorpusError
+from adversarial_mlm.downstream.definitions import (
+    KINDS,
+    RESIDUE_CLASSES,
+    TASKS,
+    Task,
+    own_task,
+    with_labels,
+    with_target,
+)
+from adversarial_mlm.downstream.labels import UNSEEN_LABEL
+from adversarial_mlm.downstream.reading import read_records
+from adversarial_mlm.downstream.records import SplitRecords, fingerprint, number_classes, read_split, to_dataset
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+
+__all__ = [
+    "KINDS",
+    "RESIDUE_CLASSES",
+    "TASKS",
+    "UNSEEN_LABEL",
+    "Task",
+    "TaskData",
+    "load_own_task",
+    "load_task",
+    "own_task",
+    "with_labels",
+    "with_target",
+]
+
+logger = logging.getLogger(__name__)
+
+# In the order in which they are looked for.
+_ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".lmdb")
+
+_SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLIT_NAMES |= dict.fromkeys(("valid", "validation", "val", "dev"), "valid")
+
+
+_REPAIRS = {
+    "stops": "stops removed from {:,} records",
+    "gaps": "gaps removed from {:,} records",
+    "whitespace": "white space removed from {:,} records",
+    "unknown": "{:,} residues with unknown letters",
+}
+
+
+@dataclass
+class TaskData:
+    """The data of a task, as returned by [`load_task`] and [`load_own_task`].
+
+    Attributes:
+        task ([`Task`]): what is predicted.
+        splits (`dict[str, datasets.Dataset]`): by name, in the order of `task.splits`, rows with the columns `id`
+            (string), `sequence` (string, clean), `label` (float32; int64, -1 for a class that train never saw; or a
+            list of int64, one per residue, -100 for residues that do not count and -1 as before), and the columns of
+            `task.remarks` that the files have.
+        facts (`dict`): what is known about the data, ready for JSON; by split unless said otherwise:
+            `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows` and `differences` from them,
+            `missing_splits` (a list), `other_target_than_tape` (whether files have a column beside the target that is
+            TAPE's), `fingerprints` (of ids, sequences and labels), `cleaning` (what was done to
+            sequences), `shared_with_train` (records whose sequence stands in train); for regressions `label_mean` and
+            `label_std`; for classes `num_classes` (a number) and `unseen_classes`; for residues `residues`,
+            `masked_residues`, `records_without_mask` and `records_kept_in_place` (with a gap, stop or white space that
+            became an unknown residue); and `notes`, a list of all sentences that were logged as warnings.
+        classes (`list[str]`, *optional*): names of the classes; a class's index is its number.
+    """
+
+    task: Task
+    splits: dict[str, Dataset]
+    facts: dict[str, Any]
+    classes: list[str] | None
+
+
+def load_task(
+    task: Task | str,
+    data_dir: str | os.PathLike,
+    *,
+    file_prefix: str | None = None,
+    target: str | None = None,
+    max_records: int | None = None,
+) -> TaskData:
+    """Read one of TAPE's tasks, or data of the same shape.
+
+    A split is the file `<file_prefix>_<split>` with the ending `.jsonl`, `.json` (both also with `.gz`) or `.lmdb`,
+    in `data_dir` or in its folder `<name of the task>`.
+
+    Args:
+        task ([`Task`] or `str`): the task, or its name in [`TASKS`].
+        data_dir (`str` or path): the folder with the data.
+        file_prefix (`str`, *optional*): another beginning of the files' names, such as `"scope208"`. Tests of
+            secondary structure that have no file of this name are taken from the task's own files, which is said.
+        target (`str`, *optional*): another column as the target, see [`with_target`].
+        max_records (`int`, *optional*): keep only so many records of each split, always the same random ones.
+
+    Returns:
+        [`TaskData`]: the splits that are there. Differences from the paper's Table 1, missing tests, classes that
+        train never saw and sequences shared with train are counted in `facts` and logged as warnings.
+
+    Raises:
+        [`CorpusError`]: if the task is not known; if train, valid or the headline test is missing; if a file or a
+            record cannot be used; or if all labels of train are the same.
+    """
+    if isinstance(task, str):
+        if task not in TASKS:
+            raise CorpusError(f"There is no task {task!r}; the tasks are {', '.join(TASKS)}.")
+        task = TASKS[task]
+    if target is not None:
+        task = with_target(task, target)
+    if not (file_prefix or task.file_prefix):
+        raise CorpusError(f"{task.name} has no file_prefix: it is a task for load_own_task, or give one.")
+    _check_at_least(1, max_records=max_records)
+    data_dir = os.path.expanduser(os.fspath(data_dir))
+    if not os.path.isdir(data_dir):
+        raise CorpusError(f"{data_dir}: there is no such folder (data_dir).")
+    notes: list[str] = []
+    files = _find_files(task, data_dir, file_prefix or task.file_prefix, notes)
+    files = {split: path for split, path in files.items() if _is_labelled(task, split, path, notes)}
+    other_target = task.tape_target not in (None, task.target) and _has_column(files["train"], task.tape_target)
+    if other_target:
+        notes.append(
+            f"the target is {task.target}, but of files that have both, TAPE's and the paper's figures are of "
+            f"{task.tape_target}."
+        )
+    records = {split: read_split(task, path, list(task.remarks)) for split, path in files.items()}
+    facts = {
+        "files": {split: os.path.relpath(path, data_dir) for split, path in files.items()},
+        "other_target_than_tape": other_target,
+    }
+    return _task_data(task, records, facts, notes, max_records)
+
+
+def load_own_task(
+    task: Task,
+    train_file: str | os.PathLike,
+    *,
+    valid_file: str | os.PathLike | None = None,
+    test_file: str | os.PathLike | None = None,
+    split_column: str | None = None,
+    valid_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    max_records: int | None = None,
+) -> TaskData:
+    """Read a user's own task from tables, which may be CSV, TSV, JSON, Parquet or LMDB (see [`read_records`]).
+
+    The splits are three files, or one file with a column that names the split, or one file that is split at random;
+    where only the validation data are missing, they are taken from train at random. Equal sequences always fall on the
+    same side of a random split, related ones do not, which is said.
+
+    Args:
+        task ([`Task`]): what to predict, from [`own_task`].
+        train_file (`str` or path): training data, or everything.
+        valid_file (`str` or path, *optional*): validation data.
+        test_file (`str` or path, *optional*): test data.
+        split_column (`str`, *optional*): the column of `train_file` that names the split: `train`; `valid`,
+            `validation`, `val` or `dev`; `test`.
+        valid_fraction (`float`, defaults to 0.1): part of the distinct sequences that a random split puts in valid.
+        test_fraction (`float`, defaults to 0.1): the same for test.
+        seed (`int`, defaults to 0): seed of the random split.
+        max_records (`int`, *optional*): keep only so many records of each split, always the same random ones.
+
+    Returns:
+        [`TaskData`]: as from [`load_task`]; `facts["split"]` says how the splits were made.
+
+    Raises:
+        [`CorpusError`]: if the options contradict each other, a split would be empty, or as [`load_task`].
+    """
+    _check_at_least(1, max_records=max_records)
+    _check_at_least(0, seed=seed)
+    for option, fraction in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
+        if not 0.0 < fraction < 1.0:
+            raise CorpusError(f"{option} must be between 0 and 1, and not {fraction!r}.")
+    if split_column is not None and (valid_file is not None or test_file is not None):
+        raise CorpusError("split_column names the splits of one file: it cannot go with valid_file or test_file.")
+    if valid_file is not None and test_file is None:
+        raise CorpusError("There is valid_file but no test_file: give both, or neither to split train_file at random.")
+    paths = {"train": train_file, "valid": valid_file, "test": test_file}
+    paths = {split: os.path.expanduser(os.fspath(path)) for split, path in paths.items() if path is not None}
+    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
+        raise CorpusError(f"One file is named for more than one split: {', '.join(paths.values())}.")
+    marks = [split_column] if split_column is not None else []
+    records = {split: read_split(task, path, required_remarks=marks) for split, path in paths.items()}
+    how = "files"
+    if split_column is not None:
+        records, how = _split_by_column(records["train"], split_column, paths["train"]), f'column "{split_column}"'
+    notes: list[str] = []
+    wanted = {"test": test_fraction, "valid": valid_fraction}
+    wanted = {split: fraction for split, fraction in wanted.items() if split not in records}
+    if wanted:
+        records |= _split_at_random(records["train"], wanted, seed)
+        how = f"{how}; {' and '.join(wanted)} at random with seed {seed}"
+        notes.append(
+            f"{' and '.join(wanted)}: taken from train at random (seed {seed}), so that relatives of these proteins "
+            "stay in train and figures are optimistic."
+        )
+    facts = {"files": {split: os.path.basename(path) for split, path in paths.items()}, "split": how}
+    return _task_data(task, {split: records[split] for split in task.splits}, facts, notes, max_records)
+
+
+def _check_at_least(least: int, **options: int | None) -> None:
+    for option, value in options.items():
+        if value is not None and value < least:
+            raise CorpusError(f"{option} must be {least} or more, and not {value!r}.")
+
+
+def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dict[str, str]:
+    folders = [os.path.join(data_dir, task.name), data_dir]
+    files, missing = {}, []
+    for split in task.splits:
+        path = _find_file(folders, f"{prefix}_{split}")
+        # Only where the classes are fixed do labels of another set of files mean the same.
+        if path is None and prefix != task.file_prefix and split in task.tests and task.class_names:
+            path = _find_file(folders, f"{task.file_prefix}_{split}")
+            if path is not None:
+                notes.append(f'{split}: no file begins with "{prefix}", so {os.path.basename(path)} is used.')
+        if path is not None:
+            files[split] = path
+        elif split not in task.optional_splits:
+            missing.append(split)
+    needed = [split for split in missing if split in ("train", "valid", task.headline)]
+    if needed:
+        raise CorpusError(
+            f"{data_dir}: {task.name} needs the split{'s' if len(needed) > 1 else ''} {', '.join(needed)}, but there "
+            f"is no file {prefix}_{needed[0]} with one of the endings {', '.join(_ENDINGS)}, neither there nor in its "
+            f"folder {task.name}."
+        )
+    notes.extend(f"{split}: missing, there is no file {prefix}_{split}." for split in missing)
+    return files
+
+
+def _find_file(folders: Sequence[str], name: str) -> str | None:
+    paths = (os.path.join(folder, name + ending) for folder in folders for ending in _ENDINGS)
+    return next(filter(os.path.exists, paths), None)
+
+
+def _is_labelled(task: Task, split: str, path: str, notes: list[str]) -> bool:
+    """Whether to read a split: tests beside the headline may lack the target, as some have 3 states and not 8."""
+    if split in ("train", "valid", task.headline):
+        return True
+    labelled = _has_column(path, task.target)
+    if not labelled:
+        notes.append(f'{split}: left out, {os.path.basename(path)} has no column "{task.target}".')
+    return labelled
+
+
+def _has_column(path: str, column: str) -> bool:
+    """Whether the first record of a file has it."""
+    _, first = next(read_records(path, [], [column]))
+    return column in first
+
+
+def _split_by_column(records: SplitRecords, column: str, path: str) -> dict[str, SplitRecords]:
+    values = records.remarks.pop(column, [])
+    rows: dict[str, list[int]] = {"train": [], "valid": [], "test": []}
+    for row, value in enumerate(values):
+        split = _SPLIT_NAMES.get(str(value).strip().lower())
+        if split is None:
+            raise CorpusError(
+                f'{path}: column "{column}" holds {value!r} in record {row + 1:,}, but the splits are train, valid '
+                "(or validation, val, dev) and test."
+            )
+        rows[split].append(row)
+    for split in ("train", "test"):
+        if not rows[split]:
+            raise CorpusError(f'{path}: column "{column}" names no record of {split}.')
+    return {split: records.select(chosen) for split, chosen in rows.items() if chosen}
+
+
+def _split_at_random(records: SplitRecords, fractions: dict[str, float], seed: int) -> dict[str, SplitRecords]:
+    """Return the splits of `fractions` and what is left as train; equal sequences stay together."""
+    distinct = list(dict.fromkeys(records.sequences))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    side = dict.fromkeys(distinct, "train")
+    start = 0
+    for split, fraction in fractions.items():
+        stop = start + max(1, round(fraction * len(distinct)))
+        side.update((distinct[index], split) for index in order[start:stop])
+        start = stop
+    if start >= len(distinct):
+        raise CorpusError(
+            f"The {len(distinct):,} distinct sequences are too few to take {' and '.join(fractions)} from them."
+        )
+    sides = [side[sequence] for sequence in records.sequences]
+    return {
+        split: records.select([row for row, chosen in enumerate(sides) if chosen == split])
+        for split in ("train", *fractions)
+    }
+
+
+def _task_data(
+    task: Task,
+    records: dict[str, SplitRecords],
+    facts: dict[str, Any],
+    notes: list[str],
+    max_records: int | None,
+) -> TaskData:
+    facts = {"task": task.name, "kind": task.kind, "target": task.target, **facts}
+    facts["rows_in_file"] = {split: len(found) for split, found in records.items()}
+    _compare_with_table_1(task, facts, notes)
+    facts["max_records"] = max_records
+    if max_records is not None:
+        notes.append(f"At most {max_records:,} records of each split are used.")
+        records = {split: _at_most(found, max_records) for split, found in records.items()}
+    facts["cleaning"] = {split: found.cleaning() for split, found in records.items()}
+    for split, repairs in facts["cleaning"].items():
+        said = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
+        if said:
+            notes.append(f"{split}: {', '.join(said)}.")
+    facts["rows"] = {split: len(found) for split, found in records.items()}
+    facts["shared_with_train"] = _shared_with_train(records, notes)
+    classes = number_classes(task, records["train"])
+    splits = {split: to_dataset(task, found, classes) for split, found in records.items()}
+    facts["fingerprints"] = {split: fingerprint(dataset) for split, dataset in splits.items()}
+    if classes is None:
+        _describe_numbers(splits, facts, notes)
+    else:
+        _describe_classes(task, records, splits, classes, facts, notes)
+    facts["notes"] = notes
+    for note in notes:
+        logger.warning("%s: %s", task.name, note)
+    return TaskData(task, splits, facts, classes)
+
+
+def _compare_with_table_1(task: Task, facts: dict[str, Any], notes: list[str]) -> None:
+    rows = facts["rows_in_file"]
+    facts["expected_rows"] = dict(task.table_1)
+    facts["missing_splits"] = [split for split in task.table_1 if split not in rows]
+    facts["differences"] = {
+        split: rows[split] - expected
+        for split, expected in task.table_1.items()
+        if split in rows and rows[split] != expected
+    }
+    for split, difference in facts["differences"].items():
+        source = "the paper's Table 1" if split in ("train", "valid", task.headline) else "TAPE"
+        notes.append(
+            f"{split}: {rows[split]:,} records, {abs(difference):,} {'more' if difference > 0 else 'fewer'} than the "
+            f"{task.table_1[split]:,} of {source}."
+        )
+
+
+def _at_most(records: SplitRecords, number: int) -> SplitRecords:
+    if len(records) <= number:
+        return records
+    # At random, because the files of homology are in the order of their folds.
+    rows = np.random.default_rng(0).choice(len(records), number, replace=False)
+    return records.select(sorted(rows.tolist()))
+
+
+def _shared_with_train(records: dict[str, SplitRecords], notes: list[str]) -> dict[str, int]:
+    in_train = set(records["train"].sequences)
+    shared = {
+        split: sum(sequence in in_train for sequence in found.sequences)
+        for split, found in records.items()
+        if split != "train"
+    }
+    for split, number in shared.items():
+        if number:
+            notes.append(f"{split}: the sequences of {number:,} of {len(records[split]):,} records stand in train.")
+    return shared
+
+
+def _describe_numbers(splits: dict[str, Dataset], facts: dict[str, Any], notes: list[str]) -> None:
+    facts["label_mean"], facts["label_std"] = {}, {}
+    for split, dataset in splits.items():
+        labels = np.asarray(dataset["label"][:], dtype=np.float64)
+        facts["label_mean"][split] = float(labels.mean())
+        facts["label_std"][split] = float(labels.std())
+        if split != "train" and np.ptp(labels) == 0.0:
+            notes.append(f"{split}: all labels are {labels[0]:g}, so that a rank correlation is not defined.")
+
+
+def _describe_classes(
+    task: Task,
+    records: dict[str, SplitRecords],
+    splits: dict[str, Dataset],
+    classes: list[str],
+    facts: dict[str, Any],
+    notes: list[str],
+) -> None:
+    facts["num_classes"] = len(classes)
+    facts["unseen_classes"] = {}
+    of_residues = task.kind == "token_classification"
+    what = "residues" if of_residues else "records"
+    for split, found in records.items():
+        labels = splits[split].with_format("numpy")["label"][:]
+        labels = np.concatenate(labels) if of_residues else np.asarray(labels)
+        names = {name for target in found.targets for name in (target if of_residues else [target])} - {None}
+        unseen = {"classes": len(names - set(classes)), what: int((labels == UNSEEN_LABEL).sum())}
+        if unseen["classes"]:
+            facts["unseen_classes"][split] = unseen
+            notes.append(
+                f"{split}: {unseen[what]:,} {what} of {unseen['classes']:,} classes that train never saw; no model "
+                "can get them right."
+            )
+        if of_residues:
+            masked, without_mask = int((labels == IGNORE_INDEX).sum()), sum(found.without_mask)
+            facts.setdefault("residues", {})[split] = len(labels)
+            facts.setdefault("masked_residues", {})[split] = masked
+            facts.setdefault("records_without_mask", {})[split] = without_mask
+            facts.setdefault("records_kept_in_place", {})[split] = sum(found.kept_in_place)
+            if task.mask_column and without_mask:
+                notes.append(f"{split}: {without_mask:,} records have no {task.mask_column}; all of theirs count.")
+            if masked == len(labels):
+                raise CorpusError(f"{task.name}: no residue of {split} has a label that counts.")

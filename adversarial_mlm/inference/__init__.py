@@ -1,0 +1,1 @@
+"""What a trained encoder or noiser tells about proteins: embeddings and scores."""

@@ -1,0 +1,240 @@
+"""What a frozen encoder says of proteins and of their residues, computed in batches of similar lengths."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.models.loading import new_backbone
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+_LONGEST_BY_DEFAULT = 1024
+_MOST_SEGMENTS, _MOST_COLUMNS = 16, 4096
+_BATCH_TOKENS = {"cpu": 4096}
+_BATCH_TOKENS_ON_ACCELERATORS = 65_536
+
+
+def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Return the same architecture with fresh weights, in evaluation mode; the global generator is left alone.
+
+    Args:
+        model (`PreTrainedModel`): An encoder without a head.
+        seed (`int`): Of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = new_backbone(model.config)
+    return twin.to(model.device).eval()
+
+
+def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the encoder is given at once: as many as its tokenizer says, but never more than it has positions.
+
+    Tokenizers of this package say with what length the encoder was trained; one that sets no limit gives 1,024.
+    """
+    longest = min(tokenizer.model_max_length, number_of_positions(model) or tokenizer.model_max_length)
+    return longest if longest < 10**6 else _LONGEST_BY_DEFAULT
+
+
+def check_max_length(model: PreTrainedModel, max_length: int) -> None:
+    """Make sure that the encoder has so many positions.
+
+    Raises:
+        ValueError: If not.
+    """
+    positions = number_of_positions(model)
+    if positions is not None and max_length > positions:
+        raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")
+
+
+def segments_for(width: int) -> int:
+    """Into how many segments proteins are pooled: up to 16, and no more than give 4,096 numbers per protein."""
+    segments = _MOST_SEGMENTS
+    while segments > 1 and segments * width > _MOST_COLUMNS:
+        segments //= 2
+    return segments
+
+
+def segment_edges(length: int, segments: int) -> np.ndarray:
+    """Where the segments of a protein begin and end: `(segments + 1,)`. Edges of 4 segments are among those of 16."""
+    return np.floor(np.arange(segments + 1) * (length / segments) + 0.5).astype(np.int64)
+
+
+def encode_proteins(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[str],
+    *,
+    segments: int = 1,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    dtype: str = "bfloat16",
+    layer: int | None = None,
+) -> np.ndarray:
+    """Means of what the encoder says of the residues of a protein, in each of several segments of equal length.
+
+    A protein that is longer than the encoder reads is cut into equal parts, which are read one by one, so that every
+    residue counts.
+
+    Args:
+        model (`PreTrainedModel`): An encoder without a head, in evaluation mode, on its device.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        sequences (`Sequence[str]`): The proteins.
+        segments (`int`, defaults to 1): Segments of a protein; with 1 the mean over all of its residues.
+        max_length (`int`, *optional*): Longest input in tokens, special tokens included; by default
+            [`default_max_length`].
+        batch_tokens (`int`, *optional*): Tokens in a batch, padding included; by default 4,096 on a CPU and 65,536
+            elsewhere. A protein that is longer is a batch of its own.
+        dtype (`str`, defaults to `"bfloat16"`): `"bfloat16"` (autocast) or `"float32"`, of the computation.
+        layer (`int`, *optional*): Number of the layer, 0 for the embeddings; by default the encoder's output.
+
+    Returns:
+        `np.ndarray` of shape `(proteins, segments, width)`, float32. A segment without residues, as of a protein
+        that has fewer of them than there are segments, is 0.
+
+    Raises:
+        ValueError: If the tokenizer does not read one residue as one token, if an option is out of range, or if the
+            encoder's output is not finite.
+    """
+    sums = None
+    lengths = np.array([len(sequence) for sequence in sequences])
+    edges = [segment_edges(length, segments) for length in lengths]
+    for owners, first, hidden, mask in _hidden_states(
+        model, tokenizer, sequences, max_length, batch_tokens, dtype, layer
+    ):
+        if sums is None:
+            sums = np.zeros((len(sequences) * segments, hidden.shape[-1]))
+        residues = mask.sum(dim=1).tolist()
+        places = zip(owners, first, residues, strict=True)
+        row = np.concatenate(
+            [
+                owner * segments + np.searchsorted(edges[owner], np.arange(begin, begin + count), side="right") - 1
+                for owner, begin, count in places
+            ]
+        )
+        rows, local = np.unique(row, return_inverse=True)
+        of_batch = torch.zeros(len(rows), hidden.shape[-1], device=hidden.device)
+        of_batch.index_add_(0, torch.from_numpy(local).to(hidden.device), hidden[mask].float())
+        sums[rows] += of_batch.double().cpu().numpy()
+    counts = np.concatenate([np.diff(of_protein) for of_protein in edges])
+    means = sums / np.maximum(counts, 1)[:, None]
+    return means.astype(np.float32).reshape(len(sequences), segments, -1)
+
+
+def merge_segments(features: np.ndarray, lengths: np.ndarray, segments: int) -> np.ndarray:
+    """The means of fewer, longer segments.
+
+    Args:
+        features (`np.ndarray` of shape `(proteins, n, width)`): As from [`encode_proteins`].
+        lengths (`np.ndarray` of shape `(proteins,)`): Residues of the proteins.
+        segments (`int`): A number that divides n.
+
+    Returns:
+        `np.ndarray` of shape `(proteins, segments * width)`, float32.
+    """
+    proteins, fine, width = features.shape
+    counts = np.stack([np.diff(segment_edges(length, fine)) for length in lengths]).astype(np.float32)
+    counts = counts.reshape(proteins, segments, fine // segments, 1)
+    parts = features.astype(np.float32).reshape(proteins, segments, fine // segments, width)
+    means = (parts * counts).sum(axis=2) / np.maximum(counts.sum(axis=2), 1)
+    return means.reshape(proteins, segments * width)
+
+
+def encode_residues(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[str],
+    *,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+    dtype: str = "bfloat16",
+    layer: int | None = None,
+) -> np.ndarray:
+    """What the encoder says of every residue, protein after protein. Arguments are as in [`encode_proteins`].
+
+    Returns:
+        `np.ndarray` of shape `(residues, width)`, float16; float32 where a value is too large for that.
+
+    Raises:
+        ValueError: As [`encode_proteins`].
+    """
+    starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
+    found, largest = None, np.finfo(np.float16).max
+    for owners, first, hidden, mask in _hidden_states(
+        model, tokenizer, sequences, max_length, batch_tokens, dtype, layer
+    ):
+        values = hidden[mask].float().cpu().numpy()
+        if found is None:
+            found = np.zeros((starts[-1], values.shape[-1]), dtype=np.float16)
+        if found.dtype == np.float16 and np.abs(values).max() > largest:
+            found = found.astype(np.float32)
+        row = 0
+        for begin, residues in zip(starts[owners] + first, mask.sum(dim=1).tolist(), strict=True):
+            found[begin : begin + residues] = values[row : row + residues]
+            row += residues
+    return found
+
+
+def _hidden_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[str],
+    max_length: int | None,
+    batch_tokens: int | None,
+    dtype: str,
+    layer: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Yield batches of parts of proteins: whose part it is, with which residue it begins, states, and residue mask."""
+    max_length = max_length or default_max_length(model, tokenizer)
+    check_max_length(model, max_length)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+    device = model.device
+    batch_tokens = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ON_ACCELERATORS)
+    collator = DataCollatorForTask(tokenizer, "regression", max_length)
+    special = max_length - collator.max_residues
+    parts = _parts([len(sequence) for sequence in sequences], collator.max_residues)
+    mixed = dtype == "bfloat16"
+    # no inference mode: what a module keeps from here, such as tables of rotations, may be trained with later
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
+        for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, batch_tokens):
+            examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
+            batch = {name: tensor.to(device) for name, tensor in collator(examples).items()}
+            residue_mask = batch.pop("residue_mask")
+            output = model(**batch, output_hidden_states=layer is not None)
+            hidden = _of_layer(output, layer)
+            if not hidden[residue_mask].isfinite().all():
+                raise ValueError("the encoder's output is not finite: are its weights damaged?")
+            yield parts[rows, 0], parts[rows, 1], hidden, residue_mask
+
+
+def _of_layer(output, layer: int | None) -> torch.Tensor:
+    if layer is None:
+        return output.last_hidden_state
+    if not 0 <= layer < len(output.hidden_states):
+        raise ValueError(f"layer is {layer}, but the encoder's layers are 0 to {len(output.hidden_states) - 1}")
+    return output.hidden_states[layer]
+
+
+def _parts(lengths: Sequence[int], most: int) -> np.ndarray:
+    """Cut proteins into as few nearly equal parts as can be read: `(parts, 3)`, owner, start and stop."""
+    parts = []
+    for owner, length in enumerate(lengths):
+        edges = np.linspace(0, length, -(-length // most) + 1).round().astype(np.int64)
+        parts.extend((owner, start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True))
+    return np.array(parts, dtype=np.int64).reshape(-1, 3)
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Yield the indices of all rows in batches that hold `batch_tokens` with their padding, long rows first."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows

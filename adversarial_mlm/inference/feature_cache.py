@@ -1,0 +1,133 @@
+"""Features on disk, under a name that is a hash of everything they depend on."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub.constants import HF_HOME
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm.data.formats import CorpusError
+from adversarial_mlm.models.tokenization_protein import ByteTable
+
+logger = logging.getLogger(__name__)
+
+# Raise it whenever the same encoder and sequences would give other features.
+FEATURES_VERSION = 1
+
+# Of a configuration, what says who wrote it and not what the network does.
+_NOT_THE_NETWORK = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
+
+
+def default_cache_dir() -> str:
+    """The folder `adversarial_mlm/features` in that of HuggingFace's libraries (`HF_HOME`)."""
+    return os.path.join(os.path.expanduser(HF_HOME), "adversarial_mlm", "features")
+
+
+def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return 32 hexadecimal digits that depend on the weights, the configuration and the tokens of letters."""
+    digest = hashlib.sha256()
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_THE_NETWORK}
+    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
+    table = ByteTable.from_tokenizer(tokenizer)
+    digest.update(json.dumps([table.prefix, table.suffix, tokenizer.pad_token_id]).encode() + table.ids.tobytes())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+class FeatureCache:
+    """Arrays on disk. Each is a file `.npy`, mapped into memory, and beside it a `.json` with its checksum.
+
+    Args:
+        folder (`str`, *optional*): Where to keep them; by default [`default_cache_dir`]. If that cannot be written,
+            this is said once and features are computed anew each time.
+
+    Attributes:
+        hits, misses (`int`): Arrays found, and arrays computed.
+
+    Raises:
+        [`CorpusError`]: If a folder that was asked for cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None = None):
+        self.folder: Path | None = Path(os.path.expanduser(folder or default_cache_dir()))
+        self.hits = self.misses = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            if folder:
+                raise CorpusError(
+                    f"feature_cache_dir {folder}: the folder cannot be written ({error.strerror or error})."
+                ) from error
+            logger.warning("%s cannot be written (%s): features are not kept.", self.folder, error.strerror or error)
+            self.folder = None
+
+    def get(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the array of a key: from disk if it is there and whole, else computed and put there.
+
+        Args:
+            key (`dict`): Everything that the array depends on, as JSON takes it.
+            compute (`Callable`): Makes the array.
+        """
+        if self.folder is None:
+            self.misses += 1
+            return compute()
+        text = json.dumps({**key, "version": FEATURES_VERSION}, sort_keys=True)
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        found = _read(path)
+        if found is not None:
+            self.hits += 1
+            return found
+        self.misses += 1
+        array = compute()
+        try:
+            _write(path, array, text)
+        except OSError as error:  # a full disk must not cost the work that is done
+            logger.warning("%s: features could not be kept (%s).", self.folder, error.strerror or error)
+        return array
+
+
+def _read(path: Path) -> np.ndarray | None:
+    facts = path.with_suffix(".json")
+    if not path.exists() or not facts.exists():
+        return None
+    try:
+        wanted = json.loads(facts.read_text(encoding="utf-8"))["sha256"]
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if _checksum(array) == wanted:
+            return array
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    logger.warning("%s is damaged and is computed again.", path)
+    return None
+
+
+def _write(path: Path, array: np.ndarray, key: str) -> None:
+    # Under another name until it is whole; of two processes that write the same, the later puts equal files in place.
+    facts = {"sha256": _checksum(array), "shape": list(array.shape), "dtype": str(array.dtype), "key": json.loads(key)}
+    for target, write in (
+        (path, lambda file: np.save(file, array, allow_pickle=False)),
+        (path.with_suffix(".json"), lambda file: file.write(json.dumps(facts, indent=1).encode())),
+    ):
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+            os.replace(temporary, target)
+        except OSError:
+            os.unlink(temporary)
+            raise
+
+
+def _checksum(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

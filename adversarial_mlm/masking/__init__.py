@@ -1,0 +1,1 @@
+"""Which residues are masked, how, and what they count in the loss."""

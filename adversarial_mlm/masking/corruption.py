@@ -1,0 +1,404 @@
+"""From a batch of proteins to a corrupted batch: Algorithms 2 and 3 of the paper.
+
+Two kinds of masks share every protein: the noiser's (adversarial) and random ones, on disjoint residues, with exact
+numbers of both in every row. The symbols of McDermott et al. (2021): `p_mask_overall` is the relaxed choice of
+positions (`soft`), `mask_ANY` its hard form (`chosen`), `M` the choice of how to mask (`option`), `x̃` the result.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from adversarial_mlm.masking.keyed_random import (
+    ANY_MASK,
+    CANDIDATE,
+    MASK_OPTION,
+    RANDOM_OPTION,
+    RANDOM_POSITION,
+    RANDOM_RESIDUE,
+    gumbel,
+    logistic,
+    uniform,
+)
+from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.masking.sampling import (
+    LEAST_TEMPERATURE,
+    exact_budget,
+    gumbel_topk_marginals,
+    logistic_topk_marginals,
+    rss,
+    threshold_mask,
+    topk_mask,
+)
+from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+
+NOT_MASKED = -1
+
+SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
+SELECTIONS = ("topk", "threshold")
+
+_TOLERANCE = 1e-6  # rates are counted in millionths, and their sums are rounded
+
+
+@dataclass(frozen=True)
+class MaskingRules:
+    """How many residues are masked, by whom, and how.
+
+    Args:
+        random_rate (`float`): Share of the residues masked at random.
+        mask_options (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep
+            and replace among the random masks. A replacement is drawn from the standard residues.
+        adversarial_rate (`float`, *optional*, defaults to 0.0): Share of the residues masked by the noiser.
+        learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser also chooses how to mask. With
+            `False` it only writes [MASK] (Algorithm 3 with `p_mask_type = None`).
+        sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"`
+            and `"logistic_topk"`; see [`sampling`].
+        selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
+            where `rss` exceeds 0.5, as Algorithm 3 prints it.
+        gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
+        temperature (`float`, *optional*, defaults to 1.0): Of `rss` (then at least 0.1) and of the relaxed options.
+        blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among candidates that are hidden
+            from it ("propose, then choose").
+        candidate_rate (`float`, *optional*): Share of the residues that are candidates, where `blind`. Defaults to
+            the random share and twice the adversarial one.
+
+    Raises:
+        ValueError: If a rate, share or name is out of range, or if two of them contradict each other.
+    """
+
+    random_rate: float
+    mask_options: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    adversarial_rate: float = 0.0
+    learned_options: bool = True
+    sampler: str = "rss"
+    selection: str = "topk"
+    gated: bool = True
+    temperature: float = 1.0
+    blind: bool = False
+    candidate_rate: float | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "mask_options", tuple(self.mask_options))
+        shares = self.mask_options
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
+            raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
+        if not 0 <= self.random_rate <= 1 + _TOLERANCE:
+            raise ValueError(f"random_rate must lie between 0 and 1, got {self.random_rate}")
+        if not 0 <= self.adversarial_rate <= 1 - self.random_rate + _TOLERANCE:
+            raise ValueError(
+                "adversarial_rate must not be negative and, with random_rate, at most 1; "
+                f"got {self.adversarial_rate} beside {self.random_rate}"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.sampler == "rss" and self.temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"temperature must be at least {LEAST_TEMPERATURE} with sampler: rss, got {self.temperature}"
+            )
+        for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        if self.sampler != "rss" and (self.selection == "threshold" or not self.gated):
+            option = "selection: threshold" if self.selection == "threshold" else "gated: false"
+            raise ValueError(f"{option} is about the sampler rss, but sampler is {self.sampler}")
+        self._check_candidates()
+
+    def _check_candidates(self) -> None:
+        if self.candidate_rate is None:
+            return
+        if not self.blind:
+            raise ValueError("candidate_rate is given, but only a noiser with the view 'blind' has candidates")
+        if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
+            raise ValueError(
+                f"candidate_rate must lie between the share that is masked, {self.mask_rate:g}, and 1, "
+                f"got {self.candidate_rate}"
+            )
+
+    @property
+    def mask_rate(self) -> float:
+        """Share of the residues that is masked in any way."""
+        return self.adversarial_rate + self.random_rate
+
+    def with_adversarial_share(self, share: float) -> "MaskingRules":
+        """The same rules with `share` (0 to 1) of the noiser's part; random masks fill up."""
+        if share == 1:
+            return self
+        adversarial = share * self.adversarial_rate
+        return dataclasses.replace(self, adversarial_rate=adversarial, random_rate=self.mask_rate - adversarial)
+
+    def budgets(self, num_residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exact numbers of adversarial and of random masks in rows with so many residues.
+
+        Their sum is the rounded sum of the rates, so that a run without a noiser and with `random_rate` equal to that
+        sum masks just as many residues of every protein.
+
+        Args:
+            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Residues that may be masked.
+
+        Returns:
+            Two `torch.Tensor` of shape `(batch,)`, int64.
+        """
+        total = exact_budget(num_residues, self.mask_rate)
+        adversarial = torch.minimum(exact_budget(num_residues, self.adversarial_rate), total)
+        return adversarial, total - adversarial
+
+    def candidate_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
+        """How many candidates rows with so many residues have, `(batch,)`, int64."""
+        rate = self.candidate_rate
+        if rate is None:
+            rate = min(self.random_rate + 2 * self.adversarial_rate, 1.0)
+        return torch.maximum(exact_budget(num_residues, rate), exact_budget(num_residues, self.mask_rate))
+
+
+@dataclass
+class NoisedBatch:
+    """A corrupted batch.
+
+    Attributes:
+        input_ids (`torch.Tensor` of shape `(batch, length)`, int64): What the encoder reads.
+        attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
+        labels (`torch.Tensor` of shape `(batch, length)`, int64): The true token where a residue is masked in any way
+            (a kept one included), -100 elsewhere.
+        adversarial (`torch.Tensor` of shape `(batch, length)`, bool): Residues that the noiser masked.
+        random (`torch.Tensor` of shape `(batch, length)`, bool): Residues masked at random; never both.
+        option (`torch.Tensor` of shape `(batch, length)`, int64): `MASK`, `KEEP` or `REPLACE` where masked, -1
+            elsewhere.
+        one_hot (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): `input_ids` as one-hot vectors through
+            which a gradient reaches the noiser's scores; only where that was asked for.
+        choice ([`NoiserChoice`], *optional*): How the noiser came to its choice; only where there is one.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    adversarial: torch.Tensor
+    random: torch.Tensor
+    option: torch.Tensor
+    one_hot: torch.Tensor | None = None
+    choice: "NoiserChoice | None" = None
+
+    @property
+    def masked(self) -> torch.Tensor:
+        """Residues masked in any way, `(batch, length)`, bool."""
+        return self.adversarial | self.random
+
+
+@dataclass
+class NoiserChoice:
+    """How a noiser came to its choice. Tensors carry a graph where the batch was corrupted with one.
+
+    Attributes:
+        scores ([`NoiserOutput`]): What the noiser gave.
+        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Which option score wins at each
+            position, where the noiser chooses how to mask.
+        probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability with which the noiser masks
+            each position, given the candidates (not that of `selection: threshold`).
+        soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice that the straight-through
+            gradient takes, where `one_hot` was asked for.
+        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i of the mixture of both kinds of
+            masks, without a gradient; 1 outside of the candidates. Not with `selection: threshold`, whose
+            probabilities have no closed form.
+        entropy (`torch.Tensor` of shape `(batch,)`): Entropy of the noiser's softmax over the candidates of a row,
+            divided by the logarithm of their number: 1 where it has no preference, 0 where it has one victim.
+    """
+
+    scores: NoiserOutput
+    winner: torch.Tensor | None
+    probabilities: torch.Tensor
+    soft: torch.Tensor | None
+    importance: torch.Tensor | None
+    entropy: torch.Tensor
+
+
+def noise_batch(
+    batch: Mapping[str, torch.Tensor],
+    keys: torch.Tensor,
+    vocabulary: ResidueVocabulary,
+    rules: MaskingRules,
+    noiser: Callable[..., NoiserOutput] | None = None,
+    one_hot: bool = False,
+) -> NoisedBatch:
+    """Corrupt a batch, with the noiser's choices where there is one and random ones beside them.
+
+    Args:
+        batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask`, `residue_mask` (bool, where a residue
+            stands), each `(batch, length)`, and `num_residues` `(batch,)`.
+        keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_noise.row_keys`].
+        vocabulary ([`ResidueVocabulary`]): What a residue, a replacement and [MASK] are.
+        rules ([`MaskingRules`]): How many residues, by whom, and how.
+        noiser (`Callable`, *optional*): A [`NoiserModel`], wrapped or not. Not called where `adversarial_rate` is 0.
+        one_hot (`bool`, *optional*, defaults to `False`): Whether to return `one_hot` with its straight-through
+            gradient. Without it `rss` is computed only where the choice itself needs it.
+
+    Returns:
+        [`NoisedBatch`]
+    """
+    input_ids, residues = batch["input_ids"], batch["residue_mask"]
+    length = input_ids.shape[1]
+    if not rules.adversarial_rate:
+        noiser = None
+    budget, random_budget = rules.budgets(batch["num_residues"])
+    if noiser is None:
+        budget, random_budget = torch.zeros_like(budget), budget + random_budget
+    candidates = residues
+    if noiser is not None and rules.blind:
+        wanted = rules.candidate_budget(batch["num_residues"])
+        candidates = topk_mask(uniform(keys, CANDIDATE, length), residues, wanted)
+
+    chosen = torch.zeros_like(residues)
+    if noiser is not None:
+        seen = torch.where(candidates, vocabulary.mask_token_id, input_ids) if rules.blind else input_ids
+        scores = noiser(input_ids=seen, attention_mask=batch["attention_mask"])
+        chosen, soft, probabilities = _choose(scores, keys, candidates, budget, rules, relaxed=one_hot)
+    by_chance = topk_mask(uniform(keys, RANDOM_POSITION, length), candidates & ~chosen, random_budget)
+
+    random_ids, random_option = _random_corruption(input_ids, keys, vocabulary, rules)
+    noised_ids = torch.where(by_chance, random_ids, input_ids)
+    option = torch.where(by_chance, random_option, NOT_MASKED)
+    one_hots = choice = None
+    if noiser is not None:
+        noisy_options = None
+        if rules.learned_options:
+            noise = gumbel(keys, MASK_OPTION, length, scores.option_scores.shape[-1])
+            noisy_options = scores.option_scores + noise  # (batch, length, 2 + replacements)
+        adversarial_ids, winner = _chosen_corruption(input_ids, noisy_options, vocabulary)
+        if one_hot:
+            one_hots = _straight_through(
+                input_ids, noised_ids, chosen, soft, noisy_options, rules.temperature, vocabulary
+            )
+        noised_ids = torch.where(chosen, adversarial_ids, noised_ids)
+        option = torch.where(chosen, winner.clamp_max(REPLACE), option)
+        choice = NoiserChoice(
+            scores=scores,
+            winner=winner if rules.learned_options else None,
+            probabilities=probabilities,
+            soft=soft,
+            importance=None
+            if rules.selection == "threshold"
+            else _importance(probabilities.detach(), candidates, budget, random_budget),
+            entropy=_relative_entropy(scores.any_mask_scores.detach(), candidates),
+        )
+    return NoisedBatch(
+        input_ids=noised_ids,
+        attention_mask=batch["attention_mask"],
+        labels=torch.where(chosen | by_chance, input_ids, IGNORE_INDEX),
+        adversarial=chosen,
+        random=by_chance,
+        option=option,
+        one_hot=one_hots,
+        choice=choice,
+    )
+
+
+def _choose(
+    scores: NoiserOutput,
+    keys: torch.Tensor,
+    candidates: torch.Tensor,
+    budget: torch.Tensor,
+    rules: MaskingRules,
+    relaxed: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """The noiser's positions: hard, relaxed (where wanted or needed), and their closed-form probabilities."""
+    any_mask, length = scores.any_mask_scores, candidates.shape[1]
+    draw, marginals = (
+        (logistic, logistic_topk_marginals) if rules.sampler == "logistic_topk" else (gumbel, gumbel_topk_marginals)
+    )
+    noise = draw(keys, ANY_MASK, length)
+    probabilities = marginals(any_mask, candidates, budget)
+    soft = None
+    if rules.sampler == "rss" and (relaxed or rules.selection == "threshold"):
+        # no row can hold more; the exact maximum would have to be read back from the device
+        bound = int(exact_budget(torch.tensor(length), rules.adversarial_rate))
+        soft = rss(any_mask, candidates, budget, noise, rules.temperature, max_budget=bound, gated=rules.gated)
+    elif relaxed:
+        soft = probabilities
+    if rules.selection == "threshold":
+        return threshold_mask(soft.detach(), candidates), soft, probabilities
+    return topk_mask(any_mask.detach() + noise, candidates, budget), soft, probabilities
+
+
+def _importance(
+    probabilities: torch.Tensor, candidates: torch.Tensor, budget: torch.Tensor, random_budget: torch.Tensor
+) -> torch.Tensor:
+    """ρ / q_i, where q_i = π_i + (1 − π_i) k_random / (n − k_adversarial) and ρ = (k_adversarial + k_random) / n."""
+    positions = candidates.sum(dim=-1).to(probabilities.dtype)
+    by_chance = random_budget / (positions - budget).clamp_min(1)
+    masked = probabilities + (1 - probabilities) * by_chance[:, None]
+    rate = (budget + random_budget) / positions.clamp_min(1)
+    return torch.where(candidates & (masked > 0), rate[:, None] / masked, 1)
+
+
+@functools.cache
+def _replacement_ids(vocabulary: ResidueVocabulary, device: torch.device) -> torch.Tensor:
+    # made once, as copying to a GPU waits for it
+    return torch.tensor(vocabulary.replacement_ids, device=device)
+
+
+def _random_corruption(
+    input_ids: torch.Tensor, keys: torch.Tensor, vocabulary: ResidueVocabulary, rules: MaskingRules
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a random mask would put at each position, and which option that is; both `(batch, length)`."""
+    length = input_ids.shape[1]
+    draw = uniform(keys, RANDOM_OPTION, length)
+    mask_share, keep_share, _ = rules.mask_options
+    option = torch.where(draw < mask_share, MASK, torch.where(draw < mask_share + keep_share, KEEP, REPLACE))
+    replacements = _replacement_ids(vocabulary, input_ids.device)
+    letter = (uniform(keys, RANDOM_RESIDUE, length) * len(replacements)).long().clamp_max(len(replacements) - 1)
+    replaced = torch.where(option == REPLACE, replacements[letter], input_ids)
+    return torch.where(option == MASK, vocabulary.mask_token_id, replaced), option
+
+
+def _chosen_corruption(
+    input_ids: torch.Tensor, noisy_options: torch.Tensor | None, vocabulary: ResidueVocabulary
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the noiser would put at each position, and which of its options that is; both `(batch, length)`."""
+    if noisy_options is None:
+        return torch.full_like(input_ids, vocabulary.mask_token_id), torch.full_like(input_ids, MASK)
+    winner = noisy_options.detach().argmax(dim=-1)
+    replacements = _replacement_ids(vocabulary, input_ids.device)
+    replaced = torch.where(winner == KEEP, input_ids, replacements[(winner - REPLACE).clamp_min(0)])
+    return torch.where(winner == MASK, vocabulary.mask_token_id, replaced), winner
+
+
+def _straight_through(
+    input_ids: torch.Tensor,
+    base_ids: torch.Tensor,
+    chosen: torch.Tensor,
+    soft: torch.Tensor,
+    noisy_options: torch.Tensor | None,
+    temperature: float,
+    vocabulary: ResidueVocabulary,
+) -> torch.Tensor:
+    """Algorithm 3: hard values, and the gradient of the relaxed ones, `(batch, length, vocab)`.
+
+    `base_ids` is the protein with its random masks: what stands at a position if the noiser leaves it alone. As
+    printed the algorithm gives the any-mask score no gradient; the text asks for one ("the gradient of the output
+    hardsample is equal to the gradient of its source probability"), and that is done here.
+    """
+    dtype, device = soft.dtype, soft.device
+    one_hots = torch.eye(vocabulary.vocab_size, dtype=dtype, device=device)
+    original, base = one_hots[input_ids], one_hots[base_ids]  # (batch, length, vocab)
+    mask_token = one_hots[vocabulary.mask_token_id]
+    with torch.autocast(device.type, enabled=False):
+        mask_any = (chosen.to(dtype) + soft - soft.detach())[..., None]
+        if noisy_options is None:
+            masked = mask_token
+        else:
+            probabilities = torch.softmax(noisy_options.to(dtype) / temperature, dim=-1)
+            hard = F.one_hot(noisy_options.argmax(dim=-1), noisy_options.shape[-1]).to(dtype)
+            choice = hard + probabilities - probabilities.detach()  # (batch, length, 2 + replacements)
+            masked = choice[..., MASK, None] * mask_token + choice[..., KEEP, None] * original
+            # no matrix product, so that no setting of its precision (tf32) reaches the choice
+            masked = masked.index_add(-1, _replacement_ids(vocabulary, device), choice[..., REPLACE:])
+        return (1 - mask_any) * base + mask_any * masked
+
+
+def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+    log_p = torch.log_softmax(scores.masked_fill(~residues, torch.finfo(scores.dtype).min), dim=-1)
+    entropy = -(log_p.exp() * log_p).masked_fill(~residues, 0.0).sum(dim=-1)
+    return entropy / torch.log(residues.sum(dim=-1).clamp_min(2).to(entropy.dtype))

@@ -1,0 +1,140 @@
+"""What the masks look like and how well the encoder copes: sums over batches, turned into readable figures."""
+
+from collections.abc import Callable
+
+import torch
+
+from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+
+_SCALARS = 17
+
+
+class MaskingStatistics:
+    """Sums over corrupted batches, kept on the device and read back only when figures are wanted.
+
+    Args:
+        vocabulary ([`ResidueVocabulary`]): Gives the residues their letters.
+        adversarial (`bool`): Whether there is a noiser to report on.
+        device (`torch.device`): Of the batches.
+    """
+
+    def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
+        self.vocabulary, self.adversarial = vocabulary, adversarial
+        self.sums = torch.zeros(_SCALARS + 2 * vocabulary.vocab_size, dtype=torch.float64, device=device)
+
+    def update(
+        self, noised: NoisedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
+    ) -> None:
+        """Add a batch.
+
+        Args:
+            noised ([`NoisedBatch`]): What the encoder read.
+            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue at least.
+            true_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is.
+            residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
+        """
+        losses = losses.detach().double()
+        entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
+        if noised.choice is not None:
+            entropy = noised.choice.entropy
+            if noised.choice.importance is not None:
+                importance = noised.choice.importance.double()
+        hidden = noised.option == MASK
+        reported = noised.adversarial if self.adversarial else noised.random
+        scalars = [
+            (losses * noised.adversarial).sum(),
+            noised.adversarial.sum(),
+            (losses * noised.random).sum(),
+            noised.random.sum(),
+            *((reported & (noised.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
+            entropy.double().sum(),
+            (importance * noised.masked).sum(),
+            (importance**2 * noised.masked).sum(),
+            *((losses * (masks & hidden)).sum() for masks in (noised.adversarial, noised.random)),
+            *((masks & hidden).sum() for masks in (noised.adversarial, noised.random)),
+            *((residues.any(dim=1) & ~masks.any(dim=1)).sum() for masks in (noised.masked, noised.adversarial)),
+            torch.full((), len(true_ids), device=losses.device),
+        ]
+        self.sums += torch.cat(
+            [
+                torch.stack([scalar.double() for scalar in scalars]),
+                self._letter_counts(true_ids, residues),
+                self._letter_counts(true_ids, reported),
+            ]
+        )
+
+    def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+        # index_add_ and not bincount, which waits for the device
+        counts = torch.zeros(self.vocabulary.vocab_size, dtype=torch.float64, device=ids.device)
+        return counts.index_add_(0, ids.flatten(), where.flatten().double())
+
+    def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
+        """The figures of everything added since the last call, and start anew.
+
+        Args:
+            reduce (`Callable`, *optional*): Sums a tensor over all processes.
+
+        Returns:
+            `dict[str, float]`: Always `mask_rate` (of the residues), `residues` (their number), and `share_mask`,
+            `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser);
+            `rows_without_mask` where there were any (so short that the budget rounds to none), and likewise
+            `rows_without_adversarial_mask` where the noiser has masked in others. With a noiser also
+            `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser and at
+            random, nats), `gap` (their difference), `mask_gap` (the same of residues hidden by [MASK] alone, so that
+            it tells of the places and not of the options), `entropy` (of the noiser's distribution over positions, 1 =
+            uniform), `effective_sample_share` (effective number of masked residues, if weighted back to uniform
+            masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
+            `enrichment_max` (of the standard residues).
+        """
+        # reduced even where this process added nothing: the others wait for it
+        sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
+        self.sums = torch.zeros_like(self.sums)
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
+        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = sums[8:_SCALARS]
+        if not rows:
+            return {}
+        background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
+        chosen = sums[_SCALARS + self.vocabulary.vocab_size :]
+        residues, reported = sum(background), max(masked + kept + replaced, 1.0)
+        figures = {
+            "mask_rate": (adv_count + random_count) / max(residues, 1.0),
+            "share_mask": masked / reported,
+            "share_keep": kept / reported,
+            "share_replace": replaced / reported,
+            "residues": residues,
+        }
+        if without_mask:
+            figures["rows_without_mask"] = without_mask
+        if not self.adversarial:
+            return figures
+        if adv_count:
+            figures["adversarial_loss"] = adv_loss / adv_count
+        if adv_count and without_adversarial:
+            figures["rows_without_adversarial_mask"] = without_adversarial
+        if random_count:
+            figures["random_loss"] = random_loss / random_count
+        if adv_count and random_count:
+            figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
+        if hidden[2] and hidden[3]:
+            figures["mask_gap"] = hidden[0] / hidden[2] - hidden[1] / hidden[3]
+        figures["entropy"] = entropy / max(rows, 1.0)
+        if squared_importance:
+            figures["effective_sample_share"] = importance**2 / squared_importance / (adv_count + random_count)
+        return {**figures, **self._enrichment(background, chosen)}
+
+    def _enrichment(self, background: list[float], chosen: list[float]) -> dict[str, float]:
+        residues, reported = max(sum(background), 1.0), max(sum(chosen), 1.0)
+        enrichment = {
+            f"enrichment_{self.vocabulary.residue_letters[token]}": (chosen[token] / reported)
+            / (background[token] / residues)
+            for token in self.vocabulary.residue_ids
+            if background[token]
+        }
+        standard = [
+            enrichment[key]
+            for token in self.vocabulary.replacement_ids
+            if (key := f"enrichment_{self.vocabulary.residue_letters[token]}") in enrichment
+        ]
+        return {**enrichment, "enrichment_max": max(standard, default=0.0)}

@@ -1,0 +1,1 @@
+"""The networks: tokenizer, noiser, encoder presets, loading and saving them."""

@@ -1,0 +1,134 @@
+"""Sizes of encoders and noisers, and readings of the paper, by name."""
+
+from transformers import BertConfig
+
+from adversarial_mlm.models.configuration_noiser import NoiserConfig
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+
+# `tape-38m` is the transformer that TAPE's paper profiles, which McDermott et al. say they match; `tape-92m` is TAPE's
+# released PyTorch model. Both are BERTs of that size and not TAPE's architecture, which normalises before each layer
+# and has sinusoidal positions (the 38M one).
+ENCODERS = {
+    "tape-38m": {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048},
+    "tape-92m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "small": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+}
+
+# `paper` is NoiserConfig's default; the others have its shape and the width of the encoder of the same name.
+NOISERS = {
+    "paper": {},
+    "small": {"embedding_size": 256, "hidden_size": 256, "num_hidden_layers": 2},
+    "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
+}
+
+# Options of a recipe. `paper` follows the paper's text, `paper-literal` its pseudocode where that says otherwise.
+GAMES = {
+    "paper": {
+        "masking": "adversarial",
+        "adversarial_rate": 0.1,
+        "random_rate": 0.1,
+        "mask_options": [0.8, 0.1, 0.1],
+        "learned_options": True,
+        "noiser_view": "full",
+        "noiser_backbone": "gru",
+        "sampler": "rss",
+        "selection": "topk",
+        "gated": True,
+        "temperature": 1.0,
+        "noiser_update": "alternate",
+        "noiser_steps": 10,
+        "encoder_steps": 10,
+        "shared_phase_counter": False,
+        "noiser_reward": "loss",
+        "loss_scope": "masked",
+        "importance_exponent": 0.0,
+        "learning_rate": 1e-4,
+        "weight_decay": 0.01,
+        "noiser_learning_rate": 1e-4,
+        "noiser_weight_decay": 0.01,
+    }
+}
+GAMES["paper-literal"] = {
+    **GAMES["paper"],
+    "selection": "threshold",
+    "gated": False,
+    "shared_phase_counter": True,
+    "loss_scope": "all",
+    "unmasked_weight": 1.0,
+}
+
+# The game that does the encoder no harm (docs/algorithm.md, "What was measured"), at the cost of little more than the
+# noiser's own passes.
+GAMES["blind"] = {
+    "masking": "adversarial",
+    "adversarial_rate": 0.2,
+    "random_rate": 0.2,
+    "learned_options": False,
+    "noiser_view": "blind",
+    "sampler": "gumbel_topk",
+    "noiser_update": "reversal",
+    "noiser_reward": "credit",
+}
+
+# The same, with a noiser that reads all residues at once.
+GAMES["fast"] = {**GAMES["blind"], "noiser": "small", "noiser_backbone": "conv"}
+
+# What the studies support (docs/study.md, docs/study_stability.md): no game, but more masks than the paper's, mostly
+# by [MASK].
+GAMES["recommended"] = {
+    "masking": "random",
+    "adversarial_rate": 0.2,
+    "random_rate": 0.2,
+    "mask_options": [0.9, 0.05, 0.05],
+}
+
+
+def game(name: str) -> dict:
+    """Options of a recipe that make a whole game, or none.
+
+    Args:
+        name (`str`): `paper`, `paper-literal`, `blind`, `fast` or `recommended`.
+
+    Raises:
+        ValueError: If there is no game of that name.
+    """
+    return dict(_named(name, GAMES, "game"))
+
+
+def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **overrides) -> BertConfig:
+    """Configuration of an encoder.
+
+    Args:
+        name (`str`): `tape-38m` (38.4 M parameters at 512 positions), `tape-92m` (86.1 M; 92 M at TAPE's 8,192
+            positions), `small` (4.9 M) or `tiny` (0.9 M). All have dropout 0.1, as BERT has.
+        vocabulary ([`ResidueVocabulary`], *optional*): Of the tokenizer. Defaults to TAPE's 30 tokens.
+        **overrides: Any argument of `BertConfig`, for example `max_position_embeddings` (512 by default).
+
+    Raises:
+        ValueError: If there is no encoder of that name.
+    """
+    sizes = _named(name, ENCODERS, "encoder")
+    vocab_size, pad_token_id = (30, 0) if vocabulary is None else (vocabulary.vocab_size, vocabulary.pad_token_id)
+    settings = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "type_vocab_size": 1, **sizes, **overrides}
+    return BertConfig(**settings)
+
+
+def noiser_config(name: str, vocabulary: ResidueVocabulary, **overrides) -> NoiserConfig:
+    """Configuration of a noiser for a vocabulary.
+
+    Args:
+        name (`str`): `paper` (4.4 M parameters), `small` or `tiny`.
+        vocabulary ([`ResidueVocabulary`]): Of the tokenizer.
+        **overrides: Any argument of [`NoiserConfig`].
+
+    Raises:
+        ValueError: If there is no noiser of that name.
+    """
+    return NoiserConfig.from_vocabulary(vocabulary, **{**_named(name, NOISERS, "noiser"), **overrides})
+
+
+def _named(name: str, table: dict[str, dict], kind: str) -> dict:
+    if name not in table:
+        raise ValueError(f"there is no {kind} preset '{name}'; there are {', '.join(table)}")
+    return table[name]

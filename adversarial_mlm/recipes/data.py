@@ -1,0 +1,167 @@
+"""The proteins of a recipe: read, cleaned and split, and what is to be told about them."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import IterableDataset
+
+from adversarial_mlm.data import (
+    Corpus,
+    count_lengths,
+    load_corpus,
+    read_cluster_table,
+    remove_shared_sequences,
+    split_corpus,
+)
+from adversarial_mlm.masking.corruption import MaskingRules
+from adversarial_mlm.recipes.recipe import DataArguments, RecipeError
+
+logger = logging.getLogger(__name__)
+
+DATA_FILE = "data.json"
+
+
+@dataclass
+class ProteinData:
+    """Training and held-out proteins, and what is to be told about them.
+
+    Attributes:
+        train: `Dataset` or `IterableDataset` with a `sequence` column.
+        held_out: Name → `Dataset`.
+        facts: Sources, counts of the cleaning, sizes; plain values.
+        corpus: The training proteins as they were read. In a stream its counts grow while training reads it.
+    """
+
+    train: object
+    held_out: dict[str, Dataset]
+    facts: dict
+    corpus: Corpus
+
+    def card_facts(self) -> dict:
+        """The facts for the model card: those of `data.json`, of a stream without what was read until now."""
+        streamed = isinstance(self.train, IterableDataset)
+        return self.facts if streamed else {**self.facts, "cleaning": self.corpus.counts.as_dict()}
+
+    def save_facts(self, folder: str) -> None:
+        """Write `data.json`: the facts, and what the cleaning did until now."""
+        facts = {**self.facts, "cleaning": self.corpus.counts.as_dict()}
+        Path(folder, DATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_data(args: DataArguments) -> ProteinData:
+    """Read, clean and split the proteins of a recipe.
+
+    Raises:
+        RecipeError: If options contradict each other.
+        CorpusError: If the data cannot be read.
+    """
+    holds_out = any((args.holdout_families, args.holdout_members, args.holdout_random))
+    if args.cluster_table and not (args.holdout_families or args.holdout_members):
+        raise RecipeError("cluster_table is given, but neither holdout_families nor holdout_members uses it")
+    for name in ("holdout_families", "holdout_members", "holdout_random"):
+        if not 0 <= getattr(args, name) < 1:
+            raise RecipeError(f"{name} must be at least 0 and less than 1, got {getattr(args, name)}")
+    if (args.holdout_families or args.holdout_members) and not args.cluster_table:
+        raise RecipeError("holdout_families and holdout_members need cluster_table, to know the families")
+    if args.holdout_seed < 0:
+        raise RecipeError(f"holdout_seed must be 0 or more, got {args.holdout_seed}")
+    if args.streaming and holds_out:
+        raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
+    corpus = _load(args, args.train_data, streaming=args.streaming)
+    facts = {"train_data": args.train_data}
+    train, held_out = corpus.dataset, {}
+    if args.max_eval_records is not None and not (holds_out or args.validation_data):
+        # no refusal: a recipe that holds out by default could not be told otherwise on the command line
+        logger.warning("max_eval_records has no effect, as no proteins are held out to evaluate on")
+    if holds_out:
+        clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
+        splits = split_corpus(
+            train,
+            clusters=clusters,
+            clusters_name=args.cluster_table or "the cluster table",
+            holdout_families=args.holdout_families,
+            holdout_members=args.holdout_members,
+            holdout_random=args.holdout_random,
+            holdout_seed=args.holdout_seed,
+            cache_dir=args.cache_dir,
+        )
+        train, held_out = splits.train, dict(splits.held_out)
+        facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
+        facts["not_in_cluster_table"] = splits.missing_in_clusters
+    for name, sources in _by_name(args.validation_data).items():
+        if name in held_out:
+            raise RecipeError(f"validation_data has a set named {name}, and so have the holdout options")
+        validation = _load(args, sources, streaming=False)
+        held_out[name] = validation.dataset
+        facts[f"source_{name}"] = sources
+        facts[f"cleaning_{name}"] = validation.counts.as_dict()
+        if not args.streaming:
+            train, removed = remove_shared_sequences(train, validation.dataset, cache_dir=args.cache_dir)
+            facts[f"removed_as_identical_to_{name}"] = removed
+    if not args.streaming:
+        facts["train_records"] = len(train)
+    facts["held_out_records_found"] = {name: len(dataset) for name, dataset in held_out.items()}
+    held_out = {name: _at_most(part, args.max_eval_records, args.holdout_seed) for name, part in held_out.items()}
+    facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
+    return ProteinData(train, held_out, facts, corpus)
+
+
+def _by_name(sources: list[str]) -> dict[str, list[str]]:
+    """`["homologs=a.fasta", "b.fasta"]` to `{"homologs": ["a.fasta"], "validation": ["b.fasta"]}`."""
+    named: dict[str, list[str]] = {}
+    for source in sources:
+        name, equals, path = source.partition("=")
+        if equals and name.isidentifier() and not os.path.exists(source):
+            named.setdefault(name, []).append(path)
+        else:
+            named.setdefault("validation", []).append(source)
+    return named
+
+
+def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
+    corpus = load_corpus(
+        source,
+        sequence_column=args.sequence_column,
+        id_column=args.id_column,
+        dataset_split=args.dataset_split,
+        dataset_config=args.dataset_config,
+        min_length=args.min_length,
+        allow_nucleotides=args.allow_nucleotides,
+        streaming=streaming,
+        cache_dir=args.cache_dir,
+    )
+    if not streaming:  # a stream is counted as it is read
+        logger.info("%s: %s", corpus.source, corpus.counts.summary())
+    return corpus
+
+
+def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    if limit is None or len(dataset) <= limit:
+        return dataset
+    chosen = np.random.default_rng([seed, limit]).permutation(len(dataset))[:limit]
+    return dataset.select(np.sort(chosen))
+
+
+def count_short_proteins(data: ProteinData, rules: MaskingRules, cache_dir: str | None) -> None:
+    """Say how many proteins are so short that a budget of masks rounds to none in them. A stream cannot tell."""
+    if not isinstance(data.train, Dataset):
+        return
+    lengths, records = count_lengths(data.train, cache_dir)
+    adversarial, by_chance = (budget.numpy() for budget in rules.budgets(torch.from_numpy(lengths.astype(np.int64))))
+    for fact, without, what in (
+        ("too_short_for_any_mask", adversarial + by_chance == 0, "no residue of them is masked"),
+        ("too_short_for_the_noiser", (adversarial == 0) & (by_chance > 0), "the noiser masks none of them"),
+    ):
+        count = int(records[without].sum())
+        if count and (rules.adversarial_rate or fact == "too_short_for_any_mask"):
+            data.facts[fact] = count
+            logger.warning(
+                f"{count:,} of {len(data.train):,} proteins are so short (at most {lengths[without].max()} residues) "
+                f"that {what}: the budget rounds to 0"
+            )

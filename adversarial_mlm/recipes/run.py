@@ -1,0 +1,316 @@
+"""A whole pre-training run from a recipe: data, networks, training, and the evaluation of what was saved."""
+
+import copy
+import logging
+import os
+import sys
+from dataclasses import dataclass
+
+from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from adversarial_mlm.downstream.probe_callback import ProbeCallback
+from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from adversarial_mlm.models import presets
+from adversarial_mlm.models.encoders import train_last_layers
+from adversarial_mlm.models.loading import CheckpointError, load_encoder, load_noiser
+from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build_protein_tokenizer
+from adversarial_mlm.recipes.data import DATA_FILE, ProteinData, count_short_proteins, load_data
+from adversarial_mlm.recipes.output_dir import check_output_dir, clear, is_inside
+from adversarial_mlm.recipes.recipe import RECIPE_FILE, ModelArguments, Recipe, RecipeError
+from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving.hub import PushError
+from adversarial_mlm.training.checks import check_encoder
+from adversarial_mlm.training.metrics_log import METRICS_FILE
+from adversarial_mlm.training.trainer import AdversarialMLMTrainer
+from adversarial_mlm.utils import distributed as processes
+
+logger = logging.getLogger(__name__)
+
+
+def build_collator(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, noiser: NoiserModel | None = None
+) -> DataCollatorForRandomMLM:
+    """The collator that a recipe asks for: with the noiser, or random masks at the sum of both rates."""
+    masking = recipe.masking
+    common = {
+        "max_length": recipe.data.max_length,
+        "mask_options": masking.mask_options,
+        "seed": recipe.training.seed,
+    }
+    if noiser is None:
+        return DataCollatorForRandomMLM(
+            tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
+        )
+    names = ("adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated", "temperature")
+    chosen = {name: getattr(masking, name) for name in (*names, "candidate_rate")}
+    return DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, **chosen, **common)
+
+
+def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRandomMLM]:
+    """The encoder, fresh or loaded, and the collator with the noiser where the recipe has one.
+
+    A fresh encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same.
+
+    Raises:
+        RecipeError: If an option of the networks or masks is out of range, if two contradict each other, or if a
+            network could not be loaded.
+    """
+    try:
+        _check_networks(recipe)
+        encoder, tokenizer = _build_encoder(recipe)
+        noiser = None
+        if recipe.masking.masking == "adversarial":
+            noiser = _build_noiser(recipe.model, ResidueVocabulary.from_tokenizer(tokenizer))
+        collator = build_collator(recipe, tokenizer, noiser)
+        check_encoder(encoder, collator)  # before the data are read
+        return encoder, collator
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+
+
+def _check_networks(recipe: Recipe) -> None:
+    model = recipe.model
+    if recipe.data.max_length < 3:
+        raise RecipeError(
+            f"max_length must be at least 3, a residue between two special tokens, got {recipe.data.max_length}"
+        )
+    for size, of, loaded in (
+        ("encoder", model.encoder, "model_name_or_path"),
+        ("noiser", model.noiser, "noiser_name_or_path"),
+    ):
+        if of and getattr(model, loaded):
+            raise RecipeError(f"{size} is {of}, the size of a fresh one, and {loaded} is given, too; leave one out")
+    for name in ("model_revision", "trained_layers"):
+        if getattr(model, name) is not None and not model.model_name_or_path:
+            raise RecipeError(f"{name} is given, but there is no model_name_or_path")
+    if model.noiser_name_or_path and recipe.masking.masking == "random":
+        raise RecipeError("noiser_name_or_path is given, but with masking: random there is no noiser")
+
+
+def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model, max_length = recipe.model, recipe.data.max_length
+    set_seed(recipe.training.seed)  # a loaded encoder may lack a head, which is then drawn
+    if model.model_name_or_path:
+        encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision)
+        if model.trained_layers is not None:
+            train_last_layers(encoder, model.trained_layers)
+        return encoder, tokenizer
+    tokenizer = build_protein_tokenizer(model_max_length=max_length)
+    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+    sizes = presets.encoder_config(
+        model.encoder or "tape-38m", vocabulary, max_position_embeddings=max(max_length, 512)
+    )
+    return BertForMaskedLM(sizes), tokenizer
+
+
+def _build_noiser(model: ModelArguments, vocabulary: ResidueVocabulary) -> NoiserModel:
+    if not model.noiser_name_or_path:
+        view, backbone = model.noiser_view or "full", model.noiser_backbone or "gru"
+        return NoiserModel(presets.noiser_config(model.noiser or "paper", vocabulary, view=view, backbone=backbone))
+    noiser = load_noiser(model.noiser_name_or_path)
+    for option, has in (("noiser_view", noiser.config.view), ("noiser_backbone", noiser.config.backbone)):
+        wanted = getattr(model, option)
+        if wanted not in (None, has):
+            raise RecipeError(f"{option} is {wanted}, but the noiser in {model.noiser_name_or_path} has {has}")
+    return noiser
+
+
+def build_trainer(
+    recipe: Recipe, data: ProteinData, encoder: PreTrainedModel, collator: DataCollatorForRandomMLM
+) -> AdversarialMLMTrainer:
+    """The trainer of a recipe.
+
+    Raises:
+        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support, or if the
+            run is to be pushed to the Hub and cannot be.
+    """
+    try:
+        trainer = AdversarialMLMTrainer(
+            model=encoder,
+            args=recipe.training,
+            data_collator=collator,
+            train_dataset=data.train,
+            eval_dataset=data.held_out or None,
+            processing_class=collator.tokenizer,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:  # a package may be missing, too
+        raise RecipeError(" ".join(str(error).split())) from error
+    trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
+    _add_probes(recipe, trainer)
+    if recipe.model.model_name_or_path:
+        trainer.run_facts["base_model"] = recipe.model.model_name_or_path
+    trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
+    return trainer
+
+
+def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
+    probes = recipe.probe
+    if probes.probe_tasks:
+        trainer.add_callback(
+            ProbeCallback(
+                trainer,
+                probes.probe_tasks,
+                probes.probe_data_dir,
+                every=probes.probe_steps or 1000,
+                max_records=probes.probe_max_records or 1000,
+                max_length=recipe.data.max_length,
+            )
+        )
+
+
+def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMTrainer:
+    """Train as the recipe says and save the result into `output_dir`.
+
+    Where a signal stops training (see `trainer.interrupted_by`) there is a checkpoint to go on from, and no result.
+
+    Args:
+        recipe ([`Recipe`]): What to do.
+        data ([`ProteinData`], *optional*): Proteins that were read before; by default those that the recipe names.
+
+    Raises:
+        RecipeError: See [`check_output_dir`] and [`load_data`].
+        CorpusError: If the data cannot be read.
+        NonFiniteError: If the run was stopped (`max_skipped_updates`).
+        WritingError: If the result cannot be written.
+    """
+    args = recipe.training
+    with processes.same_fate(RecipeError):
+        checkpoint = check_output_dir(recipe)
+        encoder, collator = build_networks(recipe)
+    with processes.same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
+        data = load_data(recipe.data) if data is None else data
+    with processes.same_fate(RecipeError, CheckpointError):
+        _check_evaluation(recipe, data)
+        count_short_proteins(data, collator.rules, recipe.data.cache_dir)
+        trainer = build_trainer(recipe, data, encoder, collator)
+        if checkpoint is not None:
+            trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
+    processes.first_decides(lambda: _prepare_folder(recipe, data, checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except CheckpointError as error:
+        raise RecipeError(str(error)) from error
+    if trainer.interrupted_by is None or trainer.state.global_step >= trainer.state.max_steps:
+        processes.first_decides(lambda: _save_result(recipe, trainer, data))
+    return trainer
+
+
+def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
+    folder = recipe.training.output_dir
+    try:
+        if checkpoint is None or not is_inside(checkpoint, folder):
+            clear(folder)
+        recipe.save(folder)
+        data.save_facts(folder)
+    except OSError as error:
+        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
+
+
+def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:
+    trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
+    trainer.save_state()
+    if recipe.data.streaming:
+        data.save_facts(recipe.training.output_dir)
+        logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
+
+
+def interruption(trainer: AdversarialMLMTrainer) -> str:
+    """One sentence for a run that a signal stopped: after which step, and how to go on."""
+    state, folder = trainer.state, trainer.args.output_dir
+    stopped = f"stopped by {trainer.interrupted_by.name} after step {state.global_step:,} of {state.max_steps:,}"
+    if state.global_step >= state.max_steps:
+        return f"{stopped}: training is complete and its result in {folder}, but was not evaluated"
+    if trainer.last_checkpoint is None:
+        return f"{stopped}; there is no checkpoint to go on from"
+    wanted = "latest" if is_inside(trainer.last_checkpoint, folder) else trainer.last_checkpoint
+    return (
+        f"{stopped}; to go on from {trainer.last_checkpoint}, run {os.path.join(folder, RECIPE_FILE)} with "
+        f"--resume_from_checkpoint {wanted}"
+    )
+
+
+_BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")
+
+
+def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
+    gate, names = recipe.run.background_gate, ", ".join(data.held_out) or "none"
+    if gate is not None and gate not in data.held_out:
+        raise RecipeError(f"background_gate is {gate}, but the held-out sets are: {names}")
+    if gate is not None and recipe.data.streaming:
+        raise RecipeError(
+            "background_gate needs the residues' shares in the training data, which a stream cannot tell"
+        )
+    if not data.held_out and recipe.training.eval_strategy != "no":
+        raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
+    metric = recipe.training.metric_for_best_model
+    if metric is not None and not data.held_out:
+        raise RecipeError(f"the best model is to be kept by {metric}, but no proteins are held out")
+    known = [f"{name}_{figure}" for name in data.held_out for figure in _BEST_BY]
+    if metric is not None and metric.removeprefix("eval_") not in known:
+        raise RecipeError(
+            f"metric_for_best_model is {metric}, but the figures to choose the best model by are: {', '.join(known)}"
+        )
+
+
+def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:
+    """Load what a run wrote, as a user would, and evaluate that.
+
+    The figures are appended to the run's `metrics.jsonl` and go into its card.
+
+    Returns:
+        `dict[str, float]`: As `Trainer.evaluate` gives them; empty where nothing is held out.
+    """
+    folder = recipe.training.output_dir
+    trainer.accelerator.wait_for_everyone()
+    encoder, tokenizer = load_encoder(folder)
+    noiser = None if trainer.noiser is None else load_noiser(folder)
+    args = copy.copy(recipe.training)
+    args.report_to, args.push_to_hub = [], False
+    evaluator = AdversarialMLMTrainer(
+        model=encoder,
+        args=args,
+        data_collator=build_collator(recipe, tokenizer, noiser),
+        train_dataset=trainer.train_dataset,
+        eval_dataset=trainer.eval_dataset,
+        processing_class=tokenizer,
+    )
+    evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
+    evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
+    figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
+    if evaluator.is_world_process_zero():
+        model_card.write(evaluator, folder, figures)
+    return figures
+
+
+@dataclass
+class PushResult:
+    """How the push at the end of a run went.
+
+    Attributes:
+        repo_id: The repository.
+        revision: Its branch, where one was asked for.
+        address: Its address, where the push succeeded.
+        failure: Why it failed, where it did.
+    """
+
+    repo_id: str
+    revision: str | None = None
+    address: str | None = None
+    failure: str | None = None
+
+
+def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:
+    """Push what a run saved, with the card as [`evaluate_saved`] left it.
+
+    Returns:
+        [`PushResult`]; `None` without `push_to_hub`, and on all processes but the first.
+    """
+    if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
+        return None
+    result = PushResult(trainer.hub_model_id, trainer.args.hub_revision)
+    try:
+        result.address = str(trainer.push_output_dir().repo_url)
+    except PushError as error:
+        result.failure = str(error)
+    return result

@@ -1,0 +1,136 @@
+"""What a run has to say for itself, in a few lines."""
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from adversarial_mlm.training.metrics_log import METRICS_FILE
+
+if TYPE_CHECKING:
+    from adversarial_mlm.recipes.run import PushResult
+
+_MOST_MASKED = 5
+
+
+def set_names(figures: dict[str, float]) -> list[str]:
+    """Names of the held-out sets in the figures of `Trainer.evaluate`."""
+    return [key[len("eval_") : -len("_perplexity")] for key in figures if key.endswith("_perplexity")]
+
+
+def summary(
+    figures: dict[str, float],
+    log_history: list[dict],
+    output_dir: str,
+    gate: str | None = None,
+    collapsed_at: int | None = None,
+    push: "PushResult | None" = None,
+) -> str:
+    """The block printed at the end of a run.
+
+    Args:
+        figures (`dict[str, float]`): Of the final evaluation, as `Trainer.evaluate` gives them for a
+            dictionary of sets.
+        log_history (`list[dict]`): `trainer.state.log_history`.
+        output_dir (`str`): The run's folder.
+        gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
+        collapsed_at (`int`, *optional*): Step at which the alarm rang.
+        push (`PushResult`, *optional*): Of the push to the Hub, where there was one.
+
+    Returns:
+        `str`, several lines.
+    """
+    lines = ["", "Held-out proteins, residues hidden at random:"]
+    for name in set_names(figures):
+        lines.append("  " + _random_line(name, figures))
+        if f"eval_{name}_gap" in figures:
+            lines.append("  " + _adversarial_line(name, figures))
+    if len(lines) == 2:
+        lines = ["", "No proteins were held out, so there is nothing to compare."]
+    training = [entry for entry in log_history if "residues_per_second" in entry]
+    if training:
+        lines.append(_speed_line(training))
+    lines += [
+        f"Checkpoint  {output_dir}  (AutoModelForMaskedLM.from_pretrained)",
+        f"Card        {os.path.join(output_dir, 'README.md')}",
+        f"Log         {os.path.join(output_dir, METRICS_FILE)}",
+    ]
+    if push is not None:
+        lines.append(push_line(push, output_dir))
+    if collapsed_at is not None:
+        lines.append(
+            f"COLLAPSED   at step {collapsed_at}: the noiser made the encoder forget; see the log's `collapse`"
+        )
+    if gate is not None:
+        lines.append(gate_line(figures, gate))
+    return "\n".join(lines)
+
+
+def most_masked(figures: dict[str, float]) -> str:
+    """The residues that the noiser masks most, with how much more often than their share.
+
+    Args:
+        figures (`dict[str, float]`): Of one held-out set, with `enrichment_A` … of each residue.
+    """
+    prefix = "enrichment_"
+    enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
+    enrichment.pop("max", None)
+    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
+    return ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)
+
+
+def passes_gate(figures: dict[str, float], gate: str) -> bool:
+    """Whether the encoder's cross-entropy on a held-out set is below the background predictor's."""
+    return figures[f"eval_{gate}_loss"] < figures[f"eval_{gate}_background_loss"]
+
+
+def gate_line(figures: dict[str, float], gate: str) -> str:
+    """One line that says whether the gate was passed, with both cross-entropies."""
+    encoder, background = figures[f"eval_{gate}_loss"], figures[f"eval_{gate}_background_loss"]
+    if passes_gate(figures, gate):
+        return f"PASSED      {gate}: cross-entropy {encoder:.3f} is below the background predictor's {background:.3f}"
+    return (
+        f"FAILED      {gate}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}; "
+        "the encoder knows less than how frequent each residue is"
+    )
+
+
+def push_line(push: "PushResult", output_dir: str) -> str:
+    """One line that says where the run was pushed to, or why it was not and how to do it later."""
+    if push.failure is None:
+        return f"Hub         {push.address}"
+    words = ["hf", "upload", push.repo_id, output_dir, ".", "--exclude", "checkpoint-*"]
+    command = shlex.join(words + (["--revision", push.revision] if push.revision else []))
+    return (
+        f"NOT PUSHED  to {push.repo_id}: {push.failure}; the files in {output_dir} are complete; "
+        f"to push them: {command}"
+    )
+
+
+def _random_line(name: str, figures: dict[str, float]) -> str:
+    loss, perplexity, accuracy = (figures[f"eval_{name}_{key}"] for key in ("loss", "perplexity", "accuracy"))
+    line = f"{name:<10}  cross-entropy {loss:.3f}  perplexity {perplexity:.2f}  accuracy {100 * accuracy:.1f} %"
+    if f"eval_{name}_background_loss" in figures:
+        line += f"  (background predictor {figures[f'eval_{name}_background_loss']:.3f})"
+    return line
+
+
+def _adversarial_line(name: str, figures: dict[str, float]) -> str:
+    adversarial, random = figures[f"eval_{name}_adversarial_loss"], figures[f"eval_{name}_random_loss"]
+    prefix = f"eval_{name}_"
+    masked = most_masked({key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)})
+    places = figures.get(f"eval_{name}_mask_gap")
+    of_places = "" if places is None else f" ({places:+.3f} at [MASK] alone)"
+    return (
+        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, at random beside {random:.3f}{of_places}; "
+        f"it masks most {masked}"
+    )
+
+
+def _speed_line(training: list[dict]) -> str:
+    speeds = sorted(entry["residues_per_second"] for entry in training)
+    line = f"Training    {speeds[len(speeds) // 2]:,.0f} residues/s, padding not counted"
+    noiser = sum(entry.get("seconds_noiser", 0.0) for entry in training)
+    if noiser:
+        encoder = sum(entry.get("seconds_encoder", 0.0) for entry in training)
+        line += f"; {100 * noiser / (noiser + encoder):.0f} % of the time in the noiser's updates"
+    return line

@@ -1,0 +1,1 @@
+"""What is written to disk or the Hub: checkpoints, manifests, model cards, pushes."""

@@ -1,0 +1,334 @@
+"""Pushing to the Hub: what a push sends, when, and what happens where it fails."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, constants, get_session, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from tqdm.auto import tqdm
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers.utils.hub import PushInProgress, hf_api
+
+from adversarial_mlm.models.loading import NOISER_FOLDER
+from adversarial_mlm.saving.checkpoint_manifest import MANIFEST_FILE
+from adversarial_mlm.training.metrics_log import METRICS_FILE
+from adversarial_mlm.training.rewards import SLOW_ENCODER_FILE
+
+logger = logging.getLogger(__name__)
+
+SILENCE_LIMIT = 300.0  # seconds without a byte from the Hub, after which a request has failed
+SNAPSHOT_PREFIX = ".push-to-hub-"
+
+_ARGUMENTS_PICKLE = "training_args.bin"
+# what only resuming needs, pickles, and names that are nobody's business
+_NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, SLOW_ENCODER_FILE, "_*", ".*")
+_LONGEST_REASON = 300  # characters
+_CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
+
+
+class PushError(RuntimeError):
+    """A push to the Hub that failed, said in one sentence."""
+
+
+@dataclass
+class Snapshot:
+    """Copies of the files of one push, which training may rewrite and delete meanwhile.
+
+    Attributes:
+        folder: Where the copies are; removed when the push is over.
+        additions: Which copy becomes which file of the repository.
+    """
+
+    folder: str
+    additions: list[CommitOperationAdd]
+
+
+def files_of_model(folder: str) -> dict[str, Path]:
+    """Name in the repository → file, for all that a saved model consists of.
+
+    These are the files at the top of the folder and in `noiser/`, without pickles and what only resuming needs.
+    """
+    paths = [*Path(folder).glob("*"), *Path(folder, NOISER_FOLDER).glob("*")]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(paths) if path.is_file()}
+    return {name: path for name, path in files.items() if not any(fnmatch(name, pattern) for pattern in _NOT_SENT)}
+
+
+def files_of_checkpoint(folder: str, prefix: str) -> dict[str, Path]:
+    """The same for a whole checkpoint, with what resuming needs, to go below `prefix`."""
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file() and path.name != _ARGUMENTS_PICKLE]
+    return {f"{prefix}/{path.relative_to(folder).as_posix()}": path for path in paths}
+
+
+def take_snapshot(files: dict[str, Path], output_dir: str) -> Snapshot:
+    """Copy the files of a push into a hidden folder of `output_dir`.
+
+    Raises:
+        PushError: If they cannot be copied.
+    """
+    folder = None
+    try:
+        folder = tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=output_dir)
+        copies = {path: os.path.join(folder, str(index)) for index, path in enumerate(dict.fromkeys(files.values()))}
+        for path, copy in copies.items():
+            shutil.copyfile(path, copy)
+        additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=copies[files[name]]) for name in files]
+        return Snapshot(folder, additions)
+    except OSError as error:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise PushError(f"cannot copy what is to be pushed: {error.strerror or error}") from None
+
+
+def send(snapshot: Snapshot, repo_id: str, message: str, token: str | None, revision: str | None) -> CommitInfo:
+    """Send a snapshot in one commit, and remove it.
+
+    `upload_folder`, which the stock trainer uses, cuts a slow upload into several commits.
+
+    Raises:
+        PushError: Whatever goes wrong.
+    """
+    try:
+        with _quiet_client():
+            return hf_api().create_commit(
+                repo_id=repo_id,
+                operations=snapshot.additions,
+                commit_message=message,
+                token=token,
+                revision=revision,
+            )
+    except Exception as error:
+        raise PushError(_reason(error, token)) from None  # the client's own words may hold signed addresses
+    finally:
+        shutil.rmtree(snapshot.folder, ignore_errors=True)
+
+
+class HubPushes:
+    """The part of [`AdversarialMLMTrainer`] that pushes to the Hub. It is of no use alone.
+
+    Every push is one commit with encoder, tokenizer, `noiser/`, card, arguments and the files of the run named in
+    `run_files`, as they belong together. It sends a copy, so that training may go on writing, and output_dir is not
+    touched. A push during training that fails is warned of once and counted; the next save tries again.
+
+    Attributes:
+        run_files (`tuple[str, ...]`): Files of `output_dir` that go with every push during training, where they exist.
+        pushes (`dict[str, int]`): Pushes during training that were `sent`, `failed`, and `skipped` because another
+            was under way.
+    """
+
+    run_files: tuple[str, ...] = (METRICS_FILE,)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository where there is none, and make sure that the token may write to it.
+
+        Raises:
+            ValueError: If it may not, if the repository's name is not possible, or if the Hub cannot be used.
+        """
+        self.pushes = {"sent": 0, "failed": 0, "skipped": 0}
+        if not self.is_world_process_zero():
+            return
+        for left_over in Path(self.args.output_dir).glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        token, revision = token or self.args.hub_token, self.args.hub_revision
+        try:
+            with _quiet_client():
+                super().init_hf_repo(token=token, private=private)
+                hf_api().auth_check(self.hub_model_id, token=token, write=True)
+                if revision is not None and not revision.startswith("refs/pr"):
+                    hf_api().create_branch(self.hub_model_id, branch=revision, token=token, exist_ok=True)
+        except Exception as error:
+            self.hub_model_id = None
+            wanted = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            raise ValueError(_refusal(error, wanted, token)) from None
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | Future | None:
+        """Save the networks as they are into `output_dir`, and send what is there to the Hub in one commit.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the end of the upload.
+            token (`str`, *optional*): Defaults to `hub_token`, and that to the one of `hf auth login`.
+            revision (`str`, *optional*): The branch; defaults to `hub_revision`, and that to `main`.
+            private (`bool`, *optional*): Whether a new repository is private; defaults to `hub_private_repo`.
+
+        Returns:
+            `CommitInfo`, or a `Future` of it if not `blocking`; `None` on all processes but the first.
+
+        Raises:
+            ValueError: If there was no `push_to_hub` in the arguments, and the repository cannot be made ready.
+            PushError: If the push fails; the files in `output_dir` are then complete. If not `blocking` it is the
+                future that raises it.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        return self.push_output_dir(commit_message, blocking=blocking, token=token, revision=revision)
+
+    def push_output_dir(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> CommitInfo | Future | None:
+        """As [`push_to_hub`], but without saving first: for an `output_dir` that was saved and then added to."""
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        token, revision = token or self.args.hub_token, revision or self.args.hub_revision
+        snapshot = take_snapshot(files_of_model(self.args.output_dir), self.args.output_dir)
+        job = (snapshot, self.hub_model_id, commit_message, token, revision)
+        return send(*job) if blocking else hf_api().run_as_future(send, *job)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # called at every save, before old checkpoints are removed
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        in_flight = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if in_flight and not self.args.hub_always_push:
+            self.pushes["skipped"] += 1
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        step = self.state.global_step
+        try:
+            snapshot = take_snapshot(self._files_of_push(checkpoint_folder), self.args.output_dir)
+        except PushError as error:
+            self._count_failure(step, error)
+            return
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        message = f"Training in progress, {f'step {step}' if by_steps else f'epoch {int(self.state.epoch)}'}"
+        job = hf_api().run_as_future(self._send_and_count, snapshot, step, message)
+        if in_flight:
+            self.push_in_progress.jobs.append(job)
+        else:
+            self.push_in_progress = PushInProgress([job])
+
+    def _files_of_push(self, checkpoint_folder: str) -> dict[str, Path]:
+        paths = {name: Path(self.args.output_dir, name) for name in self.run_files}
+        files = files_of_model(checkpoint_folder) | {name: path for name, path in paths.items() if path.exists()}
+        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
+            files |= files_of_checkpoint(checkpoint_folder, "last-checkpoint")
+        elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            files |= files_of_checkpoint(checkpoint_folder, Path(checkpoint_folder).name)
+        return files
+
+    def _send_and_count(self, snapshot: Snapshot, step: int, message: str) -> None:
+        # runs in the client's one background thread
+        try:
+            send(snapshot, self.hub_model_id, message, self.args.hub_token, self.args.hub_revision)
+        except PushError as error:
+            self._count_failure(step, error)
+        else:
+            self.pushes["sent"] += 1
+            _tell(logging.INFO, f"push_to_hub: step {step} is in {self.hub_model_id}")
+
+    def _count_failure(self, step: int, error: PushError) -> None:
+        self.pushes["failed"] += 1
+        if self.pushes["failed"] == 1:
+            _tell(
+                logging.WARNING,
+                f"push_to_hub: step {step} was not pushed: {error}; training goes on, the next save tries again, and "
+                "further failures are counted",
+            )
+
+    def _finish_current_push(self) -> None:
+        push = getattr(self, "push_in_progress", None)  # which the stock trainer sets where there is a repository
+        if push is not None and not push.is_done():
+            _tell(logging.INFO, "push_to_hub: waiting for the push that is under way")
+        super()._finish_current_push()
+
+    def _finalize_training(self, *args, **kwargs):
+        output = super()._finalize_training(*args, **kwargs)  # which waits for the push that is under way
+        if self.args.push_to_hub and (self.pushes["failed"] or self.pushes["skipped"]):
+            _tell(
+                logging.WARNING if self.pushes["failed"] else logging.INFO,
+                "push_to_hub: of the saves during training {sent} were pushed, {failed} could not be, {skipped} were "
+                "skipped because the push before them was under way".format(**self.pushes),
+            )
+        return output
+
+
+def _tell(level: int, line: str) -> None:
+    with tqdm.external_write_mode():  # not into the middle of a progress bar
+        logger.log(level, line)
+
+
+@contextlib.contextmanager
+def _quiet_client() -> Iterator[None]:
+    """The client without progress bars, without lines about retries and addresses, and without endless waiting.
+
+    The limit to waiting stays with the client, which this process has one of.
+    """
+    session = get_session()
+    if session.timeout.read is None:  # the client's own default; one that was set up otherwise is left alone
+        session.timeout = SILENCE_LIMIT
+    loggers = [logging.getLogger(name) for name in _CLIENT_LOGGERS]
+    levels, had_bars = [log.level for log in loggers], not are_progress_bars_disabled()
+    for log in loggers:
+        log.setLevel(logging.ERROR)
+    if had_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        for log, level in zip(loggers, levels, strict=True):
+            log.setLevel(level)
+        if had_bars:
+            enable_progress_bars()
+
+
+def _reason(error: Exception, token: str | None) -> str:
+    """What went wrong, on one line and without secrets."""
+    while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what stopped the upload of a large file
+    if isinstance(error, HfHubHTTPError):
+        answer = f"{error.response.status_code} {error.response.reason_phrase}".strip()
+        said = _one_line(error.server_message or "", token)
+        return f"the Hub answered {answer}" + (f" ({said})" if said else "")
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids it"
+    if isinstance(error, ValueError) and not isinstance(error, HFValidationError):
+        return f"the Hub's answer makes no sense ({_one_line(str(error), token)})"
+    return f"{type(error).__name__}: {_one_line(str(error), token)}"
+
+
+def _one_line(text: str, token: str | None) -> str:
+    text = " ".join(text.split())
+    for secret in (token, get_token()):
+        if secret:
+            text = text.replace(secret, "...")
+    text = re.sub(r"hf_[A-Za-z0-9]{16,}", "hf_...", text)
+    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1?...", text)  # signatures
+    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " ..."
+
+
+def _refusal(error: Exception, repo_id: str, token: str | None) -> str:
+    """Why a run that is to be pushed cannot start, in one sentence that names the option to look at."""
+    if isinstance(error, HFValidationError):
+        return f"hub_model_id: '{repo_id}' cannot be the name of a repository: {_one_line(str(error), token)}"
+    reason = _reason(error, token)
+    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+        return (
+            f"push_to_hub: the repository '{repo_id}' may not be written to: {reason}; see hub_token (or "
+            "`hf auth login`) and hub_model_id"
+        )
+    if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
+        return f"push_to_hub: the repository '{repo_id}' cannot be used: {reason}; see hub_model_id and hub_revision"
+    return f"push_to_hub: the Hub at {constants.ENDPOINT} cannot be used: {reason}"

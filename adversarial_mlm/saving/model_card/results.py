@@ -1,0 +1,139 @@
+"""Figures of a card: tables for the reader, `model-index` for the Hub, and results that come later."""
+
+import math
+import numbers
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from huggingface_hub import EvalResult, ModelCard
+
+from adversarial_mlm.reports.summary import most_masked
+from adversarial_mlm.saving.model_card.text import table
+
+CARD_FILE = "README.md"
+
+_METRICS = {
+    "loss": ("cross_entropy", "Cross-entropy (nats)"),
+    "perplexity": ("perplexity", "Perplexity"),
+    "accuracy": ("accuracy", "Accuracy"),
+}
+
+
+class Figures:
+    """The newest figures of each held-out set.
+
+    Args:
+        log_history (`Sequence[dict]`): Entries with the names that `Trainer.evaluate` gives them, in order.
+        step (`int`): Of an entry that does not say.
+
+    Attributes:
+        by_set (`dict[str, dict[str, float]]`): Name of the set → figure → value.
+        step (`int`): Encoder updates after which they were measured.
+    """
+
+    def __init__(self, log_history: Sequence[dict], step: int):
+        self.by_set: dict[str, dict[str, float]] = {}
+        self.step = step
+        for entry in log_history:
+            for key in entry:
+                if key.startswith("eval") and key.endswith("_perplexity"):
+                    prefix = key.removesuffix("perplexity")
+                    name = prefix.removeprefix("eval").strip("_") or "validation"
+                    self.by_set[name] = {k.removeprefix(prefix): v for k, v in entry.items() if k.startswith(prefix)}
+                    self.step = int(entry.get("step", step))
+
+    @property
+    def has_background(self) -> bool:
+        """Whether there are figures of the background predictor; without a counted training set there are none."""
+        return any("background_loss" in of for of in self.by_set.values())
+
+    def random_table(self) -> str:
+        """Hidden residues under random masks; empty where nothing was evaluated."""
+        columns = {"cross-entropy": "loss", "perplexity": "perplexity", "accuracy": "accuracy"}
+        if self.has_background:
+            columns["background predictor"] = "background_loss"
+        rows = [(name, *(_number(of.get(key)) for key in columns.values())) for name, of in self.by_set.items()]
+        return table(("held-out set", *columns), rows, numbers=True) if rows else ""
+
+    def noiser_table(self) -> str:
+        """The same proteins under the noiser's masks; empty where there are no such figures."""
+        headers = ("held-out set", "masked by the noiser", "at random beside", "gap", "it masks most")
+        rows = [
+            (
+                name,
+                *(_number(of.get(key)) for key in ("adversarial_loss", "random_loss")),
+                _number(of.get("mask_gap"), "+.3f"),
+                most_masked(of),
+            )
+            for name, of in self.by_set.items()
+            if "adversarial_loss" in of
+        ]
+        return table(headers, rows, numbers=True) if rows else ""
+
+    def eval_results(self, mask_rate: float, mask_seed: int) -> list[EvalResult]:
+        """The figures for `model-index`; those that are not finite are left out, as the Hub does not take them."""
+        return [
+            EvalResult(
+                task_type="fill-mask",
+                task_name="Recovering hidden residues",
+                dataset_type="held-out-proteins",
+                dataset_name=f"Held-out proteins: {name}",
+                dataset_config=name,
+                metric_type=metric,
+                metric_name=told,
+                metric_args={"mask_rate": mask_rate, "mask_seed": mask_seed},
+                metric_value=round(of[key], 4),
+            )
+            for name, of in self.by_set.items()
+            for key, (metric, told) in _METRICS.items()
+            if key in of and math.isfinite(of[key])
+        ]
+
+
+def _number(value: float | None, how: str = ".3f") -> str:
+    return "–" if value is None else format(value, how)
+
+
+def _same_metric(result: EvalResult) -> tuple:
+    return (*result.unique_identifier, result.metric_type, result.metric_name, result.metric_config)
+
+
+def add_results(path: str | os.PathLike, results: list[EvalResult]) -> None:
+    """Add results, such as those of a downstream task, to the `model-index` of a saved card; its text stays as it is.
+
+    A result takes the place of an earlier one of the same task, dataset and metric.
+
+    Args:
+        path (`str` or path): A model's folder, or its card.
+        results (`list[EvalResult]`): What to add.
+
+    Raises:
+        ValueError: If there is no card, if a value is not finite, or if a `model-index` cannot hold a result beside
+            another one, as where two datasets differ in nothing but their name.
+    """
+    path = os.path.join(path, CARD_FILE) if os.path.isdir(path) else os.fspath(path)
+    if not os.path.isfile(path):
+        raise ValueError(f"there is no model card {path}")
+    card = ModelCard.load(path)
+    merged = {_same_metric(result): result for result in card.data.eval_results or []}
+    merged.update((_same_metric(result), replace(result, metric_value=_plain(result))) for result in results)
+    card.data.eval_results = list(merged.values())
+    card.data.model_name = card.data.model_name or os.path.basename(os.path.dirname(os.path.abspath(path)))
+    kept = ModelCard(str(card)).data.eval_results or []
+    for result in merged.values():
+        if result not in kept:
+            raise ValueError(
+                f"the card's model-index cannot hold the {result.metric_type} on {result.dataset_name}: another "
+                "result has the same task and dataset (type, config, split, revision) and another name, args or source"
+            )
+    card.save(path)
+
+
+def _plain(result: EvalResult) -> int | float | str:
+    """The value of a result as YAML takes it, which knows no types of NumPy or PyTorch."""
+    value = result.metric_value
+    value = value.item() if hasattr(value, "item") else value
+    if isinstance(value, numbers.Real) and not math.isfinite(value):
+        raise ValueError(f"the {result.metric_type} on {result.dataset_name} is {value}, which no card can hold")
+    return value

@@ -1,0 +1,1 @@
+"""Who trains whom, when, with which options."""

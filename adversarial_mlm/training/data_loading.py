@@ -1,0 +1,115 @@
+"""Loaders over keyed records: the encoder's, evaluation's, and the noiser's own stream."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import TrainingArguments
+
+from adversarial_mlm.data.order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler
+from adversarial_mlm.data.stream_order import StreamBatches
+from adversarial_mlm.masking.data_collator import SequenceEncoder
+from adversarial_mlm.utils.signals import spare_worker
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """The seed of the order of the data."""
+    return args.seed if args.data_seed is None else args.data_seed
+
+
+def plain_loader(
+    dataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    batch_size: int | None,
+    *,
+    sampler_fn: Callable | None = None,
+    batch_sampler=None,
+    is_training: bool = True,
+) -> DataLoader:
+    """A loader that accelerate has not touched yet.
+
+    Args:
+        dataset: With a `sequence` column, indexable or iterable.
+        args (`TrainingArguments`): Workers, pinning, seeds.
+        sequence_encoder ([`SequenceEncoder`]): The collator's light stage, which alone goes to the workers: neither
+            noiser nor gradient has business there.
+        batch_size (`int`, *optional*): Of one process; `None` of an iterable dataset that gives whole batches.
+        sampler_fn (`Callable`, *optional*): Makes the sampler of an indexable dataset.
+        batch_sampler (*optional*): In place of a sampler and a batch size.
+        is_training (`bool`, *optional*, defaults to `True`): Or evaluation.
+    """
+    settings = {
+        "collate_fn": sequence_encoder,
+        "num_workers": args.dataloader_num_workers,
+        "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
+        # every evaluation has a loader of its own, whose workers must go when it is done
+        "persistent_workers": args.dataloader_persistent_workers and is_training,
+        "multiprocessing_context": args.dataloader_multiprocessing_context,
+        "worker_init_fn": spare_worker,
+        "prefetch_factor": args.dataloader_prefetch_factor,
+        # a loader without a generator draws from the global one whenever it starts, and so would change the dropout of
+        # a run that evaluates more often, has a noiser, or was resumed
+        "generator": torch.Generator().manual_seed(data_seed(args)),
+    }
+    drop_last = is_training and args.dataloader_drop_last and batch_size is not None
+    if isinstance(dataset, IterableDataset):
+        return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **settings)
+    if batch_sampler is not None:
+        return DataLoader(KeyedRecords(dataset), batch_sampler=batch_sampler, **settings)
+    sampler = sampler_fn(dataset)
+    return DataLoader(KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings)
+
+
+def noiser_batches(
+    dataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    first_update: int,
+    first_micro_step: int,
+    world: int,
+    rank: int,
+) -> Iterator[dict]:
+    """The noiser's micro-batches from any of its updates on.
+
+    Args:
+        dataset: The training set.
+        args (`TrainingArguments`): Batch size, workers, seeds.
+        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
+        first_update (`int`): Noiser updates made before.
+        first_micro_step (`int`): Micro-batches of this process in them.
+        world (`int`): Number of processes.
+        rank (`int`): Number of this one.
+    """
+    if isinstance(dataset, IterableDataset):
+        yield from stream_batches(dataset, args, sequence_encoder, NOISER_STREAM, first_update, world, rank)
+        return
+    size = args.train_batch_size
+    sampler = NoiserBatchSampler(len(dataset), data_seed(args), size, world, rank, first_micro_step)
+    yield from plain_loader(dataset, args, sequence_encoder, size, batch_sampler=sampler)
+
+
+def stream_batches(
+    dataset: IterableDataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    stream: int,
+    first_update: int,
+    world: int,
+    rank: int,
+) -> Iterator[dict]:
+    """Micro-batches of a stream from any update on, see [`StreamBatches`]. The noiser's are always shuffled.
+
+    Args:
+        dataset (`IterableDataset`): The training set.
+        args (`TrainingArguments`): Batch size, accumulation, workers, seeds.
+        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
+        stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`.
+        first_update (`int`): Updates made before, by the network whose stream it is.
+        world (`int`): Number of processes.
+        rank (`int`): Number of this one.
+    """
+    shuffle = stream == NOISER_STREAM or args.train_sampling_strategy == "random"
+    first = first_update * args.gradient_accumulation_steps * args.train_batch_size * world
+    batches = StreamBatches(dataset, data_seed(args), stream, args.train_batch_size, world, rank, first, shuffle)
+    yield from plain_loader(batches, args, sequence_encoder, None)

@@ -1,0 +1,199 @@
+"""Batches without padding: all proteins of a batch in one row, each of which attends to itself alone.
+
+The encoder reads one row of all tokens, with positions that start anew at every protein. Its attention is PyTorch's
+`scaled_dot_product_attention` on jagged nested tensors, for which there are kernels on GPUs alone. Masks, noiser and
+loss go on working with padded rows of token ids, which cost little.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_outputs import MaskedLMOutput
+from transformers.modeling_utils import AttentionInterface
+
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.models.attention_masks import PACKED_ATTENTION
+from adversarial_mlm.models.encoders import hard_batch
+from adversarial_mlm.training.gradients import frozen
+
+# those with kernels for rows of unequal lengths; what is left does one protein after the other
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+# of the largest logit: a kernel rounds in its own way, and what another protein says must not matter at all
+_LARGEST_DIFFERENCE, _LARGEST_LEAK = 0.01, 1e-5
+
+
+def check_packing(args: TrainingArguments) -> None:
+    """Refuse `packed_attention` where it could not be honoured, before anything is set up.
+
+    Raises:
+        ValueError: Naming it, and what is missing.
+    """
+    reason = _missing_kernel(args.device)
+    if reason is not None:
+        raise ValueError(f"packed_attention is not supported here: {reason}")
+    for option in ("torch_compile", "activation_checkpointing"):
+        if getattr(args, option):
+            raise ValueError(f"packed_attention does not go with {option}; leave one out")
+
+
+def _missing_kernel(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"a {device.type.upper()} has no attention kernel for rows of unequal lengths; it needs a GPU"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return (
+            f"a {torch.cuda.get_device_name(device)} has no attention kernel for rows of unequal lengths (Ampere has)"
+        )
+    return None
+
+
+def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
+    """What is needed to read a padded batch as one row; on the host, where nothing has to be waited for.
+
+    Args:
+        batch (`Mapping[str, torch.Tensor]`): With `attention_mask` `(batch, length)` that is 1 from the left on.
+
+    Returns:
+        `dict`: `index` `(tokens,)`, the place of every token in the flattened batch, `positions` `(tokens,)`, its
+            place in its protein, `offsets` `(batch + 1,)`, where each protein begins and the last one ends, all int64;
+            `shortest` and `longest` (`int`), tokens of a protein.
+    """
+    attention_mask = batch["attention_mask"]
+    lengths = attention_mask.sum(dim=1)
+    index = attention_mask.flatten().nonzero()[:, 0]
+    return {
+        "index": index,
+        "positions": index % attention_mask.shape[1],
+        "offsets": F.pad(lengths.cumsum(0), (1, 0)),
+        "shortest": int(lengths.min()),
+        "longest": int(lengths.max()),
+    }
+
+
+def read_packed(model: torch.nn.Module, packed: Mapping, padding_index: int | None, **inputs) -> MaskedLMOutput:
+    """An encoder's output on a padded batch that it reads as one row.
+
+    Args:
+        model (`nn.Module`): The encoder, wrapped or not, prepared by [`pack_attention`].
+        packed (`Mapping`): What [`packed_rows`] returned, on the device.
+        padding_index (`int`, *optional*): Of the table of positions, see [`padding_index_of`].
+        **inputs: `input_ids` `(batch, length)` or `inputs_embeds` `(batch, length, hidden)`.
+
+    Returns:
+        `MaskedLMOutput` with `logits` `(batch, length, vocab)`, 0 at padding.
+    """
+    ((name, values),) = inputs.items()
+    first = 0 if padding_index is None else padding_index + 1
+    row = values.flatten(0, 1).index_select(0, packed["index"])[None]  # (1, tokens) or (1, tokens, hidden)
+    positions = packed["positions"][None] + first
+    logits = model(**{name: row}, position_ids=positions, packed_rows=packed).logits[0]  # (tokens, vocab)
+    padded = logits.new_zeros(values.shape[0] * values.shape[1], logits.shape[-1])
+    return MaskedLMOutput(logits=padded.index_copy(0, packed["index"], logits).unflatten(0, values.shape[:2]))
+
+
+def padding_index_of(model: PreTrainedModel) -> int | None:
+    """Behind which index the positions of an encoder begin (RoBERTa's); `None` where they begin at 0."""
+    for name, module in model.base_model.named_modules():
+        if name.endswith("position_embeddings"):
+            return getattr(module, "padding_idx", None)
+    return None
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    packed_rows: Mapping | None = None,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention for transformers' `AttentionInterface`: of packed rows, or `sdpa` where the batch is padded.
+
+    Args:
+        module (`nn.Module`): The layer.
+        query, key, value (`torch.Tensor` of shape `(1, heads, tokens, width)`): Of a packed row.
+        attention_mask (`torch.Tensor`, *optional*): Of a padded batch.
+        dropout (`float`, *optional*, defaults to 0.0): Of the attention's probabilities.
+        scaling (`float`, *optional*): Of the products.
+        packed_rows (`Mapping`, *optional*): See [`packed_rows`].
+        **kwargs: Passed on to `sdpa`.
+
+    Returns:
+        `torch.Tensor` of shape `(1, tokens, heads, width)`, and `None`.
+
+    Raises:
+        ValueError: If the layer looks at a window of a packed row only.
+    """
+    if packed_rows is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if kwargs.get("sliding_window") is not None:
+        raise ValueError("its layers attend to a window of the row")
+
+    def jagged(x: torch.Tensor) -> torch.Tensor:  # (proteins, heads, tokens of each, width)
+        rows = torch.nested.nested_tensor_from_jagged(
+            x[0].transpose(0, 1).contiguous(),
+            offsets=packed_rows["offsets"],
+            min_seqlen=packed_rows["shortest"],
+            max_seqlen=packed_rows["longest"],
+        )
+        return rows.transpose(1, 2)
+
+    with sdpa_kernel(_KERNELS):
+        attended = F.scaled_dot_product_attention(
+            jagged(query), jagged(key), jagged(value), dropout_p=dropout, scale=scaling
+        )
+    return attended.transpose(1, 2).values()[None], None
+
+
+def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> None:
+    """Let an encoder read packed rows, and make sure that they count the same as padded ones.
+
+    Args:
+        model (`PreTrainedModel`): The encoder. Padded batches it reads as before.
+        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Makes the batch to compare on.
+
+    Raises:
+        ValueError: If the encoder cannot, with the reason where it is known.
+    """
+    name = type(model).__name__
+    if model.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
+        raise ValueError(
+            f"packed_attention takes the place of attn_implementation sdpa, but the {name} has "
+            f"{model.config._attn_implementation}"
+        )
+    AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(PACKED_ATTENTION)
+    try:
+        difference, leak = _compare(model, collator)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"packed_attention is not for a {name}: {error}") from error
+    if not (difference <= _LARGEST_DIFFERENCE and leak <= _LARGEST_LEAK):
+        raise ValueError(
+            f"packed_attention is not for a {name}: it does something else with packed rows than with padded ones (a "
+            f"logit differs by {difference:.2g} of the largest, and by {leak:.2g} with what stands beside its protein)"
+        )
+
+
+@torch.no_grad()
+def _compare(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> tuple[float, float]:
+    """How far packed logits are from padded ones, and how far those of one protein depend on the other, relatively."""
+    batch = hard_batch(collator, model.device)
+    ids, real = batch.input_ids, batch.attention_mask.bool()
+    packed = packed_rows({"attention_mask": batch.attention_mask.cpu()})
+    packed = {key: x.to(model.device) if isinstance(x, torch.Tensor) else x for key, x in packed.items()}
+    beside = torch.stack([ids[0], ids[1].roll(1)])  # the second protein is shorter
+    with frozen(model):
+        padded = model(input_ids=ids, attention_mask=batch.attention_mask).logits
+        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x).logits for x in (ids, beside))
+    largest = padded[real].abs().max()
+    return ((ours - padded)[real].abs().max() / largest).item(), ((ours - other)[0].abs().max() / largest).item()

@@ -1,0 +1,1 @@
+"""Atomic files, signals, statistics, errors: what knows nothing of proteins or networks."""
