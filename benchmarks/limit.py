@@ -3,7 +3,7 @@
 import torch
 
 from adversarial_mlm import presets
-from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 
 from .measuring import Row, alternate, compare, timed
 from .scaling import flops_of_a_token
@@ -42,7 +42,7 @@ def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
         before = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
         ours, stock = (
             [model_flops(_BATCH, length + 2) / second / 1e9 for second in seconds[1:]]
-            for seconds in train_in_turns(trainers)
+            for seconds in train_interleaved(trainers)
         )
         after = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
         best = max(flops / min(pair) for (flops, _), *pair in zip(products, before, after, strict=True)) / 1e9

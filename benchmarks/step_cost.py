@@ -2,7 +2,7 @@
 
 import torch
 
-from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from adversarial_mlm.models.presets import GAMES
 
 from .measuring import Row, alternate, compare, timed
@@ -23,7 +23,7 @@ def run(repetitions: int = 9, corpus: str | None = None) -> list[Row]:
     fast = our_trainer(dataset, SIZE, "fast", steps, batch_size=_BATCH, noiser=FAST)
     nu = _noiser_share(paper)
     floor = (5 + 4 * nu) / 3
-    seconds = [series[1:] for series in train_in_turns([random, paper, fast])]
+    seconds = [series[1:] for series in train_interleaved([random, paper, fast])]
     of = f"{SIZE}, batch {_BATCH} of length {_LENGTH}"
     return [
         compare(

@@ -4,7 +4,7 @@ import time
 
 from transformers import Trainer
 
-from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 
 from .measuring import Row, compare
 from .training import our_trainer, proteins, stock_trainer
@@ -47,7 +47,7 @@ def run(repetitions: int = 16, corpus: str | None = None) -> list[Row]:
         ),
     }
     counted = {name: _Counted(trainer) for name, trainer in trainers.items()}
-    seconds = dict(zip(trainers, train_in_turns(list(trainers.values())), strict=True))
+    seconds = dict(zip(trainers, train_interleaved(list(trainers.values())), strict=True))
     rates = {name: counted[name].rates(seconds[name])[1:] for name in trainers}
     of = f"residues/s, random masks, {SIZE}, batch {_BATCH}"
     rows = [
@@ -71,5 +71,5 @@ def _seconds_for_data(trainer) -> tuple[list[float], list[float]]:
         return result
 
     trainer.get_batch_samples = get_batch_samples
-    (seconds,) = train_in_turns([trainer])
+    (seconds,) = train_interleaved([trainer])
     return waits[1:], seconds[1:]

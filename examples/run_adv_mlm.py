@@ -17,9 +17,9 @@ from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.data import CorpusError
-from adversarial_mlm.recipes import run as pretraining
 from adversarial_mlm.recipes.recipe import Recipe, RecipeError, parse_recipe
-from adversarial_mlm.reports import summary as report
+from adversarial_mlm.recipes.run import evaluate_saved, interruption, pretrain, push_saved
+from adversarial_mlm.reports import summary
 from adversarial_mlm.training.update_guard import NonFiniteError
 from adversarial_mlm.utils import signals
 from adversarial_mlm.utils.atomic_files import WritingError
@@ -44,7 +44,7 @@ def main() -> int:
     transformers_logging.disable_progress_bar()  # of loading and saving, not of training
     try:
         with signals.raised():
-            return run(recipe)
+            return train_and_report(recipe)
     except (CorpusError, RecipeError) as error:
         return failed(str(error), 2)
     except NonFiniteError as error:  # on all processes at once
@@ -68,25 +68,25 @@ def failed(sentence: str, status: int) -> int:
     return status
 
 
-def run(recipe: Recipe) -> int:
+def train_and_report(recipe: Recipe) -> int:
     """Train, evaluate, push and report."""
-    trainer = pretraining.pretrain(recipe)
+    trainer = pretrain(recipe)
     if trainer.interrupted_by is not None:
         status = signals.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
-            failed(pretraining.interruption(trainer), status)
+            failed(interruption(trainer), status)
         trainer.accelerator.wait_for_everyone()  # where one is gone its launcher ends the others
         trainer.accelerator.end_training()
         return status
-    figures = pretraining.evaluate_saved(recipe, trainer)
-    pushed = pretraining.push_saved(trainer)
+    figures = evaluate_saved(recipe, trainer)
+    pushed = push_saved(trainer)
     gate = recipe.run.background_gate
     if trainer.is_world_process_zero():
         history, folder = trainer.state.log_history, recipe.training.output_dir
-        print(report.summary(figures, history, folder, gate, trainer.collapsed_at, pushed))
+        print(summary.summary(figures, history, folder, gate, trainer.collapsed_at, pushed))
     stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
     not_pushed = pushed is not None and pushed.failure is not None
-    missed = gate is not None and not report.passes_gate(figures, gate)
+    missed = gate is not None and not summary.passes_gate(figures, gate)
     trainer.accelerator.end_training()  # processes that still hold their group may end in an abort
     return 1 if stopped or missed or not_pushed else 0
 

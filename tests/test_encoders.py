@@ -152,9 +152,9 @@ def test_masks_keep_to_residues_whatever_the_tokenizer(save_encoder, proteins, k
     tokenizer = AutoTokenizer.from_pretrained(folder)
     collator = DataCollatorForRandomMLM(tokenizer, random_rate=1.0, mask_options=(0.0, 0.0, 1.0))
     batch = collator([{"sequence": protein} for protein in proteins[:20]])
-    noised = collator.corrupt(batch, torch.arange(20))
+    corrupted = collator.corrupt(batch, torch.arange(20))
     special = torch.isin(batch["input_ids"], torch.tensor(tokenizer.all_special_ids))
-    assert special.any() and not (noised.masked & special).any()
-    assert torch.equal(noised.input_ids[special], batch["input_ids"][special])
-    letters = {tokenizer.convert_ids_to_tokens(i) for i in noised.input_ids[noised.masked].unique().tolist()}
+    assert special.any() and not (corrupted.masked & special).any()
+    assert torch.equal(corrupted.input_ids[special], batch["input_ids"][special])
+    letters = {tokenizer.convert_ids_to_tokens(i) for i in corrupted.input_ids[corrupted.masked].unique().tolist()}
     assert letters == set("ACDEFGHIKLMNPQRSTVWY")

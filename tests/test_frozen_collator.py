@@ -50,9 +50,9 @@ def test_the_masks_are_those_that_the_noiser_chooses(collator, proteins):
     torch.manual_seed(3)
     frozen = collator(examples)
     torch.manual_seed(3)
-    noised = collator.corrupt(collator.sequence_encoder(examples))
-    assert noised.adversarial.any() and noised.random.any()
-    assert torch.equal(frozen["labels"], noised.labels) and torch.equal(frozen["input_ids"], noised.input_ids)
+    corrupted = collator.corrupt(collator.sequence_encoder(examples))
+    assert corrupted.adversarial.any() and corrupted.random.any()
+    assert torch.equal(frozen["labels"], corrupted.labels) and torch.equal(frozen["input_ids"], corrupted.input_ids)
     assert not torch.equal(collator(examples)["labels"], frozen["labels"])  # fresh noise each time
 
 

@@ -19,15 +19,15 @@ def test_soft_embeddings_are_those_of_the_ids_and_teach_the_table_alike(
 ):
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), max_length=64)
     batch = collator([{"sequence": s} for s in proteins[:6]])
-    noised = collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(6)), differentiable=True)
+    corrupted = collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(6)), differentiable=True)
     table = make_encoder().get_input_embeddings()
     weights = torch.randn(*batch["input_ids"].shape, 16, generator=torch.Generator().manual_seed(0))
 
-    plain = table(noised.input_ids)
+    plain = table(corrupted.input_ids)
     (plain * weights).sum().backward()
     expected = table.weight.grad.clone()
     table.zero_grad()
-    soft = soft_embeddings(noised, table, reversal)
+    soft = soft_embeddings(corrupted, table, reversal)
     (soft * weights).sum().backward()
     assert torch.equal(soft, plain) and torch.equal(table.weight.grad, expected)
     assert collator.noiser.score.weight.grad.any()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from adversarial_mlm.masking.corruption import NOT_MASKED, NoisedBatch, NoiserChoice
+from adversarial_mlm.masking.corruption import NOT_MASKED, CorruptedBatch, NoiserChoice
 from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 
@@ -15,7 +15,7 @@ def counted(tokenizer):
     option = torch.full((1, 12), NOT_MASKED)
     option[0, 1:4] = torch.tensor([MASK, REPLACE, KEEP])
     option[0, 5] = MASK
-    noised = NoisedBatch(
+    corrupted = CorruptedBatch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         labels=ids,
@@ -35,7 +35,7 @@ def counted(tokenizer):
     losses = torch.zeros(1, 12)
     losses[0, 1:4] = torch.tensor([1.0, 2.0, 3.0])
     losses[0, 5] = 0.5
-    return noised, losses, ids, ((positions >= 1) & (positions <= 10))[None]
+    return corrupted, losses, ids, ((positions >= 1) & (positions <= 10))[None]
 
 
 def test_figures_are_those_counted_by_hand(counted, vocabulary):

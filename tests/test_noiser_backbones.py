@@ -3,7 +3,7 @@ import torch
 from loaded_networks import check_same_weights
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 
 KINDS = {
@@ -92,17 +92,17 @@ def test_an_untrained_noiser_is_a_random_masker(tokenizer, vocabulary, settings,
     residues = mask.bool() & (ids >= 5)
     batch = {"input_ids": ids, "attention_mask": mask, "residue_mask": residues, "num_residues": residues.sum(dim=1)}
     with torch.no_grad():
-        noised = noise_batch(
+        corrupted = corrupt_batch(
             batch,
             row_keys(0, ENCODER_PHASE, 0, torch.arange(len(ids))),
             vocabulary,
             MaskingRules(0.1, adversarial_rate=0.2),
             noiser.eval(),
         )
-    options = torch.bincount(noised.option[noised.adversarial], minlength=3) / noised.adversarial.sum()
+    options = torch.bincount(corrupted.option[corrupted.adversarial], minlength=3) / corrupted.adversarial.sum()
     assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.01)
-    assert torch.allclose(noised.choice.entropy, torch.ones(len(ids)), atol=1e-5)
-    assert torch.allclose(noised.choice.importance[residues], torch.ones(int(residues.sum())), atol=1e-3)
+    assert torch.allclose(corrupted.choice.entropy, torch.ones(len(ids)), atol=1e-5)
+    assert torch.allclose(corrupted.choice.importance[residues], torch.ones(int(residues.sum())), atol=1e-3)
 
 
 def test_it_comes_back_from_a_file_as_it_was(make_noiser, settings, inputs, tmp_path):

@@ -15,7 +15,7 @@ from adversarial_mlm import (
     split_corpus,
 )
 from adversarial_mlm.data import read_cluster_table
-from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
@@ -76,13 +76,13 @@ def costs(encoder, batches, corrupt, draws: int) -> tuple[float, float, torch.Te
     for draw in range(draws):
         for number, batch in enumerate(batches):
             rows = 64 * number + torch.arange(len(batch["input_ids"]))
-            noised = corrupt(batch, row_keys(7, EVALUATION, draw, rows))
-            logits = encoder(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-            losses = token_losses(logits, noised.labels)
-            for index, masks in enumerate((noised.adversarial, noised.random)):
+            corrupted = corrupt(batch, row_keys(7, EVALUATION, draw, rows))
+            logits = encoder(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
+            losses = token_losses(logits, corrupted.labels)
+            for index, masks in enumerate((corrupted.adversarial, corrupted.random)):
                 sums[2 * index] += losses[masks].sum()
                 sums[2 * index + 1] += masks.sum()
-            chosen += torch.bincount(batch["input_ids"][noised.adversarial], minlength=30)
+            chosen += torch.bincount(batch["input_ids"][corrupted.adversarial], minlength=30)
             present += torch.bincount(batch["input_ids"][batch["residue_mask"]], minlength=30)
     rates = (chosen / chosen.sum().clamp_min(1)) / (present / present.sum()).clamp_min(1e-9)
     return (sums[0] / sums[1]).item(), (sums[2] / sums[3]).item(), rates
@@ -96,7 +96,7 @@ def static_mask(rates: torch.Tensor, vocabulary, how: str):
     def corrupt(batch, keys):
         places = rates.clamp_min(1e-3).log()[batch["input_ids"]]
         scores = NoiserOutput(any_mask_scores=places, option_scores=options.expand(*places.shape, -1))
-        return noise_batch(batch, keys, vocabulary, rules, lambda **inputs: scores)
+        return corrupt_batch(batch, keys, vocabulary, rules, lambda **inputs: scores)
 
     return corrupt
 

@@ -28,14 +28,14 @@ def batch(collator, proteins):
 
 
 @pytest.fixture
-def noised(collator, batch):
+def corrupted(collator, batch):
     return collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(8)), differentiable=True)
 
 
-def gradient_of(reward, noised, losses) -> torch.Tensor:
+def gradient_of(reward, corrupted, losses) -> torch.Tensor:
     """Of the any-mask scores, `(batch, length)`."""
     (gradient,) = torch.autograd.grad(
-        reward.direct(noised, losses), noised.choice.scores.any_mask_scores, retain_graph=True
+        reward.direct(corrupted, losses), corrupted.choice.scores.any_mask_scores, retain_graph=True
     )
     return gradient
 
@@ -50,28 +50,30 @@ def test_every_name_gives_a_reward_and_no_other(make_encoder):
         build_reward("surprise", make_encoder(), lambda: None, 0.9)
 
 
-def paid(noised, wanted: torch.Tensor, reward, losses) -> None:
+def paid(corrupted, wanted: torch.Tensor, reward, losses) -> None:
     """The gradient must be that of `credit` for losses equal to what is wanted."""
-    expected = gradient_of(CreditReward(), noised, torch.where(noised.masked, wanted, 0))
-    assert torch.allclose(gradient_of(reward, noised, losses), expected, atol=1e-6) and expected.any()
+    expected = gradient_of(CreditReward(), corrupted, torch.where(corrupted.masked, wanted, 0))
+    assert torch.allclose(gradient_of(reward, corrupted, losses), expected, atol=1e-6) and expected.any()
 
 
-def test_surprise_pays_what_the_place_adds_to_the_residues_own_surprise(noised):
+def test_surprise_pays_what_the_place_adds_to_the_residues_own_surprise(corrupted):
     log_shares = torch.log(torch.linspace(0.01, 0.1, 30))
-    losses = torch.rand(noised.labels.shape, generator=torch.Generator().manual_seed(0))
-    paid(noised, losses + log_shares[noised.labels.clamp_min(0)], SurpriseReward(log_shares), losses)
+    losses = torch.rand(corrupted.labels.shape, generator=torch.Generator().manual_seed(0))
+    paid(corrupted, losses + log_shares[corrupted.labels.clamp_min(0)], SurpriseReward(log_shares), losses)
     # where every loss is the background's, no place is better than another
-    background = -log_shares[noised.labels.clamp_min(0)]
-    assert gradient_of(SurpriseReward(log_shares), noised, background).abs().max() < 1e-6
+    background = -log_shares[corrupted.labels.clamp_min(0)]
+    assert gradient_of(SurpriseReward(log_shares), corrupted, background).abs().max() < 1e-6
 
 
-def test_surprise_survives_a_share_of_zero_where_nothing_is_masked(noised):
+def test_surprise_survives_a_share_of_zero_where_nothing_is_masked(corrupted):
     log_shares = torch.full((30,), -torch.inf)
     log_shares[5:] = -3.0
-    assert torch.isfinite(gradient_of(SurpriseReward(log_shares), noised, torch.zeros(noised.labels.shape))).all()
+    assert torch.isfinite(
+        gradient_of(SurpriseReward(log_shares), corrupted, torch.zeros(corrupted.labels.shape))
+    ).all()
 
 
-def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, noised, tmp_path):
+def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, corrupted, tmp_path):
     encoder = make_encoder()
     reward = ReducibleReward(encoder, decay=0.75)
     start = encoder.cls.predictions.bias.detach().clone()
@@ -83,19 +85,19 @@ def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, no
     reward.save(str(tmp_path))
     resumed = ReducibleReward(make_encoder(seed=3), decay=0.75)
     resumed.load(str(tmp_path))
-    losses = torch.zeros(noised.labels.shape)
-    assert resumed.direct(noised, losses) == reward.direct(noised, losses)
+    losses = torch.zeros(corrupted.labels.shape)
+    assert resumed.direct(corrupted, losses) == reward.direct(corrupted, losses)
     with pytest.raises(ValueError, match="slow_encoder.safetensors, which noiser_reward: reducible needs"):
         resumed.load(str(tmp_path / "elsewhere"))
 
 
-def test_reducible_pays_for_what_the_encoder_finds_harder_than_its_slow_copy(make_encoder, noised):
+def test_reducible_pays_for_what_the_encoder_finds_harder_than_its_slow_copy(make_encoder, corrupted):
     encoder = make_encoder().eval()
     reward = ReducibleReward(encoder, decay=0.9)
-    slow = token_losses(encoder(input_ids=noised.input_ids).logits, noised.labels).detach()
-    assert gradient_of(reward, noised, slow).abs().max() < 1e-6  # both alike
+    slow = token_losses(encoder(input_ids=corrupted.input_ids).logits, corrupted.labels).detach()
+    assert gradient_of(reward, corrupted, slow).abs().max() < 1e-6  # both alike
     excess = torch.rand(slow.shape, generator=torch.Generator().manual_seed(0))
-    paid(noised, excess, reward, slow + excess)
+    paid(corrupted, excess, reward, slow + excess)
     assert not any(p.requires_grad for p in reward.slow.parameters())
 
 
@@ -113,15 +115,15 @@ def test_credit_is_unbiased_for_losses_of_the_positions_own(collator, batch):
     fixed = type(scores)(
         any_mask_scores=leaf.expand(draws, -1), option_scores=scores.option_scores.detach().expand(draws, -1, -1)
     )
-    noised = collator.corrupt(
+    corrupted = collator.corrupt(
         one,
         row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)),
         differentiable=True,
         one_hot=False,
         noiser=lambda **inputs: fixed,
     )
-    noised.random = torch.zeros_like(noised.random)
-    (mean,) = torch.autograd.grad(CreditReward().direct(noised, values.expand(draws, -1)) / draws, leaf)
+    corrupted.random = torch.zeros_like(corrupted.random)
+    (mean,) = torch.autograd.grad(CreditReward().direct(corrupted, values.expand(draws, -1)) / draws, leaf)
     residues = batch["residue_mask"][:1]
     assert torch.nn.functional.cosine_similarity(mean[residues], expected[residues], dim=0) > 0.98
     assert (mean[residues] @ expected[residues]) / (expected[residues] @ expected[residues]) == pytest.approx(
@@ -129,34 +131,34 @@ def test_credit_is_unbiased_for_losses_of_the_positions_own(collator, batch):
     )
 
 
-def test_credit_asks_for_no_encoder_gradient_and_prefers_what_costs_more_than_chance(noised):
+def test_credit_asks_for_no_encoder_gradient_and_prefers_what_costs_more_than_chance(corrupted):
     reward = CreditReward()
     assert not reward.through_encoder
-    level = torch.ones(noised.labels.shape)
-    assert gradient_of(reward, noised, level).abs().max() < 1e-6  # all alike, nothing to learn
-    favourite = noised.adversarial & (noised.adversarial.cumsum(dim=1) == 1)  # the first chosen of each row
-    gradient = gradient_of(reward, noised, level + favourite)
+    level = torch.ones(corrupted.labels.shape)
+    assert gradient_of(reward, corrupted, level).abs().max() < 1e-6  # all alike, nothing to learn
+    favourite = corrupted.adversarial & (corrupted.adversarial.cumsum(dim=1) == 1)  # the first chosen of each row
+    gradient = gradient_of(reward, corrupted, level + favourite)
     assert (gradient[favourite] > 0).all()
 
 
 def test_credit_teaches_how_to_mask_where_that_is_learned(tokenizer, make_noiser, batch):
     learning = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), max_length=64)
-    noised = learning.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(8)), differentiable=True)
-    losses = (noised.choice.winner == 0).float()  # only [MASK] costs
-    options = noised.choice.scores.option_scores
-    (gradient,) = torch.autograd.grad(CreditReward().direct(noised, losses), options)
-    assert gradient[noised.adversarial][:, 0].sum() > 0
+    corrupted = learning.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(8)), differentiable=True)
+    losses = (corrupted.choice.winner == 0).float()  # only [MASK] costs
+    options = corrupted.choice.scores.option_scores
+    (gradient,) = torch.autograd.grad(CreditReward().direct(corrupted, losses), options)
+    assert gradient[corrupted.adversarial][:, 0].sum() > 0
 
 
-def test_predictor_learns_which_residues_cost_more_than_the_others_of_their_row(noised):
-    losses = torch.rand(noised.labels.shape, generator=torch.Generator().manual_seed(0))
-    scores = noised.choice.scores.any_mask_scores
+def test_predictor_learns_which_residues_cost_more_than_the_others_of_their_row(corrupted):
+    losses = torch.rand(corrupted.labels.shape, generator=torch.Generator().manual_seed(0))
+    scores = corrupted.choice.scores.any_mask_scores
     scores.data[:] = 10 * (losses + 3.0)  # right, up to a constant that chooses nothing
-    assert PredictorReward().direct(noised, losses).abs() < 1e-6
+    assert PredictorReward().direct(corrupted, losses).abs() < 1e-6
     scores.data[:] = 0
-    gradient = gradient_of(PredictorReward(), noised, losses)
+    gradient = gradient_of(PredictorReward(), corrupted, losses)
     for row in range(len(losses)):
-        masked = noised.masked[row]
+        masked = corrupted.masked[row]
         above = losses[row][masked] > losses[row][masked].mean()
         assert (gradient[row][masked][above] > 0).all() and (gradient[row][masked][~above] < 0).all()
-    assert not gradient[~noised.masked].any()
+    assert not gradient[~corrupted.masked].any()

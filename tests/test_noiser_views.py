@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.masking.corruption import MaskingRules, noise_batch
+from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 
 LENGTH, CANDIDATES = 6, 3
@@ -142,9 +142,9 @@ def test_the_law_counted_here_is_that_of_the_code(noiser_of, tokenizer, vocabula
     }
     rules = MaskingRules(blind=view == "blind", **RULES)
     with torch.no_grad():
-        noised = noise_batch(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)), vocabulary, rules, noiser)
+        corrupted = corrupt_batch(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)), vocabulary, rules, noiser)
     counts: dict = {}
-    for chosen, other in zip(noised.adversarial[:, 1:-1], noised.random[:, 1:-1], strict=True):
+    for chosen, other in zip(corrupted.adversarial[:, 1:-1], corrupted.random[:, 1:-1], strict=True):
         places = (int(chosen.nonzero()), int(other.nonzero()))
         counts[frozenset(places), places[0]] = counts.get((frozenset(places), places[0]), 0) + 1
     law = law_of_masks(noiser, tokenizer, protein)
@@ -164,11 +164,11 @@ def test_importance_weights_give_every_residue_its_expected_count(make_noiser, t
     one = collator([{"sequence": proteins[0]}])
     draws = 4000
     batch = {name: tensor.expand(draws, *tensor.shape[1:]) for name, tensor in one.items()}
-    noised = collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)))
+    corrupted = collator.corrupt(batch, row_keys(0, ENCODER_PHASE, 0, torch.arange(draws)))
     residues = one["residue_mask"][0]
-    counted = (noised.masked * noised.choice.importance).mean(dim=0)[residues]
-    plain = noised.masked.float().mean(dim=0)[residues]
-    rate = noised.masked.sum(dim=1).float().mean() / residues.sum()
+    counted = (corrupted.masked * corrupted.choice.importance).mean(dim=0)[residues]
+    plain = corrupted.masked.float().mean(dim=0)[residues]
+    rate = corrupted.masked.sum(dim=1).float().mean() / residues.sum()
     assert (plain - rate).abs().max() > 0.04  # the noiser has favourites
     # five standard errors of a share of 0.2 in 4,000 draws are 0.03
     assert (counted - rate).abs().max() < 0.03

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adversarial_mlm.masking.corruption import NOT_MASKED, MaskingRules
-from adversarial_mlm.masking.corruption import noise_batch as noise_batch_by_rules
+from adversarial_mlm.masking.corruption import corrupt_batch as noise_batch_by_rules
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX
@@ -21,7 +21,7 @@ def many(tokenizer, proteins):
     return SequenceEncoder(tokenizer)([{"sequence": s} for s in proteins[:400]])
 
 
-def noise_batch(batch, keys, vocabulary, *, scores=None, one_hot=False, **rules):
+def corrupt_batch(batch, keys, vocabulary, *, scores=None, one_hot=False, **rules):
     """With given scores in place of a noiser."""
     noiser = None if scores is None else lambda **inputs: scores
     return noise_batch_by_rules(batch, keys, vocabulary, MaskingRules(**rules), noiser, one_hot)
@@ -41,14 +41,14 @@ def random_scores(batch, scale: float = 1.0, dtype=torch.float32) -> NoiserOutpu
 
 
 def test_both_kinds_of_masks_spend_their_budgets_exactly_and_never_meet(batch, vocabulary):
-    noised = noise_batch(
+    corrupted = corrupt_batch(
         batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=random_scores(batch, 3.0)
     )
     adversarial, random = MaskingRules(0.1, adversarial_rate=0.1).budgets(batch["num_residues"])
-    assert torch.equal(noised.adversarial.sum(dim=1), adversarial)
-    assert torch.equal(noised.random.sum(dim=1), random)
-    assert not (noised.adversarial & noised.random).any()
-    assert torch.equal((noised.labels != IGNORE_INDEX).sum(dim=1), exact_budget(batch["num_residues"], 0.2))
+    assert torch.equal(corrupted.adversarial.sum(dim=1), adversarial)
+    assert torch.equal(corrupted.random.sum(dim=1), random)
+    assert not (corrupted.adversarial & corrupted.random).any()
+    assert torch.equal((corrupted.labels != IGNORE_INDEX).sum(dim=1), exact_budget(batch["num_residues"], 0.2))
 
 
 def test_a_run_without_a_noiser_masks_as_many_residues():
@@ -60,28 +60,28 @@ def test_a_run_without_a_noiser_masks_as_many_residues():
 
 def test_only_residues_are_masked_and_only_standard_ones_stand_in(many, batch, vocabulary):
     for data in (many, batch):
-        noised = noise_batch(
+        corrupted = corrupt_batch(
             data, keys_of(data), vocabulary, random_rate=0.4, adversarial_rate=0.4, scores=random_scores(data)
         )
-        masked = noised.adversarial | noised.random
+        masked = corrupted.adversarial | corrupted.random
         assert not (masked & ~data["residue_mask"]).any()
-        assert torch.equal(noised.input_ids[~masked], data["input_ids"][~masked])
-        replaced = noised.input_ids[noised.option == REPLACE]
+        assert torch.equal(corrupted.input_ids[~masked], data["input_ids"][~masked])
+        replaced = corrupted.input_ids[corrupted.option == REPLACE]
         assert set(replaced.tolist()) == set(vocabulary.replacement_ids)
-        assert (noised.input_ids[noised.option == MASK] == vocabulary.mask_token_id).all()
-        assert torch.equal(noised.input_ids[noised.option == KEEP], data["input_ids"][noised.option == KEEP])
-        assert torch.equal(noised.option == NOT_MASKED, ~masked)
-        assert torch.equal(noised.labels[masked], data["input_ids"][masked])
+        assert (corrupted.input_ids[corrupted.option == MASK] == vocabulary.mask_token_id).all()
+        assert torch.equal(corrupted.input_ids[corrupted.option == KEEP], data["input_ids"][corrupted.option == KEEP])
+        assert torch.equal(corrupted.option == NOT_MASKED, ~masked)
+        assert torch.equal(corrupted.labels[masked], data["input_ids"][masked])
 
 
 def test_random_masks_are_80_10_10_and_fall_everywhere_alike(many, vocabulary):
-    noised = noise_batch(many, keys_of(many), vocabulary, random_rate=0.2)
-    options = torch.bincount(noised.option[noised.random], minlength=3) / noised.random.sum()
+    corrupted = corrupt_batch(many, keys_of(many), vocabulary, random_rate=0.2)
+    options = torch.bincount(corrupted.option[corrupted.random], minlength=3) / corrupted.random.sum()
     # about 10,000 masks: three standard errors are 0.012
     assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.012)
-    first_ten = noised.random[:, 1:11].float().mean()
+    first_ten = corrupted.random[:, 1:11].float().mean()
     assert abs(first_ten - 0.2) < 0.02
-    letters = torch.bincount(noised.input_ids[noised.option == REPLACE], minlength=30)[
+    letters = torch.bincount(corrupted.input_ids[corrupted.option == REPLACE], minlength=30)[
         list(vocabulary.replacement_ids)
     ]
     assert ((letters - letters.float().mean()) ** 2 / letters.float().mean()).sum() < 50  # chi-square, 19 degrees
@@ -92,10 +92,10 @@ def test_an_untrained_noiser_chooses_80_10_10_too(many, vocabulary, tokenizer):
 
     noiser = NoiserModel(NoiserConfig.from_tokenizer(tokenizer, embedding_size=8, hidden_size=8))
     scores = noiser(many["input_ids"], many["attention_mask"])
-    noised = noise_batch(many, keys_of(many), vocabulary, random_rate=0.1, adversarial_rate=0.2, scores=scores)
-    options = torch.bincount(noised.option[noised.adversarial], minlength=3) / noised.adversarial.sum()
+    corrupted = corrupt_batch(many, keys_of(many), vocabulary, random_rate=0.1, adversarial_rate=0.2, scores=scores)
+    options = torch.bincount(corrupted.option[corrupted.adversarial], minlength=3) / corrupted.adversarial.sum()
     assert torch.allclose(options, torch.tensor([0.8, 0.1, 0.1]), atol=0.012)
-    assert torch.allclose(noised.choice.entropy, torch.ones(len(noised.choice.entropy)), atol=1e-5)
+    assert torch.allclose(corrupted.choice.entropy, torch.ones(len(corrupted.choice.entropy)), atol=1e-5)
 
 
 def test_the_noiser_decides(batch, vocabulary):
@@ -103,15 +103,15 @@ def test_the_noiser_decides(batch, vocabulary):
     wanted = batch["residue_mask"] & (batch["input_ids"] == vocabulary.replacement_ids[9])  # leucines
     scores.any_mask_scores.data[wanted] += 1e3
     scores.option_scores.data[..., 2 + 4] += 1e3  # replace by the fifth letter
-    noised = noise_batch(batch, keys_of(batch), vocabulary, random_rate=0.0, adversarial_rate=0.1, scores=scores)
+    corrupted = corrupt_batch(batch, keys_of(batch), vocabulary, random_rate=0.0, adversarial_rate=0.1, scores=scores)
     budget = exact_budget(batch["num_residues"], 0.1)
-    assert torch.equal((noised.adversarial & wanted).sum(dim=1), torch.minimum(budget, wanted.sum(dim=1)))
-    assert (noised.input_ids[noised.adversarial] == vocabulary.replacement_ids[4]).all()
-    assert (noised.choice.entropy[:10] < 0.5).all()
+    assert torch.equal((corrupted.adversarial & wanted).sum(dim=1), torch.minimum(budget, wanted.sum(dim=1)))
+    assert (corrupted.input_ids[corrupted.adversarial] == vocabulary.replacement_ids[4]).all()
+    assert (corrupted.choice.entropy[:10] < 0.5).all()
 
 
 def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vocabulary):
-    noised = noise_batch(
+    corrupted = corrupt_batch(
         batch,
         keys_of(batch),
         vocabulary,
@@ -121,14 +121,14 @@ def test_without_learned_options_the_noiser_only_writes_the_mask_token(batch, vo
         learned_options=False,
         one_hot=True,
     )
-    assert (noised.input_ids[noised.adversarial] == vocabulary.mask_token_id).all()
-    assert torch.equal(noised.one_hot.argmax(dim=-1), noised.input_ids)
+    assert (corrupted.input_ids[corrupted.adversarial] == vocabulary.mask_token_id).all()
+    assert torch.equal(corrupted.one_hot.argmax(dim=-1), corrupted.input_ids)
 
 
 def test_the_differentiable_batch_is_the_hard_one(batch, vocabulary):
     settings = {"random_rate": 0.1, "adversarial_rate": 0.1, "scores": random_scores(batch, 2.0)}
-    hard = noise_batch(batch, keys_of(batch), vocabulary, **settings)
-    soft = noise_batch(batch, keys_of(batch), vocabulary, one_hot=True, **settings)
+    hard = corrupt_batch(batch, keys_of(batch), vocabulary, **settings)
+    soft = corrupt_batch(batch, keys_of(batch), vocabulary, one_hot=True, **settings)
     assert torch.equal(hard.input_ids, soft.input_ids) and torch.equal(hard.labels, soft.labels)
     expected = torch.nn.functional.one_hot(hard.input_ids, 30).float()
     assert torch.allclose(soft.one_hot, expected, atol=1e-5)
@@ -137,16 +137,16 @@ def test_the_differentiable_batch_is_the_hard_one(batch, vocabulary):
 def test_gradient_reaches_both_kinds_of_scores_and_only_where_they_matter(batch, vocabulary):
     # as printed, Algorithm 3 gives the any-mask scores none
     scores = random_scores(batch)
-    noised = noise_batch(
+    corrupted = corrupt_batch(
         batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores, one_hot=True
     )
-    weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0))
-    (noised.one_hot * weights).sum().backward()
+    weights = torch.randn(corrupted.one_hot.shape, generator=torch.Generator().manual_seed(0))
+    (corrupted.one_hot * weights).sum().backward()
     residues = batch["residue_mask"]
     assert (scores.any_mask_scores.grad[residues] != 0).float().mean() > 0.99
     assert not scores.any_mask_scores.grad[~residues].any()
-    assert (scores.option_scores.grad[noised.adversarial] != 0).any(dim=-1).all()
-    assert not scores.option_scores.grad[~noised.adversarial].any()
+    assert (scores.option_scores.grad[corrupted.adversarial] != 0).any(dim=-1).all()
+    assert not scores.option_scores.grad[~corrupted.adversarial].any()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -157,7 +157,7 @@ def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabular
 
     scores, keys = random_scores(batch, dtype=torch.float64), keys_of(batch)
     length = batch["input_ids"].shape[1]
-    noised = noise_batch(
+    corrupted = corrupt_batch(
         batch,
         keys,
         vocabulary,
@@ -167,11 +167,11 @@ def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabular
         temperature=temperature,
         one_hot=True,
     )
-    weights = torch.randn(noised.one_hot.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    (noised.one_hot * weights).sum().backward()
+    weights = torch.randn(corrupted.one_hot.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (corrupted.one_hot * weights).sum().backward()
 
     # by hand: gain of masking position i adversarially over leaving it (with its random mask) alone …
-    base_ids = torch.where(noised.adversarial, batch["input_ids"], noised.input_ids)
+    base_ids = torch.where(corrupted.adversarial, batch["input_ids"], corrupted.input_ids)
     gain_of = lambda ids: weights.gather(-1, ids[..., None])[..., 0]  # noqa: E731
     letters = torch.tensor(vocabulary.replacement_ids)
     of_option = torch.cat(
@@ -188,27 +188,27 @@ def test_straight_through_is_the_gradient_of_the_relaxed_values(batch, vocabular
     assert torch.allclose(scores.any_mask_scores.grad, leaf.grad, atol=1e-9)
     # and the options through their softmax, where they were used
     p = torch.softmax(noisy / temperature, dim=-1)
-    by_hand = p * (of_option - (p * of_option).sum(-1, keepdim=True)) / temperature * noised.adversarial[..., None]
+    by_hand = p * (of_option - (p * of_option).sum(-1, keepdim=True)) / temperature * corrupted.adversarial[..., None]
     assert torch.allclose(scores.option_scores.grad, by_hand, atol=1e-9)
 
 
 def test_masks_do_not_depend_on_padding_nor_on_the_other_rows(batch, vocabulary):
     keys, scores = keys_of(batch), random_scores(batch)
-    together = noise_batch(batch, keys, vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores)
+    together = corrupt_batch(batch, keys, vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores)
     row, length = 4, int(batch["attention_mask"][4].sum())
     alone = {name: t[row : row + 1] if t.dim() == 1 else t[row : row + 1, :length] for name, t in batch.items()}
     alone_scores = NoiserOutput(
         any_mask_scores=scores.any_mask_scores[row : row + 1, :length],
         option_scores=scores.option_scores[row : row + 1, :length],
     )
-    noised = noise_batch(
+    corrupted = corrupt_batch(
         alone, keys[row : row + 1], vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=alone_scores
     )
-    assert torch.equal(noised.input_ids[0], together.input_ids[row, :length])
+    assert torch.equal(corrupted.input_ids[0], together.input_ids[row, :length])
 
 
 def test_every_update_has_new_masks(batch, vocabulary):
-    first, second = (noise_batch(batch, keys_of(batch, update), vocabulary, random_rate=0.2) for update in (0, 1))
+    first, second = (corrupt_batch(batch, keys_of(batch, update), vocabulary, random_rate=0.2) for update in (0, 1))
     assert not torch.equal(first.random, second.random)
 
 

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
-from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from adversarial_mlm.utils import signals
 
 
@@ -34,7 +34,7 @@ def trainers(make_encoder, tokenizer, proteins, tmp_path):
 def test_trainers_take_turns_step_by_step(trainers):
     order = []
     found = trainers(4, loss=lambda trainer: order.append(id(trainer)))
-    seconds = train_in_turns(found)
+    seconds = train_interleaved(found)
     assert [len(series) for series in seconds] == [4, 4, 4]
     assert order == [id(trainer) for trainer in found] * 4
 
@@ -46,7 +46,7 @@ def test_a_trainer_that_fails_ends_the_others(trainers):
 
     found = trainers(10**6, loss=fail)
     with pytest.raises(RuntimeError, match="a trainer failed while it was measured"):
-        train_in_turns(found)
+        train_interleaved(found)
     assert [trainer.state.global_step for trainer in found] == [3, 2, 2]
 
 
@@ -57,5 +57,5 @@ def test_a_signal_ends_all_of_them_in_good_order(trainers):
 
     found = trainers(10**6, loss=stop)
     with pytest.raises(signals.Interrupted), signals.raised():
-        train_in_turns(found)
+        train_interleaved(found)
     assert [trainer.state.global_step for trainer in found] == [5, 5, 4]  # told after one step, heard after the next

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from adversarial_mlm.comparison import report_plot as plot
+from adversarial_mlm.comparison import report_plot
 from adversarial_mlm.comparison.arms import arm_recipe, check_arms, common_options, fingerprint
 from adversarial_mlm.comparison.confirmation import check_not_spent, read_confirmation
 from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
@@ -29,7 +29,7 @@ from adversarial_mlm.comparison.step_costs import StepCosts, measure
 from adversarial_mlm.comparison.study import build_study, check_results, merge_plan
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
 from adversarial_mlm.recipes.recipe import Recipe, RecipeError
-from adversarial_mlm.utils import atomic_files as durable
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.hardware import machine
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
     recipe = read_comparison(args.recipe, args.output_dir, args.data_dir)
     recipes = check_arms(recipe, words)
     if recipe.plot:
-        plot.check_available()
+        report_plot.check_available()
     elif args.plot is not None:
         raise RecipeError("--plot is given, but the recipe says plot: false")
     return recipe, recipes, load_comparison_data(next(iter(recipes.values())).data, recipe.held_out)
@@ -294,15 +294,15 @@ def _write(
     try:
         for path, text in written.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            durable.replace_text(path, text)
+            atomic_files.replace_text(path, text)
         files = [folder.path / STUDY_FILE, *written]
         if recipe.plot:
-            plot.draw(study, folder.path / PLOT_FILE)
+            report_plot.draw(study, folder.path / PLOT_FILE)
             files.append(folder.path / PLOT_FILE)
             if args.plot is not None:
                 args.plot.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder.path / PLOT_FILE, args.plot)
                 files.append(args.plot)
     except OSError as error:
-        raise durable.WritingError(f"the tables could not be written ({error.strerror or error})") from error
+        raise atomic_files.WritingError(f"the tables could not be written ({error.strerror or error})") from error
     return Outcome(tables=tables, files=files)

@@ -10,7 +10,7 @@ from typing import Any
 
 from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.recipes.recipe import RecipeError
-from adversarial_mlm.utils import atomic_files as durable
+from adversarial_mlm.utils import atomic_files
 
 try:
     import fcntl
@@ -126,7 +126,7 @@ def write_json(path: Path, content: Any) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        durable.replace_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        atomic_files.replace_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        reason = durable.reason(error, os.fspath(path.parent))
-        raise durable.WritingError(f"{path} could not be written: {reason}") from error
+        reason = atomic_files.reason(error, os.fspath(path.parent))
+        raise atomic_files.WritingError(f"{path} could not be written: {reason}") from error

@@ -30,7 +30,7 @@ class _Turns(TrainerCallback):
         self._hand_over()
 
 
-def train_in_turns(trainers: Sequence[Trainer]) -> list[list[float]]:
+def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
     """Train all of them at once, a step of one after a step of the other, all with the same `max_steps`.
 
     A step is everything from the end of the step before: data, the noiser's updates, the encoder's. All are in one

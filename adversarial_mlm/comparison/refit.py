@@ -94,12 +94,12 @@ def hide_and_ask(
         batch = {**collator(records.__getitems__(keys)), "row": torch.tensor(keys)}
         for chunk in cut_by_length(batch, 256):
             chunk = {name: tensor.to(encoder.device) for name, tensor in chunk.items()}
-            noised = collator.hide_at_random(chunk, row_keys(mask_seed, EVALUATION, 0, chunk["row"]), mask_rate)
-            logits = encoder(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-            hidden = noised.labels != IGNORE_INDEX
+            corrupted = collator.hide_at_random(chunk, row_keys(mask_seed, EVALUATION, 0, chunk["row"]), mask_rate)
+            logits = encoder(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
+            hidden = corrupted.labels != IGNORE_INDEX
             rows = chunk["row"][:, None].expand_as(hidden)
             found.append(
-                tuple(tensor.cpu() for tensor in (logits[hidden].double(), noised.labels[hidden], rows[hidden]))
+                tuple(tensor.cpu() for tensor in (logits[hidden].double(), corrupted.labels[hidden], rows[hidden]))
             )
     together = HiddenResidues(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     if not len(together.labels):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from adversarial_mlm.comparison.arms import fingerprint
 from adversarial_mlm.comparison.held_out import ComparisonData
-from adversarial_mlm.comparison.interleaved_timing import train_in_turns
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from adversarial_mlm.recipes.recipe import Recipe, RecipeError
 from adversarial_mlm.recipes.run import build_networks, build_trainer
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback
@@ -115,7 +115,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
             trainer.remove_callback(BriefPrinterCallback)
             trainers.append(trainer)
         try:
-            seconds = train_in_turns(trainers)
+            seconds = train_interleaved(trainers)
         except RuntimeError as error:
             raise RecipeError(f"the cost of an update could not be measured: {error} ({error.__cause__})") from error
     first = updates * _TURNS_NOT_COUNTED

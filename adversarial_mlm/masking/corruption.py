@@ -156,7 +156,7 @@ class MaskingRules:
 
 
 @dataclass
-class NoisedBatch:
+class CorruptedBatch:
     """A corrupted batch.
 
     Attributes:
@@ -215,14 +215,14 @@ class NoiserChoice:
     entropy: torch.Tensor
 
 
-def noise_batch(
+def corrupt_batch(
     batch: Mapping[str, torch.Tensor],
     keys: torch.Tensor,
     vocabulary: ResidueVocabulary,
     rules: MaskingRules,
     noiser: Callable[..., NoiserOutput] | None = None,
     one_hot: bool = False,
-) -> NoisedBatch:
+) -> CorruptedBatch:
     """Corrupt a batch, with the noiser's choices where there is one and random ones beside them.
 
     Args:
@@ -236,7 +236,7 @@ def noise_batch(
             gradient. Without it `rss` is computed only where the choice itself needs it.
 
     Returns:
-        [`NoisedBatch`]
+        [`CorruptedBatch`]
     """
     input_ids, residues = batch["input_ids"], batch["residue_mask"]
     length = input_ids.shape[1]
@@ -283,7 +283,7 @@ def noise_batch(
             else _importance(probabilities.detach(), candidates, budget, random_budget),
             entropy=_relative_entropy(scores.any_mask_scores.detach(), candidates),
         )
-    return NoisedBatch(
+    return CorruptedBatch(
         input_ids=noised_ids,
         attention_mask=batch["attention_mask"],
         labels=torch.where(chosen | by_chance, input_ids, IGNORE_INDEX),

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from adversarial_mlm.data.order import crop_start
-from adversarial_mlm.masking.corruption import MaskingRules, NoisedBatch, noise_batch
+from adversarial_mlm.masking.corruption import CorruptedBatch, MaskingRules, corrupt_batch
 from adversarial_mlm.masking.sampling import exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
@@ -170,11 +170,11 @@ class DataCollatorForRandomMLM:
         """The CPU stage, see [`SequenceEncoder.__call__`]."""
         return self.sequence_encoder(examples)
 
-    def hide_at_random(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rate: float) -> NoisedBatch:
+    def hide_at_random(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rate: float) -> CorruptedBatch:
         """Replace that share of every row's residues by [MASK], at random: the masks of evaluation."""
-        return noise_batch(batch, keys, self.vocabulary, MaskingRules(rate, (1.0, 0.0, 0.0)))
+        return corrupt_batch(batch, keys, self.vocabulary, MaskingRules(rate, (1.0, 0.0, 0.0)))
 
-    def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> NoisedBatch:
+    def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> CorruptedBatch:
         """Mask a batch of the CPU stage.
 
         Args:
@@ -183,9 +183,9 @@ class DataCollatorForRandomMLM:
                 [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
 
         Returns:
-            [`NoisedBatch`]
+            [`CorruptedBatch`]
         """
-        return noise_batch(batch, _drawn_keys(batch) if keys is None else keys, self.vocabulary, self.rules)
+        return corrupt_batch(batch, _drawn_keys(batch) if keys is None else keys, self.vocabulary, self.rules)
 
 
 class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
@@ -252,8 +252,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         batch = super().__call__(examples)
         if not self.frozen:
             return batch
-        noised = self.corrupt(batch)
-        return {name: getattr(noised, name) for name in ("input_ids", "attention_mask", "labels")}
+        corrupted = self.corrupt(batch)
+        return {name: getattr(corrupted, name) for name in ("input_ids", "attention_mask", "labels")}
 
     def corrupt(
         self,
@@ -264,7 +264,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         one_hot: bool | None = None,
         noiser: torch.nn.Module | None = None,
         adversarial_share: float = 1.0,
-    ) -> NoisedBatch:
+    ) -> CorruptedBatch:
         """Let the noiser mask a batch of the CPU stage.
 
         Args:
@@ -280,10 +280,10 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 random masks fill up. With 0 the noiser is not called.
 
         Returns:
-            [`NoisedBatch`]
+            [`CorruptedBatch`]
         """
         with torch.set_grad_enabled(differentiable and torch.is_grad_enabled()):
-            return noise_batch(
+            return corrupt_batch(
                 batch,
                 _drawn_keys(batch) if keys is None else keys,
                 self.vocabulary,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
@@ -25,36 +25,36 @@ class MaskingStatistics:
         self.sums = torch.zeros(_SCALARS + 2 * vocabulary.vocab_size, dtype=torch.float64, device=device)
 
     def update(
-        self, noised: NoisedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
+        self, corrupted: CorruptedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
     ) -> None:
         """Add a batch.
 
         Args:
-            noised ([`NoisedBatch`]): What the encoder read.
+            corrupted ([`CorruptedBatch`]): What the encoder read.
             losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue at least.
             true_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is.
             residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
         """
         losses = losses.detach().double()
         entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
-        if noised.choice is not None:
-            entropy = noised.choice.entropy
-            if noised.choice.importance is not None:
-                importance = noised.choice.importance.double()
-        hidden = noised.option == MASK
-        reported = noised.adversarial if self.adversarial else noised.random
+        if corrupted.choice is not None:
+            entropy = corrupted.choice.entropy
+            if corrupted.choice.importance is not None:
+                importance = corrupted.choice.importance.double()
+        hidden = corrupted.option == MASK
+        reported = corrupted.adversarial if self.adversarial else corrupted.random
         scalars = [
-            (losses * noised.adversarial).sum(),
-            noised.adversarial.sum(),
-            (losses * noised.random).sum(),
-            noised.random.sum(),
-            *((reported & (noised.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
+            (losses * corrupted.adversarial).sum(),
+            corrupted.adversarial.sum(),
+            (losses * corrupted.random).sum(),
+            corrupted.random.sum(),
+            *((reported & (corrupted.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
             entropy.double().sum(),
-            (importance * noised.masked).sum(),
-            (importance**2 * noised.masked).sum(),
-            *((losses * (masks & hidden)).sum() for masks in (noised.adversarial, noised.random)),
-            *((masks & hidden).sum() for masks in (noised.adversarial, noised.random)),
-            *((residues.any(dim=1) & ~masks.any(dim=1)).sum() for masks in (noised.masked, noised.adversarial)),
+            (importance * corrupted.masked).sum(),
+            (importance**2 * corrupted.masked).sum(),
+            *((losses * (masks & hidden)).sum() for masks in (corrupted.adversarial, corrupted.random)),
+            *((masks & hidden).sum() for masks in (corrupted.adversarial, corrupted.random)),
+            *((residues.any(dim=1) & ~masks.any(dim=1)).sum() for masks in (corrupted.masked, corrupted.adversarial)),
             torch.full((), len(true_ids), device=losses.device),
         ]
         self.sums += torch.cat(

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
@@ -61,7 +61,7 @@ def below_and_layers(model: PreTrainedModel) -> tuple[list[nn.Module], list[nn.M
     return below, list(stacks[0]) if stacks else []
 
 
-def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> NoisedBatch:
+def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> CorruptedBatch:
     """A small batch with every residue, many [MASK] tokens and padding, for a look at an encoder."""
     letters = STANDARD_RESIDUES + AMBIGUOUS_RESIDUES
     batch = collator([{"sequence": letters + letters[::-1]}, {"sequence": letters[:7]}])

@@ -36,7 +36,7 @@ class NoiserModel(PreTrainedModel):
     """Token embedding, backbone, one linear score head (section 2 and Algorithm 2, `M_noiser^(seq)`).
 
     The paper's backbone is a GRU. Nothing is shared with the encoder. What `config.view` hides from the noiser is
-    hidden by the backbone (`context`) or by whoever calls it (`blind`, in [`noising.noise_batch`]).
+    hidden by the backbone (`context`) or by whoever calls it (`blind`, in [`noising.corrupt_batch`]).
 
     An untrained noiser is exactly a random masker: the head's weights start at zero, so all positions have the same
     any-mask score and the options have the shares `config.initial_mask_options`.

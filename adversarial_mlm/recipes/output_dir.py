@@ -12,15 +12,19 @@ from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
 from adversarial_mlm.training.checkpointing import ARGUMENTS_FILE, is_latest, latest_checkpoint, named_checkpoint
 from adversarial_mlm.training.metrics_log import METRICS_FILE
 from adversarial_mlm.training.update_guard import RECORDS_FILE
-from adversarial_mlm.utils import atomic_files as durable
-from adversarial_mlm.utils import distributed as processes
+from adversarial_mlm.utils import atomic_files, distributed
 
 _WRITTEN_BY_A_RUN = (
     *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", "README.md"),
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", RECORDS_FILE),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
 )
-_FOLDERS_OF_A_RUN = ("checkpoint-[0-9]*", ".checkpoint-[0-9]*", f"{SNAPSHOT_PREFIX}*", f"{durable.UNFINISHED_FILES}*")
+_FOLDERS_OF_A_RUN = (
+    "checkpoint-[0-9]*",
+    ".checkpoint-[0-9]*",
+    f"{SNAPSHOT_PREFIX}*",
+    f"{atomic_files.UNFINISHED_FILES}*",
+)
 
 
 def check_output_dir(recipe: Recipe) -> str | None:
@@ -34,7 +38,7 @@ def check_output_dir(recipe: Recipe) -> str | None:
         RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, if it
             cannot be written to, if there is nothing to resume from, or if that is damaged.
     """
-    return processes.first_decides(lambda: _check_output_dir(recipe))
+    return distributed.on_main_process(lambda: _check_output_dir(recipe))
 
 
 def _check_output_dir(recipe: Recipe) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 from transformers import HfArgumentParser
 
-from adversarial_mlm.downstream import probe_callback as callback
+from adversarial_mlm.downstream import probe_callback
 from adversarial_mlm.masking.corruption import SAMPLERS, SELECTIONS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
@@ -300,7 +300,9 @@ def _recipe(parser: HfArgumentParser, from_file: list[str], words: list[str], pa
     _check_license(recipe.model)
     probes = recipe.probe
     try:
-        callback.check_options(probes.probe_tasks, probes.probe_data_dir, probes.probe_steps, probes.probe_max_records)
+        probe_callback.check_options(
+            probes.probe_tasks, probes.probe_data_dir, probes.probe_steps, probes.probe_max_records
+        )
     except ValueError as error:
         refuse(f"{source}{error}")
     # an empty text is how to unset a recipe's option on the command line

@@ -23,7 +23,7 @@ from adversarial_mlm.saving.hub import PushError
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.metrics_log import METRICS_FILE
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
-from adversarial_mlm.utils import distributed as processes
+from adversarial_mlm.utils import distributed
 
 logger = logging.getLogger(__name__)
 
@@ -175,24 +175,24 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
         WritingError: If the result cannot be written.
     """
     args = recipe.training
-    with processes.same_fate(RecipeError):
+    with distributed.fail_together(RecipeError):
         checkpoint = check_output_dir(recipe)
         encoder, collator = build_networks(recipe)
-    with processes.same_fate(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
+    with distributed.fail_together(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data) if data is None else data
-    with processes.same_fate(RecipeError, CheckpointError):
+    with distributed.fail_together(RecipeError, CheckpointError):
         _check_evaluation(recipe, data)
         count_short_proteins(data, collator.rules, recipe.data.cache_dir)
         trainer = build_trainer(recipe, data, encoder, collator)
         if checkpoint is not None:
             trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
-    processes.first_decides(lambda: _prepare_folder(recipe, data, checkpoint))
+    distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
         raise RecipeError(str(error)) from error
     if trainer.interrupted_by is None or trainer.state.global_step >= trainer.state.max_steps:
-        processes.first_decides(lambda: _save_result(recipe, trainer, data))
+        distributed.on_main_process(lambda: _save_result(recipe, trainer, data))
     return trainer
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest as manifest
-from adversarial_mlm.utils import atomic_files as durable
+from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.utils import atomic_files
 
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _HIDDEN = re.compile(rf"\.({PREFIX_CHECKPOINT_DIR}-\d+)\.(incomplete|replaced|removed)")
@@ -51,14 +51,14 @@ def publish(staging: str, folder: str) -> None:
         OSError: If that fails; the earlier one then has its name again.
     """
     run_folder = os.path.dirname(folder)
-    durable.sync_tree(staging)
+    atomic_files.sync_tree(staging)
     try:
         if os.path.lexists(folder):
             replaced = _hidden(folder, "replaced")
             discard(replaced)
             os.rename(folder, replaced)
         os.rename(staging, folder)
-        durable.sync(run_folder)
+        atomic_files.sync(run_folder)
     except OSError:
         recover(run_folder)
         raise
@@ -84,7 +84,7 @@ def remove_left_over(run_folder: str) -> list[str]:
         discard(path)
         if kind == "incomplete":
             cut_off.append(name)
-    for path in Path(run_folder).glob(f"{durable.UNFINISHED_FILES}*"):
+    for path in Path(run_folder).glob(f"{atomic_files.UNFINISHED_FILES}*"):
         discard(path)
     return sorted(cut_off)
 
@@ -102,12 +102,12 @@ def newest_complete(run_folder: str) -> tuple[str | None, list[str]]:
     numbered, unreadable, passed_over = [], [], []
     for folder in reversed(all_in(run_folder)):
         try:
-            numbered.append((manifest.read(folder)["number"], step_of(folder), folder))
+            numbered.append((checkpoint_manifest.read(folder)["number"], step_of(folder), folder))
         except CheckpointError as error:
             unreadable.append((step_of(folder), str(error)))
     for _, step, folder in sorted(numbered, reverse=True):
         try:
-            manifest.verify(folder)
+            checkpoint_manifest.verify(folder)
         except CheckpointError as error:
             passed_over.append(str(error))
             continue
@@ -156,7 +156,7 @@ def _numbered(run_folder: str) -> list[tuple[int, str]]:
     numbered = []
     for folder in all_in(run_folder):
         try:
-            numbered.append((manifest.read(folder)["number"], folder))
+            numbered.append((checkpoint_manifest.read(folder)["number"], folder))
         except CheckpointError:
             continue  # not ours, or damaged: said where a run looks for a checkpoint to go on from
     return numbered

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Stage:
+class BatchStage:
     """Updates of one size.
 
     Attributes:
@@ -22,7 +22,7 @@ class Stage:
     size: int
 
 
-def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[Stage]:
+def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[BatchStage]:
     """Read sizes of the global batch: one number, or `size@step` points, a step in updates or as `80%` of all.
 
     Args:
@@ -39,7 +39,7 @@ def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[Stage]
     plain = [f"{words[0]}@0"] if len(words) == 1 and "@" not in words[0] else words
     try:
         pairs = [word.split("@") for word in plain]
-        stages = [Stage(_update(step, max_steps), int(size)) for size, step in pairs]
+        stages = [BatchStage(_update(step, max_steps), int(size)) for size, step in pairs]
     except ValueError:
         stages = []
     starts = [stage.first_update for stage in stages]
@@ -63,7 +63,7 @@ def _update(step: str, max_steps: int) -> int:
     return round(max_steps * share / 100)
 
 
-def accumulation(stages: Sequence[Stage], name: str, batch_size: int, num_processes: int) -> list[Stage]:
+def accumulation(stages: Sequence[BatchStage], name: str, batch_size: int, num_processes: int) -> list[BatchStage]:
     """The micro-batches of one process that make the global batches of some stages.
 
     Raises:
@@ -77,7 +77,7 @@ def accumulation(stages: Sequence[Stage], name: str, batch_size: int, num_proces
                 f"{name} is {stage.size}, which is no multiple of the {at_a_time} sequences that {read} at a time "
                 f"(per_device_train_batch_size {batch_size}); change one of the three"
             )
-    return [Stage(stage.first_update, stage.size // at_a_time) for stage in stages]
+    return [BatchStage(stage.first_update, stage.size // at_a_time) for stage in stages]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Pass:
         return math.ceil((self.stop - self.first) / self.accumulation)
 
 
-class Passes:
+class EpochPasses:
     """Which micro-batches belong to which update.
 
     An epoch ends with an update of what is left of it. A stage goes on where the one before stopped, within the same
@@ -110,10 +110,10 @@ class Passes:
 
     Args:
         batches_per_epoch (`int`): Micro-batches of an epoch on one process.
-        stages (`Sequence[Stage]`): In micro-batches, see [`accumulation`].
+        stages (`Sequence[BatchStage]`): In micro-batches, see [`accumulation`].
     """
 
-    def __init__(self, batches_per_epoch: int, stages: Sequence[Stage]):
+    def __init__(self, batches_per_epoch: int, stages: Sequence[BatchStage]):
         self.batches_per_epoch, self.stages = batches_per_epoch, list(stages)
         self._starts = [stage.first_update for stage in stages]
         self._places = [(0, 0)]  # epoch and micro-batch at which each stage begins
@@ -149,7 +149,7 @@ class Passes:
         return self.place(update)[0] + cut
 
 
-def micro_steps_before(update: int, stages: Sequence[Stage]) -> int:
+def micro_steps_before(update: int, stages: Sequence[BatchStage]) -> int:
     """Micro-batches of one process before an update, where every update is whole."""
     stops = [stage.first_update for stage in stages[1:]] + [update]
     return sum(

@@ -12,13 +12,10 @@ from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from adversarial_mlm.models import loading as checkpoints
+from adversarial_mlm.models import loading
 from adversarial_mlm.models.loading import NOISER_FOLDER, CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest as manifest
-from adversarial_mlm.saving import checkpoint_store as checkpoint_folders
-from adversarial_mlm.saving import model_card
-from adversarial_mlm.utils import atomic_files as durable
-from adversarial_mlm.utils import distributed as processes
+from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store, model_card
+from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.signals import GracefulStop
 
 logger = logging.getLogger(__name__)
@@ -64,7 +61,7 @@ class Checkpointing:
         """
         checkpoint = self._choose_checkpoint(resume_from_checkpoint)
         if self.is_world_process_zero():
-            for name in checkpoint_folders.remove_left_over(self.args.output_dir):
+            for name in checkpoint_store.remove_left_over(self.args.output_dir):
                 logger.warning(f"the save of {name} was cut off; what it had left was removed")
         self.last_checkpoint, self._saved_step, self.interrupted_by = checkpoint, None, None
         self._stop = GracefulStop(self.args.ddp_timeout_delta)
@@ -86,7 +83,7 @@ class Checkpointing:
         The stock trainer's `training_args.bin` is not written: it is a pickle and may hold a token.
         """
         if self.args.should_save:
-            with durable.replacing_files(self.args.output_dir if output_dir is None else output_dir) as folder:
+            with atomic_files.replacing_files(self.args.output_dir if output_dir is None else output_dir) as folder:
                 self._write_model(folder, state_dict)
 
     def _write_model(self, folder: str, state_dict: dict | None = None) -> None:
@@ -103,9 +100,9 @@ class Checkpointing:
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
         run_folder = self._get_output_dir(trial=trial)
-        folder = checkpoint_folders.folder_of(run_folder, self.state.global_step)
+        folder = checkpoint_store.folder_of(run_folder, self.state.global_step)
         generators = {} if self.args.save_only_model else self._generators()
-        failure, best = processes.first_decides(lambda: self._try_to_write(folder, generators))
+        failure, best = distributed.on_main_process(lambda: self._try_to_write(folder, generators))
         self.state.best_model_checkpoint = best
         self._saved_step = self.state.global_step
         if failure is not None:
@@ -123,24 +120,24 @@ class Checkpointing:
         Returns:
             `str`, why that failed, and `str`, the checkpoint of the best model.
         """
-        staging, best_before = checkpoint_folders.staging_of(folder), self.state.best_model_checkpoint
+        staging, best_before = checkpoint_store.staging_of(folder), self.state.best_model_checkpoint
         try:
-            checkpoint_folders.discard(staging)
+            checkpoint_store.discard(staging)
             os.makedirs(staging)
             self._note_best(folder)
             self._write_checkpoint(staging, generators)
-            manifest.write(
+            checkpoint_manifest.write(
                 staging,
                 step=self.state.global_step,
-                number=checkpoint_folders.next_number(os.path.dirname(folder)),
+                number=checkpoint_store.next_number(os.path.dirname(folder)),
                 processes=self.args.world_size,
             )
-            checkpoint_folders.publish(staging, folder)
-        except durable.ERRORS as error:
-            if not durable.is_about_writing(error):
+            checkpoint_store.publish(staging, folder)
+        except atomic_files.ERRORS as error:
+            if not atomic_files.is_about_writing(error):
                 raise
-            failure = durable.reason(error, staging)
-            checkpoint_folders.discard(staging)  # so that there is room for the log, and the next try
+            failure = atomic_files.reason(error, staging)
+            checkpoint_store.discard(staging)  # so that there is room for the log, and the next try
             self.state.best_model_checkpoint = best_before
             return failure, best_before
         return None, self.state.best_model_checkpoint
@@ -173,17 +170,17 @@ class Checkpointing:
             with tempfile.TemporaryDirectory() as folder:
                 self._save_rng_state(folder)
                 own = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        except durable.ERRORS as error:
-            if not durable.is_about_writing(error):
+        except atomic_files.ERRORS as error:
+            if not atomic_files.is_about_writing(error):
                 raise
-            reason = durable.reason(error, tempfile.gettempdir())
+            reason = atomic_files.reason(error, tempfile.gettempdir())
             own = {f"rng_state_{self.args.process_index}.pth": f"{reason} in {tempfile.gettempdir()}"}
-        return {name: content for files in processes.gather(own) for name, content in files.items()}
+        return {name: content for files in distributed.gather(own) for name, content in files.items()}
 
     def _note_best(self, folder: str) -> None:
         if not self.state.best_global_step:
             return
-        best = checkpoint_folders.folder_of(os.path.dirname(folder), self.state.best_global_step)
+        best = checkpoint_store.folder_of(os.path.dirname(folder), self.state.best_global_step)
         if best == folder or os.path.isdir(best):
             self.state.best_model_checkpoint = best
 
@@ -198,7 +195,7 @@ class Checkpointing:
 
     def _rotate(self, run_folder: str) -> None:
         try:
-            checkpoint_folders.rotate(run_folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+            checkpoint_store.rotate(run_folder, self.args.save_total_limit, self.state.best_model_checkpoint)
         except OSError as error:
             logger.warning(f"old checkpoints in {run_folder} could not be removed ({error.strerror or error})")
 
@@ -250,7 +247,7 @@ class Checkpointing:
             return wanted  # checked a moment ago
         choose = latest_checkpoint if is_latest(wanted) else named_checkpoint
         folder = self.args.output_dir if is_latest(wanted) else wanted
-        checkpoint = processes.first_decides(lambda: choose(folder))
+        checkpoint = distributed.on_main_process(lambda: choose(folder))
         self._check_everyone_has(checkpoint)
         return checkpoint
 
@@ -260,7 +257,7 @@ class Checkpointing:
         Its weights are kept for [`train`], which so need not read them again.
 
         Raises:
-            CheckpointError: See [`checkpoints.check_resumable`] and [`checkpoints.read_weights`].
+            CheckpointError: See [`loading.check_resumable`] and [`loading.read_weights`].
         """
         self._check_everyone_has(checkpoint)
         self._check_states(checkpoint)
@@ -268,7 +265,7 @@ class Checkpointing:
 
     def _check_everyone_has(self, checkpoint: str) -> None:
         path = Path(checkpoint, TRAINER_STATE_NAME)
-        contents = processes.gather(path.read_bytes() if path.is_file() else b"")
+        contents = distributed.gather(path.read_bytes() if path.is_file() else b"")
         others = [rank for rank, content in enumerate(contents) if content != contents[0]]
         if others:
             raise CheckpointError(
@@ -281,13 +278,13 @@ class Checkpointing:
         optimizer = self.create_optimizer()
         self.optimizer = given  # training makes its own when the networks are where they belong
         tokenizer, has_scaler = self.data_collator.tokenizer, self.accelerator.scaler is not None
-        checkpoints.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+        loading.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
         self._say_other_processes(checkpoint)
 
     def _say_other_processes(self, checkpoint: str) -> None:
-        if not manifest.has_manifest(checkpoint) or not self.is_world_process_zero():
+        if not checkpoint_manifest.has_manifest(checkpoint) or not self.is_world_process_zero():
             return
-        then, now = manifest.read(checkpoint)["processes"], self.args.world_size
+        then, now = checkpoint_manifest.read(checkpoint)["processes"], self.args.world_size
         if then != now:
             logger.warning(
                 f"the checkpoint {checkpoint} was written by {then} processes and this run has {now}: it goes on with "
@@ -304,7 +301,7 @@ class Checkpointing:
 
     def _load_best_model(self) -> None:
         self._load_networks(self.state.best_model_checkpoint)
-        self.loaded_best_step = checkpoint_folders.step_of(self.state.best_model_checkpoint)
+        self.loaded_best_step = checkpoint_store.step_of(self.state.best_model_checkpoint)
 
     def _load_networks(self, checkpoint: str, states: dict[str, dict[str, torch.Tensor]] | None = None) -> None:
         states = self._read_networks(checkpoint) if states is None else states
@@ -319,9 +316,9 @@ class Checkpointing:
         """States of `encoder` and `noiser` in a checkpoint; adapters are left to the stock trainer."""
         states = {}
         if isinstance(self.model, PreTrainedModel):
-            states["encoder"] = checkpoints.read_weights(checkpoint, self.model)
+            states["encoder"] = loading.read_weights(checkpoint, self.model)
         if self.noiser is not None:
-            states["noiser"] = checkpoints.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
+            states["noiser"] = loading.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
         return states
 
 
@@ -336,7 +333,7 @@ def latest_checkpoint(run_folder: str) -> str:
     Raises:
         CheckpointError: If there is none.
     """
-    checkpoint, passed_over = checkpoint_folders.newest_complete(run_folder)
+    checkpoint, passed_over = checkpoint_store.newest_complete(run_folder)
     if checkpoint is None and passed_over:
         raise CheckpointError(f"there is no complete checkpoint in {run_folder}: {'; '.join(passed_over)}")
     if checkpoint is None:
@@ -353,14 +350,14 @@ def named_checkpoint(folder: str) -> str:
     Raises:
         CheckpointError: If there is none, or if it is damaged.
     """
-    checkpoint_folders.recover(os.path.dirname(os.path.abspath(folder)))
+    checkpoint_store.recover(os.path.dirname(os.path.abspath(folder)))
     if not os.path.isdir(folder):
         raise CheckpointError(f"there is no such folder as {folder}")
-    if manifest.has_manifest(folder):
-        manifest.verify(folder)
+    if checkpoint_manifest.has_manifest(folder):
+        checkpoint_manifest.verify(folder)
     else:
         logger.warning(
-            f"the checkpoint {folder} has no {manifest.MANIFEST_FILE}, as one of an earlier version or another tool; "
-            "whether it is complete cannot be told"
+            f"the checkpoint {folder} has no {checkpoint_manifest.MANIFEST_FILE}, as one of an earlier version or "
+            "another tool; whether it is complete cannot be told"
         )
     return folder

@@ -8,7 +8,7 @@ from torch.utils.data import IterableDataset
 from transformers.trainer_callback import TrainerCallback
 
 from adversarial_mlm.data.order import EncoderBatchSampler
-from adversarial_mlm.training.batch_schedule import Passes, Stage, accumulation, micro_steps_before
+from adversarial_mlm.training.batch_schedule import BatchStage, EpochPasses, accumulation, micro_steps_before
 from adversarial_mlm.training.data_loading import data_seed
 
 logger = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ class DataPosition:
         args, world = self.args, self.accelerator.num_processes
         streamed = isinstance(self.train_dataset, IterableDataset)
         self._batches: EncoderBatchSampler | None = None
-        self._passes: Passes | None = None
-        self.batch_stages = [Stage(0, args.gradient_accumulation_steps)]
+        self._passes: EpochPasses | None = None
+        self.batch_stages = [BatchStage(0, args.gradient_accumulation_steps)]
         if args.batch_stages:
             self.batch_stages = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, world)
             args.gradient_accumulation_steps = self.batch_stages[0].size
@@ -51,7 +51,7 @@ class DataPosition:
             shuffle=args.train_sampling_strategy == "random",
             drop_last=args.dataloader_drop_last,
         )
-        self._passes = Passes(len(self._batches), self.batch_stages)
+        self._passes = EpochPasses(len(self._batches), self.batch_stages)
         self.remove_callback(_EpochOfTheData)
         self.callback_handler.callbacks.insert(0, _EpochOfTheData(self._epochs_after))  # before those that read it
 
@@ -103,7 +103,7 @@ class DataPosition:
         )
         return super()._run_epoch(**inputs)
 
-    def _noiser_stages(self) -> list[Stage]:
+    def _noiser_stages(self) -> list[BatchStage]:
         """The stages by the noiser's updates, in place of the encoder's."""
         firsts = [self._alternation.first_update_from(stage.first_update) for stage in self.batch_stages]
         return [dataclasses.replace(s, first_update=first) for s, first in zip(self.batch_stages, firsts, strict=True)]

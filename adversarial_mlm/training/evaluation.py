@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from adversarial_mlm.data.order import KeyedRecords
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM, SequenceEncoder
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, token_losses
@@ -53,12 +53,12 @@ def evaluate_masks(
     statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
     for batch in batches:
-        noised = collator.hide_at_random(batch, row_keys(mask_seed, EVALUATION, 0, batch["row"]), mask_rate)
-        sums += _sums(encoder, noised, log_shares)
+        corrupted = collator.hide_at_random(batch, row_keys(mask_seed, EVALUATION, 0, batch["row"]), mask_rate)
+        sums += _sums(encoder, corrupted, log_shares)
         if collator.noiser is not None:
-            noised = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]))
-            losses = token_losses(_logits(encoder, noised), noised.labels)
-            statistics.update(noised, losses, batch["input_ids"], batch["residue_mask"])
+            corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]))
+            losses = token_losses(_logits(encoder, corrupted), corrupted.labels)
+            statistics.update(corrupted, losses, batch["input_ids"], batch["residue_mask"])
     loss, background, correct, masked, proteins = reduce(sums).tolist()
     if not masked:
         raise ValueError("evaluation found no residue to hide")
@@ -74,20 +74,20 @@ def evaluate_masks(
     return {**figures, **statistics.figures(reduce)}
 
 
-def _logits(encoder: nn.Module, noised: NoisedBatch) -> torch.Tensor:
-    return encoder(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+def _logits(encoder: nn.Module, corrupted: CorruptedBatch) -> torch.Tensor:
+    return encoder(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
 
 
-def _sums(encoder: nn.Module, noised: NoisedBatch, log_shares: torch.Tensor | None) -> torch.Tensor:
-    logits = _logits(encoder, noised)
-    masked = noised.labels != IGNORE_INDEX
+def _sums(encoder: nn.Module, corrupted: CorruptedBatch, log_shares: torch.Tensor | None) -> torch.Tensor:
+    logits = _logits(encoder, corrupted)
+    masked = corrupted.labels != IGNORE_INDEX
     background = torch.zeros((), device=logits.device)
     if log_shares is not None:
-        background = -log_shares[noised.labels[masked]].sum()
+        background = -log_shares[corrupted.labels[masked]].sum()
     sums = [
-        token_losses(logits, noised.labels).double().sum(),
+        token_losses(logits, corrupted.labels).double().sum(),
         background,
-        ((logits.argmax(dim=-1) == noised.labels) & masked).sum(),
+        ((logits.argmax(dim=-1) == corrupted.labels) & masked).sum(),
         masked.sum(),
         torch.tensor(len(masked), device=logits.device),
     ]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 
 
 class _ReverseGradient(torch.autograd.Function):
@@ -26,25 +26,27 @@ def reverse_gradient(x: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
     return _ReverseGradient.apply(x, strength)
 
 
-def soft_embeddings(noised: NoisedBatch, embeddings: nn.Embedding, reversal: float | None = None) -> torch.Tensor:
+def soft_embeddings(
+    corrupted: CorruptedBatch, embeddings: nn.Embedding, reversal: float | None = None
+) -> torch.Tensor:
     """Embeddings of a corrupted batch through which a gradient reaches the noiser.
 
-    The values, and the gradient of the embedding table, are exactly those of `embeddings(noised.input_ids)`.
+    The values, and the gradient of the embedding table, are exactly those of `embeddings(corrupted.input_ids)`.
 
     Args:
-        noised ([`NoisedBatch`]): With `one_hot`.
+        corrupted ([`CorruptedBatch`]): With `one_hot`.
         embeddings (`nn.Embedding`): The encoder's.
         reversal (`float`, *optional*): Reverse the gradient on its way to the noiser, with this strength.
 
     Returns:
         `torch.Tensor` of shape `(batch, length, hidden)`.
     """
-    table = embeddings.weight.detach()[: noised.one_hot.shape[-1]]  # some tables have rows beyond the vocabulary
+    table = embeddings.weight.detach()[: corrupted.one_hot.shape[-1]]  # some tables have rows beyond the vocabulary
     with torch.autocast(table.device.type, enabled=False):
-        one_hot = noised.one_hot.to(table.dtype)
+        one_hot = corrupted.one_hot.to(table.dtype)
         if reversal is not None:
             one_hot = reverse_gradient(one_hot, reversal)
-        return embeddings(noised.input_ids) + (one_hot - one_hot.detach()) @ table
+        return embeddings(corrupted.input_ids) + (one_hot - one_hot.detach()) @ table
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from adversarial_mlm.utils import atomic_files as durable
+from adversarial_mlm.utils import atomic_files
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class MetricsFile:
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if resumed_step is not None and _step_of(line) <= resumed_step]
-            durable.replace_text(self.path, "".join(kept))
+            atomic_files.replace_text(self.path, "".join(kept))
 
     def append(self, entry: dict) -> None:
         """Add an entry; a value that is not finite, for which JSON has no word, becomes null.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.keyed_random import NOISER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
@@ -39,7 +39,7 @@ class NoiserTurns:
 
     # ---- Both networks ----
 
-    def _corrupt(self, inputs: dict, keys: torch.Tensor, differentiable: bool = False) -> NoisedBatch:
+    def _corrupt(self, inputs: dict, keys: torch.Tensor, differentiable: bool = False) -> CorruptedBatch:
         if self.noiser is None:
             return self.data_collator.corrupt(inputs, keys)
         return self.data_collator.corrupt(
@@ -51,23 +51,23 @@ class NoiserTurns:
             adversarial_share=self._adversarial_share(self.state.global_step),
         )
 
-    def _read(self, model: nn.Module, noised: NoisedBatch, inputs: dict, reversal: float | None = None) -> tuple:
+    def _read(self, model: nn.Module, corrupted: CorruptedBatch, inputs: dict, reversal: float | None = None) -> tuple:
         """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
-        read = {"input_ids": noised.input_ids}
-        if noised.one_hot is not None:
-            read = {"inputs_embeds": soft_embeddings(noised, self.model.get_input_embeddings(), reversal)}
+        read = {"input_ids": corrupted.input_ids}
+        if corrupted.one_hot is not None:
+            read = {"inputs_embeds": soft_embeddings(corrupted, self.model.get_input_embeddings(), reversal)}
         if "packed" in inputs:
             outputs = read_packed(model, inputs["packed"], padding_index_of(self.model), **read)
         else:
-            mask = encoder_mask(self.model, noised.attention_mask, inputs.get("padded", True))
+            mask = encoder_mask(self.model, corrupted.attention_mask, inputs.get("padded", True))
             outputs = model(**read, attention_mask=mask)
-        labels, residues = noised.labels, inputs["residue_mask"]
+        labels, residues = corrupted.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
             labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
         weights = loss_weights(
-            noised.masked,
+            corrupted.masked,
             residues,
-            None if noised.choice is None else noised.choice.importance,
+            None if corrupted.choice is None else corrupted.choice.importance,
             self.args.importance_exponent,
             self.args.weight_of_unmasked,
         )
@@ -141,11 +141,11 @@ class NoiserTurns:
 
     def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
-        noised = self._corrupt(inputs, keys, differentiable=True)
+        corrupted = self._corrupt(inputs, keys, differentiable=True)
         through = self._reward.through_encoder
         with contextlib.nullcontext() if through else torch.no_grad():
-            _, losses, weights = self._read(self._frozen_encoder, noised, inputs)
-        pay = self._reward.direct(noised, losses.detach())
+            _, losses, weights = self._read(self._frozen_encoder, corrupted, inputs)
+        pay = self._reward.direct(corrupted, losses.detach())
         if through:
             pay = pay + (losses * weights).sum()
         return self._normalised(pay, items)

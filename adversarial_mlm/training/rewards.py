@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from adversarial_mlm.masking.corruption import NoisedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.models.loading import CheckpointError
@@ -37,11 +37,11 @@ class NoiserReward:
 
     through_encoder = True
 
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor | float:
+    def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor | float:
         """The part of the pay whose gradient does not come through the encoder.
 
         Args:
-            noised ([`NoisedBatch`]): Corrupted with a graph.
+            corrupted ([`CorruptedBatch`]): Corrupted with a graph.
             losses (`torch.Tensor` of shape `(batch, length)`): The encoder's cross-entropy of every masked residue at
                 least, without a graph.
 
@@ -81,15 +81,15 @@ class CreditReward(NoiserReward):
 
     through_encoder = False
 
-    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
+    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         """What masking each residue is worth, `(batch, length)`; read where a residue is masked."""
         return losses
 
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        choice = noised.choice
-        pay = torch.where(noised.masked, self.pay(noised, losses), 0)
-        at_random = (pay * noised.random).sum(dim=-1) / noised.random.sum(dim=-1).clamp_min(1)
-        advantage = torch.where(noised.adversarial, pay - at_random[:, None], 0)
+    def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+        choice = corrupted.choice
+        pay = torch.where(corrupted.masked, self.pay(corrupted, losses), 0)
+        at_random = (pay * corrupted.random).sum(dim=-1) / corrupted.random.sum(dim=-1).clamp_min(1)
+        advantage = torch.where(corrupted.adversarial, pay - at_random[:, None], 0)
         log_probability = choice.probabilities.clamp_min(torch.finfo(choice.probabilities.dtype).tiny).log()
         if choice.winner is not None:
             options = torch.log_softmax(choice.scores.option_scores, dim=-1)
@@ -109,8 +109,8 @@ class SurpriseReward(CreditReward):
     def __init__(self, log_shares: torch.Tensor):
         self.log_shares = log_shares
 
-    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        return losses + self.log_shares.to(losses.dtype)[noised.labels.clamp_min(0)]
+    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+        return losses + self.log_shares.to(losses.dtype)[corrupted.labels.clamp_min(0)]
 
 
 class ReducibleReward(CreditReward):
@@ -127,10 +127,10 @@ class ReducibleReward(CreditReward):
         self.slow, self.decay = copy.deepcopy(encoder).eval().requires_grad_(False), decay
 
     @torch.no_grad()
-    def pay(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        mask = encoder_mask(self.slow, noised.attention_mask, padded=True)
-        logits = self.slow(input_ids=noised.input_ids, attention_mask=mask).logits
-        return losses - token_losses(logits, noised.labels)
+    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+        mask = encoder_mask(self.slow, corrupted.attention_mask, padded=True)
+        logits = self.slow(input_ids=corrupted.input_ids, attention_mask=mask).logits
+        return losses - token_losses(logits, corrupted.labels)
 
     @torch.no_grad()
     def after_encoder_update(self, encoder: nn.Module, skipped: torch.Tensor) -> None:
@@ -160,15 +160,15 @@ class PredictorReward(NoiserReward):
     through_encoder = False
     scores_per_nat = 10.0
 
-    def direct(self, noised: NoisedBatch, losses: torch.Tensor) -> torch.Tensor:
-        masked = noised.masked
+    def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+        masked = corrupted.masked
 
         def centred(values: torch.Tensor) -> torch.Tensor:
             values = torch.where(masked, values, 0)
             mean = values.sum(dim=-1, keepdim=True) / masked.sum(dim=-1, keepdim=True).clamp_min(1)
             return torch.where(masked, values - mean, 0)
 
-        predicted = centred(noised.choice.scores.any_mask_scores / self.scores_per_nat)
+        predicted = centred(corrupted.choice.scores.any_mask_scores / self.scores_per_nat)
         return -((predicted - centred(losses)) ** 2).sum()
 
 

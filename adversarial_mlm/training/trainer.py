@@ -254,16 +254,16 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         moves_along = (
             self.args.noiser_update == "reversal" and self._noiser_is_trained() and step % self.args.noiser_every == 0
         )
-        noised = self._corrupt(inputs, row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"]), moves_along)
+        corrupted = self._corrupt(inputs, row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"]), moves_along)
         strength = self._reversal_strength(step)
-        outputs, losses, weights = self._read(model, noised, inputs, reversal=strength if moves_along else None)
-        self._statistics.update(noised, losses, inputs["input_ids"], inputs["residue_mask"])
+        outputs, losses, weights = self._read(model, corrupted, inputs, reversal=strength if moves_along else None)
+        self._statistics.update(corrupted, losses, inputs["input_ids"], inputs["residue_mask"])
         items = num_items_in_batch
         if items is None:  # of this batch alone, so that the number of processes is taken out again
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
         loss = self._normalised((losses * weights).sum(), items)
         if moves_along:
-            pay = strength * self._normalised(self._reward.direct(noised, losses.detach()), items)
+            pay = strength * self._normalised(self._reward.direct(corrupted, losses.detach()), items)
             loss = loss - (pay - pay.detach())  # a gradient for the noiser, and nothing for the log
         loss = spoil_gradient(loss)
         return (loss, outputs) if return_outputs else loss

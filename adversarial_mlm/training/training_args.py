@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
-from adversarial_mlm.training.batch_schedule import Stage, read_stages
+from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher
 from adversarial_mlm.training.noiser_schedule import UPDATES, Ramp
 from adversarial_mlm.training.packed_attention import check_packing
@@ -248,7 +248,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         _ = self.batch_stages  # which refuses what makes no sense
 
     @property
-    def batch_stages(self) -> list[Stage]:
+    def batch_stages(self) -> list[BatchStage]:
         """Sizes of the global batch; empty where `global_batch_size` is not set."""
         if not self.global_batch_size:
             return []

@@ -13,7 +13,7 @@ from adversarial_mlm.utils.atomic_files import WritingError
 T = TypeVar("T")
 
 
-def first_decides(decide: Callable[[], T]) -> T:
+def on_main_process(decide: Callable[[], T]) -> T:
     """Call a function on process 0, and have its result on all of them.
 
     Args:
@@ -47,7 +47,7 @@ def gather(value: T) -> list[T]:
 
 
 @contextlib.contextmanager
-def same_fate(error_class: type[Exception], *said_by_it: type[Exception]) -> Iterator[None]:
+def fail_together(error_class: type[Exception], *said_by_it: type[Exception]) -> Iterator[None]:
     """Let all processes fail where one does, so that none waits for it in vain.
 
     All processes must enter and leave the block, which must not wait for the others unless by pairs of its own.

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from adversarial_mlm import presets
 from adversarial_mlm.recipes import run as pretraining
 from adversarial_mlm.recipes.recipe import parse_recipe
-from adversarial_mlm.training.batch_schedule import Stage, accumulation
+from adversarial_mlm.training.batch_schedule import BatchStage, accumulation
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_it_says_what_the_paper_says(paper):
     assert (args.noiser_learning_rate, args.noiser_weight_decay, args.mixed_precision) == (1e-4, 1e-2, "no")
     assert (recipe.masking.adversarial_rate, recipe.masking.random_rate) == (0.1, 0.1)
     four = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, num_processes=4)
-    assert four == [Stage(0, 1), Stage(800_000, 2)]  # 128, then 256 by accumulation
+    assert four == [BatchStage(0, 1), BatchStage(800_000, 2)]  # 128, then 256 by accumulation
 
 
 @pytest.mark.slow

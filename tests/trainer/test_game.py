@@ -21,10 +21,10 @@ def test_a_share_that_rises_from_nothing_leaves_the_rest_to_chance(make_trainer)
     corrupt = trainer._corrupt
 
     def watch(inputs, keys, differentiable=False):
-        noised = corrupt(inputs, keys, differentiable)
+        corrupted = corrupt(inputs, keys, differentiable)
         if not differentiable:
-            counts.append((int(noised.adversarial.sum()), int(noised.random.sum())))
-        return noised
+            counts.append((int(corrupted.adversarial.sum()), int(corrupted.random.sum())))
+        return corrupted
 
     trainer._corrupt = watch
 
@@ -133,15 +133,15 @@ def test_the_loss_over_all_residues_weighs_the_unmasked_ones(make_trainer):
         by_hand = {}
         read = trainer._read
 
-        def watch(model, noised, inputs, reversal=None, read=read, by_hand=by_hand):
-            logits = model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
+        def watch(model, corrupted, inputs, reversal=None, read=read, by_hand=by_hand):
+            logits = model(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
             labels = torch.where(inputs["residue_mask"], inputs["input_ids"], IGNORE_INDEX)
             losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-            masked = noised.masked
+            masked = corrupted.masked
             other = inputs["residue_mask"] & ~masked
             by_hand.update(sums=(losses[masked].sum().item(), losses[other].sum().item()))
             by_hand.update(counts=(int(masked.sum()), int(other.sum())))
-            return read(model, noised, inputs, reversal)
+            return read(model, corrupted, inputs, reversal)
 
         trainer._read = watch
         trainer.train()

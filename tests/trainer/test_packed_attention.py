@@ -55,9 +55,9 @@ class Seen(AdversarialMLMTrainer):
         )
 
     def _corrupt(self, inputs, *args, **kwargs):
-        noised = super()._corrupt(inputs, *args, **kwargs)
-        self.masks += [tuple(row[row > 0].tolist()) for row in noised.input_ids]
-        return noised
+        corrupted = super()._corrupt(inputs, *args, **kwargs)
+        self.masks += [tuple(row[row > 0].tolist()) for row in corrupted.input_ids]
+        return corrupted
 
 
 @pytest.mark.parametrize("run", RUNS)

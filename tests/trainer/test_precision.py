@@ -89,10 +89,10 @@ def test_no_matrix_product_is_in_sampler_or_loss_so_that_tf32_reaches_neither(
         return NoiserOutput(*leaves)
 
     with Products():
-        noised = noising.noise_batch(batch, keys, collator.vocabulary, collator.rules, given, one_hot=True)
-        weights = loss_weights(noised.masked, batch["residue_mask"], noised.choice.importance, 1.0)
-        loss = (token_losses(logits, noised.labels) * weights).sum()
-        (loss + (noised.one_hot * logits.detach()).sum()).backward()
+        corrupted = noising.corrupt_batch(batch, keys, collator.vocabulary, collator.rules, given, one_hot=True)
+        weights = loss_weights(corrupted.masked, batch["residue_mask"], corrupted.choice.importance, 1.0)
+        loss = (token_losses(logits, corrupted.labels) * weights).sum()
+        (loss + (corrupted.one_hot * logits.detach()).sum()).backward()
     assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
     assert products == []
     with Products():
@@ -238,9 +238,9 @@ def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, protein
     plain.train()
     trainer = make_trainer(folder="compiled", torch_compile=True, torch_compile_backend="aot_eager", **settings)
     widths, read = set(), trainer._read
-    trainer._read = lambda model, noised, *args, **kwargs: (
-        widths.add(noised.input_ids.shape[1]),
-        read(model, noised, *args, **kwargs),
+    trainer._read = lambda model, corrupted, *args, **kwargs: (
+        widths.add(corrupted.input_ids.shape[1]),
+        read(model, corrupted, *args, **kwargs),
     )[1]
     trainer.train()
     for expected, entry in zip(losses_of(plain), losses_of(trainer), strict=True):

@@ -63,9 +63,11 @@ def test_its_encoder_gradient_is_that_of_plain_masked_language_modelling(prepare
     reversal = gradients(trainer.model)
 
     keys = row_keys(trainer.args.seed, ENCODER_PHASE, trainer.state.global_step, batch["row"])
-    noised = trainer.data_collator.corrupt(batch, keys)
+    corrupted = trainer.data_collator.corrupt(batch, keys)
     trainer.model.zero_grad()
-    plain = trainer.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask, labels=noised.labels).loss
+    plain = trainer.model(
+        input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask, labels=corrupted.labels
+    ).loss
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-9)
     assert largest_difference(reversal, gradients(trainer.model)) < 1e-12

@@ -181,11 +181,11 @@ def test_the_logged_loss_is_the_mean_over_masked_residues(make_trainer, dataset,
 
     class Spy(DataCollatorForRandomMLM):
         def corrupt(self, batch, keys=None):
-            noised = super().corrupt(batch, keys)
-            logits = trainer.model(input_ids=noised.input_ids, attention_mask=noised.attention_mask).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), noised.labels.flatten(), reduction="sum")
-            sums.append((loss.item(), (noised.labels != IGNORE_INDEX).sum().item()))
-            return noised
+            corrupted = super().corrupt(batch, keys)
+            logits = trainer.model(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), corrupted.labels.flatten(), reduction="sum")
+            sums.append((loss.item(), (corrupted.labels != IGNORE_INDEX).sum().item()))
+            return corrupted
 
     trainer.data_collator = Spy(tokenizer, random_rate=0.2, max_length=64)
     trainer.train()
