@@ -6,23 +6,33 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast fuzz faults bench lint clean
+.PHONY: help install install-newest demo test test-fast coverage fuzz faults bench lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv with the pinned versions of constraints.txt (PYTHON=python3.12 to choose)
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo >&2 "'$(PYTHON)' is missing or older than Python 3.11: try 'make install PYTHON=python3.12'."; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || \
-		{ echo >&2 "'$(PYTHON)' lacks the venv module: install it (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(CREATE_VENV)
 	$(BIN)/python -m pip install -c constraints.txt torch
-	$(BIN)/python -m pip install -c constraints.txt -e '.[test]' ruff
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@touch $@
+
+install-newest: ## Create .venv with the newest versions that pyproject.toml allows (`make clean install` goes back)
+	$(CREATE_VENV)
+	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(BIN)/python -m pip list
+	@touch $(STAMP)
+
+define CREATE_VENV
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo >&2 "'$(PYTHON)' is missing or older than Python 3.11: try 'make install PYTHON=python3.12'."; exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' || \
+	{ echo >&2 "'$(PYTHON)' lacks the venv module: install it (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
+$(PYTHON) -m venv $(VENV)
+endef
 
 # accelerate warns about every value that is left to it, and sets one CPU thread unless told; --quiet keeps its own
 # traceback away from a demo that reports its failure. One process needs one GPU, so it sees one.
@@ -39,6 +49,9 @@ test: install ## Run all tests
 test-fast: install ## Run the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
+coverage: install ## Run all tests and show which lines they reach (also coverage.xml)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=xml
+
 fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_SEED repeats a run)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/corpus/test_fuzzing.py
 
@@ -49,9 +62,16 @@ faults: install ## Kill small real runs, fill their disk, and compare what goes 
 bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
 
-lint: install ## Check the code with ruff
+lint: install ## Check style and format with ruff
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+imports: install ## Check that each folder imports only from folders below it (docs/design.md)
+	$(BIN)/lint-imports
+
+types: install ## Check types with mypy
+	$(BIN)/mypy
 
 clean: ## Remove .venv, caches and build products (runs/ stays)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* coverage.xml .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
