@@ -26,9 +26,9 @@ from adversarial_mlm.models.loading import CheckpointError, load_encoder
 from adversarial_mlm.recipes.recipe import Recipe, RecipeError
 from adversarial_mlm.recipes.run import build_networks, pretrain
 from adversarial_mlm.saving.checkpoint_store import all_in
+from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training.checkpointing import latest_checkpoint
 from adversarial_mlm.training.evaluation import background_log_shares
-from adversarial_mlm.training.metrics_log import METRICS_FILE
 from adversarial_mlm.training.update_guard import NonFiniteError
 from adversarial_mlm.utils import signals
 

@@ -21,10 +21,9 @@ from adversarial_mlm.data import (
 )
 from adversarial_mlm.masking.corruption import MaskingRules
 from adversarial_mlm.recipes.recipe import DataArguments, RecipeError
+from adversarial_mlm.saving.run_files import DATA_FILE
 
 logger = logging.getLogger(__name__)
-
-DATA_FILE = "data.json"
 
 
 @dataclass

@@ -5,17 +5,23 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from adversarial_mlm.models.loading import NOISER_FOLDER, CheckpointError
-from adversarial_mlm.recipes.data import DATA_FILE
-from adversarial_mlm.recipes.recipe import RECIPE_FILE, Recipe, RecipeError
+from adversarial_mlm.models.loading import CheckpointError
+from adversarial_mlm.recipes.recipe import Recipe, RecipeError
 from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
-from adversarial_mlm.training.checkpointing import ARGUMENTS_FILE, is_latest, latest_checkpoint, named_checkpoint
-from adversarial_mlm.training.metrics_log import METRICS_FILE
-from adversarial_mlm.training.update_guard import RECORDS_FILE
+from adversarial_mlm.saving.run_files import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    DATA_FILE,
+    METRICS_FILE,
+    NOISER_FOLDER,
+    RECIPE_FILE,
+    RECORDS_FILE,
+)
+from adversarial_mlm.training.checkpointing import is_latest, latest_checkpoint, named_checkpoint
 from adversarial_mlm.utils import atomic_files, distributed
 
 _WRITTEN_BY_A_RUN = (
-    *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", "README.md"),
+    *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", CARD_FILE),
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", RECORDS_FILE),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
 )

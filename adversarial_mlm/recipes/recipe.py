@@ -23,9 +23,8 @@ from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.yaml_file import RecipeError, read_yaml, refuse
 from adversarial_mlm.saving.model_card import LICENSES
+from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
-
-RECIPE_FILE = "recipe.yaml"
 
 _TAKE_MAPPINGS = tuple(AdversarialMLMTrainingArguments._VALID_DICT_FIELDS)
 _REASONS = (

@@ -4,7 +4,7 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from adversarial_mlm.training.metrics_log import METRICS_FILE
+from adversarial_mlm.saving.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from adversarial_mlm.recipes.run import PushResult

@@ -6,8 +6,7 @@ import os
 from pathlib import Path, PurePosixPath
 
 from adversarial_mlm.models.loading import CheckpointError
-
-MANIFEST_FILE = "manifest.json"
+from adversarial_mlm.saving.run_files import MANIFEST_FILE
 
 _FORMAT = 1
 

@@ -19,10 +19,7 @@ from tqdm.auto import tqdm
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
-from adversarial_mlm.models.loading import NOISER_FOLDER
-from adversarial_mlm.saving.checkpoint_manifest import MANIFEST_FILE
-from adversarial_mlm.training.metrics_log import METRICS_FILE
-from adversarial_mlm.training.rewards import SLOW_ENCODER_FILE
+from adversarial_mlm.saving.run_files import MANIFEST_FILE, METRICS_FILE, NOISER_FOLDER, SLOW_ENCODER_FILE
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from adversarial_mlm.models import loading
-from adversarial_mlm.models.loading import NOISER_FOLDER, CheckpointError
+from adversarial_mlm.models.loading import CheckpointError
 from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store, model_card
+from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.signals import GracefulStop
 
 logger = logging.getLogger(__name__)
-
-ARGUMENTS_FILE = "training_args.json"
 
 
 class Checkpointing:

@@ -15,7 +15,6 @@ from adversarial_mlm.utils import atomic_files
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 
 _CONSOLE_KEYS = (
     "loss", "learning_rate", "adversarial_loss", "random_loss", "gap", "enrichment_max", "residues_per_second", "epoch"

@@ -26,10 +26,9 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.models.loading import CheckpointError
+from adversarial_mlm.saving.run_files import SLOW_ENCODER_FILE
 
 REWARDS = ("loss", "surprise", "reducible", "credit", "predictor")
-
-SLOW_ENCODER_FILE = "slow_encoder.safetensors"
 
 
 class NoiserReward:

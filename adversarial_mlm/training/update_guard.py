@@ -15,7 +15,8 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
-RECORDS_FILE = "nonfinite_records.json"
+from adversarial_mlm.saving.run_files import RECORDS_FILE
+
 RECORDS = "records"  # of a batch: the number and the id of every row's record, a list that stays on the host
 
 ENCODER, NOISER = 0, 1

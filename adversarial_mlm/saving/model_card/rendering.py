@@ -10,8 +10,9 @@ from huggingface_hub import ModelCard, ModelCardData
 from adversarial_mlm import __version__
 from adversarial_mlm.saving.model_card import data, origin, training
 from adversarial_mlm.saving.model_card.limits import limits
-from adversarial_mlm.saving.model_card.results import CARD_FILE, Figures
+from adversarial_mlm.saving.model_card.results import Figures
 from adversarial_mlm.saving.model_card.text import count, percent
+from adversarial_mlm.saving.run_files import CARD_FILE
 
 if TYPE_CHECKING:
     from adversarial_mlm.training.trainer import AdversarialMLMTrainer

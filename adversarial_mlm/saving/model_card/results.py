@@ -10,8 +10,7 @@ from huggingface_hub import EvalResult, ModelCard
 
 from adversarial_mlm.reports.summary import most_masked
 from adversarial_mlm.saving.model_card.text import table
-
-CARD_FILE = "README.md"
+from adversarial_mlm.saving.run_files import CARD_FILE
 
 _METRICS = {
     "loss": ("cross_entropy", "Cross-entropy (nats)"),

@@ -1,0 +1,31 @@
+"""The names of the files that a pre-training run writes into its output folder."""
+
+from adversarial_mlm.models.loading import NOISER_FOLDER
+
+# written by every save, into the output folder and into checkpoints
+CARD_FILE = "README.md"
+ARGUMENTS_FILE = "training_args.json"
+
+# written by a checkpoint only
+SLOW_ENCODER_FILE = "slow_encoder.safetensors"  # with `noiser_reward: reducible`
+MANIFEST_FILE = "manifest.json"
+
+# written by the run itself
+METRICS_FILE = "metrics.jsonl"
+RECORDS_FILE = "nonfinite_records.json"  # only if updates were left out because they were not finite
+
+# written by a recipe
+RECIPE_FILE = "recipe.yaml"
+DATA_FILE = "data.json"
+
+__all__ = [
+    "ARGUMENTS_FILE",
+    "CARD_FILE",
+    "DATA_FILE",
+    "MANIFEST_FILE",
+    "METRICS_FILE",
+    "NOISER_FOLDER",
+    "RECIPE_FILE",
+    "RECORDS_FILE",
+    "SLOW_ENCODER_FILE",
+]
