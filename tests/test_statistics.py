@@ -1,8 +1,10 @@
 import math
+import sys
 
 import pytest
 
-from adversarial_mlm.utils.statistics import holm, median_interval, paired_difference, t_probability, t_quantile
+from adversarial_mlm.utils.extras import MissingPackageError
+from adversarial_mlm.utils.statistics import holm, median_interval, paired_difference, t_p_value, t_quantile
 
 
 def test_the_interval_of_a_median_is_of_order_statistics():
@@ -18,11 +20,26 @@ def test_quantiles_of_t_are_those_of_the_tables(freedom, quantile):
     assert t_quantile(0.95, freedom) == pytest.approx(quantile, abs=1e-6)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 25])
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0, 4.0])
-def test_probabilities_of_t_are_those_of_scipy(t, freedom):
-    stats = pytest.importorskip("scipy.stats")
-    assert t_probability(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-12)
+@pytest.mark.parametrize(
+    "t, freedom, p_value",
+    [(0.0, 3, 1.0), (1.0, 1, 0.5), (-1.0, 1, 0.5), (4.302653, 2, 0.05), (1.0, 4, 0.373901), (2.042272, 30, 0.05)],
+)
+def test_p_values_of_t_are_those_of_the_tables(t, freedom, p_value):
+    assert t_p_value(t, freedom) == pytest.approx(p_value, abs=1e-6)
+
+
+def test_a_small_p_value_keeps_its_digits():
+    # 2 · P(T > t) = 1 − t / √(2 + t²) with 2 degrees of freedom, which is near 1 / t² for a large t
+    assert t_p_value(1e9, 2) == pytest.approx(1e-18, rel=1e-6)
+
+
+def test_without_scipy_one_sentence_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    monkeypatch.delitem(sys.modules, "scipy.stats", raising=False)
+    message = r"^Student's t distribution needs .* scipy, .*: pip install 'adversarial-mlm\[compare\]'$"
+    with pytest.raises(MissingPackageError, match=message):
+        paired_difference([1.0, 2.0, 4.0], [0.0, 2.0, 2.0])
+    assert paired_difference([2.0], [1.5]).mean == 0.5  # a single pair needs no distribution
 
 
 def test_a_paired_difference_has_the_interval_of_students_t():

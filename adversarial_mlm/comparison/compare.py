@@ -30,6 +30,7 @@ from adversarial_mlm.comparison.study import build_study, check_results, merge_p
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
 from adversarial_mlm.recipes.recipe import Recipe, RecipeError
 from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.extras import MissingPackageError, require
 from adversarial_mlm.utils.hardware import machine
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
         RecipeError: If something cannot be done as asked.
         CorpusError: If data cannot be read.
     """
+    _check_packages()
     recipe = read_comparison(args.recipe, args.output_dir, args.data_dir)
     recipes = check_arms(recipe, words)
     if recipe.plot:
@@ -90,6 +92,15 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
     elif args.plot is not None:
         raise RecipeError("--plot is given, but the recipe says plot: false")
     return recipe, recipes, load_comparison_data(next(iter(recipes.values())).data, recipe.held_out)
+
+
+def _check_packages() -> None:
+    """Make sure before hours of work that steps can be measured and differences told."""
+    try:
+        for package in ("greenlet", "scipy"):
+            require(package, "compare", "a comparison")
+    except MissingPackageError as error:
+        raise RecipeError(str(error)) from error
 
 
 def dry_run(args: argparse.Namespace, words: list[str]) -> str:

@@ -1,23 +1,24 @@
 """Whole trainers that take turns, a step each, so that whatever else the machine does falls on all of them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from greenlet import greenlet
 from transformers import Trainer, TrainerCallback
 
 from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.extras import require
 
 
 class _Turns(TrainerCallback):
     """Hands over to whoever let the trainer go on, before the first step and after each; notes how long each took."""
 
-    def __init__(self):
+    def __init__(self, to_the_others: Callable[[], object]):
+        self.to_the_others = to_the_others
         self.seconds: list[float] = []
 
     def _hand_over(self) -> None:
-        greenlet.getcurrent().parent.switch()
+        self.to_the_others()
         self.start = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -42,9 +43,11 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
 
     Raises:
         RuntimeError: If a trainer failed.
+        MissingPackageError: If greenlet is not installed.
         Interrupted: If SIGTERM or SIGINT came, after the step of the trainer that heard it.
     """
-    turns = [_Turns() for _ in trainers]
+    greenlet = require("greenlet", "compare", "measuring what an update costs").greenlet
+    turns = [_Turns(greenlet.getcurrent().switch) for _ in trainers]
     for trainer, turn in zip(trainers, turns, strict=True):
         trainer.add_callback(turn)
     runs = [greenlet(trainer.train) for trainer in trainers]

@@ -1,4 +1,4 @@
-"""What the metrics compute, with numpy alone, and how sure it is.
+"""What the metrics compute, and how sure it is; numpy alone, but for Student's t, which is scipy's.
 
 The functions take the weight of every row, so that a bootstrap need not build its resamples: a row that was drawn
 three times has the weight 3. `weights` has the shape `(rows,)`, or `(samples, rows)` for many resamples at once, and
@@ -8,8 +8,11 @@ the result is one number or one per sample. A figure that is not defined is nan,
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from adversarial_mlm.utils.extras import require
 
 BRIGHT_CUTOFF = 2.0
 """A protein is bright if its log fluorescence is above this value, else dark, as in TAPE's published analysis."""
@@ -157,6 +160,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
 
     Raises:
         ValueError: If they are not as many, or none.
+        MissingPackageError: If scipy is not installed, and the differences have a spread.
     """
     if len(first) != len(second) or not len(first):
         raise ValueError(f"pairs need as many of both, and at least one, got {len(first)} and {len(second)}")
@@ -167,35 +171,21 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
     if error <= _ROUNDING * largest:
         return MeanDifference(mean, math.nan, math.nan, math.nan, pairs)
     reach = t_quantile(level, pairs - 1) * error
-    p_value = 1 - t_probability(abs(mean) / error, pairs - 1)
-    return MeanDifference(mean, mean - reach, mean + reach, p_value, pairs)
+    return MeanDifference(mean, mean - reach, mean + reach, t_p_value(mean / error, pairs - 1), pairs)
 
 
-def t_probability(t: float, freedom: int) -> float:
-    """The chance that |T| is less than `t` for Student's T with a whole number of degrees of freedom.
-
-    The sum of trigonometric terms of Abramowitz and Stegun, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = term if freedom > 1 else 0.0
-    for k in range(3 if odd else 2, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+def t_p_value(t: float, freedom: int) -> float:
+    """The two-sided p-value of `t` by Student's distribution: the chance that |T| is at least |t|."""
+    return float(2 * _student_t().sf(abs(t), freedom))
 
 
 def t_quantile(level: float, freedom: int) -> float:
-    """How far from 0, on both sides, `level` of Student's distribution lies."""
-    low, high = 0.0, 1.0
-    while t_probability(high, freedom) < level:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, freedom) < level else (low, middle)
-    return (low + high) / 2
+    """The value between whose negative and itself lies the share `level` of Student's distribution."""
+    return float(_student_t().ppf((1 + level) / 2, freedom))
+
+
+def _student_t() -> Any:
+    return require("scipy.stats", "compare", "Student's t distribution").t
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -428,6 +428,14 @@ def test_a_plot_has_a_panel_for_every_held_out_set(compare, tmp_path):
     assert tmp_path / "docs" / "study.png" in outcome.files
 
 
+@pytest.mark.parametrize("package", ["greenlet", "scipy"])
+def test_a_package_of_the_extra_that_is_missing_is_said_before_any_work(package, compare, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    with pytest.raises(RecipeError, match=rf"the package {package}, .*: pip install 'adversarial-mlm\[compare\]'"):
+        compare({})
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_plot_that_cannot_be_drawn_is_said_before_any_work(compare, monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(RecipeError, match="the plot needs matplotlib, which is missing: pip install"):
