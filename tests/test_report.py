@@ -16,9 +16,10 @@ LOG = [{"residues_per_second": 100.0, "seconds_noiser": 1.0, "seconds_encoder": 
 def test_the_block_tells_what_a_user_wants_to_know():
     text = summary(figures(2.7), LOG, "runs/x", gate="members")
     assert "cross-entropy 2.700  perplexity 15.00  accuracy 12.5 %  (background predictor 2.890)" in text
-    assert "masked by it 2.800, at random beside 2.600; it masks most F 2.1×, W 1.9×, A 0.8×" in text
+    assert "masked by it 2.800, masked at random 2.600\n" in text
+    assert "  it masks most F 2.1×, W 1.9×, A 0.8×\n" in text
     with_places = summary({**figures(2.7), "eval_members_mask_gap": 0.05}, LOG, "runs/x")
-    assert "at random beside 2.600 (+0.050 at [MASK] alone); it masks" in with_places
+    assert "masked at random 2.600 (+0.050 at [MASK] alone)\n" in with_places
     assert "100 residues/s" in text and "25 % of the time in the noiser's updates" in text
     assert "runs/x/README.md" in text and "runs/x/metrics.jsonl" in text
     assert "PASSED      members: cross-entropy 2.700 is below the background predictor's 2.890" in text

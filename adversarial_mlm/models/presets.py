@@ -58,7 +58,7 @@ GAMES["paper-literal"] = {
     "unmasked_weight": 1.0,
 }
 
-# The game that does the encoder no harm (docs/algorithm.md, "What was measured"), at the cost of little more than the
+# The game that does the encoder no harm (docs/results.md), at the cost of little more than the
 # noiser's own passes.
 GAMES["blind"] = {
     "masking": "adversarial",

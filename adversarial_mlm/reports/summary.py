@@ -121,8 +121,8 @@ def _adversarial_line(name: str, figures: dict[str, float]) -> str:
     places = figures.get(f"eval_{name}_mask_gap")
     of_places = "" if places is None else f" ({places:+.3f} at [MASK] alone)"
     return (
-        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, at random beside {random:.3f}{of_places}; "
-        f"it masks most {masked}"
+        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, masked at random {random:.3f}{of_places}\n"
+        f"  {'':<10}  it masks most {masked}"
     )
 
 
