@@ -148,7 +148,7 @@ def masks_of(recipe: Recipe) -> Masks:
     if masking.learned_options:
         return Masks(rate, None, "its noiser chooses how to mask")
     if len(set(share)) > 1:
-        return Masks(rate, None, "its adversarial_share changes, and with it the way of masking")
+        return Masks(rate, None, "its adversarial_share changes, and with it the corruption mix")
     adversarial = share[0] * masking.adversarial_rate
     kinds = (
         (adversarial * own + (rate - adversarial) * at_random) / rate
@@ -164,10 +164,10 @@ def difference_of_masks(first: Masks, second: Masks) -> str:
             return masks.why_not
     differences = []
     if abs(first.rate - second.rate) > _TOLERANCE:
-        differences.append("in mask rate")
+        differences.append("mask rate")
     if max(abs(a - b) for a, b in zip(first.mix, second.mix, strict=True)) > _TOLERANCE:
-        differences.append("in the way of masking")
-    return " and ".join(differences)
+        differences.append("corruption mix")
+    return f"in {' and '.join(differences)}" if differences else ""
 
 
 def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict[str, Recipe]:

@@ -1,4 +1,4 @@
-"""The cells of a report: figures, differences and their names in words."""
+"""Cells of the report: metrics, differences and their names in words."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _SIGNIFICANT = 0.05
 
 
 def over_seeds(entry: Entry, metric: str, digits: int | None = None) -> str:
-    """Mean ± standard deviation of an arm's figure, such as `0.420 ± 0.028`; `–` where it has none."""
+    """Format mean ± standard deviation of an arm's metric, such as `0.420 ± 0.028`; `–` if it has none."""
     numbers = list(values(entry, metric).values())
     if not numbers:
         return NONE
@@ -32,7 +32,7 @@ def over_seeds(entry: Entry, metric: str, digits: int | None = None) -> str:
 
 
 def difference_cell(row: dict[str, Any] | None) -> str:
-    """A row of [`differences`] such as `+0.055 (-0.009 to +0.119; p 0.06)`, with * where p is below 0.05."""
+    """Format a row of [`differences`], such as `+0.055 (-0.009 to +0.119; p 0.06)`, with * if p is below 0.05."""
     if row is None:
         return NONE
     factor, digits, unit = scale(row["metric"])
@@ -41,31 +41,31 @@ def difference_cell(row: dict[str, Any] | None) -> str:
         text += (
             f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; p {row['adjusted_p']:.2f})"
         )
-        text += "*" if is_told_apart(row) else ""
+        text += "*" if is_significant(row) else ""
     if row["without_partner"]:
         text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
     return text
 
 
 def verdict(row: dict[str, Any]) -> str:
-    """Such as `worse (+0.010, +0.004 to +0.016)`."""
+    """Format a row of [`differences`] as a verdict, such as `worse (+0.010, +0.004 to +0.016)`."""
     factor, digits, unit = scale(row["metric"])
     numbers = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
     words = [f"{number * factor:+z.{digits}f}" for number in numbers]
     amount = f"{words[0]}{unit and ' points'}" + (f", {words[1]} to {words[2]}" if len(words) == 3 else "")
-    if not is_told_apart(row):
-        return f"not told apart ({amount})"
+    if not is_significant(row):
+        return f"unclear ({amount})"
     more_is_better = is_task(row["metric"])
     return f"{'better' if (row['mean'] > 0) == more_is_better else 'worse'} ({amount})"
 
 
-def is_told_apart(row: dict[str, Any]) -> bool:
-    """Whether p is below 0.05, corrected for the number of arms."""
+def is_significant(row: dict[str, Any]) -> bool:
+    """Whether p is below 0.05 after correction for the number of arms."""
     return row["adjusted_p"] is not None and row["adjusted_p"] < _SIGNIFICANT
 
 
 def metric_words(metric: str) -> str:
-    """Such as `Stability, test, fine-tuned`."""
+    """Name a metric in words, such as `Stability, test, fine-tuned`."""
     if is_task(metric):
         method, task, split = metric.split("/")
         return f"{TASK_NAMES.get(task, task)}, {split}" + (", fine-tuned" if method == "finetune" else "")
@@ -75,18 +75,18 @@ def metric_words(metric: str) -> str:
 
 
 def scale(metric: str) -> tuple[float, int, str]:
-    """How a figure is written: factor, digits and unit."""
+    """Return how a metric is written: factor, digits and unit."""
     task = metric.split("/")[1] if is_task(metric) else ""
     return (100.0, 1, " %") if task in ("secondary_structure", "remote_homology") else (1.0, 3, "")
 
 
 def flat(value: Any) -> str:
-    """An option's value in one line."""
+    """Write an option's value on one line."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
+    """Return a Markdown table."""
     return "\n".join(_lines([header, ["---"] * len(header), *rows]))
 
 

@@ -1,4 +1,4 @@
-"""A study as Markdown and CSV, made from its plain data alone."""
+"""The report of a comparison as Markdown and CSV, made from the content of `study.json`."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from adversarial_mlm.comparison.report_cells import (
     TASK_NAMES,
     difference_cell,
     flat,
-    is_told_apart,
+    is_significant,
     metric_words,
     over_seeds,
     scale,
@@ -32,27 +32,35 @@ from adversarial_mlm.downstream.results import PAPER
 
 _LESS, _MORE = "below 0 is better", "above 0 is better"
 _EQUAL = {
-    "updates": "equal updates of the encoder",
-    "flops": "equal FLOPs, the noiser's included",
+    "updates": "equal encoder updates",
+    "flops": "equal FLOPs, including the noiser's",
     "seconds": "equal wall-clock time",
 }
+_SETS = {
+    "families": "held-out families, of which no protein was used for training",
+    "members": "held-out members of families that were used for training",
+    "sample": "held-out random proteins",
+}
+_LAST_TITLE = "How do I read this report?"
 
 
 def markdown(study: Study) -> str:
-    """The whole report.
+    """Return the whole report.
 
     Args:
-        study (`Mapping`): What `study.json` holds.
+        study (`Mapping`): The content of `study.json`.
     """
     sections = [
         _head(study),
-        _in_short(study),
-        _arms(study),
+        _conclusions(study),
+        _setup(study),
         *(_losses(study, budget, entries) for budget, entries in by_budget(study)),
-        _differences(study, "Differences, selection part", _loss_metrics(study, ""), _LESS),
-        _differences(study, "Differences, confirmation part", _loss_metrics(study, "confirmation_"), _LESS),
+        _differences(study, "How do the arms differ on the selection part?", _loss_metrics(study, ""), _LESS),
+        _differences(
+            study, "How do the arms differ on the confirmation part?", _loss_metrics(study, "confirmation_"), _LESS
+        ),
         *(_paper(study, name, entries) for name, entries in by_budget(study) if name in study["task_budgets"]),
-        _differences(study, "Differences on downstream tasks", headline_metrics(study), _MORE),
+        _differences(study, "How do the arms differ on downstream tasks?", headline_metrics(study), _MORE),
         _gains(study),
         _spreads(study),
         _masks(study),
@@ -62,7 +70,7 @@ def markdown(study: Study) -> str:
 
 
 def runs_csv(study: Study) -> str:
-    """Every run under every budget, a line each, with all of its figures."""
+    """Return a table with one line per arm, budget and seed, and all metrics."""
     entries = [*study["arms"], {"name": "untrained", "budget": "", "seeds": study["untrained"]}]
     names = list(dict.fromkeys(name for entry in entries for seed in entry["seeds"] for name in seed["metrics"]))
     file = io.StringIO()
@@ -77,12 +85,12 @@ def runs_csv(study: Study) -> str:
 
 
 def held_out_sets(study: Study) -> list[str]:
-    """The names of the held-out sets."""
+    """Name the held-out sets."""
     return [name for name in study["proteins"] if name != "train"]
 
 
 def untrained_words(study: Study) -> str:
-    """What the weights are called that all arms of a seed begin with."""
+    """Name the weights that all arms of a seed start from."""
     return "as it came" if study["common"].get("model_name_or_path") else "no pre-training"
 
 
@@ -90,16 +98,29 @@ def untrained_words(study: Study) -> str:
 
 
 def _head(study: Study) -> str:
+    arms = dict.fromkeys(entry["name"] for entry in study["arms"])
+    return (
+        "# Comparison of masking methods\n\n"
+        f"This report compares {len(arms)} arms (ways of masking residues) in pre-training on "
+        f"{study['corpus'].rstrip('.')}. `examples/compare_masking.py` wrote it. "
+        f"The last section, *{_LAST_TITLE}*, explains the terms."
+    )
+
+
+def _setup(study: Study) -> str:
+    """Proteins, options, machine and arms."""
     proteins = study["proteins"]
-    parts = "; ".join(
-        f"{name} {_size(sizes, 'selection')} for selection and {_size(sizes, 'confirmation')} for confirmation"
+    rows = [
+        [name, _size(sizes, "selection"), _size(sizes, "confirmation")]
         for name, sizes in proteins.items()
         if name != "train"
-    )
+    ]
+    division = "whole families" if study["divided_by_family"] else "sequences"
     lines = [
-        "# A comparison of ways of masking",
-        f"{study['corpus'].rstrip('.')}. {proteins['train']['proteins']:,} proteins to train on; held out: {parts}, "
-        + ("divided by whole families." if study["divided_by_family"] else "divided by sequences."),
+        "## What was compared?",
+        f"{proteins['train']['proteins']:,} proteins were used for training. The held-out proteins were divided by "
+        f"{division} into two parts:",
+        table(["held-out set", "selection part", "confirmation part"], rows),
     ]
     if study["warm_up"]:
         lines.append(
@@ -112,8 +133,8 @@ def _head(study: Study) -> str:
     )
     if study["machine"]:
         facts = ", ".join(f"{name} {value}" for name, value in study["machine"].items())
-        lines.append(f"Costs of updates were measured on: {facts}.")
-    return "\n\n".join(lines)
+        lines.append(f"Machine on which the cost of an update was measured: {facts}.")
+    return "\n\n".join([*lines, _arms(study)])
 
 
 def _size(sizes: dict[str, int], part: str) -> str:
@@ -129,16 +150,19 @@ def _arms(study: Study) -> str:
         seen.add(entry["name"])
         against = entry["against"] or NONE
         if entry["unmatched"]:
-            against += f" †: {entry['difference']}"
+            against += f" † ({entry['difference']})"
         options = ", ".join(f"`{name}: {flat(value)}`" for name, value in entry["options"].items())
         rows.append([_name(entry), entry["masks"]["words"], against, options])
-    header = ["arm", "masked, and [MASK]/keep/replace", "compared with", "its options"]
+    header = ["arm", "mask rate, [MASK]/keep/replace", "compared with", "options of the arm"]
     note = ""
     if any("†" in row[2] for row in rows):
-        note = "\n\n† not matched in mask rate or way of masking: what differs is not the game's alone."
+        note = (
+            "\n\n† not matched in mask rate or corruption mix: the choice of positions is not the only difference "
+            "between the two arms."
+        )
     if any(entry["removed"] for entry in study["arms"]):
-        note += "\n\nArms that were taken out of the recipe after they ran are reported as the others are."
-    return f"## Arms\n\n{table(header, rows)}{note}"
+        note += "\n\nArms that were removed from the recipe after they ran are still reported."
+    return f"{table(header, rows)}{note}"
 
 
 def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
@@ -148,7 +172,7 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     blocks = [f"## {_budget_title(study, budget)}"]
     for prefix, words in (("", "selection part"), ("confirmation_", "confirmation part")):
         if prefix and not any(values(entry, f"{prefix}{sets[0]}_loss") for entry in entries):
-            continue  # it was not read
+            continue  # the confirmation part was not evaluated
         metrics = _loss_metrics(study, prefix)
         heads = [text for name in sets for text in (name, f"{name}, refitted")]
         header = ["arm", "updates", "TFLOP", "min", *heads, "alarm", "left out"]
@@ -157,9 +181,9 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
             figures = (over_seeds({"seeds": study["untrained"]}, name) for name in metrics)
             rows.append([untrained_words(study), "0", "0", "0", *figures, NONE, NONE])
         background = {name: _background(entries, f"{prefix}{name}_background_loss") for name in sets}
-        told = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
+        levels = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
         blocks.append(
-            f"Cross-entropy on random masks, {words} (background predictor: {told})\n\n{table(header, rows)}"
+            f"Cross-entropy on random masks, {words} (background predictor: {levels}):\n\n{table(header, rows)}"
         )
     return "\n\n".join(blocks)
 
@@ -187,36 +211,53 @@ def _background(entries: Sequence[Entry], metric: str) -> float:
     return next((value for entry in entries for value in values(entry, metric).values()), math.nan)
 
 
-def _in_short(study: Study) -> str:
-    """What can be told from the study: a line for each pair, of the confirmation part where it was read."""
+def _conclusions(study: Study) -> str:
+    """A row per pair of arms; losses on the confirmation part if it was read, else on the selection part."""
     tasks = headline_metrics(study)
     losses = [(f"confirmation_{name}_loss", f"{name}_loss") for name in held_out_sets(study)]
-    lines = []
-    for budget, entry, _, cells in _pairs(study, [*(name for pair in losses for name in pair), *tasks]):
-        names = [confirmed if confirmed in cells else selected for confirmed, selected in losses]
-        told = "; ".join(f"{_in_words(name)} {verdict(cells[name])}" for name in (*names, *tasks) if name in cells)
-        mark = f" † ({entry['difference']})" if entry["unmatched"] else ""
-        lines.append(f"- **{entry['name']}** beside {entry['against']}{mark}, budget {budget}: {told}.")
-    if not lines:
+    columns = [*(metric for pair in losses for metric in pair), *tasks]
+    found = []
+    for budget, entry, _, cells in _pairs(study, columns):
+        shown = {confirmed if confirmed in cells else selected for confirmed, selected in losses} | set(tasks)
+        found.append((budget, _pair_name(entry), {metric: cells[metric] for metric in shown if metric in cells}))
+    if not found:
         return ""
-    lines += _gains_in_short(study)
-    note = "*Better* and *worse* are differences with p below 0.05, corrected for the number of arms; all others are"
-    return f"## In short\n\n{note} not told apart by these seeds.\n\n" + "\n".join(lines)
+    columns = [metric for metric in columns if any(metric in cells for _, _, cells in found)]
+    rows = [
+        [budget, name, *(verdict(cells[metric]) if metric in cells else NONE for metric in columns)]
+        for budget, name, cells in found
+    ]
+    note = (
+        "*Better* and *worse*: p is below 0.05 after correction for the number of arms. *Unclear*: these seeds do not "
+        "show a difference. In brackets: mean difference, and its 95 % interval."
+    )
+    if any("†" in name for _, name, _ in found):
+        note += " †: the two arms also differ in mask rate or corruption mix."
+    lines = [
+        "## Which arms are better?",
+        note,
+        table(["budget", "difference", *map(_with_part, columns)], rows),
+        *_gains_in_short(study),
+    ]
+    return "\n\n".join(lines)
 
 
 def _gains_in_short(study: Study) -> list[str]:
-    """One line: which arms are told apart from the weights that they began with, on which tasks."""
+    """One paragraph: which arms differ from the weights that they started from, on which tasks."""
     rows = [row for row in study["gains"] if row["metric"] in headline_metrics(study)]
     if not rows:
         return []
-    words = [f"{row['arm']} ({row['budget']}), {metric_words(row['metric'])} {verdict(row)}" for row in rows]
-    told = [said for row, said in zip(rows, words, strict=True) if is_told_apart(row)]
-    others = f"{len(rows) - len(told)} of {len(rows)} not told apart"
-    return [f"- Downstream, beside *{untrained_words(study)}*: {'; '.join([*told, others])}."]
+    clear = [
+        f"{row['arm']} (budget {row['budget']}) is {verdict(row)} on {metric_words(row['metric'])}. "
+        for row in rows
+        if is_significant(row)
+    ]
+    unclear = f"{len(rows) - len(clear)} of {len(rows)} differences are unclear."
+    return [f"Downstream tasks, compared with *{untrained_words(study)}*: {''.join(clear)}{unclear}"]
 
 
-def _in_words(metric: str) -> str:
-    """The same for a line of text, where no title tells the part."""
+def _with_part(metric: str) -> str:
+    """Name a metric together with its part of the held-out proteins."""
     selected = not is_task(metric) and not metric.startswith("confirmation_")
     return metric_words(metric) + (", selection" if selected else "")
 
@@ -232,20 +273,19 @@ def _pairs(study: Study, metrics: Sequence[str]) -> Iterator[tuple[str, Entry, E
 
 
 def _differences(study: Study, title: str, metrics: Sequence[str], better: str) -> str:
-    """Every arm minus its partner: a row for each pair and budget, a column for each figure."""
+    """Each arm minus its partner: a row for each pair and budget, a column for each metric."""
     rows = []
     for budget, entry, _, cells in _pairs(study, metrics):
-        name = f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
-        rows.append([budget, name, *(difference_cell(cells.get(metric)) for metric in metrics)])
+        rows.append([budget, _pair_name(entry), *(difference_cell(cells.get(metric)) for metric in metrics)])
     if not rows:
         return ""
-    note = f"Of runs with the same seed; {better}. In brackets 95 % interval and p, see below."
+    note = f"Differences of runs with the same seed; {better}. In brackets: 95 % interval and p."
     header = ["budget", "difference", *(metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
     return f"## {title}\n\n{note}\n\n{table(header, rows)}"
 
 
 def _gains(study: Study) -> str:
-    """Every arm minus the weights that it began with, on downstream tasks."""
+    """Each arm minus the weights that it started from, on downstream tasks."""
     metrics, rows = headline_metrics(study), []
     for budget, entries in by_budget(study):
         for entry in entries:
@@ -255,9 +295,9 @@ def _gains(study: Study) -> str:
                 rows.append([budget, _name(entry), *(difference_cell(cells.get(metric)) for metric in metrics)])
     if not rows:
         return ""
-    note = f"Every arm minus *{untrained_words(study)}*, with the same seed; {_MORE}. In brackets as above."
+    note = f"Each arm minus *{untrained_words(study)}*, with the same seed; {_MORE}. In brackets: 95 % interval and p."
     header = ["budget", "arm", *map(metric_words, metrics)]
-    return f"## What pre-training gave to downstream tasks\n\n{note}\n\n{table(header, rows)}"
+    return f"## What did pre-training add on downstream tasks?\n\n{note}\n\n{table(header, rows)}"
 
 
 def _rows_of(study: Study, budget: str, arm: str) -> list[dict[str, Any]]:
@@ -269,7 +309,7 @@ def _loss_metrics(study: Study, prefix: str) -> list[str]:
 
 
 def headline_metrics(study: Study) -> list[str]:
-    """The figures of the tests in the paper's Table 2."""
+    """Name the metrics of the test sets in the paper's Table 2."""
     of_tasks = [
         f"{method}/{task}/{of_task['facts']['headline']}"
         for task, of_task in study["tasks"].items()
@@ -279,7 +319,7 @@ def headline_metrics(study: Study) -> list[str]:
 
 
 def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
-    """The paper's Table 2, with our columns beside the paper's."""
+    """The paper's Table 2 with our columns added."""
     rows, marks = [], set()
     for task, of_task in study["tasks"].items():
         for split in _splits(of_task):
@@ -301,12 +341,14 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     header = ["task", "paper: random", "paper: adversarial", *(_name(entry) for entry in entries)]
     header += [untrained_words(study), "best without an encoder"]
     note = (
-        "The paper's columns: McDermott et al. 2021, encoders of 38M parameters, fine-tuned. Ours: frozen probes "
-        "unless a row says fine-tuned, of the encoders above; mean ± standard deviation over pre-training seeds."
+        "Paper: McDermott et al. 2021, Table 2, fine-tuned encoders of 38M parameters. Our columns: the encoders "
+        "above, with frozen probes unless the row says fine-tuned; mean ± standard deviation over pre-training seeds."
     )
     if marks:
-        note += " (a): the paper's figure is of other data than ours."
-    return f"## The paper's Table 2, budget {budget}\n\n{note}\n\n{table(header, rows)}"
+        note += " (a): the paper used other data than we did."
+    return (
+        f"## How do the results compare with the paper's Table 2 (budget {budget})?\n\n{note}\n\n{table(header, rows)}"
+    )
 
 
 def _splits(of_task: dict[str, Any]) -> list[str]:
@@ -317,11 +359,11 @@ def _splits(of_task: dict[str, Any]) -> list[str]:
 
 
 def best_baseline(of_task: dict[str, Any], split: str) -> tuple[str, float] | None:
-    """The best that can be had of a test without an encoder: its name and value; `None` where nothing is defined.
+    """Find the best baseline without an encoder: its name and value; `None` if no baseline is defined.
 
     Args:
-        of_task (`dict`): A task of a study's `tasks`.
-        split (`str`): The test.
+        of_task (`dict`): One entry of the study's `tasks`.
+        split (`str`): The test set.
     """
     found = {
         name: splits[split]["value"]
@@ -340,7 +382,7 @@ def _baseline_cell(of_task: dict[str, Any], metric: str, split: str) -> str:
 
 
 def _spreads(study: Study) -> str:
-    """Where chance comes from: pre-training seeds, and fine-tuning seeds within an encoder."""
+    """Standard deviations over pre-training seeds, and over fine-tuning seeds of one encoder."""
     rows = []
     for metric in metric_names(study):
         factor, digits, unit = scale(metric)
@@ -359,10 +401,10 @@ def _spreads(study: Study) -> str:
         return ""
     header = ["figure", "pre-training seeds", "fine-tuning seeds"]
     note = (
-        "Standard deviations, pooled over arms and budgets: between encoders of different pre-training seeds (each "
-        "the mean of its fine-tuning runs), and between fine-tuning runs of one encoder."
+        "Standard deviations, pooled over arms and budgets. Pre-training seeds: between encoders, each the mean of "
+        "its fine-tuning runs. Fine-tuning seeds: between the fine-tuning runs of one encoder."
     )
-    return f"## Spread\n\n{note}\n\n{table(header, rows)}"
+    return f"## How large is the spread over seeds?\n\n{note}\n\n{table(header, rows)}"
 
 
 def _masks(study: Study) -> str:
@@ -370,7 +412,7 @@ def _masks(study: Study) -> str:
         "share_mask": "[MASK]",
         "share_keep": "kept",
         "share_replace": "replaced",
-        "entropy": "entropy of places",
+        "entropy": "entropy of positions",
         "enrichment_max": "largest enrichment",
         "mask_gap": "gap at [MASK]",
         "noiser_cosine": "cosine of half batches",
@@ -382,8 +424,9 @@ def _masks(study: Study) -> str:
     ]
     if not rows:
         return ""
-    note = "What the noisers did at the end of training, means of the last entries of the logs."
-    return f"## The noisers' masks\n\n{note}\n\n{table(['arm', 'budget', *columns.values()], rows)}"
+    note = "Means over the last log entries of each run; ± is the standard deviation over seeds."
+    header = ["arm", "budget", *columns.values()]
+    return f"## What did the noisers do at the end of training?\n\n{note}\n\n{table(header, rows)}"
 
 
 def _was_confirmed(study: Study) -> bool:
@@ -392,38 +435,53 @@ def _was_confirmed(study: Study) -> bool:
 
 def _how_to_read(study: Study) -> str:
     rate = 100 * float(study["common"].get("eval_mask_rate", 0.15))
-    return "\n".join(
-        [
-            "## How to read this\n",
-            f"- Cross-entropy is that of {rate:g} % random [MASK]s, in nats, the same ones for every run. "
-            "*Refitted*: with output biases fitted anew, as a shifted prior is not a worse encoder: for the selection "
-            "part on the other half of it, for the confirmation part on the selection part. There the families may be "
-            "others and the figure then worse; compare it between arms alone.",
-            "- The selection part was there for every look and choice; the confirmation part "
-            + ("was read once, after all runs." if _was_confirmed(study) else "was not read yet."),
-            "- ± is the standard deviation over pre-training seeds.",
-            "- Differences are of runs with the same seed, which begin with the same weights and see the same "
-            "batches. Intervals and p are by Student's t; p allows (Holm) for the number of arms that are compared "
-            "under the budget, and * is below 0.05. Where all differences are the same neither is defined. A pair "
-            "whose runs are both those of an earlier budget is not repeated.",
-            "- Intervals tell how much a difference changes with the seed, on these held-out proteins, and not how "
-            "much with the proteins: where the parts have few families they can differ by more than an interval.",
-            "- FLOPs are counted: matrix products of forward and backward passes, the noiser's included, padding left "
-            "out. Minutes are what the updates took, whatever else the machine did; budgets of equal seconds are of "
-            "costs that were measured in turns before the first run.",
-            "- *Alarm*: runs in which the alarm for a collapse rang. *Left out*: updates that were not finite.",
-        ]
-    )
+    sets = [f"- *{name}*: {_SETS[name]}." for name in held_out_sets(study) if name in _SETS]
+    read = "evaluated once, after all runs." if _was_confirmed(study) else "not evaluated yet."
+    lines = [
+        f"## {_LAST_TITLE}\n",
+        *sets,
+        f"- *Cross-entropy* is in nats, on {rate:g} % random [MASK]s, the same ones for every run. The *background "
+        "predictor* predicts each residue's frequency, ignoring context.",
+        "- *Refitted*: cross-entropy after refitting the output biases. A shifted prior does not make an encoder "
+        "worse, and refitting removes it. Biases for the selection part are fitted on its other half, those for the "
+        "confirmation part on the selection part. Its families may differ, and the value can then be worse: compare "
+        "refitted values between arms only.",
+        f"- The *selection part* was available for every choice. The *confirmation part* was {read}",
+        "- *±* is the standard deviation over pre-training seeds.",
+        "- *Differences* are between runs with the same seed, which start from the same weights and see the same "
+        "batches. Intervals and p are by Student's t. p is corrected (Holm) for the number of arms compared under the "
+        "budget; * marks p below 0.05. Neither is defined if all differences are equal. A pair that also belongs to "
+        "an earlier budget is not repeated.",
+        "- *Intervals* show how much a difference varies with the seed on these held-out proteins. They do not show "
+        "how much it varies with the proteins: if a part has few families, the parts can differ by more than an "
+        "interval.",
+        "- *TFLOP* counts matrix products, forward and backward, with the noiser's and without padding. *min* is the "
+        "time of the updates, on a machine that may have had other work. Budgets of equal seconds use costs that were "
+        "measured before the first run, one step of each arm in turn.",
+        "- *alarm*: runs with a collapse alarm. *left out*: updates that were skipped because the loss or a gradient "
+        "was not finite.",
+    ]
+    if any(values(entry, "entropy") for entry in study["arms"]):
+        lines.append(
+            "- *Entropy of positions*: 1 if all positions are equally likely. *Largest enrichment*: the residue that "
+            "the noiser prefers most, relative to its frequency. *Gap at [MASK]*: loss at the noiser's [MASK]s minus "
+            "loss at random ones. *Cosine of half batches*: agreement of the noiser's gradients on two half batches."
+        )
+    return "\n".join(lines)
 
 
 def _budget_title(study: Study, budget: str) -> str:
     facts = study["budgets"][budget]
     amount = f"{facts['updates']:,} updates" if "updates" in facts else ""
     if "like" in facts:
-        amount = f"what {facts['like']} takes for {amount}"
+        amount = f"as {facts['like']} takes for {amount}"
     elif not amount:
         amount = f"{facts[facts['equal']]:,.3g} {'FLOP' if facts['equal'] == 'flops' else 's'}"
-    return f"Budget {budget}: {_EQUAL[facts['equal']]}, {amount}"
+    return f"How good are the encoders under budget {budget}? ({_EQUAL[facts['equal']]}, {amount})"
+
+
+def _pair_name(entry: Entry) -> str:
+    return f"{entry['name']} − {entry['against']}{' †' if entry['unmatched'] else ''}"
 
 
 def _name(entry: Entry) -> str:

@@ -26,7 +26,7 @@ def test_arms_are_matched_where_rate_and_mix_are_equal():
     fast, ninety = masks(preset="fast"), {"masking": "random", "mask_options": [0.9, 0.05, 0.05]}
     assert difference_of_masks(fast, masks(**ninety, random_rate=0.3)) == ""
     assert difference_of_masks(fast, masks(**ninety)) == "in mask rate"
-    assert difference_of_masks(fast, masks(masking="random")) == "in mask rate and in the way of masking"
+    assert difference_of_masks(fast, masks(masking="random")) == "in mask rate and corruption mix"
     assert difference_of_masks(masks(preset="paper"), masks(masking="random")) == "its noiser chooses how to mask"
 
 

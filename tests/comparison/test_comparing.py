@@ -323,7 +323,8 @@ def test_the_confirmation_part_is_read_once_for_all_runs(compare, monkeypatch, s
 
 def test_the_selection_part_may_be_looked_at_alone_and_arms_added(compare, study, tmp_path):
     outcome = compare({"seeds": [0]}, "--selection_only")
-    assert "confirmation part" not in outcome.tables.split("## How to read")[0]
+    assert "Cross-entropy on random masks, confirmation part" not in outcome.tables
+    assert "The *confirmation part* was not evaluated yet" in outcome.tables
     assert not (tmp_path / "study" / "confirmation.json").exists()
     compare({"seeds": [0], "arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}})
     for arm in study()["arms"]:
@@ -352,7 +353,7 @@ def test_nothing_is_known_of_the_confirmation_part_before_all_runs_are_read(comp
         with pytest.raises(Killed):
             compare()
     assert not (tmp_path / "study" / "confirmation.json").exists()
-    assert "confirmation part" in compare().tables
+    assert "Cross-entropy on random masks, confirmation part" in compare().tables
 
 
 def test_spent_is_refused_while_it_is_not(compare):

@@ -99,7 +99,7 @@ def test_killed_stopped_and_started_again_it_comes_to_its_tables(start, tmp_path
 def test_two_processes_share_the_runs_of_one_folder(start, tmp_path):
     both = [start(), start()]
     outputs = [finish(process)[0] for process in both]
-    assert any("How to read this" in output for output in outputs)
+    assert any("## How do I read this report?" in output for output in outputs)
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     assert all(len(arm["seeds"]) == 1 for arm in study["arms"])
     assert not list((tmp_path / "study").glob("runs/*/*/*/.checkpoint*"))
