@@ -9,14 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adversarial_mlm.models.loading import (
-    CheckpointError,
-    check_resumable,
-    load_backbone,
-    load_encoder,
-    load_noiser,
-    read_weights,
-)
+from adversarial_mlm.models.loading import CheckpointError, load_backbone, load_encoder, load_noiser
+from adversarial_mlm.saving.resume import check_resumable, read_weights
 
 KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
 
@@ -147,7 +141,7 @@ def with_a_layer_more(folder):
             lambda folder: change_config(folder, transformers_weights="adapter_model.bin"),
             "adapter_model.bin, which is",
         ),
-        (with_weights_of_an_index, "said to be in pytorch_model.bin, which is no safetensors"),
+        (with_weights_of_an_index, "weights are in pytorch_model.bin, which is not a safetensors file"),
         (with_text("model.safetensors.index.json", "[]"), "could not be loaded"),
         (as_an_adapter, "which is an adapter; merge it into its model first: "),
     ],
@@ -251,7 +245,10 @@ def test_a_noiser_loads_from_its_folder_and_from_the_model_beside_it(make_noiser
         (lambda folder: change_config(f"{folder}/noiser", num_hidden_layers=3), r"lacks \d+ of its tensors"),
         (lambda folder: change_config(f"{folder}/noiser", hidden_size="x"), "could not be loaded"),
         (lambda folder: change_config(f"{folder}/noiser", quantization_config={"bits": 4}), "is quantised"),
-        (lambda folder: with_weights_of_an_index(f"{folder}/noiser"), "pytorch_model.bin, which is no safetensors"),
+        (
+            lambda folder: with_weights_of_an_index(f"{folder}/noiser"),
+            "pytorch_model.bin, which is not a safetensors file",
+        ),
         (lambda folder: as_an_adapter(f"{folder}/noiser"), "which is an adapter"),
     ],
 )
@@ -342,7 +339,7 @@ def replace_tensor(path, find, change):
         (lambda f: cut_short(f"{f}/rng_state.pth"), "damaged rng_state.pth"),
         (with_text("tokenizer.json", "{"), "has a tokenizer that could not be loaded"),
         (with_text("tokenizer.json", "{}"), "has a tokenizer that could not be loaded"),
-        (with_weights_of_an_index, "pytorch_model.bin, which is no safetensors"),
+        (with_weights_of_an_index, "pytorch_model.bin, which is not a safetensors file"),
         (as_an_adapter, "which is an adapter"),
         (lambda f: torch.save({"scale": 2.0}, f"{f}/scaler.pt"), "scaler.pt that is not the state of a scaler"),
         (with_text("scaler.pt", "x"), "scaler.pt"),

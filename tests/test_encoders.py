@@ -6,14 +6,9 @@ import torch
 from transformers import AutoTokenizer
 
 from adversarial_mlm import DataCollatorForRandomMLM
-from adversarial_mlm.models.encoders import (
-    check_soft_inputs,
-    freeze_what_is_not_reached,
-    hard_batch,
-    number_of_positions,
-    train_last_layers,
-)
+from adversarial_mlm.models.encoders import number_of_positions, train_last_layers
 from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.training.encoder_checks import check_soft_inputs, freeze_what_is_not_reached, hard_batch
 
 KINDS = ["bert", "prot_bert", "esm", "roberta", "modernbert"]
 
@@ -102,7 +97,7 @@ def test_only_what_no_loss_reaches_is_frozen(load, kind):
 def test_what_is_frozen_is_logged(load, kind, caplog, monkeypatch):
     model, collator = load(kind)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
-    with caplog.at_level("INFO", logger="adversarial_mlm.models.encoders"):
+    with caplog.at_level("INFO", logger="adversarial_mlm.training.encoder_checks"):
         freeze_what_is_not_reached(model, collator)
     sentence = "no masked-LM loss reaches 2 parameters, such as esm.contact_head.regression.weight; they are frozen"
     assert caplog.messages == ([sentence] if kind == "esm" else [])

@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from adversarial_mlm.models import loading
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store, model_card
+from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store, model_card, resume
 from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.signals import GracefulStop
@@ -256,7 +255,7 @@ class Checkpointing:
         Its weights are kept for [`train`], which so need not read them again.
 
         Raises:
-            CheckpointError: See [`loading.check_resumable`] and [`loading.read_weights`].
+            CheckpointError: See [`resume.check_resumable`] and [`resume.read_weights`].
         """
         self._check_everyone_has(checkpoint)
         self._check_states(checkpoint)
@@ -277,7 +276,7 @@ class Checkpointing:
         optimizer = self.create_optimizer()
         self.optimizer = given  # training makes its own when the networks are where they belong
         tokenizer, has_scaler = self.data_collator.tokenizer, self.accelerator.scaler is not None
-        loading.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+        resume.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
         self._say_other_processes(checkpoint)
 
     def _say_other_processes(self, checkpoint: str) -> None:
@@ -315,9 +314,9 @@ class Checkpointing:
         """States of `encoder` and `noiser` in a checkpoint; adapters are left to the stock trainer."""
         states = {}
         if isinstance(self.model, PreTrainedModel):
-            states["encoder"] = loading.read_weights(checkpoint, self.model)
+            states["encoder"] = resume.read_weights(checkpoint, self.model)
         if self.noiser is not None:
-            states["noiser"] = loading.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
+            states["noiser"] = resume.read_weights(os.path.join(checkpoint, NOISER_FOLDER), self.noiser)
         return states
 
 

@@ -18,7 +18,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.attention_masks import PACKED_ATTENTION
-from adversarial_mlm.models.encoders import hard_batch
+from adversarial_mlm.training.encoder_checks import hard_batch
 from adversarial_mlm.training.gradients import frozen
 
 # those with kernels for rows of unequal lengths; what is left does one protein after the other

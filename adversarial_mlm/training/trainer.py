@@ -23,7 +23,6 @@ from adversarial_mlm.masking.data_collator import (
 )
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
-from adversarial_mlm.models.encoders import check_soft_inputs, freeze_what_is_not_reached
 from adversarial_mlm.saving.hub import HubPushes
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training.checkpointing import Checkpointing
@@ -31,6 +30,7 @@ from adversarial_mlm.training.checks import check_fit, check_game, check_stream
 from adversarial_mlm.training.collapse import collapse_message, has_collapsed, random_loss_above_best
 from adversarial_mlm.training.data_loading import plain_loader, stream_batches
 from adversarial_mlm.training.data_position import DataPosition
+from adversarial_mlm.training.encoder_checks import check_soft_inputs, freeze_what_is_not_reached
 from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile

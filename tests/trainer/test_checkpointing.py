@@ -226,9 +226,9 @@ def test_another_number_of_processes_is_said(make_trainer, caplog):
 def test_the_weights_are_read_once(make_trainer, monkeypatch):
     trainer = make_trainer(**SAVING)
     trainer.train()
-    read, real = [], checkpointing.checkpoints.read_weights
+    read, real = [], checkpointing.resume.read_weights
     monkeypatch.setattr(
-        checkpointing.checkpoints, "read_weights", lambda folder, model: read.append(folder) or real(folder, model)
+        checkpointing.resume, "read_weights", lambda folder, model: read.append(folder) or real(folder, model)
     )
     resumed = make_trainer(max_steps=6)
     checkpoint = f"{trainer.args.output_dir}/checkpoint-4"
