@@ -99,7 +99,7 @@ def start(code: str, **variables) -> subprocess.Popen:
 TWICE = """
 import os, signal, time
 from datetime import timedelta
-from adversarial_mlm.signals import GracefulStop
+from adversarial_mlm.utils.signals import GracefulStop
 with GracefulStop(timedelta(seconds=10)).listening():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(1.2)
@@ -121,7 +121,7 @@ TOGETHER = """
 import os, signal, time
 from datetime import timedelta
 from accelerate import PartialState
-from adversarial_mlm.signals import GracefulStop
+from adversarial_mlm.utils.signals import GracefulStop
 rank = PartialState(cpu=True).process_index
 assert PartialState().num_processes == 2
 stop = GracefulStop(timedelta(seconds=60))

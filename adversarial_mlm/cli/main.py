@@ -4,9 +4,10 @@ import argparse
 import logging
 import sys
 
-from adversarial_mlm.data import CorpusError, prepare_corpus
+from adversarial_mlm.data import prepare_corpus
 from adversarial_mlm.data.cleaning import CleaningCounts
 from adversarial_mlm.data.prepare import PART_BYTES
+from adversarial_mlm.utils.errors import CorpusError
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
-from adversarial_mlm.recipes.recipe import DataArguments, Recipe, RecipeError, option_of, recipe_of, without_option
+from adversarial_mlm.recipes.recipe import DataArguments, Recipe, option_of, recipe_of, without_option
 from adversarial_mlm.training.noiser_schedule import Ramp
+from adversarial_mlm.utils.errors import RecipeError
 
 _TOLERANCE = 1e-6
 

@@ -28,9 +28,10 @@ from adversarial_mlm.comparison.runs import (
 from adversarial_mlm.comparison.step_costs import StepCosts, measure
 from adversarial_mlm.comparison.study import build_study, check_results, merge_plan
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.utils import atomic_files
-from adversarial_mlm.utils.extras import MissingPackageError, require
+from adversarial_mlm.utils.errors import MissingPackageError, RecipeError, WritingError
+from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.hardware import machine
 
 logger = logging.getLogger(__name__)
@@ -315,5 +316,5 @@ def _write(
                 shutil.copyfile(folder.path / PLOT_FILE, args.plot)
                 files.append(args.plot)
     except OSError as error:
-        raise atomic_files.WritingError(f"the tables could not be written ({error.strerror or error})") from error
+        raise WritingError(f"the tables could not be written ({error.strerror or error})") from error
     return Outcome(tables=tables, files=files)

@@ -9,7 +9,7 @@ from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.comparison.recipe import UNTRAINED
 from adversarial_mlm.comparison.refit import figures_of_sets
 from adversarial_mlm.comparison.runs import Comparison, ask, load_for_evaluation, log_shares_of, weights_checksum
-from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_mlm.comparison.plan import Run
-from adversarial_mlm.recipes.recipe import RecipeError
 from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.errors import RecipeError, WritingError
 
 try:
     import fcntl
@@ -129,4 +129,4 @@ def write_json(path: Path, content: Any) -> None:
         atomic_files.replace_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         reason = atomic_files.reason(error, os.fspath(path.parent))
-        raise atomic_files.WritingError(f"{path} could not be written: {reason}") from error
+        raise WritingError(f"{path} could not be written: {reason}") from error

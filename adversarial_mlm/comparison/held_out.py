@@ -10,7 +10,8 @@ from datasets import Dataset
 from adversarial_mlm.comparison.recipe import HeldOut
 from adversarial_mlm.data import read_cluster_table
 from adversarial_mlm.recipes.data import ProteinData, load_data
-from adversarial_mlm.recipes.recipe import DataArguments, RecipeError
+from adversarial_mlm.recipes.recipe import DataArguments
+from adversarial_mlm.utils.errors import RecipeError
 
 _RECORDS_IN_FINGERPRINT = 10_000
 

@@ -7,6 +7,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.errors import Interrupted
 from adversarial_mlm.utils.extras import require
 
 
@@ -71,4 +72,4 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
 def _look_for_a_signal(trainer: Trainer) -> None:
     stopped_by = getattr(trainer, "interrupted_by", None)  # a stock trainer lets signals through
     if stopped_by is not None:
-        raise signals.Interrupted(stopped_by)
+        raise Interrupted(stopped_by)

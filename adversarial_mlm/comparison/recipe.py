@@ -12,7 +12,8 @@ from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import check_head
 from adversarial_mlm.inference.embeddings import DTYPES
-from adversarial_mlm.recipes.yaml_file import RecipeError, read_yaml
+from adversarial_mlm.recipes.yaml_file import read_yaml
+from adversarial_mlm.utils.errors import RecipeError
 
 UNTRAINED, WARM_UP = "untrained", "warm_up"
 EQUAL = ("updates", "flops", "seconds")

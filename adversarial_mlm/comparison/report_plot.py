@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adversarial_mlm.comparison.differences import Entry, Study, by_budget, mean_and_deviation, values
 from adversarial_mlm.comparison.report_cells import metric_words
 from adversarial_mlm.comparison.report_tables import best_baseline, headline_metrics, held_out_sets, untrained_words
-from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils.errors import RecipeError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

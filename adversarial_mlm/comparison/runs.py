@@ -22,15 +22,14 @@ from adversarial_mlm.comparison.recipe import UNTRAINED, WARM_UP, ComparisonReci
 from adversarial_mlm.comparison.refit import HiddenResidues, figures_of_sets, hide_and_ask
 from adversarial_mlm.comparison.tasks import DownstreamTasks
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
-from adversarial_mlm.models.loading import CheckpointError, load_encoder
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks, pretrain
 from adversarial_mlm.saving.checkpoint_store import all_in
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training.checkpointing import latest_checkpoint
 from adversarial_mlm.training.evaluation import background_log_shares
-from adversarial_mlm.training.update_guard import NonFiniteError
-from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +253,7 @@ def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
         if facts is not None:
             write_json(path, facts)
         if stopped is not None:
-            raise signals.Interrupted(stopped)
+            raise Interrupted(stopped)
     facts = read_json(path)
     return {**facts, **_seconds(folder)}
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from adversarial_mlm.comparison.arms import fingerprint
 from adversarial_mlm.comparison.held_out import ComparisonData
 from adversarial_mlm.comparison.interleaved_timing import train_interleaved
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks, build_trainer
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback
+from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.hardware import machine
 from adversarial_mlm.utils.statistics import median_interval
 

@@ -10,7 +10,8 @@ from adversarial_mlm.comparison.held_out import ComparisonData
 from adversarial_mlm.comparison.plan import Flops, Plan, Run
 from adversarial_mlm.comparison.recipe import UNTRAINED, ComparisonRecipe
 from adversarial_mlm.comparison.step_costs import StepCosts
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.recipes.recipe import Recipe
+from adversarial_mlm.utils.errors import RecipeError
 
 _FORMAT = 1
 

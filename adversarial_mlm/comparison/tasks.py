@@ -15,10 +15,9 @@ from adversarial_mlm.downstream.baselines import baselines_for
 from adversarial_mlm.downstream.finetune import finetune_seeds
 from adversarial_mlm.downstream.probes import ProbeSettings, probe
 from adversarial_mlm.downstream.results import record
-from adversarial_mlm.downstream.task_trainer import DivergenceError
 from adversarial_mlm.downstream.tasks import TaskData, load_task
 from adversarial_mlm.models.loading import load_backbone
-from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils.errors import DivergenceError, RecipeError
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ corpora), `streaming`, `prepared` and `preparing` (folders), `loading`, `splits`
 """
 
 from adversarial_mlm.data.cleaning import CleanedSequence, CleaningCounts, clean_sequence
-from adversarial_mlm.data.formats import CorpusError
 from adversarial_mlm.data.load import Corpus, load_corpus
 from adversarial_mlm.data.prepare import prepare_corpus
 from adversarial_mlm.data.splits import Splits, read_cluster_table, remove_shared_sequences, split_corpus
 from adversarial_mlm.data.subsets import count_lengths
+from adversarial_mlm.utils.errors import CorpusError
 
 __all__ = [
     "CleanedSequence",

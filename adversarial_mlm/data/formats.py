@@ -16,6 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
+from adversarial_mlm.utils.errors import CorpusError, clip, one_line, shorten
+
 # What reading a damaged or unreadable file raises, from the gzip, text and Arrow layers.
 _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
 
@@ -29,16 +31,6 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 # How the error handler "surrogateescape" decodes a byte that is not UTF-8, and the Latin-1 character of that byte.
 _ESCAPED_TO_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
-
-
-class CorpusError(ValueError):
-    """The input cannot be used as asked; the message is one sentence that names the file, column or option."""
-
-    def __init__(self, message: str):
-        # From a `DataLoader` worker, torch makes the error anew with the worker's traceback as its message.
-        if message.startswith(f"Caught {type(self).__name__} in "):
-            message = message.splitlines()[-1].partition(": ")[2]
-        super().__init__(" ".join(message.splitlines()))
 
 
 class Columns(NamedTuple):
@@ -102,24 +94,10 @@ def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Column
     return Columns(asked.sequence, asked.id or ("id" if "id" in present else None))
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of an error, for use inside a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-
-
-def shorten(text: str) -> str:
-    """Return the beginning of a foreign text, quoted and in ASCII."""
-    return ascii(_first_characters(text.strip()))
-
-
 def _brief(text: str) -> str:
     """Return the beginning of a foreign text, which may be in any language, without control characters."""
-    text = _first_characters(text)
+    text = clip(text, 40)
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def _first_characters(text: str) -> str:
-    return text if len(text) <= 40 else text[:40] + "..."
 
 
 class _ByteRange(io.RawIOBase):

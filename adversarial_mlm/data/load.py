@@ -14,11 +14,12 @@ from datasets import Dataset
 
 from adversarial_mlm.data.arrow_tables import TableWriter, map_tables
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
-from adversarial_mlm.data.formats import Columns, CorpusError, Shard
+from adversarial_mlm.data.formats import Columns, Shard
 from adversarial_mlm.data.prepared import find_manifest, load_prepared
 from adversarial_mlm.data.shards import check_first_records, clean_shard, nothing_left
 from adversarial_mlm.data.sources import find_shards
 from adversarial_mlm.data.subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
+from adversarial_mlm.utils.errors import CorpusError
 
 if TYPE_CHECKING:
     from adversarial_mlm.data.streaming import RecordStream

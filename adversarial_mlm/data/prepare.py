@@ -22,11 +22,12 @@ from functools import partial
 
 from adversarial_mlm.data.arrow_tables import TableWriter
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
-from adversarial_mlm.data.formats import Columns, CorpusError, Shard, is_compressed, read_rows
+from adversarial_mlm.data.formats import Columns, Shard, is_compressed, read_rows
 from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, checksum, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, tell_of_dropped
 from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.data.subsets import UNFINISHED, write_whole
+from adversarial_mlm.utils.errors import CorpusError
 
 PART_BYTES = 256 << 20
 _BYTES_AT_ONCE = 1 << 24

@@ -10,8 +10,8 @@ from datasets import Dataset
 
 from adversarial_mlm.data.arrow_tables import map_tables
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
-from adversarial_mlm.data.formats import CorpusError, one_line
 from adversarial_mlm.data.subsets import cache_folder, keep, load_kept
+from adversarial_mlm.utils.errors import CorpusError, one_line
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PLAN_FILE = "manifest.json", "plan.json"

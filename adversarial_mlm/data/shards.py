@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 from adversarial_mlm.data.cleaning import CleaningCounts, clean_rows, nucleotide_share
-from adversarial_mlm.data.formats import Columns, CorpusError, Shard, read_rows, shorten
+from adversarial_mlm.data.formats import Columns, Shard, read_rows
+from adversarial_mlm.utils.errors import CorpusError, shorten
 
 # In 200,000 real proteins, at most 30 % of the letters of any 100 in a row are A, C, G, T, U or N.
 _MAX_NUCLEOTIDES = 0.95

@@ -8,7 +8,8 @@ from typing import Any
 import datasets
 from datasets import Dataset, DatasetDict, IterableDataset
 
-from adversarial_mlm.data.formats import Columns, CorpusError, Shard, one_line, resolve_columns
+from adversarial_mlm.data.formats import Columns, Shard, resolve_columns
+from adversarial_mlm.utils.errors import CorpusError, one_line
 
 _FORMATS = dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".fsa"), "fasta")
 _FORMATS |= {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv"}

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from adversarial_mlm.data.formats import CorpusError, csv_rows, shorten
+from adversarial_mlm.data.formats import csv_rows
 from adversarial_mlm.data.subsets import column_pieces, remembered, row_pieces, without_rows
+from adversarial_mlm.utils.errors import CorpusError, shorten
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
-from adversarial_mlm.data.formats import CorpusError
+from adversarial_mlm.utils.errors import CorpusError
 
 UNFINISHED = "unfinished-"
 """How the folders begin in which files are written before they are put in place; a kill leaves one behind."""

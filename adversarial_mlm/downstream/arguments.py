@@ -9,10 +9,10 @@ from typing import NoReturn
 
 from transformers import HfArgumentParser
 
-from adversarial_mlm.data.formats import CorpusError
 from adversarial_mlm.downstream.definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.inference.embeddings import DTYPES
+from adversarial_mlm.utils.errors import CorpusError
 
 MODES = ("probe", "finetune", "zero_shot", "baselines")
 MARGINALS = ("masked", "wild_type")

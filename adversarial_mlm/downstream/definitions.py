@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from adversarial_mlm.data.formats import CorpusError
+from adversarial_mlm.utils.errors import CorpusError
 
 KINDS = ("regression", "classification", "token_classification")
 

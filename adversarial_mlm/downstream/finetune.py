@@ -23,11 +23,12 @@ from adversarial_mlm.downstream.finetune_results import RESULT_FILE, FinetuneRes
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import HEADS, ProteinTaskModel, TaskModelConfig, check_head
 from adversarial_mlm.downstream.scoring import headline_score
-from adversarial_mlm.downstream.task_trainer import DivergenceError, TaskTrainer, predict
+from adversarial_mlm.downstream.task_trainer import TaskTrainer, predict
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.utils.errors import DivergenceError
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "finetune_seeds", "grid_search"]
 

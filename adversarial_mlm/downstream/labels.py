@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from adversarial_mlm.data.formats import shorten
 from adversarial_mlm.models.tokenization_protein import VOCABULARY
+from adversarial_mlm.utils.errors import shorten
 
 UNSEEN_LABEL = -1
 """Label of a class that train never saw: scored, and never right."""

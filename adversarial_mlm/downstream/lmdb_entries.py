@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from adversarial_mlm.data.formats import shorten
+from adversarial_mlm.utils.errors import shorten
 
 _MAX_BYTES = 64 * 2**20
 _MAX_DEPTH = 16

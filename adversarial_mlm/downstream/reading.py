@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adversarial_mlm.data.formats import CorpusError, csv_rows, json_records, one_line, shorten
+from adversarial_mlm.data.formats import csv_rows, json_records
 from adversarial_mlm.downstream.lmdb_entries import load_plain
+from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 _ROWS_PER_BATCH = 1000
 

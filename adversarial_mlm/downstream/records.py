@@ -10,7 +10,6 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from adversarial_mlm.data.cleaning import CleanedSequence, clean_sequence
-from adversarial_mlm.data.formats import CorpusError, one_line, shorten
 from adversarial_mlm.downstream.definitions import Task
 from adversarial_mlm.downstream.labels import (
     UNSEEN_LABEL,
@@ -25,6 +24,7 @@ from adversarial_mlm.downstream.labels import (
 )
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 _LABEL_FEATURES = {
     "regression": Value("float32"),

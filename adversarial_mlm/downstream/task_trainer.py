@@ -15,12 +15,9 @@ from adversarial_mlm.downstream.modeling import ProteinTaskModel, scored_items
 from adversarial_mlm.downstream.scoring import headline_score
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import below_and_layers
+from adversarial_mlm.utils.errors import DivergenceError
 
 _WORST = -1.0  # stands for a correlation that is not defined
-
-
-class DivergenceError(ValueError):
-    """A loss or a prediction that is not finite."""
 
 
 def predict(

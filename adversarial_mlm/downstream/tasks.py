@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from adversarial_mlm.data.formats import CorpusError
 from adversarial_mlm.downstream.definitions import (
     KINDS,
     RESIDUE_CLASSES,
@@ -23,6 +22,7 @@ from adversarial_mlm.downstream.labels import UNSEEN_LABEL
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import SplitRecords, fingerprint, number_classes, read_split, to_dataset
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.errors import CorpusError
 
 __all__ = [
     "KINDS",

@@ -13,8 +13,8 @@ import numpy as np
 from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adversarial_mlm.data.formats import CorpusError
 from adversarial_mlm.models.tokenization_protein import ByteTable
+from adversarial_mlm.utils.errors import CorpusError
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
-from adversarial_mlm.data.formats import CorpusError, shorten
 from adversarial_mlm.downstream.arguments import TapeArguments
 from adversarial_mlm.downstream.definitions import KINDS, own_task
 from adversarial_mlm.downstream.labels import read_number, read_sequence, read_text, read_whole_number
@@ -29,6 +28,7 @@ from adversarial_mlm.downstream.tasks import TaskData, load_task
 from adversarial_mlm.inference.embeddings import check_max_length, default_max_length
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.models.tokenization_protein import ByteTable
+from adversarial_mlm.utils.errors import CorpusError, shorten
 
 logger = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
+from adversarial_mlm.utils.errors import CheckpointError, clip
 
 logger = transformers_logging.get_logger(__name__)
 
@@ -39,10 +40,6 @@ STRICTLY = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_lo
 # ImportError for a quantiser, a validator's error of its own. There is no list of them to keep.
 LOADING_ERRORS = Exception
 _LONGEST_REASON = 300  # characters of a library's message; some quote a whole file
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as asked; the message is one sentence that names it."""
 
 
 def load_encoder(
@@ -294,8 +291,7 @@ def first_sentence(error: Exception) -> str:
 
 def shortened(text) -> str:
     """A text out of a foreign file, short and on one line, that can be written to any log."""
-    text = " ".join(str(text).encode("utf-8", "replace").decode().split())
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+    return clip(" ".join(str(text).encode("utf-8", "replace").decode().split()), _LONGEST_REASON)
 
 
 def _check_weights(said: str, model: PreTrainedModel, report: dict) -> None:

@@ -20,8 +20,9 @@ from adversarial_mlm.data import (
     split_corpus,
 )
 from adversarial_mlm.masking.corruption import MaskingRules
-from adversarial_mlm.recipes.recipe import DataArguments, RecipeError
+from adversarial_mlm.recipes.recipe import DataArguments
 from adversarial_mlm.saving.run_files import DATA_FILE
+from adversarial_mlm.utils.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError
+from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
 from adversarial_mlm.saving.run_files import (
     ARGUMENTS_FILE,
@@ -19,6 +18,7 @@ from adversarial_mlm.saving.run_files import (
 )
 from adversarial_mlm.training.checkpointing import is_latest, latest_checkpoint, named_checkpoint
 from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.utils.errors import CheckpointError, RecipeError
 
 _WRITTEN_BY_A_RUN = (
     *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", CARD_FILE),

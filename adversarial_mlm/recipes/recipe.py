@@ -21,10 +21,11 @@ from adversarial_mlm.downstream import probe_callback
 from adversarial_mlm.masking.corruption import SAMPLERS, SELECTIONS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
-from adversarial_mlm.recipes.yaml_file import RecipeError, read_yaml, refuse
+from adversarial_mlm.recipes.yaml_file import read_yaml, refuse
 from adversarial_mlm.saving.model_card import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
+from adversarial_mlm.utils.errors import RecipeError
 
 _TAKE_MAPPINGS = tuple(AdversarialMLMTrainingArguments._VALID_DICT_FIELDS)
 _REASONS = (

@@ -12,18 +12,18 @@ from adversarial_mlm.downstream.probe_callback import ProbeCallback
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.encoders import train_last_layers
-from adversarial_mlm.models.loading import CheckpointError, load_encoder, load_noiser
+from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build_protein_tokenizer
 from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load_data
 from adversarial_mlm.recipes.output_dir import check_output_dir, clear, is_inside
-from adversarial_mlm.recipes.recipe import ModelArguments, Recipe, RecipeError
+from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
 from adversarial_mlm.saving import model_card
-from adversarial_mlm.saving.hub import PushError
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils import distributed
+from adversarial_mlm.utils.errors import CheckpointError, PushError, RecipeError
 
 logger = logging.getLogger(__name__)
 

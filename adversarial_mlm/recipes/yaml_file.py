@@ -1,16 +1,13 @@
 """The YAML file of a recipe, read strictly."""
 
-import re
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from adversarial_mlm.utils.errors import RecipeError, clip, redact
+
 _LONGEST_MESSAGE = 1000
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be run, said in one sentence."""
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -73,5 +70,5 @@ def _yaml_reason(error: Exception) -> str:
 
 def refuse(message: str) -> NoReturn:
     """Raise the [`RecipeError`] of a message in one line, without tokens, and not without end."""
-    message = re.sub(r"hf_\w{16,}", "hf_...", " ".join(message.split()))  # a token that stands in a wrong place
-    raise RecipeError(message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "...")
+    message = redact(" ".join(message.split()))  # someone may have written a token in the wrong line
+    raise RecipeError(clip(message, _LONGEST_MESSAGE))

@@ -5,8 +5,8 @@ import json
 import os
 from pathlib import Path, PurePosixPath
 
-from adversarial_mlm.models.loading import CheckpointError
 from adversarial_mlm.saving.run_files import MANIFEST_FILE
+from adversarial_mlm.utils.errors import CheckpointError
 
 _FORMAT = 1
 

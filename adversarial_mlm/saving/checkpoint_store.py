@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from adversarial_mlm.models.loading import CheckpointError
 from adversarial_mlm.saving import checkpoint_manifest
 from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.errors import CheckpointError
 
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _HIDDEN = re.compile(rf"\.({PREFIX_CHECKPOINT_DIR}-\d+)\.(incomplete|replaced|removed)")

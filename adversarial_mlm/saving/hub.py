@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from adversarial_mlm.saving.run_files import MANIFEST_FILE, METRICS_FILE, NOISER_FOLDER, SLOW_ENCODER_FILE
+from adversarial_mlm.utils.errors import PushError, clip, redact
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +31,6 @@ _ARGUMENTS_PICKLE = "training_args.bin"
 _NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, SLOW_ENCODER_FILE, "_*", ".*")
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
-
-
-class PushError(RuntimeError):
-    """A push to the Hub that failed, said in one sentence."""
 
 
 @dataclass
@@ -307,13 +303,7 @@ def _reason(error: Exception, token: str | None) -> str:
 
 
 def _one_line(text: str, token: str | None) -> str:
-    text = " ".join(text.split())
-    for secret in (token, get_token()):
-        if secret:
-            text = text.replace(secret, "...")
-    text = re.sub(r"hf_[A-Za-z0-9]{16,}", "hf_...", text)
-    text = re.sub(r"(https?://[^\s?]*)\?\S*", r"\1?...", text)  # signatures
-    return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + " ..."
+    return clip(redact(" ".join(text.split()), (token, get_token())), _LONGEST_REASON)
 
 
 def _refusal(error: Exception, repo_id: str, token: str | None) -> str:

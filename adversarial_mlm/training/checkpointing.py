@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
-from adversarial_mlm.models.loading import CheckpointError
 from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store, model_card, resume
 from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
 from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.signals import GracefulStop
 
 logger = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from torch import nn
 from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
-from adversarial_mlm.models.loading import CheckpointError
 from adversarial_mlm.saving.run_files import SLOW_ENCODER_FILE
+from adversarial_mlm.utils.errors import CheckpointError
 
 REWARDS = ("loss", "surprise", "reducible", "credit", "predictor")
 

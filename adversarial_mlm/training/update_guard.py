@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from adversarial_mlm.saving.run_files import RECORDS_FILE
+from adversarial_mlm.utils.errors import NonFiniteError
 
 RECORDS = "records"  # of a batch: the number and the id of every row's record, a list that stays on the host
 
@@ -23,10 +24,6 @@ ENCODER, NOISER = 0, 1
 _NETWORKS = ("encoder", "noiser")
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteError(RuntimeError):
-    """So many updates in a row were not finite that the run was stopped."""
 
 
 def spoil_gradient(loss: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from adversarial_mlm.utils.errors import WritingError
+
 # what libraries raise that write themselves; of a RuntimeError only PyTorch's own writer is meant
 ERRORS = (OSError, SafetensorError, RuntimeError)
 
@@ -20,10 +22,6 @@ _TORCH_WRITER = re.compile(r"inline_container|PytorchStreamWriter|Parent directo
 _OS_REASON = re.compile(r"I/O error: (.*?) \(os error")
 _NO_SUCH_CALL = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
 _PROBE = 1 << 16  # bytes
-
-
-class WritingError(RuntimeError):
-    """Files that could not be written; the message is one sentence that names where and why."""
 
 
 def is_about_writing(error: Exception) -> bool:

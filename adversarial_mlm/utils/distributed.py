@@ -8,8 +8,6 @@ import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from adversarial_mlm.utils.atomic_files import WritingError
-
 T = TypeVar("T")
 
 
@@ -20,14 +18,14 @@ def on_main_process(decide: Callable[[], T]) -> T:
         decide (`Callable`): Without arguments.
 
     Raises:
-        ValueError: Or [`WritingError`]: on all processes, if process 0 did.
+        ValueError: Such as [`AdversarialMLMError`]: on all processes, if process 0 raised it.
     """
     state = PartialState()
     outcome = [None, None]
     if state.is_main_process:
         try:
             outcome[0] = decide()
-        except (ValueError, WritingError) as error:
+        except ValueError as error:
             outcome[1] = error
     if state.num_processes > 1:
         outcome = broadcast_object_list(outcome)

@@ -3,9 +3,7 @@
 import importlib
 from types import ModuleType
 
-
-class MissingPackageError(ImportError):
-    """A package of an extra is not installed."""
+from adversarial_mlm.utils.errors import MissingPackageError
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

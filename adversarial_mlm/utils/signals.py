@@ -13,23 +13,13 @@ import torch.distributed
 from accelerate import PartialState
 from transformers import TrainerCallback
 
+from adversarial_mlm.utils.errors import Interrupted
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # launchers and terminals may both pass on the same signal
 _ONE_AND_THE_SAME = 1.0  # seconds
 _WORKERS_RESPITE = 600  # seconds
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGTERM or SIGINT outside of training.
-
-    Attributes:
-        signal (`signal.Signals`): Which one.
-    """
-
-    def __init__(self, number: int):
-        self.signal = signal.Signals(number)
-        super().__init__(self.signal.name)
 
 
 def exit_status(number: int) -> int:

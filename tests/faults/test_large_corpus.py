@@ -10,9 +10,9 @@ import pytest
 START_UP = """
 import sys, threading, time
 from large_corpus import _anonymous_bytes
-from adversarial_mlm.recipe import parse_recipe
-from adversarial_mlm.recipe_data import count_short_proteins, load_data
-from adversarial_mlm.noising import MaskingRules
+from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.recipes.data import count_short_proteins, load_data
+from adversarial_mlm.masking.corruption import MaskingRules
 
 def start(fasta):
     recipe = parse_recipe(["--train_data", fasta, "--validation_data", "held_out.fasta", "--cache_dir", "cache"])

@@ -93,9 +93,9 @@ def test_a_saved_model_predicts_the_same_in_a_fresh_interpreter(save_encoder, ta
     result = finetune(data, save_encoder("bert"), str(out), settings())
     (tmp_path / "proteins.json").write_text(json.dumps(data.splits["test"]["sequence"][:]))
     script = (
-        "import json, sys, transformers, adversarial_mlm.tape.modeling\n"
-        "from adversarial_mlm.tape.encoding import DataCollatorForTask\n"
-        "from adversarial_mlm.tape.task_trainer import predict\n"
+        "import json, sys, transformers, adversarial_mlm.downstream.modeling\n"
+        "from adversarial_mlm.inference.batches import DataCollatorForTask\n"
+        "from adversarial_mlm.downstream.task_trainer import predict\n"
         "model = transformers.AutoModel.from_pretrained(sys.argv[1])\n"
         "tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])\n"
         "collator = DataCollatorForTask(tokenizer, model.config.kind, model.config.max_length)\n"
