@@ -130,3 +130,9 @@ def test_files_that_the_pages_name_exist(repository, read):
     named = {(name, found) for name in PAGES for found in path.findall(read(name))}
     missing = [(name, found) for name, found in sorted(named) if not list(repository.glob(found.rstrip("/")))]
     assert not missing and len(named) > 8
+
+
+def test_the_map_has_a_line_for_every_folder(repository, read):
+    folders = {path.parent.name for path in (repository / "adversarial_mlm").glob("*/__init__.py")}
+    first_table = read("design.md").split("\n## ")[0]
+    assert set(re.findall(r"(?m)^\| `(\w+)/` \|", first_table)) == folders
