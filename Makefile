@@ -53,11 +53,11 @@ coverage: install ## Run all tests and show which lines they reach (also coverag
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=xml
 
 fuzz: install ## Read 18,000 mutated files (FUZZ_EXAMPLES of each reader; FUZZ_SEED repeats a run)
-	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/corpus/test_fuzzing.py
+	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/data/test_fuzzing.py
 
 # each process has one thread, as in the tests; FAULTS takes options: FAULTS="--seed 1 --only kills"
 faults: install ## Kill small real runs, fill their disk, and compare what goes on from there (some minutes; faults.json)
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/faults/run_faults.py $(FAULTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run_faults $(FAULTS)
 
 bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md

@@ -12,11 +12,11 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["HF_HOME"]
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from foreign_encoders import BUILDERS  # noqa: E402
 from transformers import BertForMaskedLM  # noqa: E402
 
 from adversarial_mlm import NoiserConfig, NoiserModel, build_protein_tokenizer, presets  # noqa: E402
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary  # noqa: E402
+from tests.helpers.foreign_encoders import BUILDERS  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 

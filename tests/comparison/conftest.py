@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from adversarial_mlm import presets
-from adversarial_mlm.comparison import compare as comparing
+from adversarial_mlm.comparison import compare as compare_module
 
 _GAME = {
     "preset": "blind", "noiser": "tiny", "adversarial_rate": 0.1, "random_rate": 0.1, "noiser_learning_rate": 1e-3,
@@ -77,8 +77,8 @@ def prepared(write):
     """Recipe, arms' recipes and proteins, as a comparison begins with them."""
 
     def prepare(changes: dict | None = None) -> SimpleNamespace:
-        args, words = comparing.parse_arguments([write(changes)])
-        recipe, recipes, data = comparing.prepare(args, words)
+        args, words = compare_module.parse_arguments([write(changes)])
+        recipe, recipes, data = compare_module.prepare(args, words)
         return SimpleNamespace(recipe=recipe, recipes=recipes, data=data)
 
     return prepare
@@ -88,7 +88,7 @@ def prepared(write):
 def compare(write):
     """Make a whole comparison in this process."""
 
-    def compare(changes: dict | None = None, *words: str) -> comparing.Outcome:
-        return comparing.compare(*comparing.parse_arguments([write(changes), *words]))
+    def compare(changes: dict | None = None, *words: str) -> compare_module.Outcome:
+        return compare_module.compare(*compare_module.parse_arguments([write(changes), *words]))
 
     return compare

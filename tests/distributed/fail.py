@@ -5,7 +5,7 @@ import time
 
 from accelerate import PartialState
 
-from adversarial_mlm.recipes import run as pretraining
+from adversarial_mlm.recipes import run
 from adversarial_mlm.recipes.recipe import parse_recipe
 
 
@@ -13,16 +13,16 @@ def main(rank: int, output_dir: str, options: list[str]) -> int:
     recipe = parse_recipe(["--output_dir", output_dir, "--use_cpu", "true", *options])
     state = PartialState()
     assert state.num_processes == 2
-    build = pretraining.build_trainer
+    build = run.build_trainer
 
     def build_or_not(*args):
         if state.process_index == rank:
-            raise pretraining.RecipeError("the Hub does not take the token")
+            raise run.RecipeError("the Hub does not take the token")
         return build(*args)
 
-    pretraining.build_trainer = build_or_not
+    run.build_trainer = build_or_not
     try:
-        pretraining.pretrain(recipe)
+        run.pretrain(recipe)
     except ValueError as error:
         print(f"rank {state.process_index}: {error}", file=sys.stderr, flush=True)
         time.sleep(3)  # so that the launcher does not end the other before it has spoken

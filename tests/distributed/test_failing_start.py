@@ -1,7 +1,8 @@
 import time
 
 import pytest
-from launching import HERE, ROOT, accelerate, run
+
+from tests.helpers.launching import ROOT, accelerate, run
 
 SMALL = ["--encoder", "tiny", "--noiser", "tiny", "--max_steps", "1"]
 
@@ -11,7 +12,15 @@ SMALL = ["--encoder", "tiny", "--noiser", "tiny", "--max_steps", "1"]
 def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words(tmp_path, rank):
     data = ["--train_data", str(ROOT / "examples" / "data" / "demo.fasta"), *SMALL]
     began = time.perf_counter()
-    result = run([*accelerate("cpu.yaml"), str(HERE / "fail.py"), str(rank), str(tmp_path / "run"), *data])
+    result = run(
+        [
+            *accelerate("cpu.yaml"),
+            str(ROOT / "tests" / "distributed" / "fail.py"),
+            str(rank),
+            str(tmp_path / "run"),
+            *data,
+        ]
+    )
     assert result.returncode != 0 and time.perf_counter() - began < 120  # gloo itself would wait for half an hour
     assert f"rank {rank}: the Hub does not take the token" in result.stderr
     assert f"rank {1 - rank}: process {rank} stopped: the Hub does not take the token" in result.stderr

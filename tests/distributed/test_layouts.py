@@ -4,8 +4,9 @@ import json
 import sys
 
 import pytest
-from launching import HERE, accelerate, run
 from safetensors.torch import load_file
+
+from tests.helpers.launching import ROOT, accelerate, run
 
 LAYOUTS = {"2 x 4": (2, 4), "4 x 2": (4, 2), "2 x 2, accumulated twice": (2, 2)}
 GAMES = ("alternate", "reversal", "credit", "stages")
@@ -23,7 +24,17 @@ def trained(tmp_path_factory):
             launch = [sys.executable]
             if processes > 1:
                 launch = accelerate("cpu.yaml", "--num_processes", str(processes))
-            result = run([*launch, str(HERE / "train.py"), folder, str(processes), str(batch_size), *games], 900)
+            result = run(
+                [
+                    *launch,
+                    str(ROOT / "tests" / "distributed" / "train.py"),
+                    folder,
+                    str(processes),
+                    str(batch_size),
+                    *games,
+                ],
+                900,
+            )
             assert result.returncode == 0, result.stderr[-3000:]
             folders[processes, batch_size] = folder
         return folders[processes, batch_size]

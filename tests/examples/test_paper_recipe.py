@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import load_file
 
 from adversarial_mlm import presets
-from adversarial_mlm.recipes import run as pretraining
 from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.training.batch_schedule import BatchStage, accumulation
 
 
@@ -44,14 +44,14 @@ def test_one_command_changes_the_stage_and_resumes_in_either(paper, tmp_path, mo
     small += ["--max_steps", "10", "--warmup_steps", "2", "--save_steps", "3", "--logging_steps", "1"]
     small += ["--dataloader_num_workers", "0", "--disable_tqdm", "true", "--save_total_limit", "5"]
     whole = tmp_path / "whole"
-    pretraining.pretrain(paper(*small, "--output_dir", str(whole)))
+    pretrain(paper(*small, "--output_dir", str(whole)))
     entries = [json.loads(line) for line in open(whole / "metrics.jsonl")]
     epochs = [round(2240 * entry["epoch"]) for entry in entries if "loss" in entry]
     assert [after - before for before, after in zip([0, *epochs], epochs, strict=False)] == [16] * 8 + [32] * 2
     for step in (3, 9):  # in the first stage and in the second
         resumed = tmp_path / f"resumed-{step}"
         checkpoint = str(whole / f"checkpoint-{step}")
-        pretraining.pretrain(paper(*small, "--output_dir", str(resumed), "--resume_from_checkpoint", checkpoint))
+        pretrain(paper(*small, "--output_dir", str(resumed), "--resume_from_checkpoint", checkpoint))
         for name in ("model.safetensors", "noiser/model.safetensors"):
             one, other = load_file(whole / name), load_file(resumed / name)
             assert all((one[key] == other[key]).all() for key in one)

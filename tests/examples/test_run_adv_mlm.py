@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from adversarial_mlm.recipes import run as pretraining
-from adversarial_mlm.saving import checkpoint_manifest as manifest
+from adversarial_mlm.saving import checkpoint_manifest
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_a_signal_ends_training_with_a_checkpoint_one_sentence_and_its_status(re
     assert process.returncode == 143, said[-2000:]
     found = re.search(r"stopped by SIGTERM after step (\d+) of 100,000; to go on from (\S+), run", said)
     assert found and "Traceback" not in said
-    assert manifest.verify(found[2])["step"] == int(found[1])
+    assert checkpoint_manifest.verify(found[2])["step"] == int(found[1])
     assert not (tmp_path / "run" / "model.safetensors").exists(), "there is no result yet"
 
 
@@ -117,7 +116,7 @@ def test_a_signal_before_or_after_training_ends_in_one_sentence(
     script = runpy.run_path(str(repository / "examples" / "run_adv_mlm.py"))
     monkeypatch.chdir(repository)
     monkeypatch.setattr(sys, "argv", ["run_adv_mlm.py", *words_of(tmp_path, max_steps=2)])
-    monkeypatch.setattr(pretraining, during, lambda *args, **kwargs: os.kill(os.getpid(), number))
+    monkeypatch.setattr(f"adversarial_mlm.recipes.run.{during}", lambda *args, **kwargs: os.kill(os.getpid(), number))
     assert script["main"]() == 128 + number
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"run_adv_mlm.py: stopped by {number.name} before or after training")

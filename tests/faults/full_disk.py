@@ -7,11 +7,9 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from small_run import SAVE_STEPS, Run, differences, wait
-
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest as manifest
-from adversarial_mlm.saving import checkpoint_store as checkpoint_folders
+from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store
+from tests.faults.small_run import SAVE_STEPS, Run, differences, wait
 
 _DISK = 4 << 20  # bytes of the small disk
 _LEFT = 32 << 10  # of them free when it is full: enough for a line of the log, not for a checkpoint
@@ -82,7 +80,7 @@ def _run_out_of_room(folder: Path, place: Path, reason: str, take_room: Callable
 
 def _after_saves(saves: int, call: Callable) -> None:
     """In the process that trains: call a function when that many checkpoints are there."""
-    publish, done = checkpoint_folders.publish, []
+    publish, done = checkpoint_store.publish, []
 
     def publish_and_call(*args) -> None:
         publish(*args)
@@ -90,12 +88,12 @@ def _after_saves(saves: int, call: Callable) -> None:
         if len(done) == saves:
             call()
 
-    checkpoint_folders.publish = publish_and_call
+    checkpoint_store.publish = publish_and_call
 
 
 def _is_whole(checkpoint: Path) -> bool:
     try:
-        manifest.verify(str(checkpoint))
+        checkpoint_manifest.verify(str(checkpoint))
     except CheckpointError:
         return False
     return True

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from small_run import GAMES, STEPS, Run, collected, differences, steps_logged, wait
+from tests.faults.small_run import GAMES, STEPS, Run, collected, differences, steps_logged, wait
 
 _LONGEST_SAVE = 0.15  # seconds after the start of a save within which it is killed
 _LAUNCHERS_PATIENCE = 1.0  # seconds after which a launcher ends the processes that one has left behind

@@ -75,7 +75,7 @@ def _launch(folder: Path, mode: str, status: int) -> int:
     command += ["--main_process_port", str(port), str(PROCESS), str(folder / mode), mode]
     environment = {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

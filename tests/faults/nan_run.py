@@ -10,7 +10,6 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import save_file
 from transformers import BertForMaskedLM
-from watched_trainer import ALWAYS, Watched
 
 from adversarial_mlm import (
     AdversarialMLMTrainingArguments,
@@ -21,6 +20,7 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 from adversarial_mlm.training.update_guard import NonFiniteError
+from tests.helpers.watched_trainer import ALWAYS, Watched
 
 BAD = {("encoder", 3), ("noiser", 2)}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

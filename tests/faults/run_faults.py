@@ -1,7 +1,6 @@
-#!/usr/bin/env python
 """Break small real runs in many ways, and see that they go on as if nothing had happened: `make faults`.
 
-    python tests/faults/run_faults.py [--kills 32] [--seed 0] [--folder DIR] [--output faults.json] [--only NAME ...]
+    python -m tests.faults.run_faults [--kills 32] [--seed 0] [--folder DIR] [--output faults.json] [--only NAME ...]
 
 Ends with one line, `kills: N, resumed: N, bitwise equal: N`, and exit status 1 where those differ or another scenario
 failed.
@@ -16,10 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import full_disk
-import kills
-import large_corpus
-import nan_on_one_rank
+from tests.faults import full_disk, kills, large_corpus, nan_on_one_rank
 
 
 def nan_on_one_process(folder: Path) -> dict:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers.trainer_pt_utils import safe_globals
 
 from adversarial_mlm import AdversarialMLMTrainer, presets
-from adversarial_mlm.recipes import run as pretraining
 from adversarial_mlm.recipes.recipe import RecipeError, parse_recipe
+from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.utils.atomic_files import WritingError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -125,7 +125,7 @@ class Run:
         if before is not None:
             before()
         try:
-            trainer = pretraining.pretrain(parse_recipe([*self.words(), *more]))
+            trainer = pretrain(parse_recipe([*self.words(), *more]))
         except (RecipeError, WritingError) as error:
             print(f"ended: {error}")
             return 2 if isinstance(error, RecipeError) else 1

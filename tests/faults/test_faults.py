@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def run_faults(tmp_path, *words) -> tuple[subprocess.CompletedProcess, dict]:
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "run_faults.py"), "--folder", str(tmp_path), *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.faults.run_faults", "--folder", str(tmp_path), *words]
     command += ["--output", str(tmp_path / "faults.json")]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     return result, json.loads((tmp_path / "faults.json").read_text())

@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 
-import large_corpus
 import pytest
+
+from tests.faults import large_corpus
 
 START_UP = """
 import sys, threading, time
-from large_corpus import _anonymous_bytes
+from tests.faults.large_corpus import _anonymous_bytes
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.data import count_short_proteins, load_data
 from adversarial_mlm.masking.corruption import MaskingRules
@@ -44,7 +45,7 @@ def test_a_start_needs_less_than_36_bytes_for_each_record(tmp_path):
     (tmp_path / "held_out.fasta").write_text("".join(first))
     large = tmp_path / "large.fasta"
     large.write_bytes(b"".join(line.replace(">sp|S", ">sp|T").encode() for line in first) + large.read_bytes())
-    environment = {"PYTHONPATH": f"{large_corpus.ROOT}:{large_corpus.ROOT}/tests/faults", "OMP_NUM_THREADS": "1"}
+    environment = {"PYTHONPATH": str(large_corpus.ROOT), "OMP_NUM_THREADS": "1"}
     environment["HF_HOME"] = str(tmp_path / "hf")
     command = [sys.executable, "-c", START_UP]
     found = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -1,0 +1,149 @@
+import os
+import shutil
+
+import pytest
+
+from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store
+
+
+class Killed(BaseException):
+    """What stands for a kill: nothing handles it."""
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    return str(folder)
+
+
+def save(run, step, content="x"):
+    """Save as the trainer does: beside, with a manifest, and then under its name."""
+    folder = checkpoint_store.folder_of(run, step)
+    staging = checkpoint_store.staging_of(folder)
+    os.makedirs(staging)
+    for name in ("model.safetensors", "optimizer.pt"):
+        with open(os.path.join(staging, name), "w") as file:
+            file.write(content)
+    checkpoint_manifest.write(staging, step=step, number=checkpoint_store.next_number(run), processes=1)
+    checkpoint_store.publish(staging, folder)
+    return folder
+
+
+def names(run):
+    return [os.path.basename(folder) for folder in checkpoint_store.all_in(run)]
+
+
+def content_of(folder):
+    with open(os.path.join(folder, "model.safetensors")) as file:
+        return file.read()
+
+
+def kill_at(monkeypatch, call: int) -> None:
+    """Have the call-th of all operations on the disk be the last."""
+    calls = []
+
+    def counted(operation):
+        def count(*args, **kwargs):
+            calls.append(operation)
+            if len(calls) == call:
+                raise Killed
+            return operation(*args, **kwargs)
+
+        return count
+
+    for name in ("fsync", "rename", "unlink", "rmdir", "makedirs"):
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+
+
+@pytest.mark.parametrize("step", [4, 6], ids=["a new one", "one that takes another's place"])
+def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(run, monkeypatch, step):
+    kills = 0
+    for call in range(1, 60):
+        shutil.rmtree(run)
+        os.mkdir(run)
+        for earlier in (2, 6):
+            save(run, earlier, content="old")
+        with monkeypatch.context() as patch:
+            kill_at(patch, call)
+            try:
+                save(run, step, content="new")
+                checkpoint_store.rotate(run, 1, None)
+            except Killed:
+                kills += 1
+            else:
+                break
+        newest, passed_over = checkpoint_store.newest_complete(run)
+        assert newest is not None and passed_over == []
+        assert (os.path.basename(newest), content_of(newest)) in (
+            ("checkpoint-6", "old"),
+            (f"checkpoint-{step}", "new"),
+        )
+        checkpoint_store.remove_left_over(run)
+        for folder in checkpoint_store.all_in(run):
+            checkpoint_manifest.verify(folder)
+        assert sorted(os.listdir(run)) == sorted(names(run))
+    assert kills > 10
+    assert names(run) == [f"checkpoint-{step}"]
+
+
+def test_the_limit_keeps_the_newest_and_the_best(run):
+    for step in (2, 4, 6, 8, 10):
+        save(run, step)
+    checkpoint_store.rotate(run, None, None)
+    checkpoint_store.rotate(run, 0, None)
+    assert len(names(run)) == 5
+    checkpoint_store.rotate(run, 3, os.path.join(run, "checkpoint-4"))
+    assert names(run) == ["checkpoint-4", "checkpoint-8", "checkpoint-10"]
+    checkpoint_store.rotate(run, 1, os.path.join(run, "checkpoint-4"))
+    assert names(run) == ["checkpoint-4", "checkpoint-10"]
+
+
+def test_an_incomplete_checkpoint_neither_counts_nor_goes(run):
+    save(run, 2)
+    os.mkdir(os.path.join(run, "checkpoint-9"))
+    checkpoint_store.rotate(run, 1, None)
+    assert names(run) == ["checkpoint-2", "checkpoint-9"]
+
+
+def test_after_going_back_the_newest_is_the_one_that_was_made_last(run):
+    for step in (2, 4, 6):
+        save(run, step)
+    save(run, 4, content="of the second pass")
+    newest, passed_over = checkpoint_store.newest_complete(run)
+    assert content_of(newest) == "of the second pass" and passed_over == []
+    checkpoint_store.rotate(run, 1, None)
+    assert names(run) == ["checkpoint-4"]
+
+
+def test_what_is_passed_over_is_said_with_its_reason(run):
+    for step in (2, 4, 6):
+        save(run, step)
+    with open(os.path.join(run, "checkpoint-6", "optimizer.pt"), "w"):
+        pass
+    os.mkdir(os.path.join(run, "checkpoint-8"))
+    os.mkdir(os.path.join(run, "checkpoint-1"))
+    newest, passed_over = checkpoint_store.newest_complete(run)
+    assert os.path.basename(newest) == "checkpoint-4"
+    assert len(passed_over) == 2
+    assert "checkpoint-6 has a damaged optimizer.pt (0 bytes in place of 1)" in passed_over[0]
+    assert "checkpoint-8 has no manifest.json" in passed_over[1]
+
+
+def test_a_name_that_cannot_be_taken_leaves_the_earlier_one(run, monkeypatch):
+    save(run, 4, content="old")
+
+    def no_room(source, target, _real=os.rename):
+        if source.endswith(".incomplete"):
+            raise OSError(28, "No space left on device")
+        _real(source, target)
+
+    monkeypatch.setattr(os, "rename", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        save(run, 4, content="new")
+    assert names(run) == ["checkpoint-4"] and content_of(os.path.join(run, "checkpoint-4")) == "old"
+
+
+def test_there_may_be_none(run):
+    assert checkpoint_store.newest_complete(run) == (None, [])
+    assert checkpoint_store.newest_complete(os.path.join(run, "nowhere")) == (None, [])

@@ -1,0 +1,112 @@
+"""Training on packed rows gives the run of padded ones."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from torch.nn.attention import SDPBackend
+from transformers import AutoModelForMaskedLM
+
+from adversarial_mlm import AdversarialMLMTrainer
+from adversarial_mlm.training import packed_attention
+from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
+
+BLIND = {"noiser_config": {"view": "blind"}, "masking_rules": {"sampler": "gumbel_topk", "learned_options": False}}
+RUNS = {
+    "random": {"masking": "random"},
+    "paper": {},
+    "paper, accumulated, in chunks": {"gradient_accumulation_steps": 2, "chunk_overhead": 30},
+    "paper by reversal": {"noiser_update": "reversal"},
+    "blind": {**BLIND, "noiser_update": "reversal", "noiser_reward": "credit"},
+    "all residues": {"loss_scope": "all", "unmasked_weight": 0.3, "importance_exponent": 1.0},
+    "literal": {"masking_rules": {"selection": "threshold", "gated": False}},
+    "reducible": {"noiser_reward": "reducible"},
+}
+
+
+@pytest.fixture
+def without_a_kernel(monkeypatch):
+    """Lets PyTorch take one protein after the other, which it can on a CPU, too."""
+    monkeypatch.setattr(packed_attention, "_KERNELS", [SDPBackend.MATH])
+    monkeypatch.setattr(packed_attention, "_missing_kernel", lambda device: None)
+
+
+@pytest.fixture
+def dataset(proteins):
+    return datasets.Dataset.from_dict({"sequence": [p[: 20 + 7 * i % 40] for i, p in enumerate(proteins[:40])]})
+
+
+class Seen(AdversarialMLMTrainer):
+    """Notes what the encoder is given, and all masks."""
+
+    def __init__(self, *args, **kwargs):
+        self.shapes, self.masks = [], []
+        super().__init__(*args, **kwargs)
+        self.model.register_forward_pre_hook(
+            lambda module, args, inputs: (
+                self.shapes.append(
+                    tuple(inputs["input_ids" if inputs.get("input_ids") is not None else "inputs_embeds"].shape[:2])
+                )
+                if self.is_in_train
+                else None
+            ),
+            with_kwargs=True,
+        )
+
+    def _corrupt(self, inputs, *args, **kwargs):
+        corrupted = super()._corrupt(inputs, *args, **kwargs)
+        self.masks += [tuple(row[row > 0].tolist()) for row in corrupted.input_ids]
+        return corrupted
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
+    settings = {"masking": "adversarial", "double": True, "max_steps": 3, "noiser_cosine_steps": 0, **RUNS[run]}
+    masking = settings.pop("masking")
+    padded = make_trainer(masking, "padded", cls=Seen, **{**settings, "chunk_overhead": 10**9})
+    packed = make_trainer(masking, "packed", cls=Seen, packed_attention=True, **settings)
+    for trainer in (padded, packed):
+        trainer.train()
+    assert sorted(packed.masks) == sorted(padded.masks)  # chunks have another order of the rows
+    assert largest_difference(parameters_of(packed), parameters_of(padded)) < 1e-10
+    for a, b in zip(log_of(packed), log_of(padded), strict=True):
+        for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
+            assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
+    # one row each, and no token of padding; the slow copy of the encoder reads padded rows
+    own = [(rows, columns) for rows, columns in packed.shapes if rows == 1 or run != "reducible"]
+    assert {rows for rows, _ in own} == {1} != {rows for rows, _ in padded.shapes}
+    assert sum(columns for _, columns in packed.shapes) < sum(rows * columns for rows, columns in padded.shapes)
+
+
+def test_evaluation_reads_padded_rows_in_chunks_with_the_same_figures(make_trainer, without_a_kernel):
+    padded, packed = (
+        make_trainer(folder=str(on), double=True, packed_attention=on).evaluate() for on in (False, True)
+    )
+    for name in padded:
+        if not name.endswith(("runtime", "per_second")):
+            assert packed[name] == pytest.approx(padded[name], rel=1e-9)
+
+
+def test_what_is_saved_knows_nothing_of_it(make_trainer, without_a_kernel):
+    trainer = make_trainer(packed_attention=True, max_steps=1)
+    trainer.train()
+    trainer.save_model()
+    with open(f"{trainer.args.output_dir}/config.json") as file:
+        assert "packed" not in json.dumps(json.load(file))
+    again = AutoModelForMaskedLM.from_pretrained(trainer.args.output_dir)
+    assert again.config._attn_implementation == "sdpa"
+    assert torch.equal(
+        again.bert.embeddings.word_embeddings.weight, trainer.model.bert.embeddings.word_embeddings.weight
+    )
+
+
+def test_on_a_cpu_it_is_refused(make_trainer):
+    with pytest.raises(ValueError, match="packed_attention is not supported here: a CPU has no attention kernel"):
+        make_trainer(packed_attention=True)
+
+
+@pytest.mark.parametrize("option", ["torch_compile", "activation_checkpointing"])
+def test_with_options_that_it_was_not_tried_with_it_is_refused(make_trainer, without_a_kernel, option):
+    with pytest.raises(ValueError, match=f"packed_attention does not go with {option}"):
+        make_trainer(packed_attention=True, **{option: True})

@@ -1,0 +1,262 @@
+"""bf16, fp16 with its scaler, tf32, checkpointed activations, torch.compile."""
+
+import contextlib
+import shutil
+
+import datasets
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM
+from adversarial_mlm.masking import corruption
+from adversarial_mlm.masking.keyed_random import row_keys
+from adversarial_mlm.masking.losses import loss_weights, token_losses
+from adversarial_mlm.models.modeling_noiser import NoiserOutput
+from adversarial_mlm.training import noiser_game
+from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
+
+GAMES = {
+    "alternate": {"noiser_steps": 2, "encoder_steps": 2},
+    "reversal": {"noiser_update": "reversal"},
+    "credit": {"noiser_steps": 2, "encoder_steps": 2, "noiser_reward": "credit"},
+}
+SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
+
+# ---- bf16 and tf32 ----
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("game", GAMES)
+def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, game, sampler):
+    seen = {}
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        def watched(*args, **kwargs):
+            result = function(*args, **kwargs)
+            # `_straight_through` reads the noisy option scores, the others the any-mask scores or the losses
+            given = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+            made = [x for x in (result if isinstance(result, tuple) else (result,)) if isinstance(x, torch.Tensor)]
+            seen.setdefault(name, set()).update(x.dtype for x in made if x.is_floating_point())
+            if name != "token_losses":  # which is given the encoder's logits, and widens them
+                seen[name].update(x.dtype for x in given)
+            return result
+
+        monkeypatch.setattr(module, name, watched)
+
+    for name in ("rss", "topk_mask", "gumbel_topk_marginals", "logistic_topk_marginals", "_straight_through"):
+        watch(corruption, name)
+    for name in ("token_losses", "loss_weights"):
+        watch(noiser_game, name)
+    hidden, losses = [], []
+    trainer = make_trainer(bf16=True, max_steps=2, logging_steps=1, masking_rules={"sampler": sampler}, **GAMES[game])
+    trainer.model.bert.encoder.layer[0].intermediate.register_forward_hook(lambda m, i, out: hidden.append(out.dtype))
+    normalised = trainer._normalised
+    trainer._normalised = lambda *args: (losses.append(normalised(*args)), losses[-1])[1]
+    trainer.train()
+    assert set(hidden) == {torch.bfloat16}  # the encoder is in bf16, in its own updates and in the noiser's
+    assert {loss.dtype for loss in losses} <= {torch.float32, torch.float64}  # the divisor is a float64
+    assert {"topk_mask", "token_losses", "loss_weights"} < seen.keys()
+    if game != "credit":
+        assert "_straight_through" in seen and ("rss" in seen) == (sampler == "rss")
+    assert all(dtypes <= {torch.float32} for dtypes in seen.values()), seen
+    assert log_of(trainer)[0]["loss"] > 2
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_matrix_product_is_in_sampler_or_loss_so_that_tf32_reaches_neither(
+    tokenizer, make_noiser, proteins, sampler
+):
+    products = []
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            name = str(function)
+            if any(part in name for part in ("mm.", "matmul", "linear", "conv", "einsum", "dot")):
+                products.append(name)
+            return function(*args, **(kwargs or {}))
+
+    collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), max_length=64, sampler=sampler)
+    batch = collator([{"sequence": s} for s in proteins[:4]])
+    scores = collator.noiser(batch["input_ids"], batch["attention_mask"])
+    leaves = [s.detach().requires_grad_() for s in (scores.any_mask_scores, scores.option_scores)]
+    keys = row_keys(0, 0, 0, torch.arange(4))
+    logits = torch.randn(*batch["input_ids"].shape, 30, requires_grad=True)
+
+    def given(**inputs):
+        return NoiserOutput(*leaves)
+
+    with Products():
+        corrupted = corruption.corrupt_batch(batch, keys, collator.vocabulary, collator.rules, given, one_hot=True)
+        weights = loss_weights(corrupted.masked, batch["residue_mask"], corrupted.choice.importance, 1.0)
+        loss = (token_losses(logits, corrupted.labels) * weights).sum()
+        (loss + (corrupted.one_hot * logits.detach()).sum()).backward()
+    assert all(leaf.grad.abs().sum() > 0 for leaf in leaves)
+    assert products == []
+    with Products():
+        torch.ones(2, 2) @ torch.ones(2, 2)
+    assert products  # it can see one
+
+
+# ---- fp16 ----
+
+
+class Scaled(AdversarialMLMTrainer):
+    """fp16 with a scaler on a CPU, which accelerate has for other devices only."""
+
+    initial_scale = 2.0**10
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.state._mixed_precision = "fp16"
+        self.accelerator.native_amp = True
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=self.initial_scale)
+
+
+@pytest.fixture
+def scaled(make_trainer):
+    """Makes trainers with a scaler, and puts accelerate's shared state back."""
+    states = []
+
+    def make(cls=Scaled, **settings):
+        trainer = make_trainer(cls=cls, **settings)
+        states.append(trainer.accelerator.state)
+        return trainer
+
+    yield make
+    for state in states:
+        state._mixed_precision = "no"
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
+@pytest.mark.parametrize("game", GAMES)
+def test_the_scaler_and_the_count_agree_on_what_is_skipped(scaled, game, optim):
+    class Huge(Scaled):
+        initial_scale = 2.0**40  # too large for float16, so that the first updates overflow
+
+    trainer = scaled(Huge, max_steps=30, logging_steps=30, max_skipped_updates=0, optim=optim, **GAMES[game])
+    halvings, taken = [], {"encoder": 0, "noiser": 0}
+    judge = trainer._judge
+
+    def counted(norms):
+        skipped = judge(norms)
+        halvings.append(bool(skipped))
+        for network in norms:
+            taken[("encoder", "noiser")[network]] += not skipped
+        return skipped
+
+    trainer._judge = counted
+    trainer.train()
+    assert 10 < sum(halvings) < len(halvings)
+    assert trainer.accelerator.scaler.get_scale() == 2.0 ** (40 - sum(halvings))
+    entry = log_of(trainer)[0]
+    skipped = entry["skipped_updates"] + entry["noiser_skipped_updates"]
+    assert skipped == sum(halvings) * (2 if game == "reversal" else 1)
+    for network, module in (("encoder", trainer.model), ("noiser", trainer.noiser)):
+        steps = {int(trainer.optimizer.state[p]["step"]) for p in module.parameters() if p in trainer.optimizer.state}
+        assert steps == {taken[network]}
+    assert all(torch.isfinite(value).all() for value in parameters_of(trainer).values())
+
+
+def test_fp16_follows_float32(scaled, make_trainer):
+    half, hidden = scaled(folder="half", max_steps=3), []
+    half.model.bert.encoder.layer[0].intermediate.register_forward_hook(lambda m, i, out: hidden.append(out.dtype))
+    half.train()
+    full = make_trainer(folder="full", max_steps=3)
+    full.train()
+    assert set(hidden) == {torch.float16}
+    assert log_of(half)[0]["skipped_updates"] == 0
+    assert log_of(half)[0]["loss"] == pytest.approx(log_of(full)[0]["loss"], rel=2e-3)
+
+
+# ---- checkpointed activations ----
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_checkpointed_activations_change_nothing_but_the_work(make_trainer, monkeypatch, game):
+    settings = {
+        "double": True,
+        "dropout": 0.1,
+        "max_steps": 4,
+        "encoder_dropout_in_noiser_phase": False,
+        **GAMES[game],
+    }
+    with monkeypatch.context() as usual:  # PyTorch's dropout, which is what checkpoints have
+        usual.setattr(noiser_game, "QuickDropout", contextlib.nullcontext)
+        plain = make_trainer(folder="plain", **settings)
+        plain.train()
+    trainer = make_trainer(folder="checkpointed", activation_checkpointing=True, **settings)
+    runs = {"encoder": 0, "noiser": 0}
+    layer = trainer.model.bert.encoder.layer[0]
+    layer.attention.register_forward_hook(lambda *_: runs.update({turn(): runs[turn()] + 1}))
+    turn = lambda: "encoder" if trainer.model.training else "noiser"  # noqa: E731
+    trainer.train()
+    assert largest_difference(parameters_of(plain), parameters_of(trainer)) < 1e-12
+    assert runs["encoder"] == 2 * 4  # once forward, once again on the way back
+    if game == "alternate":
+        assert runs["noiser"] == 2 * 4 + 2 * 2  # four updates, and the comparison of half batches at step 0
+    assert not any(module.training for module in trainer.model.eval().modules())
+
+
+def test_an_encoder_that_came_with_checkpoints_drops_the_same_values_on_the_way_back(make_trainer, monkeypatch):
+    settings = {"double": True, "dropout": 0.1, "max_steps": 2}
+    checkpointed = make_trainer("random", folder="checkpointed", **settings)
+    checkpointed.model.activation_checkpointing_enable({"use_reentrant": False})
+    checkpointed.train()
+    monkeypatch.setattr(noiser_game, "QuickDropout", contextlib.nullcontext)
+    plain = make_trainer("random", folder="plain", **settings)
+    plain.train()
+    assert largest_difference(parameters_of(plain), parameters_of(checkpointed)) < 1e-12
+
+
+# ---- torch.compile ----
+
+
+def losses_of(trainer) -> list[dict]:
+    names = ("loss", "noiser_pay", "grad_norm", "noiser_grad_norm")
+    return [{name: entry[name] for name in names if name in entry} for entry in log_of(trainer)]
+
+
+@pytest.fixture
+def graphs():
+    """Counts the graphs that were compiled; what other tests left is forgotten."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda: torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game, most", [("alternate", 4), ("reversal", 2), ("credit", 4)])
+def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, proteins, graphs, game, most):
+    lengths = [12 + (7 * i) % 41 for i in range(80)]
+    data = datasets.Dataset.from_dict({"sequence": [p[:n] for p, n in zip(proteins, lengths, strict=False)]})
+    settings = {"data": data, "max_steps": 20, "logging_steps": 1, **GAMES[game]}
+    plain = make_trainer(folder="plain", **settings)
+    plain.train()
+    trainer = make_trainer(folder="compiled", torch_compile=True, torch_compile_backend="aot_eager", **settings)
+    widths, read = set(), trainer._read
+    trainer._read = lambda model, corrupted, *args, **kwargs: (
+        widths.add(corrupted.input_ids.shape[1]),
+        read(model, corrupted, *args, **kwargs),
+    )[1]
+    trainer.train()
+    for expected, entry in zip(losses_of(plain), losses_of(trainer), strict=True):
+        assert entry == pytest.approx(expected, rel=1e-3)
+    assert len(widths) > 4
+    assert most / 2 <= graphs() <= most  # of each network's turn one for the first length, and one for all others
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile needs g++ on a CPU")
+def test_the_compiler_itself_gives_the_same_losses_in_both_phases(make_trainer, graphs):
+    settings = {"max_steps": 2, "logging_steps": 1, **GAMES["alternate"]}
+    plain = make_trainer(folder="plain", **settings)
+    plain.train()
+    trainer = make_trainer(folder="compiled", torch_compile=True, **settings)
+    trainer.train()
+    assert graphs() == 2
+    for expected, entry in zip(losses_of(plain), losses_of(trainer), strict=True):
+        assert entry == pytest.approx(expected, rel=1e-3)
