@@ -1,7 +1,6 @@
 """The pre-training recipe of an arm, how the arm masks, and whether two arms may be compared."""
 
 import dataclasses
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
 from adversarial_mlm.recipes.recipe import DataArguments, Recipe, option_of, recipe_of, without_option
 from adversarial_mlm.training.noiser_schedule import Ramp
+from adversarial_mlm.utils import hashing
 from adversarial_mlm.utils.errors import RecipeError
 
 _TOLERANCE = 1e-6
@@ -103,7 +103,7 @@ def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe)
 def fingerprint(recipe: Recipe) -> str:
     """16 hexadecimal digits of the options that the result of a run depends on, apart from seed and length."""
     options = {name: value for name, value in recipe.resolved().items() if name not in _NOT_OF_THE_RESULT}
-    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashing.fingerprint(options, digits=16)
 
 
 @dataclass(frozen=True)

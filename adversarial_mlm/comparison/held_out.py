@@ -1,7 +1,7 @@
 """Held-out proteins in two parts: one for all choices, and one that is looked at once."""
 
 import dataclasses
-import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from adversarial_mlm.data import read_cluster_table
 from adversarial_mlm.recipes.data import ProteinData, load_data
 from adversarial_mlm.recipes.recipe import DataArguments
 from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.hashing import fingerprint_of_parts, random_key
 
 _RECORDS_IN_FINGERPRINT = 10_000
 
@@ -107,9 +108,7 @@ def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool]
     names, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"{len(clusters)} proteins of one cluster cannot be divided by clusters")
-    order = sorted(
-        range(len(names)), key=lambda number: hashlib.blake2b(f"{seed}:{names[number]}".encode()).hexdigest()
-    )
+    order = sorted(range(len(names)), key=lambda number: random_key(seed, names[number]))
     wanted = np.array([1 - share, share]) * len(clusters)
     taken, part = np.zeros(2), np.zeros(len(names), dtype=bool)
     order.sort(key=lambda number: str(names[number]) not in placed)  # stable: the settled ones first
@@ -145,10 +144,10 @@ def _families(part: Dataset, clusters: dict[str, str]) -> list[str]:
 
 
 def _fingerprint(*parts: Dataset) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(f"{len(part)}\n".encode())
-        rows = range(0, len(part), max(len(part) // _RECORDS_IN_FINGERPRINT, 1))
-        for row in part.select(rows):
-            digest.update(f"{row['id']}\n{row['sequence']}\n".encode())
-    return digest.hexdigest()[:16]
+    def texts() -> Iterator[str]:
+        for part in parts:
+            yield f"{len(part)}\n"
+            for row in part.select(range(0, len(part), max(len(part) // _RECORDS_IN_FINGERPRINT, 1))):
+                yield f"{row['id']}\n{row['sequence']}\n"
+
+    return fingerprint_of_parts(texts(), digits=16)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import gc
-import hashlib
 import json
 import logging
 import math
@@ -30,6 +29,7 @@ from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training.checkpointing import latest_checkpoint
 from adversarial_mlm.training.evaluation import background_log_shares
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
+from adversarial_mlm.utils.hashing import file_checksum
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +157,7 @@ def weights_checksum(folder: Path) -> str:
     """
     for name in _WEIGHTS:
         if (folder / name).exists():
-            with open(folder / name, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_checksum(folder / name)
     raise RecipeError(
         f"{folder} has no {_WEIGHTS[0]}, although its run is complete; remove the folder to make it again"
     )

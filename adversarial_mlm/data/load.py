@@ -1,7 +1,6 @@
 """`load_corpus`: cleaned rows from a cache of Arrow files, or streamed."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from adversarial_mlm.data.shards import check_first_records, clean_shard, nothin
 from adversarial_mlm.data.sources import find_shards
 from adversarial_mlm.data.subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
 from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
 if TYPE_CHECKING:
     from adversarial_mlm.data.streaming import RecordStream
@@ -141,7 +141,7 @@ def _cached_corpus(
 ) -> Corpus:
     """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
     key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
-    fingerprint = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+    fingerprint = fingerprint_of_parts([json.dumps(key)])
     folder = cache_folder(cache_dir)
     table_path = os.path.join(folder, f"{fingerprint}.arrow")
     counts_path = os.path.join(folder, f"{fingerprint}.json")

@@ -23,11 +23,12 @@ from functools import partial
 from adversarial_mlm.data.arrow_tables import TableWriter
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
 from adversarial_mlm.data.formats import Columns, Shard, is_compressed, read_rows
-from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, checksum, read_json
+from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, tell_of_dropped
 from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.data.subsets import UNFINISHED, write_whole
 from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.hashing import file_checksum
 
 PART_BYTES = 256 << 20
 _BYTES_AT_ONCE = 1 << 24
@@ -259,8 +260,8 @@ def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: 
 
     write_whole(path, write)
     note = {
-        **{"file": name, "bytes": os.path.getsize(path), "sha256": checksum(path), "records": counts.records_kept},
-        **{"residues": residues, "counts": counts.as_dict()},
+        **{"file": name, "bytes": os.path.getsize(path), "sha256": file_checksum(path)},
+        **{"records": counts.records_kept, "residues": residues, "counts": counts.as_dict()},
         "first_dropped": [part.first_row + dropped[0][0], dropped[0][1]] if dropped else None,
     }
     _write_json(note_path, note)

@@ -1,6 +1,5 @@
 """Reading a folder that `prepare_corpus` has written."""
 
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from adversarial_mlm.data.arrow_tables import map_tables
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
 from adversarial_mlm.data.subsets import cache_folder, keep, load_kept
 from adversarial_mlm.utils.errors import CorpusError, one_line
+from adversarial_mlm.utils.hashing import file_checksum, fingerprint_of_parts
 
 FORMAT_VERSION = 1
 MANIFEST_FILE, PLAN_FILE = "manifest.json", "plan.json"
@@ -74,7 +74,7 @@ def load_prepared(
         parts = [(os.path.join(folder, part["file"]), part["bytes"], part["sha256"]) for part in manifest["parts"]]
     except (KeyError, TypeError) as error:
         raise CorpusError(f"{path}: the manifest is damaged ({error}); prepare the folder anew.") from error
-    fingerprint = hashlib.sha256(json.dumps([manifest["counts"], parts]).encode()).hexdigest()[:32]
+    fingerprint = fingerprint_of_parts([json.dumps([manifest["counts"], parts])])
     _check_parts(parts, fingerprint, cache_dir)
     return map_tables([file for file, *_ in parts], fingerprint), counts
 
@@ -96,16 +96,11 @@ def _check_parts(parts: list[tuple[str, int, str]], fingerprint: str, cache_dir:
     if (found := load_kept(checked)) is not None and found.tolist() == stamps:
         return
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for (path, _, expected), found in zip(parts, pool.map(checksum, [part[0] for part in parts]), strict=True):
-            if found != expected:
+        checksums = pool.map(file_checksum, [part[0] for part in parts])
+        for (path, _, expected), checksum in zip(parts, checksums, strict=True):
+            if checksum != expected:
                 raise CorpusError(f"{path}: the table is damaged: its checksum is not that of the manifest.")
     keep(checked, lambda file: np.save(file, np.array(stamps, dtype=np.int64)))
-
-
-def checksum(path: str) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: str) -> dict:

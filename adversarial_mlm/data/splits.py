@@ -1,6 +1,5 @@
 """Held-out data: whole families, members of the remaining families, random records."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from datasets import Dataset
 from adversarial_mlm.data.formats import csv_rows
 from adversarial_mlm.data.subsets import column_pieces, remembered, row_pieces, without_rows
 from adversarial_mlm.utils.errors import CorpusError, shorten
+from adversarial_mlm.utils.hashing import random_key
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +259,7 @@ def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: i
 
     # Keyed by name: other records, or another order of them, do not change the order of the families.
     def key(number: int) -> bytes:
-        return hashlib.blake2b(f"{seed}:{names[number]}".encode(), digest_size=16).digest()
+        return random_key(seed, names[number], size=16)
 
     chosen = np.zeros(len(names), dtype=bool)
     taken = 0

@@ -4,7 +4,6 @@ What such a look finds, and which rows a subset has, is kept beside the cache of
 start of many spends time on it. A dataset that is in memory anyway is treated in memory.
 """
 
-import hashlib
 import logging
 import os
 import tempfile
@@ -18,6 +17,7 @@ from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
 from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
 
 UNFINISHED = "unfinished-"
 """How the folders begin in which files are written before they are put in place; a kill leaves one behind."""
@@ -70,7 +70,7 @@ def without_rows(dataset: Dataset, rows: np.ndarray, cache_dir: str | None = Non
         kept = np.ones(len(dataset), dtype=bool)
         kept[rows] = False
         return dataset.select(np.flatnonzero(kept))
-    fingerprint = _digest("without", dataset._fingerprint, hashlib.sha256(rows.astype("<u8").tobytes()).hexdigest())
+    fingerprint = _fingerprint("without", dataset._fingerprint, array_checksum(rows.astype("<u8")))
     path = os.path.join(cache_folder(cache_dir), fingerprint + ROWS_FILE)
     if not os.path.exists(path):
         keep(path, lambda file: _write_rows(file, dataset, rows))
@@ -121,7 +121,8 @@ def remembered(
     """
     if not all(part.cache_files for part in parts):
         return find()
-    path = os.path.join(cache_folder(cache_dir), f"{_digest(what, *(part._fingerprint for part in parts))}.{what}.npy")
+    fingerprint = _fingerprint(what, *(part._fingerprint for part in parts))
+    path = os.path.join(cache_folder(cache_dir), f"{fingerprint}.{what}.npy")
     found = load_kept(path)
     if found is None:
         found = find()
@@ -181,5 +182,5 @@ def write_whole(path: str, write: Callable) -> None:
         os.replace(new, path)
 
 
-def _digest(*words: str) -> str:
-    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+def _fingerprint(*words: str) -> str:
+    return fingerprint_of_parts(["\n".join(words)])

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -29,6 +27,7 @@ from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils.errors import DivergenceError
+from adversarial_mlm.utils.hashing import fingerprint, state_checksum
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "finetune_seeds", "grid_search"]
 
@@ -259,18 +258,19 @@ def _try(data: TaskData, start: "_Start", output_dir: str) -> dict[str, Any]:
 
 @dataclass
 class _Backbone:
-    """An encoder as it was loaded; `digest` is of its weights, `None` where they do not matter."""
+    """An encoder as it was loaded; `checksum` is of its weights, `None` where they do not matter."""
 
     name: str
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    digest: str | None
+    checksum: str | None
 
 
 def _load(model_name_or_path: str, revision: str | None, from_scratch: bool) -> _Backbone:
     with _quiet_transformers():
         encoder, tokenizer = load_backbone(model_name_or_path, revision, from_scratch=from_scratch)
-    return _Backbone(model_name_or_path, encoder, tokenizer, None if from_scratch else _digest(encoder))
+    checksum = None if from_scratch else state_checksum(encoder.state_dict())
+    return _Backbone(model_name_or_path, encoder, tokenizer, checksum)
 
 
 @dataclass
@@ -286,7 +286,7 @@ class _Start:
         """The model; the head is the same one for the same seed, whatever the weights of the encoder."""
         set_seed(self.settings.seed)
         model = ProteinTaskModel(self.config)
-        if self.backbone.digest is not None:
+        if self.backbone.checksum is not None:
             model.encoder.load_state_dict(self.backbone.encoder.state_dict())
         model.encoder.requires_grad_(not self.settings.frozen_encoder)
         model.encoder_dropout = self.settings.encoder_dropout
@@ -302,9 +302,9 @@ class _Start:
             "data": {split: data.facts["fingerprints"][split] for split in splits},
             "config": _without_origin(self.config.to_dict()),
             "tokens": [table.ids.tolist(), table.prefix, table.suffix, self.collator.pad_token_id],
-            "weights": self.backbone.digest,
+            "weights": self.backbone.checksum,
         }
-        return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:32]
+        return fingerprint(plain)
 
     def count_cut(self, data: TaskData, splits: Sequence[str]) -> dict[str, dict[str, int]]:
         """Count the proteins that are read in part, by split, and say so, once for the same counts."""
@@ -378,14 +378,6 @@ def _without_origin(config: dict) -> dict:
     """A configuration without the folder that it was read from, and without the version of transformers."""
     plain = {name: value for name, value in config.items() if name not in ("transformers_version", "_name_or_path")}
     return {name: _without_origin(value) if isinstance(value, dict) else value for name, value in plain.items()}
-
-
-def _digest(encoder: PreTrainedModel) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy() if tensor.ndim else str(tensor.item()).encode())
-    return digest.hexdigest()
 
 
 def _earlier_result(folder: str, fingerprint: str) -> FinetuneResult:

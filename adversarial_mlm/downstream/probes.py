@@ -1,6 +1,5 @@
 """Frozen probes: a linear head on what an encoder says, without a single update of the encoder."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from adversarial_mlm.inference.embeddings import (
 )
 from adversarial_mlm.inference.feature_cache import FeatureCache, encoder_fingerprint
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
 NEIGHBOURS = 2
 """Residues on either side whose features a residue's head also reads, as the convolution of TAPE's head does."""
@@ -143,8 +143,8 @@ class _Features:
         if self.cache is None:
             found = compute()
         else:
-            digest = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
-            found = self.cache.get({**self.key, **of_what, "sequences": digest}, compute)
+            checksum = fingerprint_of_parts(["\n".join(sequences)], digits=64)
+            found = self.cache.get({**self.key, **of_what, "sequences": checksum}, compute)
         self.seconds += time.monotonic() - began
         return found
 

@@ -1,6 +1,5 @@
 """One split: from the records of a file to sequences, labels and remarks, and on to a dataset."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -25,6 +24,7 @@ from adversarial_mlm.downstream.labels import (
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
+from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
 _LABEL_FEATURES = {
     "regression": Value("float32"),
@@ -219,8 +219,7 @@ def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> 
 
 def fingerprint(dataset: Dataset) -> str:
     """Return 32 hexadecimal digits that depend on the ids, sequences and labels of a split, and on nothing else."""
-    digest = hashlib.sha256()
-    for batch in dataset.select_columns(["id", "sequence", "label"]).with_format(None).iter(1000):
-        for row in zip(batch["id"], batch["sequence"], batch["label"], strict=True):
-            digest.update(repr(row).encode())
-    return digest.hexdigest()[:32]
+    batches = dataset.select_columns(["id", "sequence", "label"]).with_format(None).iter(1000)
+    return fingerprint_of_parts(
+        repr(row) for batch in batches for row in zip(batch["id"], batch["sequence"], batch["label"], strict=True)
+    )

@@ -1,11 +1,10 @@
 """Features on disk, under a name that is a hash of everything they depend on."""
 
-import hashlib
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.models.tokenization_protein import ByteTable
 from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +32,18 @@ def default_cache_dir() -> str:
 
 def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     """Return 32 hexadecimal digits that depend on the weights, the configuration and the tokens of letters."""
-    digest = hashlib.sha256()
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_THE_NETWORK}
-    digest.update(json.dumps([type(model).__name__, config], sort_keys=True, default=str).encode())
     table = ByteTable.from_tokenizer(tokenizer)
-    digest.update(json.dumps([table.prefix, table.suffix, tokenizer.pad_token_id]).encode() + table.ids.tobytes())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()[:32]
+
+    def parts() -> Iterator[str | bytes | memoryview]:
+        yield json.dumps([type(model).__name__, config], sort_keys=True, default=str)
+        yield json.dumps([table.prefix, table.suffix, tokenizer.pad_token_id])
+        yield table.ids.tobytes()
+        for name, tensor in sorted(model.state_dict().items()):
+            yield f"{name} {tuple(tensor.shape)} {tensor.dtype} "
+            yield tensor.detach().cpu().float().contiguous().numpy().data
+
+    return fingerprint_of_parts(parts())
 
 
 class FeatureCache:
@@ -83,7 +86,7 @@ class FeatureCache:
             self.misses += 1
             return compute()
         text = json.dumps({**key, "version": FEATURES_VERSION}, sort_keys=True)
-        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+        path = self.folder / f"{fingerprint_of_parts([text])}.npy"
         found = _read(path)
         if found is not None:
             self.hits += 1
@@ -104,7 +107,7 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         wanted = json.loads(facts.read_text(encoding="utf-8"))["sha256"]
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if _checksum(array) == wanted:
+        if array_checksum(array) == wanted:
             return array
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -114,7 +117,8 @@ def _read(path: Path) -> np.ndarray | None:
 
 def _write(path: Path, array: np.ndarray, key: str) -> None:
     # Under another name until it is whole; of two processes that write the same, the later puts equal files in place.
-    facts = {"sha256": _checksum(array), "shape": list(array.shape), "dtype": str(array.dtype), "key": json.loads(key)}
+    checksum = array_checksum(array)
+    facts = {"sha256": checksum, "shape": list(array.shape), "dtype": str(array.dtype), "key": json.loads(key)}
     for target, write in (
         (path, lambda file: np.save(file, array, allow_pickle=False)),
         (path.with_suffix(".json"), lambda file: file.write(json.dumps(facts, indent=1).encode())),
@@ -127,7 +131,3 @@ def _write(path: Path, array: np.ndarray, key: str) -> None:
         except OSError:
             os.unlink(temporary)
             raise
-
-
-def _checksum(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

@@ -1,12 +1,12 @@
 """The list of a checkpoint's files with sizes and checksums, by which a complete one is told from half of one."""
 
-import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
 
 from adversarial_mlm.saving.run_files import MANIFEST_FILE
 from adversarial_mlm.utils.errors import CheckpointError
+from adversarial_mlm.utils.hashing import file_checksum
 
 _FORMAT = 1
 
@@ -25,7 +25,8 @@ def write(folder: str, step: int, number: int, processes: int) -> None:
     """
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     files = {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": _checksum(path)} for path in paths
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_checksum(path)}
+        for path in paths
     }
     manifest = {"format": _FORMAT, "step": step, "number": number, "processes": processes, "files": files}
     Path(folder, MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -80,17 +81,12 @@ def verify(folder: str) -> dict:
             raise CheckpointError(f"{said} has a damaged {name} ({size:,} bytes in place of {wanted:,})")
     for name, path in paths.items():
         try:
-            same = _checksum(path) == manifest["files"][name]["sha256"]
+            same = file_checksum(path) == manifest["files"][name]["sha256"]
         except OSError as error:
             raise CheckpointError(f"{said} has a {name} that cannot be read ({error.strerror or error})") from error
         if not same:
             raise CheckpointError(f"{said} has a damaged {name} (its checksum is another)")
     return manifest
-
-
-def _checksum(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_manifest(manifest: object) -> bool:

@@ -20,7 +20,6 @@ from adversarial_mlm.models.loading import (
     LOADING_ERRORS,
     NOISER_FOLDER,
     STRICTLY,
-    CheckpointError,
     check_no_adapter,
     check_weight_files,
     first_sentence,
@@ -32,6 +31,7 @@ from adversarial_mlm.models.loading import (
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.saving import checkpoint_manifest
 from adversarial_mlm.utils import distributed
+from adversarial_mlm.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
