@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Compare ways of pre-training: many runs, paired by seed and batch, under equal budgets, on the same tasks.
+"""Compare ways of masking: train many arms, paired by seed and batch, under equal budgets, and evaluate all of them.
 
     accelerate launch examples/compare_masking.py examples/recipes/compare_small.yaml --dry_run
     accelerate launch examples/compare_masking.py examples/recipes/compare_small.yaml
     accelerate launch examples/compare_masking.py mine.yaml --output_dir runs/mine --learning_rate 3e-4
 
-Options that are not its own go to all arms. It can be killed at any moment: the same command goes on. Started several
-times with the same folder, each process takes the next run that no other is at, and the last one makes the tables.
-docs/comparing.md tells how to write a recipe.
+Options that this script does not know are passed to all arms. You can kill it at any time: the same command resumes.
+To use several cores or GPUs, start it several times with the same folder. Each process takes the next free run, and
+the last one writes the tables. docs/comparing.md explains recipes.
 """
 
 import logging
@@ -25,14 +25,20 @@ from adversarial_mlm.utils.atomic_files import WritingError
 
 
 def main() -> int:
-    """Make a comparison; returns the exit status: 0, also where other processes are still at some runs, 1 where a
-    result could not be written, 2 for a mistake in the input, 143 where SIGTERM and 130 where SIGINT stopped it."""
+    """Make a comparison.
+
+    Returns:
+        `int`, the exit status: 0 if this process is done, even if others are still training; 1 if a result could not
+        be written; 2 for a mistake in the input; 143 after SIGTERM; 130 after SIGINT.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
     args, words = parse_arguments(sys.argv[1:])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return failed("a run has one process here; start the command itself several times to use several devices", 2)
+        return failed(
+            "a comparison trains each run in one process: start this command several times to use several devices", 2
+        )
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
@@ -47,10 +53,10 @@ def main() -> int:
         return failed(str(error), 1)
     except signals.Interrupted as stop:
         return failed(
-            f"stopped by {stop.signal.name}; the same command goes on where it was", signals.exit_status(stop.signal)
+            f"stopped by {stop.signal.name}; start the same command to resume", signals.exit_status(stop.signal)
         )
     if outcome.elsewhere:
-        print(f"{outcome.elsewhere} runs are under way in other processes, the last of which makes the tables")
+        print(f"{outcome.elsewhere} runs are still training in other processes; the last of these writes the tables")
         return 0
     print(outcome.tables)
     print("\n".join(f"Written     {path}" for path in outcome.files))
@@ -58,7 +64,7 @@ def main() -> int:
 
 
 def failed(sentence: str, status: int) -> int:
-    """Say why it ended."""
+    """Print why the comparison ended; returns the exit status."""
     print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
     return status
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Cut a family-rich set out of a corpus: a few families with many members each, for small studies.
+"""Select a few families with many members each from a corpus, for small studies.
 
     python examples/make_family_cut.py corpus.fasta.gz clusters.tsv.gz cut/
 
-writes `cut/proteins.fasta` and `cut/clusters.tsv`. On such a set a small encoder soon learns more than how frequent
-each residue is, which a sample of the same size from all families does not teach it.
+writes `cut/proteins.fasta` and `cut/clusters.tsv`. On such a set, a small encoder soon learns more than the frequency
+of each residue. On a sample of the same size from all families it does not.
 """
 
 import argparse
@@ -18,18 +18,22 @@ from adversarial_mlm.data import CorpusError, load_corpus, read_cluster_table
 
 
 def main() -> int:
-    """Write the cut; returns the exit status: 0, or 2 for a mistake in the input."""
+    """Write the selected families; returns the exit status: 0, or 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("proteins", help="FASTA file, or any other source of proteins")
     parser.add_argument("clusters", help="TSV with the columns `id` and `cluster`")
     parser.add_argument("output_dir")
-    parser.add_argument("--families", type=int, default=40, help="How many families (default: %(default)s)")
-    parser.add_argument("--min_members", type=int, default=150, help="Of a family (default: %(default)s)")
-    parser.add_argument("--max_members", type=int, default=400, help="Of a family (default: %(default)s)")
+    parser.add_argument("--families", type=int, default=40, help="Number of families (default: %(default)s)")
     parser.add_argument(
-        "--max_median_length", type=int, help="Of a family, in residues: whole proteins then fit into short rows"
+        "--min_members", type=int, default=150, help="Least members of a family (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the choice of families (default: %(default)s)")
+    parser.add_argument("--max_members", type=int, default=400, help="Most members of a family (default: %(default)s)")
+    parser.add_argument(
+        "--max_median_length",
+        type=int,
+        help="Longest median length of a family, in residues; whole proteins then fit in short rows",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the choice of families (default: %(default)s)")
     args = parser.parse_args()
     try:
         clusters = read_cluster_table(args.clusters)
@@ -40,7 +44,7 @@ def main() -> int:
         return 2
     sizes = Counter(clusters[name] for name, _ in records)
     fitting = sorted(name for name, size in sizes.items() if args.min_members <= size <= args.max_members)
-    short = "" if args.max_median_length is None else f" and at most {args.max_median_length} residues in the median"
+    short = "" if args.max_median_length is None else f" and a median of at most {args.max_median_length} residues"
     if short:
         lengths = defaultdict(list)
         for name, sequence in records:
@@ -48,8 +52,8 @@ def main() -> int:
         fitting = [name for name in fitting if np.median(lengths[name]) <= args.max_median_length]
     if len(fitting) < args.families:
         print(
-            f"{parser.prog}: {args.proteins} has {len(fitting)} families of {args.min_members} to "
-            f"{args.max_members} members{short}, and {args.families} are asked for",
+            f"{parser.prog}: {args.proteins} has only {len(fitting)} families of {args.min_members} to "
+            f"{args.max_members} members{short}, but --families is {args.families}: lower it, or widen the limits",
             file=sys.stderr,
         )
         return 2

@@ -4,8 +4,8 @@
     accelerate launch examples/run_adv_mlm.py examples/recipes/demo.yaml
     accelerate launch examples/run_adv_mlm.py my_recipe.yaml --learning_rate 3e-4 --output_dir runs/mine
 
-Every option can stand in the recipe or on the command line, which wins; `--help` lists them. Without any argument the
-demo runs.
+Every option can be set in the recipe or on the command line, which wins. `--help` lists them. Without any argument,
+the demo runs.
 """
 
 import logging
@@ -29,9 +29,13 @@ DEMO = "examples/recipes/demo.yaml"
 
 
 def main() -> int:
-    """Run a recipe; returns the exit status: 0, 1 where the run missed its gate, was stopped by the alarm for a
-    collapse or because its updates were no longer finite, could not be written or could not be pushed to the Hub, 2
-    for a mistake in the input, 143 where SIGTERM and 130 where SIGINT stopped it."""
+    """Run a recipe.
+
+    Returns:
+        `int`, the exit status: 0 if the run is complete; 1 if it missed its gate, was stopped by the collapse alarm
+        or by updates that were not finite, could not be written, or could not be pushed to the Hub; 2 for a mistake in
+        the input; 143 after SIGTERM; 130 after SIGINT.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
@@ -57,13 +61,13 @@ def main() -> int:
     except signals.Interrupted as stop:
         folder = recipe.training.output_dir
         return failed(
-            f"stopped by {stop.signal.name} before or after training; what {folder} holds of it is whole",
+            f"stopped by {stop.signal.name} before or after training; all files in {folder} are complete",
             signals.exit_status(stop.signal),
         )
 
 
 def failed(sentence: str, status: int) -> int:
-    """Say why a run ended."""
+    """Print why a run ended; returns the exit status."""
     print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr)
     return status
 
@@ -75,7 +79,7 @@ def train_and_report(recipe: Recipe) -> int:
         status = signals.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
             failed(interruption(trainer), status)
-        trainer.accelerator.wait_for_everyone()  # where one is gone its launcher ends the others
+        trainer.accelerator.wait_for_everyone()  # if one process is gone, its launcher ends the others
         trainer.accelerator.end_training()
         return status
     figures = evaluate_saved(recipe, trainer)
@@ -87,7 +91,7 @@ def train_and_report(recipe: Recipe) -> int:
     stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
     not_pushed = pushed is not None and pushed.failure is not None
     missed = gate is not None and not summary.passes_gate(figures, gate)
-    trainer.accelerator.end_training()  # processes that still hold their group may end in an abort
+    trainer.accelerator.end_training()  # without this, a process may end with an abort
     return 1 if stopped or missed or not_pushed else 0
 
 

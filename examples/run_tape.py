@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate an encoder on TAPE's tasks, or on a task of one's own.
+"""Evaluate an encoder on TAPE's tasks, or on your own table.
 
     accelerate launch examples/run_tape.py --task fluorescence --model_name_or_path OUT --data_dir DIR
     accelerate launch examples/run_tape.py --task all --model_name_or_path OUT --data_dir DIR --seeds 0 1 2
@@ -8,8 +8,8 @@
     accelerate launch examples/run_tape.py --task regression --train_file mine.csv --target brightness \\
         --model_name_or_path OUT
 
-A frozen probe is the default; `--help` lists all options. The table has the baselines beside every result, and marks
-a result that does not beat them.
+A frozen probe is the default. `--help` lists all options. The printed table compares every result with baselines, and
+marks a result that does not beat them with `!`.
 """
 
 import logging
@@ -25,22 +25,24 @@ from adversarial_mlm.downstream.run import run
 
 
 def main() -> int:
-    """Evaluate; returns the exit status: 0, or 2 for a mistake in the input."""
+    """Evaluate an encoder; returns the exit status: 0, or 2 for a mistake in the input."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
     args, settings = parse_arguments(sys.argv[1:])
     first = int(os.environ.get("RANK", "0")) == 0
     if not first and args.mode != "finetune":
-        return 0  # the others have nothing to do
+        return 0  # only fine-tuning uses several processes
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     program = Path(sys.argv[0]).name
     try:
         if args.output_dir:
-            read_results(args.output_dir)  # a damaged file is said before any work is done
+            read_results(args.output_dir)  # reports a damaged file before any work is done
         if args.update_card and not os.path.isfile(os.path.join(args.model_name_or_path, "README.md")):
-            raise ValueError(f"update_card is set, but there is no README.md in {args.model_name_or_path}")
+            raise ValueError(
+                f"update_card is true, but there is no README.md in {args.model_name_or_path}: leave the option out"
+            )
         results = run(args, settings)
         if first:
             print(table(results))

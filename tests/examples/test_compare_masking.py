@@ -87,7 +87,7 @@ def test_killed_stopped_and_started_again_it_comes_to_its_tables(start, tmp_path
     wait_for(lambda: list(runs.glob("game/*/*/checkpoint-*")), process)
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 143)
-    assert "stopped by SIGTERM; the same command goes on where it was" in errors and "Traceback" not in errors
+    assert "stopped by SIGTERM; start the same command to resume" in errors and "Traceback" not in errors
     assert "going on from" in errors  # the random run, from its checkpoint
 
     output, errors = finish(start())
