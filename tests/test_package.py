@@ -1,8 +1,13 @@
 import ast
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
+
+import pytest
+import yaml
 
 import adversarial_mlm
 
@@ -28,3 +33,25 @@ def test_no_module_imports_the_packages_of_the_extras_at_its_start(repository):
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 module = getattr(statement, "module", None) or statement.names[0].name
                 assert module.partition(".")[0] not in packages, f"{path}:{statement.lineno}"
+
+
+def test_the_version_is_the_same_everywhere(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((repository / "CITATION.cff").read_text())
+    assert adversarial_mlm.__version__ == project["version"] == citation["version"]
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_modules_and_data_files_and_no_tests(repository, tmp_path):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
+        shutil.copy(repository / name, tmp_path)
+    for name in ("adversarial_mlm", "tests"):
+        shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--wheel-dir", "dist", "."], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = tmp_path / "adversarial_mlm"
+    modules = {str(path.relative_to(tmp_path)) for path in package.rglob("*.py")}
+    data = {"adversarial_mlm/py.typed", "adversarial_mlm/saving/model_card/template.md"}
+    assert {name for name in names if ".dist-info/" not in name} == modules | data

@@ -1,0 +1,48 @@
+"""Clean FASTA files into a folder that train_data and validation_data take.
+
+Started again after a stop, it continues where it was. A compressed file is read by one process.
+"""
+
+import argparse
+
+from adversarial_mlm.data import prepare_corpus
+from adversarial_mlm.data.cleaning import CleaningCounts
+from adversarial_mlm.data.prepare import PART_BYTES
+from adversarial_mlm.utils.errors import CorpusError
+
+HELP = "clean FASTA files once, by several processes, for train_data"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("source", nargs="+", help="FASTA files or patterns")
+    parser.add_argument("--output_dir", required=True, help="folder for the prepared corpus")
+    parser.add_argument("--min_length", type=int, default=10, help="drop shorter proteins (default: %(default)s)")
+    parser.add_argument("--allow_nucleotides", action="store_true", help="take files that seem to be DNA or RNA, too")
+    parser.add_argument("--workers", type=int, help="processes (default: one for each CPU)")
+    parser.add_argument(
+        "--part_megabytes",
+        type=int,
+        default=PART_BYTES >> 20,
+        help="size of the parts of a plain file, and what a stop loses of each process (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepare a corpus and print what was cleaned; returns the exit status.
+
+    Raises:
+        CorpusError: If an option or a file cannot be used.
+    """
+    if args.part_megabytes < 1:
+        raise CorpusError(f"part_megabytes must be 1 or more, and not {args.part_megabytes}.")
+    manifest = prepare_corpus(
+        args.source,
+        args.output_dir,
+        min_length=args.min_length,
+        allow_nucleotides=args.allow_nucleotides,
+        workers=args.workers,
+        part_bytes=args.part_megabytes << 20,
+    )
+    print(f"{args.output_dir}: {CleaningCounts(**manifest['counts']).summary()}; {manifest['residues']:,} residues")
+    return 0
