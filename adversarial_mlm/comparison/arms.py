@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
+from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.recipes.recipe import DataArguments, Recipe, option_of, recipe_of, without_option
 from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.utils import hashing
@@ -144,8 +145,8 @@ def masks_of(recipe: Recipe) -> Masks:
     if masking.masking == "random":
         return Masks(rate, mix)
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
-    if masking.selection == "threshold":
-        return Masks(None, None, "selection: threshold spends a part of the rate that is not known before")
+    if not SELECTIONS[masking.selection]:
+        return Masks(None, None, f"selection: {masking.selection} uses a share of the rate that is not known before")
     if masking.learned_options:
         return Masks(rate, None, "its noiser chooses how to mask")
     if len(set(share)) > 1:

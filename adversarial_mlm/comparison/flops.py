@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.training.noiser_schedule import Alternation, Ramp
+from adversarial_mlm.training.rewards import REWARDS
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,10 @@ class ArmFlops:
         # the one-hots of the straight-through gradient times the embedding table, there and back
         soft = 4.0 * encoder.config.vocab_size * encoder.get_input_embeddings().embedding_dim * tokens.count
         training, extra = self.noiser.training(tokens), 0.0
-        if args.noiser_reward == "reducible":
+        reward = REWARDS[args.noiser_reward]
+        if reward.has_slow_encoder:
             extra += network.forward(tokens)
-        through = args.noiser_reward == "loss"
+        through = reward.through_encoder
         self.along = training - self.masking + extra + (soft if through else 0.0)
         reading = network.forward(tokens) + (network.input_gradient(tokens) + soft if through else 0.0)
         self.noiser_update = training + extra + reading

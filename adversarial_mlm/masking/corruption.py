@@ -5,7 +5,6 @@ numbers of both in every row. The symbols of McDermott et al. (2021): `p_mask_ov
 positions (`soft`), `mask_ANY` its hard form (`chosen`), `M` the choice of how to mask (`option`), `x̃` the result.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,138 +20,15 @@ from adversarial_mlm.masking.keyed_random import (
     RANDOM_POSITION,
     RANDOM_RESIDUE,
     gumbel,
-    logistic,
     uniform,
 )
 from adversarial_mlm.masking.losses import IGNORE_INDEX
-from adversarial_mlm.masking.sampling import (
-    LEAST_TEMPERATURE,
-    exact_budget,
-    gumbel_topk_marginals,
-    logistic_topk_marginals,
-    rss,
-    threshold_mask,
-    topk_mask,
-)
+from adversarial_mlm.masking.rules import MaskingRules
+from adversarial_mlm.masking.sampling import SAMPLERS, exact_budget, threshold_mask, topk_mask
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
 NOT_MASKED = -1
-
-SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
-SELECTIONS = ("topk", "threshold")
-
-_TOLERANCE = 1e-6  # rates are counted in millionths, and their sums are rounded
-
-
-@dataclass(frozen=True)
-class MaskingRules:
-    """How many residues are masked, by whom, and how.
-
-    Args:
-        random_rate (`float`): Share of the residues masked at random.
-        mask_options (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep
-            and replace among the random masks. A replacement is drawn from the standard residues.
-        adversarial_rate (`float`, *optional*, defaults to 0.0): Share of the residues masked by the noiser.
-        learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser also chooses how to mask. With
-            `False` it only writes [MASK] (Algorithm 3 with `p_mask_type = None`).
-        sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"`
-            and `"logistic_topk"`; see [`sampling`].
-        selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
-            where `rss` exceeds 0.5, as Algorithm 3 prints it.
-        gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
-        temperature (`float`, *optional*, defaults to 1.0): Of `rss` (then at least 0.1) and of the relaxed options.
-        blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among candidates that are hidden
-            from it ("propose, then choose").
-        candidate_rate (`float`, *optional*): Share of the residues that are candidates, where `blind`. Defaults to
-            the random share and twice the adversarial one.
-
-    Raises:
-        ValueError: If a rate, share or name is out of range, or if two of them contradict each other.
-    """
-
-    random_rate: float
-    mask_options: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    adversarial_rate: float = 0.0
-    learned_options: bool = True
-    sampler: str = "rss"
-    selection: str = "topk"
-    gated: bool = True
-    temperature: float = 1.0
-    blind: bool = False
-    candidate_rate: float | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "mask_options", tuple(self.mask_options))
-        shares = self.mask_options
-        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
-            raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
-        if not 0 <= self.random_rate <= 1 + _TOLERANCE:
-            raise ValueError(f"random_rate must lie between 0 and 1, got {self.random_rate}")
-        if not 0 <= self.adversarial_rate <= 1 - self.random_rate + _TOLERANCE:
-            raise ValueError(
-                "adversarial_rate must not be negative and, with random_rate, at most 1; "
-                f"got {self.adversarial_rate} beside {self.random_rate}"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.sampler == "rss" and self.temperature < LEAST_TEMPERATURE:
-            raise ValueError(
-                f"temperature must be at least {LEAST_TEMPERATURE} with sampler: rss, got {self.temperature}"
-            )
-        for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
-        if self.sampler != "rss" and (self.selection == "threshold" or not self.gated):
-            option = "selection: threshold" if self.selection == "threshold" else "gated: false"
-            raise ValueError(f"{option} is about the sampler rss, but sampler is {self.sampler}")
-        self._check_candidates()
-
-    def _check_candidates(self) -> None:
-        if self.candidate_rate is None:
-            return
-        if not self.blind:
-            raise ValueError("candidate_rate is given, but only a noiser with the view 'blind' has candidates")
-        if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
-            raise ValueError(
-                f"candidate_rate must lie between the share that is masked, {self.mask_rate:g}, and 1, "
-                f"got {self.candidate_rate}"
-            )
-
-    @property
-    def mask_rate(self) -> float:
-        """Share of the residues that is masked in any way."""
-        return self.adversarial_rate + self.random_rate
-
-    def with_adversarial_share(self, share: float) -> "MaskingRules":
-        """The same rules with `share` (0 to 1) of the noiser's part; random masks fill up."""
-        if share == 1:
-            return self
-        adversarial = share * self.adversarial_rate
-        return dataclasses.replace(self, adversarial_rate=adversarial, random_rate=self.mask_rate - adversarial)
-
-    def budgets(self, num_residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Exact numbers of adversarial and of random masks in rows with so many residues.
-
-        Their sum is the rounded sum of the rates, so that a run without a noiser and with `random_rate` equal to that
-        sum masks just as many residues of every protein.
-
-        Args:
-            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Residues that may be masked.
-
-        Returns:
-            Two `torch.Tensor` of shape `(batch,)`, int64.
-        """
-        total = exact_budget(num_residues, self.mask_rate)
-        adversarial = torch.minimum(exact_budget(num_residues, self.adversarial_rate), total)
-        return adversarial, total - adversarial
-
-    def candidate_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
-        """How many candidates rows with so many residues have, `(batch,)`, int64."""
-        rate = self.candidate_rate
-        if rate is None:
-            rate = min(self.random_rate + 2 * self.adversarial_rate, 1.0)
-        return torch.maximum(exact_budget(num_residues, rate), exact_budget(num_residues, self.mask_rate))
 
 
 @dataclass
@@ -278,9 +154,9 @@ def corrupt_batch(
             winner=winner if rules.learned_options else None,
             probabilities=probabilities,
             soft=soft,
-            importance=None
-            if rules.selection == "threshold"
-            else _importance(probabilities.detach(), candidates, budget, random_budget),
+            importance=_importance(probabilities.detach(), candidates, budget, random_budget)
+            if rules.spends_budget
+            else None,
             entropy=_relative_entropy(scores.any_mask_scores.detach(), candidates),
         )
     return CorruptedBatch(
@@ -305,21 +181,21 @@ def _choose(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
     """The noiser's positions: hard, relaxed (where wanted or needed), and their closed-form probabilities."""
     any_mask, length = scores.any_mask_scores, candidates.shape[1]
-    draw, marginals = (
-        (logistic, logistic_topk_marginals) if rules.sampler == "logistic_topk" else (gumbel, gumbel_topk_marginals)
-    )
-    noise = draw(keys, ANY_MASK, length)
-    probabilities = marginals(any_mask, candidates, budget)
+    sampler = SAMPLERS[rules.sampler]
+    noise = sampler.noise(keys, ANY_MASK, length)
+    probabilities = sampler.marginals(any_mask, candidates, budget)
     soft = None
-    if rules.sampler == "rss" and (relaxed or rules.selection == "threshold"):
+    if sampler.relaxation is not None and (relaxed or not rules.spends_budget):
         # no row can hold more; the exact maximum would have to be read back from the device
         bound = int(exact_budget(torch.tensor(length), rules.adversarial_rate))
-        soft = rss(any_mask, candidates, budget, noise, rules.temperature, max_budget=bound, gated=rules.gated)
+        soft = sampler.relaxation(
+            any_mask, candidates, budget, noise, rules.temperature, max_budget=bound, gated=rules.gated
+        )
     elif relaxed:
         soft = probabilities
-    if rules.selection == "threshold":
-        return threshold_mask(soft.detach(), candidates), soft, probabilities
-    return topk_mask(any_mask.detach() + noise, candidates, budget), soft, probabilities
+    if rules.spends_budget:
+        return topk_mask(any_mask.detach() + noise, candidates, budget), soft, probabilities
+    return threshold_mask(soft.detach(), candidates), soft, probabilities
 
 
 def _importance(

@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from adversarial_mlm.data.order import crop_start
-from adversarial_mlm.masking.corruption import CorruptedBatch, MaskingRules, corrupt_batch
+from adversarial_mlm.masking.corruption import CorruptedBatch, corrupt_batch
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary

@@ -13,9 +13,12 @@ A relaxed choice belongs to the law of one hard choice, and to no other:
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.autograd.function import once_differentiable
+
+from adversarial_mlm.masking.keyed_random import gumbel, logistic
 
 # Algorithm 1's ε, what is left at least of a position that was spent. Its 1e-18 cannot be told from 0 beside a 1.
 _EPSILON = 2.0**-52
@@ -374,3 +377,26 @@ def _hajek_sums(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     variance = spread.sum(dim=-1, keepdim=True)
     variance = torch.where(variance > 0, variance, 1)  # nothing is undecided, and nothing to correct
     return spread, variance, (p * spread).sum(dim=-1, keepdim=True) / variance
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way of drawing positions. The hard choice is always the largest of `scores + noise`, see [`topk_mask`].
+
+    Attributes:
+        noise (`Callable`): Draws the noise from keys, see [`keyed_random`].
+        marginals (`Callable`): Closed-form probabilities that each position is drawn: `(scores, mask, budget)`.
+        relaxation (`Callable`, *optional*): Relaxed values of the same draw, with the signature of [`rss`]. Without it
+            the marginals are the relaxed values.
+    """
+
+    noise: Callable[..., torch.Tensor]
+    marginals: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    relaxation: Callable[..., torch.Tensor] | None = None
+
+
+SAMPLERS = {
+    "rss": Sampler(gumbel, gumbel_topk_marginals, relaxation=rss),
+    "gumbel_topk": Sampler(gumbel, gumbel_topk_marginals),
+    "logistic_topk": Sampler(logistic, logistic_topk_marginals),
+}

@@ -19,7 +19,7 @@ from adversarial_mlm.data import (
     remove_shared_sequences,
     split_corpus,
 )
-from adversarial_mlm.masking.corruption import MaskingRules
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.recipes.recipe import DataArguments
 from adversarial_mlm.saving.run_files import DATA_FILE
 from adversarial_mlm.utils.errors import RecipeError

@@ -18,7 +18,8 @@ import yaml
 from transformers import HfArgumentParser
 
 from adversarial_mlm.downstream import probe_callback
-from adversarial_mlm.masking.corruption import SAMPLERS, SELECTIONS
+from adversarial_mlm.masking.rules import SELECTIONS
+from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.yaml_file import read_yaml, refuse
@@ -142,10 +143,11 @@ class MaskingArguments:
         default=True, metadata={"help": "Whether the noiser also chooses how to mask; else it only writes [MASK]."}
     )
     sampler: str = field(
-        default="rss", metadata={"help": f"How positions are drawn: {', '.join(SAMPLERS)}.", "choices": SAMPLERS}
+        default="rss",
+        metadata={"help": f"How positions are drawn: {', '.join(SAMPLERS)}.", "choices": tuple(SAMPLERS)},
     )
     selection: str = field(
-        default="topk", metadata={"help": "topk, or threshold as Algorithm 3 prints it.", "choices": SELECTIONS}
+        default="topk", metadata={"help": "topk, or threshold as Algorithm 3 prints it.", "choices": tuple(SELECTIONS)}
     )
     gated: bool = field(default=True, metadata={"help": "Whether rss stops at each row's own budget."})
     temperature: float = field(default=1.0, metadata={"help": "Of the relaxed choices."})

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 from adversarial_mlm.data.streaming import RecordStream
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 
 
@@ -67,23 +68,27 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
     """
     if data_collator.noiser is None:
         return
-    if args.noiser_reward == "surprise" and isinstance(train_dataset, IterableDataset):
-        raise ValueError("noiser_reward: surprise needs the residues' shares, which a stream cannot tell")
+    reward = REWARDS[args.noiser_reward]
+    if reward.needs_background and isinstance(train_dataset, IterableDataset):
+        raise ValueError(
+            f"noiser_reward: {args.noiser_reward} needs the frequencies of the residues, which are not known for a "
+            "stream"
+        )
     rules = data_collator.rules
-    through = args.noiser_reward == "loss"
-    if not rules.gated and rules.selection == "topk" and not through:
+    through = reward.through_encoder
+    if not rules.gated and rules.spends_budget and not through:
         raise ValueError(
             f"gated: false is about the gradient of rss, which noiser_reward: {args.noiser_reward} has not"
         )
-    if rules.temperature != 1 and rules.selection == "topk":
-        if not through or (rules.sampler != "rss" and not rules.learned_options):
+    if rules.temperature != 1 and rules.spends_budget:
+        if not through or not (rules.has_relaxation or rules.learned_options):
             raise ValueError("temperature is set, but nothing is relaxed with this sampler, options and noiser_reward")
     if args.on_collapse == "stop" and not rules.random_rate:
         raise ValueError("on_collapse: stop watches the loss on random masks, and random_rate is 0")
-    if rules.selection == "threshold" and (args.importance_exponent or args.noiser_reward == "credit"):
-        option = "importance_exponent" if args.importance_exponent else "noiser_reward: credit"
+    if not rules.spends_budget and (args.importance_exponent or reward.needs_mask_probability):
+        option = "importance_exponent" if args.importance_exponent else f"noiser_reward: {args.noiser_reward}"
         raise ValueError(
-            f"{option} needs the probability of each mask, which selection: threshold has in no closed form"
+            f"{option} needs the probability of each mask, which has no closed form with selection: {rules.selection}"
         )
 
 

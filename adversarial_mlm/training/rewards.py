@@ -1,16 +1,16 @@
-"""What the noiser is paid for.
+"""What the noiser maximises.
 
-In every scheme the noiser climbs one number. It is the encoder's loss, whose gradient comes through the encoder and
-the straight-through one-hots (`through_encoder`), or a sum whose gradient goes to the noiser's scores directly
-([`NoiserReward.direct`]). The trainer adds up both and knows nothing else of a reward.
+A reward is the encoder's loss, whose gradient comes through the encoder and the straight-through one-hots
+(`through_encoder`), or a sum whose gradient reaches the noiser's scores directly ([`NoiserReward.direct`]). The game
+adds up both and knows nothing else of a reward. To add one, write a class and enter it into `REWARDS`.
 
-| name | the noiser is paid | gradient |
+| name | what the noiser maximises | gradient |
 | --- | --- | --- |
-| `loss` | the encoder's loss, of all masked residues together (the paper) | through the encoder |
-| `credit` | each chosen residue's own loss | direct |
-| `surprise` | that, minus the residue's background surprise, −log of its share in the training data | direct |
-| `reducible` | that, minus the loss of a slow copy of the encoder | direct |
-| `predictor` | for predicting the loss; it masks where it expects much (no game) | direct |
+| `loss` | the encoder's loss over all masked residues (the paper) | through the encoder |
+| `credit` | the loss of each residue that it chose | direct |
+| `surprise` | the same minus the residue's background surprise, −log of its frequency in the training data | direct |
+| `reducible` | the same minus the loss of a slow copy of the encoder | direct |
+| `predictor` | how well it predicts the loss; it masks where it expects a high loss (no game) | direct |
 """
 
 import copy
@@ -28,16 +28,43 @@ from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.saving.run_files import SLOW_ENCODER_FILE
 from adversarial_mlm.utils.errors import CheckpointError
 
-REWARDS = ("loss", "surprise", "reducible", "credit", "predictor")
-
 
 class NoiserReward:
-    """The encoder's loss (`update_noiser` of Algorithm 4); the base of the others."""
+    """The encoder's loss (`update_noiser` of Algorithm 4); the base of the others.
 
+    Attributes:
+        description (`str`): What the noiser maximises, for model cards.
+        through_encoder (`bool`): Whether the encoder's loss is a part of it, whose gradient comes through the encoder.
+        needs_mask_probability (`bool`): Whether it needs the closed-form probability of each mask.
+        needs_background (`bool`): Whether it needs the frequencies of residues in the training data.
+        has_slow_encoder (`bool`): Whether it runs a slow copy of the encoder (`slow_encoder_decay`).
+    """
+
+    description = "the encoder's loss over all masked residues"
     through_encoder = True
+    needs_mask_probability = False
+    needs_background = False
+    has_slow_encoder = False
+
+    @classmethod
+    def build(
+        cls, encoder: nn.Module, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
+    ) -> "NoiserReward":
+        """The reward for a run.
+
+        Args:
+            encoder (`nn.Module`): As it is now.
+            log_shares (`Callable`): Returns the logarithm of each token's frequency in the training data `(vocab,)`,
+                or `None` for a stream.
+            slow_encoder_decay (`float`): See [`ReducibleReward`].
+
+        Raises:
+            ValueError: If the reward needs the frequencies and there are none.
+        """
+        return cls()
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor | float:
-        """The part of the pay whose gradient does not come through the encoder.
+        """The part of the reward whose gradient does not come through the encoder.
 
         Args:
             corrupted ([`CorruptedBatch`]): Corrupted with a graph.
@@ -71,24 +98,26 @@ class NoiserReward:
 class CreditReward(NoiserReward):
     """Each chosen residue's own loss times the gradient of the logarithm of its probability.
 
-    Σ_S (pay_i − mean pay of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
-    probability π and pay_i the residue's loss. For pays that do not depend on the other masks the gradient is, up to
-    the quality of that closed form, unbiased for the expected pay of the noiser's masks; ∂ log π_i = (1 − π_i) ∂
-    log-odds_i, and the bare log-odds would overrate what is masked often. The effect of a mask on other residues is
-    not seen. Nothing passes through the encoder, which so can be any network.
+    Σ_S (r_i − mean r of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
+    probability π and the residue's loss r_i. If r_i does not depend on the other masks, the gradient is unbiased for
+    the expected sum over the noiser's masks, up to the quality of the closed form. It uses log π_i because
+    ∂ log π_i = (1 − π_i) ∂ log-odds_i; plain log-odds would overrate residues that are masked often. The effect of a
+    mask on other residues is not seen. No gradient passes through the encoder, which can be any network.
     """
 
+    description = "the loss of each residue that it chose"
     through_encoder = False
+    needs_mask_probability = True
 
-    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+    def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         """What masking each residue is worth, `(batch, length)`; read where a residue is masked."""
         return losses
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         choice = corrupted.choice
-        pay = torch.where(corrupted.masked, self.pay(corrupted, losses), 0)
-        at_random = (pay * corrupted.random).sum(dim=-1) / corrupted.random.sum(dim=-1).clamp_min(1)
-        advantage = torch.where(corrupted.adversarial, pay - at_random[:, None], 0)
+        value = torch.where(corrupted.masked, self.value(corrupted, losses), 0)
+        at_random = (value * corrupted.random).sum(dim=-1) / corrupted.random.sum(dim=-1).clamp_min(1)
+        advantage = torch.where(corrupted.adversarial, value - at_random[:, None], 0)
         log_probability = choice.probabilities.clamp_min(torch.finfo(choice.probabilities.dtype).tiny).log()
         if choice.winner is not None:
             options = torch.log_softmax(choice.scores.option_scores, dim=-1)
@@ -97,36 +126,55 @@ class CreditReward(NoiserReward):
 
 
 class SurpriseReward(CreditReward):
-    """The loss minus what a predictor loses that knows nothing but how frequent each residue is.
+    """The loss minus that of the background predictor, which knows only how frequent each residue is.
 
-    A rare residue is expensive wherever it stands; this pay leaves what the place makes of it.
+    A rare residue has a high loss at any position. What is left is the part that depends on the position.
 
     Args:
         log_shares (`torch.Tensor` of shape `(vocab,)`): See [`evaluation.background_log_shares`].
     """
 
+    description = "the loss of each residue that it chose, minus its background surprise"
+    needs_background = True
+
+    @classmethod
+    def build(cls, encoder, log_shares, slow_encoder_decay) -> "SurpriseReward":
+        shares = log_shares()
+        if shares is None:
+            raise ValueError(
+                "noiser_reward: surprise needs the frequencies of the residues, which are not known for a stream"
+            )
+        return cls(shares)
+
     def __init__(self, log_shares: torch.Tensor):
         self.log_shares = log_shares
 
-    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+    def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         return losses + self.log_shares.to(losses.dtype)[corrupted.labels.clamp_min(0)]
 
 
 class ReducibleReward(CreditReward):
     """The loss minus that of an exponential moving average of the encoder on the same corrupted batch.
 
-    What both find as hard pays nothing. The slow copy is run without dropout.
+    Residues that both find equally hard give no reward. The slow copy runs without dropout.
 
     Args:
         encoder (`nn.Module`): Copied as it is now.
         decay (`float`): Of the moving average, for each update of the encoder.
     """
 
+    description = "the loss of each residue that it chose, minus that of a slow copy of the encoder"
+    has_slow_encoder = True
+
+    @classmethod
+    def build(cls, encoder, log_shares, slow_encoder_decay) -> "ReducibleReward":
+        return cls(encoder, slow_encoder_decay)
+
     def __init__(self, encoder: nn.Module, decay: float):
         self.slow, self.decay = copy.deepcopy(encoder).eval().requires_grad_(False), decay
 
     @torch.no_grad()
-    def pay(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
+    def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         mask = encoder_mask(self.slow, corrupted.attention_mask, padded=True)
         logits = self.slow(input_ids=corrupted.input_ids, attention_mask=mask).logits
         return losses - token_losses(logits, corrupted.labels)
@@ -156,6 +204,7 @@ class PredictorReward(NoiserReward):
     0.2 nats more than its row is drawn e² = 7 times as readily. How to mask is not learned.
     """
 
+    description = "how well it predicts the loss; it masks where it expects a high loss"
     through_encoder = False
     scores_per_nat = 10.0
 
@@ -171,33 +220,11 @@ class PredictorReward(NoiserReward):
         return -((predicted - centred(losses)) ** 2).sum()
 
 
-def build_reward(
-    name: str, encoder: nn.Module, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
-) -> NoiserReward:
-    """The reward of that name.
-
-    Args:
-        name (`str`): One of `REWARDS`.
-        encoder (`nn.Module`): As it is now.
-        log_shares (`Callable`): Gives the logarithm of each token's share in the training data, or `None` where that
-            cannot be told.
-        slow_encoder_decay (`float`): Of [`ReducibleReward`].
-
-    Raises:
-        ValueError: If there is no such reward, or if the training data cannot tell the residues' shares.
-    """
-    match name:
-        case "loss":
-            return NoiserReward()
-        case "surprise":
-            shares = log_shares()
-            if shares is None:
-                raise ValueError("noiser_reward: surprise needs the residues' shares, which a stream cannot tell")
-            return SurpriseReward(shares)
-        case "reducible":
-            return ReducibleReward(encoder, slow_encoder_decay)
-        case "credit":
-            return CreditReward()
-        case "predictor":
-            return PredictorReward()
-    raise ValueError(f"noiser_reward must be one of {', '.join(REWARDS)}, got '{name}'")
+# the order is the order in which options and messages list them
+REWARDS: dict[str, type[NoiserReward]] = {
+    "loss": NoiserReward,
+    "surprise": SurpriseReward,
+    "reducible": ReducibleReward,
+    "credit": CreditReward,
+    "predictor": PredictorReward,
+}

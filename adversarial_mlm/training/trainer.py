@@ -38,7 +38,7 @@ from adversarial_mlm.training.noiser_game import NoiserTurns
 from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.training.packed_attention import pack_attention, packed_rows
 from adversarial_mlm.training.precision import compiled_as, not_compiled
-from adversarial_mlm.training.rewards import build_reward
+from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import FiniteUpdates, spoil_gradient
 
@@ -101,7 +101,11 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
         check_stream(self.args, self.train_dataset)
-        if self.noiser is not None and self.args.noiser_update != "none" and self.args.noiser_reward == "loss":
+        if (
+            self.noiser is not None
+            and self.args.noiser_update != "none"
+            and REWARDS[self.args.noiser_reward].through_encoder
+        ):
             check_soft_inputs(self.model, data_collator)
         freeze_what_is_not_reached(self.model, data_collator)
         if self.args.packed_attention:
@@ -324,8 +328,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             self._frozen_encoder = compiled_as(self.accelerator, self.model)
             # in training mode only where it is trained: in its own phase, or all along
             self.noiser.train(self.args.noiser_update == "reversal")
-            self._reward = build_reward(
-                self.args.noiser_reward, self.model, self._background_log_shares, self.args.slow_encoder_decay
+            self._reward = REWARDS[self.args.noiser_reward].build(
+                self.model, self._background_log_shares, self.args.slow_encoder_decay
             )
             if resume_from_checkpoint is not None:
                 self._reward.load(resume_from_checkpoint)

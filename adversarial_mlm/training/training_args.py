@@ -138,7 +138,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         },
     )
     noiser_reward: str = field(
-        default="loss", metadata={"help": f"What the noiser is paid for: {', '.join(REWARDS)}.", "choices": REWARDS}
+        default="loss",
+        metadata={"help": f"What the noiser maximises: {', '.join(REWARDS)}.", "choices": tuple(REWARDS)},
     )
     slow_encoder_decay: float = field(default=0.99, metadata={"help": "reducible: of the encoder's moving average."})
     encoder_dropout_in_noiser_phase: bool = field(
@@ -219,9 +220,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     def _refuse_what_has_no_effect(self) -> None:
         """An option that is set, and belongs to a game other than the one that is played."""
-        if self.noiser_update == "none" and self.noiser_reward != "loss":
-            raise ValueError("noiser_reward is set, but with noiser_update: none the noiser is not trained")
         defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(self)}
+        if self.noiser_update == "none" and self.noiser_reward != defaults["noiser_reward"]:
+            raise ValueError("noiser_reward is set, but with noiser_update: none the noiser is not trained")
+        with_slow_encoder = [name for name, reward in REWARDS.items() if reward.has_slow_encoder]
         for option, of, value in (
             ("noiser_every", "noiser_update", "reversal"),
             ("reversal_strength", "noiser_update", "reversal"),
@@ -230,7 +232,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             ("shared_phase_counter", "noiser_update", "alternate"),
             ("encoder_dropout_in_noiser_phase", "noiser_update", "alternate"),
             ("unmasked_weight", "loss_scope", "all"),
-            ("slow_encoder_decay", "noiser_reward", "reducible"),
+            *(("slow_encoder_decay", "noiser_reward", name) for name in with_slow_encoder),
         ):
             given = getattr(self, option)
             if option == "reversal_strength" and Ramp(given, option).values == [1.0]:

@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from adversarial_mlm.masking.corruption import NOT_MASKED, MaskingRules
+from adversarial_mlm.masking.corruption import NOT_MASKED
 from adversarial_mlm.masking.corruption import corrupt_batch as noise_batch_by_rules
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import exact_budget
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
+from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.rules import MaskingRules
 from tests.helpers.loaded_networks import check_same_weights
 
 KINDS = {

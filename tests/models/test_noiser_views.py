@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from adversarial_mlm import NoiserConfig, NoiserModel
-from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
+from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.rules import MaskingRules
 
 LENGTH, CANDIDATES = 6, 3
 WORLD = list(itertools.product("AL", repeat=LENGTH))

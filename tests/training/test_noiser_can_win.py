@@ -15,9 +15,10 @@ from adversarial_mlm import (
     split_corpus,
 )
 from adversarial_mlm.data import read_cluster_table
-from adversarial_mlm.masking.corruption import MaskingRules, corrupt_batch
+from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
 
 LENGTH = 128

@@ -1,6 +1,7 @@
 """bf16, fp16 with its scaler, tf32, checkpointed activations, torch.compile."""
 
 import contextlib
+import dataclasses
 import shutil
 
 import datasets
@@ -9,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM
-from adversarial_mlm.masking import corruption
+from adversarial_mlm.masking import corruption, sampling
 from adversarial_mlm.masking.keyed_random import row_keys
 from adversarial_mlm.masking.losses import loss_weights, token_losses
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
@@ -31,9 +32,7 @@ SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
 def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, game, sampler):
     seen = {}
 
-    def watch(module, name):
-        function = getattr(module, name)
-
+    def watching(name, function):
         def watched(*args, **kwargs):
             result = function(*args, **kwargs)
             # `_straight_through` reads the noisy option scores, the others the any-mask scores or the losses
@@ -44,12 +43,19 @@ def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, 
                 seen[name].update(x.dtype for x in given)
             return result
 
-        monkeypatch.setattr(module, name, watched)
+        return watched
 
-    for name in ("rss", "topk_mask", "gumbel_topk_marginals", "logistic_topk_marginals", "_straight_through"):
-        watch(corruption, name)
-    for name in ("token_losses", "loss_weights"):
-        watch(noiser_game, name)
+    for module, names in (
+        (corruption, ("topk_mask", "_straight_through")),
+        (noiser_game, ("token_losses", "loss_weights")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, watching(name, getattr(module, name)))
+    for name, functions in list(sampling.SAMPLERS.items()):
+        relaxation = functions.relaxation and watching(name, functions.relaxation)
+        marginals = watching(f"{name} marginals", functions.marginals)
+        watched_ones = dataclasses.replace(functions, marginals=marginals, relaxation=relaxation)
+        monkeypatch.setitem(sampling.SAMPLERS, name, watched_ones)
     hidden, losses = [], []
     trainer = make_trainer(bf16=True, max_steps=2, logging_steps=1, masking_rules={"sampler": sampler}, **GAMES[game])
     trainer.model.bert.encoder.layer[0].intermediate.register_forward_hook(lambda m, i, out: hidden.append(out.dtype))
@@ -58,7 +64,7 @@ def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, 
     trainer.train()
     assert set(hidden) == {torch.bfloat16}  # the encoder is in bf16, in its own updates and in the noiser's
     assert {loss.dtype for loss in losses} <= {torch.float32, torch.float64}  # the divisor is a float64
-    assert {"topk_mask", "token_losses", "loss_weights"} < seen.keys()
+    assert {"topk_mask", "token_losses", "loss_weights", f"{sampler} marginals"} <= seen.keys()
     if game != "credit":
         assert "_straight_through" in seen and ("rss" in seen) == (sampler == "rss")
     assert all(dtypes <= {torch.float32} for dtypes in seen.values()), seen

@@ -1,12 +1,13 @@
 """Who runs the loop of `rss` over the budget: the noiser's own update by its gradient, and nobody else."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
 from transformers import Trainer, TrainingArguments
 
 from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, presets
-from adversarial_mlm.masking import corruption
+from adversarial_mlm.masking import sampling
 
 GAME = presets.game("paper")
 PAPER = {
@@ -18,14 +19,14 @@ PAPER = {
 def loops(monkeypatch):
     """How often the loop ran, by what the trainer was doing."""
     counts = Counter()
-    rss = corruption.rss
+    rss = sampling.SAMPLERS["rss"]
 
     def counted(*args, **kwargs):
         counts[counts.doing] += 1
-        return rss(*args, **kwargs)
+        return rss.relaxation(*args, **kwargs)
 
     counts.doing = "otherwise"
-    monkeypatch.setattr(corruption, "rss", counted)
+    monkeypatch.setitem(sampling.SAMPLERS, "rss", dataclasses.replace(rss, relaxation=counted))
     return counts
 
 

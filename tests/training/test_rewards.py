@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -11,7 +13,6 @@ from adversarial_mlm.training.rewards import (
     PredictorReward,
     ReducibleReward,
     SurpriseReward,
-    build_reward,
 )
 
 
@@ -42,12 +43,27 @@ def gradient_of(reward, corrupted, losses) -> torch.Tensor:
 
 def test_every_name_gives_a_reward_and_no_other(make_encoder):
     shares = lambda: torch.zeros(30)  # noqa: E731
-    kinds = {type(build_reward(name, make_encoder(), shares, 0.9)) for name in REWARDS}
-    assert len(kinds) == len(REWARDS)
-    with pytest.raises(ValueError, match="noiser_reward must be one of loss, surprise"):
-        build_reward("lucre", make_encoder(), shares, 0.9)
-    with pytest.raises(ValueError, match="surprise needs the residues' shares"):
-        build_reward("surprise", make_encoder(), lambda: None, 0.9)
+    kinds = {type(reward.build(make_encoder(), shares, 0.9)) for reward in REWARDS.values()}
+    assert kinds == set(REWARDS.values())
+    with pytest.raises(ValueError, match="surprise needs the frequencies of the residues"):
+        REWARDS["surprise"].build(make_encoder(), lambda: None, 0.9)
+
+
+def test_every_reward_says_in_its_flags_what_it_needs(collator, corrupted, make_encoder):
+    losses = torch.rand(corrupted.labels.shape)
+    for reward in REWARDS.values():
+        built = reward.build(make_encoder(), lambda: torch.zeros(30), 0.9)
+        direct = built.direct(corrupted, losses)
+        assert reward.through_encoder == isinstance(direct, float)  # all of it comes through the encoder
+        assert reward.has_slow_encoder == hasattr(built, "slow")
+        assert reward.needs_background == hasattr(built, "log_shares")
+        without = dataclasses.replace(corrupted.choice, probabilities=None)
+        try:
+            built.direct(dataclasses.replace(corrupted, choice=without), losses)
+        except AttributeError:
+            assert reward.needs_mask_probability
+        else:
+            assert not reward.needs_mask_probability
 
 
 def paid(corrupted, wanted: torch.Tensor, reward, losses) -> None:

@@ -1,0 +1,139 @@
+"""How many residues are masked, by whom, and how: the options of masking, and what they mean for one protein."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, SAMPLERS, exact_budget
+
+# whether each selection masks exactly the budget of every row
+SELECTIONS = {"topk": True, "threshold": False}
+
+_TOLERANCE = 1e-6  # rates are counted in millionths, and their sums are rounded
+
+
+@dataclass(frozen=True)
+class MaskingRules:
+    """How many residues are masked, by whom, and how.
+
+    Args:
+        random_rate (`float`): Share of the residues masked at random.
+        mask_options (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep
+            and replace among the random masks. A replacement is drawn from the standard residues.
+        adversarial_rate (`float`, *optional*, defaults to 0.0): Share of the residues masked by the noiser.
+        learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser also chooses how to mask. With
+            `False` it only writes [MASK] (Algorithm 3 with `p_mask_type = None`).
+        sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"`
+            and `"logistic_topk"`; see [`sampling`].
+        selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
+            where `rss` exceeds 0.5, as Algorithm 3 prints it.
+        gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
+        temperature (`float`, *optional*, defaults to 1.0): Of `rss` (then at least 0.1) and of the relaxed options.
+        blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among candidates that are hidden
+            from it ("propose, then choose").
+        candidate_rate (`float`, *optional*): Share of the residues that are candidates, where `blind`. Defaults to
+            the random share and twice the adversarial one.
+
+    Raises:
+        ValueError: If a rate, share or name is out of range, or if two of them contradict each other.
+    """
+
+    random_rate: float
+    mask_options: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    adversarial_rate: float = 0.0
+    learned_options: bool = True
+    sampler: str = "rss"
+    selection: str = "topk"
+    gated: bool = True
+    temperature: float = 1.0
+    blind: bool = False
+    candidate_rate: float | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "mask_options", tuple(self.mask_options))
+        shares = self.mask_options
+        if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
+            raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
+        if not 0 <= self.random_rate <= 1 + _TOLERANCE:
+            raise ValueError(f"random_rate must lie between 0 and 1, got {self.random_rate}")
+        if not 0 <= self.adversarial_rate <= 1 - self.random_rate + _TOLERANCE:
+            raise ValueError(
+                "adversarial_rate must not be negative and, with random_rate, at most 1; "
+                f"got {self.adversarial_rate} beside {self.random_rate}"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
+        self._check_relaxation()
+        self._check_candidates()
+
+    def _check_relaxation(self) -> None:
+        if self.has_relaxation:
+            if self.temperature < LEAST_TEMPERATURE:
+                raise ValueError(
+                    f"temperature must be at least {LEAST_TEMPERATURE} with sampler: {self.sampler}, "
+                    f"got {self.temperature}"
+                )
+        elif not self.spends_budget or not self.gated:
+            option = f"selection: {self.selection}" if not self.spends_budget else "gated: false"
+            relaxed = ", ".join(name for name, sampler in SAMPLERS.items() if sampler.relaxation is not None)
+            raise ValueError(f"{option} needs sampler: {relaxed}, but sampler is {self.sampler}")
+
+    def _check_candidates(self) -> None:
+        if self.candidate_rate is None:
+            return
+        if not self.blind:
+            raise ValueError("candidate_rate is given, but only a noiser with the view 'blind' has candidates")
+        if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
+            raise ValueError(
+                f"candidate_rate must lie between the share that is masked, {self.mask_rate:g}, and 1, "
+                f"got {self.candidate_rate}"
+            )
+
+    @property
+    def has_relaxation(self) -> bool:
+        """Whether the sampler relaxes the whole draw, as Algorithm 1 does, and has no closed form for that."""
+        return SAMPLERS[self.sampler].relaxation is not None
+
+    @property
+    def spends_budget(self) -> bool:
+        """Whether every row gets exactly its budget of adversarial masks; `selection: threshold` may use fewer."""
+        return SELECTIONS[self.selection]
+
+    @property
+    def mask_rate(self) -> float:
+        """Share of the residues that is masked in any way."""
+        return self.adversarial_rate + self.random_rate
+
+    def with_adversarial_share(self, share: float) -> "MaskingRules":
+        """The same rules with `share` (0 to 1) of the noiser's part; random masks fill up."""
+        if share == 1:
+            return self
+        adversarial = share * self.adversarial_rate
+        return dataclasses.replace(self, adversarial_rate=adversarial, random_rate=self.mask_rate - adversarial)
+
+    def budgets(self, num_residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Exact numbers of adversarial and of random masks in rows with so many residues.
+
+        Their sum is the rounded sum of the rates, so that a run without a noiser and with `random_rate` equal to that
+        sum masks just as many residues of every protein.
+
+        Args:
+            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Residues that may be masked.
+
+        Returns:
+            Two `torch.Tensor` of shape `(batch,)`, int64.
+        """
+        total = exact_budget(num_residues, self.mask_rate)
+        adversarial = torch.minimum(exact_budget(num_residues, self.adversarial_rate), total)
+        return adversarial, total - adversarial
+
+    def candidate_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
+        """How many candidates rows with so many residues have, `(batch,)`, int64."""
+        rate = self.candidate_rate
+        if rate is None:
+            rate = min(self.random_rate + 2 * self.adversarial_rate, 1.0)
+        return torch.maximum(exact_budget(num_residues, rate), exact_budget(num_residues, self.mask_rate))
