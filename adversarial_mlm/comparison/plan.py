@@ -11,6 +11,7 @@ from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.data import count_lengths
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks
+from adversarial_mlm.utils.tables import text_table
 
 Flops = dict[str, ArmFlops]
 
@@ -149,7 +150,8 @@ def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]
         costs ([`StepCosts`], *optional*): As far as measured.
         done (`set[str]`): Names of runs that are complete.
     """
-    rows: list[tuple[str, ...]] = [("budget", "arm", "updates", "TFLOP a run", "min a run", "runs", "of them done")]
+    header = ("budget", "arm", "updates", "TFLOP a run", "min a run", "runs", "of them done")
+    rows: list[tuple[str, ...]] = []
     for budget, arms in plan.updates.items():
         for arm, updates in arms.items():
             runs = [run for run in plan.runs if (run.arm, run.updates) == (arm, updates)]
@@ -165,6 +167,4 @@ def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]
                     str(sum(run.name in done for run in runs)),
                 )
             )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return text_table(header, rows, rule=False)

@@ -1,7 +1,6 @@
 """Cells of the report: metrics, differences and their names in words."""
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adversarial_mlm.comparison.differences import Entry, is_task, mean_and_deviation, values
@@ -83,13 +82,3 @@ def scale(metric: str) -> tuple[float, int, str]:
 def flat(value: Any) -> str:
     """Write an option's value on one line."""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(_lines([header, ["---"] * len(header), *rows]))
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    for row in rows:
-        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -25,10 +25,10 @@ from adversarial_mlm.comparison.report_cells import (
     metric_words,
     over_seeds,
     scale,
-    table,
     verdict,
 )
 from adversarial_mlm.downstream.results import PAPER
+from adversarial_mlm.utils.tables import markdown_table
 
 _LESS, _MORE = "below 0 is better", "above 0 is better"
 _EQUAL = {
@@ -120,7 +120,7 @@ def _setup(study: Study) -> str:
         "## What was compared?",
         f"{proteins['train']['proteins']:,} proteins were used for training. The held-out proteins were divided by "
         f"{division} into two parts:",
-        table(["held-out set", "selection part", "confirmation part"], rows),
+        markdown_table(["held-out set", "selection part", "confirmation part"], rows),
     ]
     if study["warm_up"]:
         lines.append(
@@ -162,7 +162,7 @@ def _arms(study: Study) -> str:
         )
     if any(entry["removed"] for entry in study["arms"]):
         note += "\n\nArms that were removed from the recipe after they ran are still reported."
-    return f"{table(header, rows)}{note}"
+    return f"{markdown_table(header, rows)}{note}"
 
 
 def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
@@ -183,7 +183,8 @@ def _losses(study: Study, budget: str, entries: Sequence[Entry]) -> str:
         background = {name: _background(entries, f"{prefix}{name}_background_loss") for name in sets}
         levels = ", ".join(f"{name} {value:.3f}" for name, value in background.items())
         blocks.append(
-            f"Cross-entropy on random masks, {words} (background predictor: {levels}):\n\n{table(header, rows)}"
+            f"Cross-entropy on random masks, {words} (background predictor: {levels}):\n\n"
+            f"{markdown_table(header, rows)}"
         )
     return "\n\n".join(blocks)
 
@@ -236,7 +237,7 @@ def _conclusions(study: Study) -> str:
     lines = [
         "## Which arms are better?",
         note,
-        table(["budget", "difference", *map(_with_part, columns)], rows),
+        markdown_table(["budget", "difference", *map(_with_part, columns)], rows),
         *_gains_in_short(study),
     ]
     return "\n\n".join(lines)
@@ -281,7 +282,7 @@ def _differences(study: Study, title: str, metrics: Sequence[str], better: str) 
         return ""
     note = f"Differences of runs with the same seed; {better}. In brackets: 95 % interval and p."
     header = ["budget", "difference", *(metric_words(metric.removeprefix("confirmation_")) for metric in metrics)]
-    return f"## {title}\n\n{note}\n\n{table(header, rows)}"
+    return f"## {title}\n\n{note}\n\n{markdown_table(header, rows)}"
 
 
 def _gains(study: Study) -> str:
@@ -297,7 +298,7 @@ def _gains(study: Study) -> str:
         return ""
     note = f"Each arm minus *{untrained_words(study)}*, with the same seed; {_MORE}. In brackets: 95 % interval and p."
     header = ["budget", "arm", *map(metric_words, metrics)]
-    return f"## What did pre-training add on downstream tasks?\n\n{note}\n\n{table(header, rows)}"
+    return f"## What did pre-training add on downstream tasks?\n\n{note}\n\n{markdown_table(header, rows)}"
 
 
 def _rows_of(study: Study, budget: str, arm: str) -> list[dict[str, Any]]:
@@ -346,9 +347,8 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     )
     if marks:
         note += " (a): the paper used other data than we did."
-    return (
-        f"## How do the results compare with the paper's Table 2 (budget {budget})?\n\n{note}\n\n{table(header, rows)}"
-    )
+    title = f"How do the results compare with the paper's Table 2 (budget {budget})?"
+    return f"## {title}\n\n{note}\n\n{markdown_table(header, rows)}"
 
 
 def _splits(of_task: dict[str, Any]) -> list[str]:
@@ -404,7 +404,7 @@ def _spreads(study: Study) -> str:
         "Standard deviations, pooled over arms and budgets. Pre-training seeds: between encoders, each the mean of "
         "its fine-tuning runs. Fine-tuning seeds: between the fine-tuning runs of one encoder."
     )
-    return f"## How large is the spread over seeds?\n\n{note}\n\n{table(header, rows)}"
+    return f"## How large is the spread over seeds?\n\n{note}\n\n{markdown_table(header, rows)}"
 
 
 def _masks(study: Study) -> str:
@@ -426,7 +426,7 @@ def _masks(study: Study) -> str:
         return ""
     note = "Means over the last log entries of each run; ± is the standard deviation over seeds."
     header = ["arm", "budget", *columns.values()]
-    return f"## What did the noisers do at the end of training?\n\n{note}\n\n{table(header, rows)}"
+    return f"## What did the noisers do at the end of training?\n\n{note}\n\n{markdown_table(header, rows)}"
 
 
 def _was_confirmed(study: Study) -> bool:

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult
 
 from adversarial_mlm.downstream.scoring import compare, headline_name, score
 from adversarial_mlm.downstream.tasks import TaskData
+from adversarial_mlm.utils.tables import text_table
 
 RESULTS_FILE = "results.json"
 
@@ -224,7 +225,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
                     rows.append(("", f"  {mode}", result["method"], *_figure_cells(name, figure), ""))
         if (task, target, split) in PAPER:
             rows += _paper_rows(task, target, split, of_split, notes)
-    text = _aligned([header, *rows])
+    text = text_table(header, rows)
     if any("!" in row[-1] for row in rows):
         notes.append(
             "! does not beat the best baseline: the 95 % interval of the difference (without intervals, the "
@@ -283,12 +284,6 @@ def _paper_rows(
     if mark:
         notes.append("(a) on other data than here: splits differ from TAPE's in size or target, or were cut")
     return rows
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+from adversarial_mlm.utils.tables import markdown_table
+
 # about the place where a run happens, its console and its secrets, and not about the model
 _OF_THE_PLACE = {
     *("output_dir", "overwrite_output_dir", "cache_dir", "logging_dir", "run_name", "report_to", "disable_tqdm"),
@@ -20,22 +22,14 @@ _ABSOLUTE_PATH = re.compile(
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """A Markdown table whose columns are also aligned to the eye.
+    """A Markdown table of a card, whose columns are aligned in the source, too.
 
     Args:
         headers (`Sequence[str]`): One for each column.
         rows (`Sequence[Sequence[str]]`): The cells.
         numbers (`bool`, *optional*, defaults to `False`): Whether all columns but the first are aligned to the right.
     """
-    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(headers))]
-    right = [numbers and column > 0 for column in range(len(headers))]
-    rule = ["-" * (width - 1) + (":" if to_right else "-") for width, to_right in zip(widths, right, strict=True)]
-    lines = [
-        " | ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True))
-        for row in [cells[0], rule, *cells[1:]]
-    ]
-    return "\n".join(f"| {line} |" for line in lines)
+    return markdown_table(headers, rows, padded=True, numbers=numbers)
 
 
 def percent(share: float) -> str:
