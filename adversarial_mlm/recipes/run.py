@@ -279,7 +279,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
-        model_card.write(evaluator, folder, figures)
+        model_card.write(evaluator.card_facts(), folder, figures)
     return figures
 
 

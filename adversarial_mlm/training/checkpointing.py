@@ -92,7 +92,7 @@ class Checkpointing:
             self.noiser.save_pretrained(os.path.join(folder, NOISER_FOLDER))
         with open(os.path.join(folder, ARGUMENTS_FILE), "w", encoding="utf-8") as file:
             json.dump(self.args.to_dict(), file, indent=2, sort_keys=True, default=str)
-        model_card.write(self, folder)
+        model_card.write(self.card_facts(), folder)
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         if self.hp_search_backend is None and trial is None:
@@ -205,7 +205,7 @@ class Checkpointing:
     def create_model_card(self, *args, **kwargs) -> None:
         """Write the card of this package into the output folder."""
         if self.is_world_process_zero():
-            model_card.write(self, self.args.output_dir)
+            model_card.write(self.card_facts(), self.args.output_dir)
 
     # ---- Stopping ----
 

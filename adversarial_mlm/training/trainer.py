@@ -24,7 +24,9 @@ from adversarial_mlm.masking.data_collator import (
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.saving.hub import HubPushes
+from adversarial_mlm.saving.model_card import CardFacts
 from adversarial_mlm.saving.run_files import METRICS_FILE
+from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing import Checkpointing
 from adversarial_mlm.training.checks import check_fit, check_game, check_stream
 from adversarial_mlm.training.collapse import collapse_message, has_collapsed, random_loss_above_best
@@ -423,6 +425,10 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
     def collapsed_at(self) -> int | None:
         """Step of the first log entry at which the alarm for a collapse rang; `None` where it did not."""
         return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
+
+    def card_facts(self) -> CardFacts:
+        """Everything that the model card of this run is made from, as it stands now."""
+        return card_facts(self)
 
     def _say_short_rows(self, logs: dict[str, float]) -> None:
         # of a dataset with lengths it was said before; a stream shows its short proteins as they come

@@ -3,26 +3,18 @@
 A card is about the weights beside it and how to make them again. It holds no absolute path and no token, and two runs
 of the same thing have the same card but for the times.
 
-Inside, a module imports only from those above it: `text` (tables, paths, the command line), `origin` (what training
-started from, adapters), `training` (networks, game, options, environment), `data` (sources, counts, held-out sets),
-`results` (figures and `model-index`), `limits`, `rendering`.
+A card is made from [`CardFacts`] alone; `trainer.card_facts()` gives those of a run.
+
+Inside, a module imports only from those above it: `facts`, `architecture` (reads an encoder into facts), `text`
+(tables, paths, the command line), `origin` (what training started from, adapters), `training` (networks, game,
+options, environment), `data` (sources, counts, held-out sets), `results` (figures and `model-index`), `limits`,
+`rendering`.
 """
 
+from adversarial_mlm.saving.model_card.facts import CardFacts
+from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.model_card.rendering import write
 from adversarial_mlm.saving.model_card.results import add_results
 from adversarial_mlm.saving.model_card.text import command_line
 
-# Identifiers that the Hub takes for `license`; with `other` the licence's text goes into a file beside the card.
-LICENSES = (
-    *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0"),
-    *("bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause"),
-    *("bsd-3-clause-clear", "c-uda", "cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0"),
-    *("cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0"),
-    *("cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0"),
-    *("cdla-sharing-1.0", "cdla-permissive-1.0", "cdla-permissive-2.0", "wtfpl", "ecl-2.0", "epl-1.0", "epl-2.0"),
-    *("etalab-2.0", "eupl-1.1", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0"),
-    *("isc", "lppl-1.3c", "ms-pl", "mpl-2.0", "odc-by", "odbl", "openrail++", "osl-3.0", "postgresql", "ofl-1.1"),
-    *("ncsa", "unlicense", "zlib", "pddl", "lgpl-lr", "unknown", "other"),
-)
-
-__all__ = ["LICENSES", "add_results", "command_line", "write"]
+__all__ = ["LICENSES", "CardFacts", "add_results", "command_line", "write"]

@@ -2,20 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
-from adversarial_mlm import __version__
 from adversarial_mlm.saving.model_card import data, origin, training
+from adversarial_mlm.saving.model_card.facts import CardFacts
 from adversarial_mlm.saving.model_card.limits import limits
 from adversarial_mlm.saving.model_card.results import Figures
-from adversarial_mlm.saving.model_card.text import count, percent
+from adversarial_mlm.saving.model_card.text import percent
 from adversarial_mlm.saving.run_files import CARD_FILE
-
-if TYPE_CHECKING:
-    from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PLACEHOLDER = "PATH-OR-NAME-OF-THIS-MODEL"
@@ -23,103 +20,95 @@ BASE_PLACEHOLDER = "PATH-OR-NAME-OF-THE-ENCODER"
 EXAMPLES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMASMTGGQQMGRGS")
 
 
-def write(trainer: "AdversarialMLMTrainer", output_dir: str, figures: dict | None = None) -> None:
-    """Render the card of a run as it stands into `output_dir/README.md`.
+def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float] | None = None) -> None:
+    """Render the card of a run as it stands into `folder/README.md`.
 
     Args:
-        trainer ([`AdversarialMLMTrainer`]): Its `run_facts`, where set, are told in the card: `recipe` ([`Recipe`]),
-            `data` (`dict`, what `data.json` holds), `command` (`str`, what started the run) and `base_model` (`str`,
-            what training started from; without a recipe, by default the name that the encoder was loaded by).
-        output_dir (`str`): Where the model is saved.
+        facts ([`CardFacts`]): What to tell.
+        folder (`str` or path): Where the model is saved.
         figures (`dict`, *optional*): Of an evaluation of these weights; the default takes the newest that were logged
             up to the step of these weights.
     """
     # newline fixed, so that the same card comes out on every system
-    with open(os.path.join(output_dir, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
-        file.write(str(_render(trainer, figures)))
+    with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
+        file.write(str(_render(facts, figures)))
 
 
-def _render(trainer: "AdversarialMLMTrainer", figures: dict | None) -> ModelCard:
-    step = trainer.state.global_step if trainer.loaded_best_step is None else trainer.loaded_best_step
-    history = [entry for entry in trainer.state.log_history if entry["step"] <= step]
-    newest = Figures(history if figures is None else [figures], step)
-    hub_id = trainer.hub_model_id
-    name = (hub_id or Path(trainer.args.output_dir).name).rpartition("/")[2].strip(".") or "protein-encoder"
-    proteins = data.training_proteins(trainer)
+def _render(facts: CardFacts, figures: dict[str, float] | None) -> ModelCard:
+    history = [entry for entry in facts.log_history if entry["step"] <= facts.step]
+    newest = Figures(history if figures is None else [figures], facts.step)
     environment = jinja2.Environment(
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
     )
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        card_data=_metadata(trainer, name, newest).to_yaml(),
-        name=name,
-        version=__version__,
-        noiser=trainer.noiser is not None,
-        noiser_is_trained=trainer.args.noiser_update != "none",
-        adapter=origin.adapter_summary(trainer.model),
-        base_model=origin.base_model(trainer),
-        proteins="a stream of proteins" if proteins is None else count(proteins, "protein"),
-        **_usage(trainer, hub_id),
-        **_tables(trainer, step, newest),
+        card_data=_metadata(facts, newest).to_yaml(),
+        name=facts.name,
+        version=facts.environment.versions["adversarial-mlm"],
+        noiser=facts.noiser is not None,
+        noiser_is_trained=facts.noiser is not None and facts.noiser.update != "none",
+        adapter=origin.adapter_summary(facts),
+        base_model=origin.base_model(facts),
+        proteins=data.training_proteins(facts),
+        **_usage(facts),
+        **_tables(facts, newest),
     )
     return ModelCard(text)
 
 
-def _metadata(trainer: "AdversarialMLMTrainer", name: str, figures: Figures) -> ModelCardData:
-    recipe = trainer.run_facts.get("recipe")
-    results = figures.eval_results(trainer.args.eval_mask_rate, trainer.args.eval_mask_seed)
+def _metadata(facts: CardFacts, figures: Figures) -> ModelCardData:
+    results = figures.eval_results(facts.eval_mask_rate, facts.eval_mask_seed)
     tags = ["protein", "protein-language-model", "masked-language-modeling"]
     return ModelCardData(
-        library_name="peft" if origin.adapters(trainer.model) else "transformers",
+        library_name="peft" if facts.encoder.adapters else "transformers",
         pipeline_tag="fill-mask",
-        license=None if recipe is None else recipe.model.model_license,
-        base_model=origin.base_on_hub(trainer),
-        datasets=data.hub_datasets(trainer) or None,
-        tags=tags + (["adversarial-masking"] if trainer.noiser is not None else []),
+        license=None if facts.recipe is None else facts.recipe.model_license,
+        base_model=origin.base_on_hub(facts),
+        datasets=data.hub_datasets(facts) or None,
+        tags=tags + (["adversarial-masking"] if facts.noiser is not None else []),
         metrics=["perplexity", "accuracy"] if results else None,  # names that the Hub knows
-        model_name=name if results else None,
+        model_name=facts.name if results else None,
         eval_results=results or None,
     )
 
 
-def _usage(trainer: "AdversarialMLMTrainer", hub_id: str | None) -> dict:
+def _usage(facts: CardFacts) -> dict[str, Any]:
     """What the snippets need."""
-    encoder = trainer.data_collator.sequence_encoder
+    inputs = facts.inputs
     return {
-        "location": hub_id or PLACEHOLDER,
-        "is_placeholder": not hub_id,
+        "location": facts.hub_id or PLACEHOLDER,
+        "is_placeholder": not facts.hub_id,
         "base_placeholder": BASE_PLACEHOLDER,
-        "base_on_hub": origin.base_on_hub(trainer),
-        "examples": [protein[: encoder.max_residues] for protein in EXAMPLES],
-        "place": min(9, encoder.max_residues - 1),
-        "spaced": encoder.table.spaced,
-        "between": " " if encoder.table.spaced else "",
-        "max_length": encoder.max_length,
-        "window": encoder.max_residues,
-        "hidden_size": trainer.model.config.hidden_size,
-        "pooler": training.has_pooler(trainer.model),
-        "rules": trainer.data_collator.rules,
+        "base_on_hub": origin.base_on_hub(facts),
+        "examples": [protein[: inputs.max_residues] for protein in EXAMPLES],
+        "place": min(9, inputs.max_residues - 1),
+        "spaced": inputs.spaced,
+        "between": " " if inputs.spaced else "",
+        "max_length": inputs.max_length,
+        "window": inputs.max_residues,
+        "hidden_size": facts.encoder.config.hidden_size,
+        "pooler": facts.encoder.has_pooler,
+        "rules": facts.rules,
     }
 
 
-def _tables(trainer: "AdversarialMLMTrainer", step: int, figures: Figures) -> dict:
+def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
     """What the sections tell."""
-    recipe = trainer.run_facts.get("recipe")
     return {
-        "architecture": training.architecture(trainer),
+        "architecture": training.architecture(facts),
         "step": figures.step,
         "random_table": figures.random_table(),
         "background": figures.has_background,
         "noiser_table": figures.noiser_table(),
-        "mask_percent": percent(trainer.args.eval_mask_rate),
-        "mask_token": trainer.data_collator.tokenizer.mask_token,
-        "data_facts": data.data_facts(trainer),
-        "data_licence": data.licence(trainer),
-        "model_licence": None if recipe is None else recipe.model.model_license,
-        "held_out_table": data.held_out_table(trainer),
-        "encoder_facts": training.encoder_facts(trainer, step),
-        "noiser_facts": [] if trainer.noiser is None else training.noiser_facts(trainer),
-        "command": training.launch_command(trainer),
-        "options": training.options(trainer),
-        "environment": training.environment(trainer, step),
-        "limits": limits(trainer, step, figures),
+        "mask_percent": percent(facts.eval_mask_rate),
+        "mask_token": facts.inputs.mask_token,
+        "data_facts": data.data_facts(facts),
+        "data_licence": data.licence(facts),
+        "model_licence": None if facts.recipe is None else facts.recipe.model_license,
+        "held_out_table": data.held_out_table(facts),
+        "encoder_facts": training.encoder_facts(facts),
+        "noiser_facts": training.noiser_facts(facts),
+        "command": training.launch_command(facts),
+        "options": training.options(facts),
+        "environment": training.environment(facts),
+        "limits": limits(facts, figures),
     }

@@ -1,39 +1,14 @@
 """The networks, how they were trained, and where."""
 
-import inspect
-import os
-import platform
-from importlib import metadata
-from typing import TYPE_CHECKING
-
-import torch
-from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-from adversarial_mlm import __version__
 from adversarial_mlm.models import presets
 from adversarial_mlm.saving.model_card import origin
-from adversarial_mlm.saving.model_card.text import changed_options, count, option_value, percent, table
-from adversarial_mlm.training.data_loading import data_seed
-from adversarial_mlm.training.noiser_schedule import Ramp
-
-if TYPE_CHECKING:
-    from adversarial_mlm.training.trainer import AdversarialMLMTrainer
-
-_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+from adversarial_mlm.saving.model_card.facts import CardFacts, NoiserFacts, Points
+from adversarial_mlm.saving.model_card.text import count, percent, table
 
 _VIEWS = {
     "full": "sees the whole protein",
     "context": "sees all but the residue it scores",
     "blind": "chooses among random candidates that are hidden from it",
-}
-
-_REWARDS = {
-    "loss": "the encoder's loss, of all masked residues together",
-    "credit": "each chosen residue's own loss",
-    "surprise": "each chosen residue's own loss minus its background surprise",
-    "reducible": "each chosen residue's own loss minus that of a slow copy of the encoder",
-    "predictor": "predicting the loss; it masks where it expects much",
 }
 
 # options that do nothing in a run without a noiser
@@ -44,10 +19,10 @@ _OF_THE_GAME = {
 }
 
 
-def preset_name(trainer: "AdversarialMLMTrainer") -> str | None:
+def preset_name(facts: CardFacts) -> str | None:
     """The preset of this package whose sizes the encoder has; `None` for any other network."""
-    config = trainer.model.config
-    if origin.started_from(trainer) or origin.adapters(trainer.model) or config.model_type != "bert":
+    config = facts.encoder.config
+    if origin.started_from(facts) or facts.encoder.adapters or config.model_type != "bert":
         return None
     for name, sizes in presets.ENCODERS.items():
         if all(getattr(config, size) == value for size, value in sizes.items()):
@@ -55,26 +30,14 @@ def preset_name(trainer: "AdversarialMLMTrainer") -> str | None:
     return None
 
 
-def has_pooler(model: PreTrainedModel) -> bool:
-    """Whether `AutoModel` would give the encoder a pooler, which masked-language modelling does not train.
-
-    An adapter is loaded into the model that it was trained in, which has none.
-    """
-    if origin.adapters(model):
-        return False
-    base = MODEL_MAPPING.get(type(model.config), None)
-    return base is not None and "add_pooling_layer" in inspect.signature(base.__init__).parameters
-
-
-def architecture(trainer: "AdversarialMLMTrainer") -> str:
+def architecture(facts: CardFacts) -> str:
     """Sizes of the encoder, as a table."""
-    model, config = trainer.model, trainer.model.config
-    preset = preset_name(trainer)
-    rows = [("class", f"`{type(origin.encoder_of(model)).__name__}`" + (f" (preset `{preset}`)" if preset else ""))]
-    parameters = f"{model.num_parameters() / 1e6:.1f} M"
-    if origin.adapters(model):
-        rows.append(("adapter", origin.adapter_summary(model)))
-        parameters += f", {origin.trained_parameters(trainer):,} of them in the adapter"
+    encoder, preset = facts.encoder, preset_name(facts)
+    rows = [("class", f"`{encoder.class_name}`" + (f" (preset `{preset}`)" if preset else ""))]
+    parameters = f"{encoder.parameters / 1e6:.1f} M"
+    if encoder.adapters:
+        rows.append(("adapter", origin.adapter_summary(facts)))
+        parameters += f", {encoder.trained_parameters:,} of them in the adapter"
     rows.append(("parameters", parameters))
     sizes = {
         "hidden size": "hidden_size",
@@ -85,63 +48,65 @@ def architecture(trainer: "AdversarialMLMTrainer") -> str:
         "positions": "max_position_embeddings",
     }
     for told, name in sizes.items():
-        if getattr(config, name, None) is not None:
-            rows.append((told, f"{getattr(config, name):,}"))
-    rows.append(("residues in a training window", f"{trainer.data_collator.sequence_encoder.max_residues:,}"))
+        if getattr(encoder.config, name, None) is not None:
+            rows.append((told, f"{getattr(encoder.config, name):,}"))
+    rows.append(("residues in a training window", f"{facts.inputs.max_residues:,}"))
     return table(("the encoder", ""), rows)
 
 
-def encoder_facts(trainer: "AdversarialMLMTrainer", step: int) -> list[str]:
+def encoder_facts(facts: CardFacts) -> list[str]:
     """How the encoder was trained, a sentence each."""
-    args, rules = trainer.args, trainer.data_collator.rules
-    facts = [
-        f"{step:,} of {trainer.state.max_steps:,} encoder updates on {_batches(trainer)}",
-        f"optimizer {args.optim.value}, peak learning rate {args.learning_rate:g}, "
-        f"schedule {option_value(args.lr_scheduler_type)} {_warm_up(trainer)}, "
-        f"weight decay {args.weight_decay:g}, {_clip(args.max_grad_norm)}",
-        "loss: " + _loss(trainer),
+    made, rules = facts.optimization, facts.rules
+    told = [
+        f"{facts.step:,} of {made.max_steps:,} encoder updates on {_batches(facts)}",
+        f"optimizer {made.optimizer}, peak learning rate {made.learning_rate:g}, "
+        f"schedule {made.schedule} {_warm_up(made.warmup_steps)}, "
+        f"weight decay {made.weight_decay:g}, {_clip(made.max_grad_norm)}",
+        "loss: " + _loss(facts),
         f"random masks: {percent(rules.random_rate)} of the residues of every protein, "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in rules.mask_options)}",
     ]
-    trained = origin.what_was_trained(trainer)
+    trained = origin.what_was_trained(facts)
     if trained is not None:
-        facts.insert(1, trained)
-    if trainer.loaded_best_step is not None:
-        facts.append(
-            f"these weights are the best of those that were evaluated, by `{args.metric_for_best_model}`, "
-            f"after update {step:,}"
+        told.insert(1, trained)
+    if facts.best_by is not None:
+        told.append(
+            f"these weights are the best of those that were evaluated, by `{facts.best_by}`, "
+            f"after update {facts.step:,}"
         )
-    return facts
+    return told
 
 
-def _batches(trainer: "AdversarialMLMTrainer") -> str:
-    args = trainer.args
-    at_a_time, (first, *later) = args.train_batch_size * args.world_size, trainer.batch_stages
-    told = f"{count(at_a_time * first.size, 'sequence')} each"
-    told += "".join(f", {at_a_time * stage.size:,} from update {stage.first_update:,} on" for stage in later)
-    steps = " then ".join(f"{stage.size:,}" for stage in (first, *later))
+def _batches(facts: CardFacts) -> str:
+    made, processes = facts.optimization, facts.environment.processes
+    at_a_time = made.batch_size_per_process * processes
+    (_, first), *later = made.accumulation
+    told = f"{count(at_a_time * first, 'sequence')} each"
+    told += "".join(f", {at_a_time * steps:,} from update {update:,} on" for update, steps in later)
+    steps = " then ".join(f"{steps:,}" for _, steps in made.accumulation)
     steps = f"{steps} accumulation step" + ("" if steps == "1" else "s")
-    return f"{told} ({args.train_batch_size} at a time, {steps}, {count(args.world_size, 'process', 'processes')})"
+    return f"{told} ({made.batch_size_per_process} at a time, {steps}, {count(processes, 'process', 'processes')})"
 
 
-def _warm_up(trainer: "AdversarialMLMTrainer") -> str:
-    steps = trainer.args.get_warmup_steps(trainer.state.max_steps)
+def _warm_up(steps: int) -> str:
     return f"after {count(steps, 'update')} of warm-up" if steps else "without warm-up"
 
 
-def _loss(trainer: "AdversarialMLMTrainer") -> str:
-    args = trainer.args
+def _loss(facts: CardFacts) -> str:
+    made = facts.optimization
     loss = "cross-entropy of the masked residues, kept ones included"
-    if args.weight_of_unmasked:
-        loss = f"cross-entropy of all residues, those that are not masked counted {args.unmasked_weight:g} times"
-    if trainer.noiser is not None and args.importance_exponent:
-        loss += f"; importance weights with the exponent {args.importance_exponent:g}"
+    if made.unmasked_weight:
+        loss = f"cross-entropy of all residues, those that are not masked counted {made.unmasked_weight:g} times"
+    if facts.noiser is not None and made.importance_exponent:
+        loss += f"; importance weights with the exponent {made.importance_exponent:g}"
     return loss
 
 
-def noiser_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
-    """What the noiser is, what it masked and how it was trained, a sentence each."""
-    args, rules, noiser = trainer.args, trainer.data_collator.rules, trainer.noiser
+def noiser_facts(facts: CardFacts) -> list[str]:
+    """What the noiser is, what it masked and how it was trained, a sentence each; empty where there is none."""
+    noiser, rules = facts.noiser, facts.rules
+    if noiser is None:
+        return []
     config = noiser.config
     candidates = ""
     if rules.blind:
@@ -149,9 +114,9 @@ def noiser_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
         rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
         candidates = f", {percent(rate)} of the residues"
     how = "where and how" if rules.learned_options else "where, always by [MASK]"
-    share = _ramp(args.adversarial_share)
-    facts = [
-        f"a {config.backbone} noiser with {noiser.num_parameters() / 1e6:.1f} M parameters "
+    share = _ramp(noiser.adversarial_share)
+    told = [
+        f"a {config.backbone} noiser with {noiser.parameters / 1e6:.1f} M parameters "
         f"(embedding {config.embedding_size}, hidden size {config.hidden_size}, "
         f"{count(config.num_hidden_layers, 'layer')}) that {_VIEWS[config.view]}{candidates}",
         f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of every protein"
@@ -161,77 +126,70 @@ def noiser_facts(trainer: "AdversarialMLMTrainer") -> list[str]:
         f"sampler {rules.sampler}, selection {rules.selection}"
         + ("" if rules.gated else ", not gated")
         + (f", temperature {rules.temperature:g}" if rules.temperature != 1 else ""),
-        "the game: " + _game(trainer),
+        "the game: " + _game(noiser),
     ]
-    if args.noiser_update == "none":
-        return facts
-    factor = _ramp(args.noiser_learning_rate_factor)
+    if noiser.update == "none":
+        return told
+    factor = _ramp(noiser.learning_rate_factor)
     return [
-        *facts,
-        f"reward {args.noiser_reward}: it was paid for {_REWARDS[args.noiser_reward]}"
-        + (f" (decay {args.slow_encoder_decay:g})" if args.noiser_reward == "reducible" else ""),
-        f"peak learning rate {args.noiser_learning_rate:g} on the encoder's schedule"
+        *told,
+        f"reward {noiser.reward}: it was paid for {noiser.reward_description}",
+        f"peak learning rate {noiser.learning_rate:g} on the encoder's schedule"
         + (f" times {factor}" if factor else "")
-        + f", weight decay {args.noiser_weight_decay:g}, {_clip(args.noiser_max_grad_norm)}",
+        + f", weight decay {noiser.weight_decay:g}, {_clip(noiser.max_grad_norm)}",
     ]
 
 
-def _game(trainer: "AdversarialMLMTrainer") -> str:
-    args = trainer.args
-    if args.noiser_update == "none":
+def _game(noiser: NoiserFacts) -> str:
+    if noiser.update == "none":
         return "the noiser masked as it was, and was not trained"
-    if args.noiser_update == "alternate":
-        game = f"{count(args.noiser_steps, 'noiser update')} to every {args.encoder_steps} of the encoder"
-        game += ", phases counted together" if args.shared_phase_counter else ""
-        return game + (", the encoder's dropout on in both" if args.encoder_dropout_in_noiser_phase else "")
+    if noiser.update == "alternate":
+        game = f"{count(noiser.steps, 'noiser update')} to every {noiser.encoder_steps} of the encoder"
+        game += ", phases counted together" if noiser.shared_phase_counter else ""
+        return game + (", the encoder's dropout on in both" if noiser.encoder_dropout else "")
     game = "the noiser learned by gradient reversal with "
-    game += "every update" if args.noiser_every == 1 else f"one of every {args.noiser_every} updates"
-    strength = _ramp(args.reversal_strength)
+    game += "every update" if noiser.every == 1 else f"one of every {noiser.every} updates"
+    strength = _ramp(noiser.reversal_strength)
     return f"{game} of the encoder" + (f", times {strength}" if strength else "")
 
 
-def _ramp(points: list[str]) -> str | None:
+def _ramp(points: Points) -> str | None:
     """A ramp in words; `None` where it is 1 throughout."""
-    values = Ramp(points, "a ramp")
-    if values.values == [1.0]:
+    if [value for _, value in points] == [1.0]:
         return None
-    told = [f"{value:g} at update {step:,}" for value, step in zip(values.values, values.steps, strict=True)]
-    return f"{values.values[0]:g}" if len(told) == 1 else f"({', '.join(told)})"
+    told = [f"{value:g} at update {step:,}" for step, value in points]
+    return f"{points[0][1]:g}" if len(told) == 1 else f"({', '.join(told)})"
 
 
 def _clip(norm: float) -> str:
     return f"gradient clipped at a norm of {norm:g}" if norm else "gradient not clipped"
 
 
-def options(trainer: "AdversarialMLMTrainer") -> str:
+def options(facts: CardFacts) -> str:
     """All options that differ from their defaults, as a table; empty where none does."""
-    recipe = trainer.run_facts.get("recipe")
-    parts = [] if recipe is None else [recipe.data, recipe.model, recipe.masking, recipe.run]
-    rows = {name: value for part in (*parts, trainer.args) for name, value in changed_options(part).items()}
+    rows = dict(facts.options)
     if "global_batch_size" in rows:
         rows.pop("gradient_accumulation_steps", None)  # which follows from it
-    if trainer.noiser is None:
+    if facts.noiser is None:
         rows = {name: rows[name] for name in rows if name not in _OF_THE_GAME and not name.startswith("noiser")}
     return table(("option", "value"), [(f"`{name}`", value) for name, value in rows.items()]) if rows else ""
 
 
-def environment(trainer: "AdversarialMLMTrainer", step: int) -> str:
+def environment(facts: CardFacts) -> str:
     """Seeds, versions, hardware and times, as a table."""
-    args = trainer.args
-    rows = [("seeds", _seeds(trainer))]
-    packages = (*_PACKAGES, "peft") if origin.adapters(trainer.model) else _PACKAGES
-    versions = [f"Python {platform.python_version()}", f"adversarial-mlm {__version__}"]
-    versions += [f"{name} {metadata.version(name)}" for name in packages]
-    rows.append(("versions", ", ".join(versions)))
-    rows.append(("hardware", f"{device_name(args.device)}, {count(args.world_size, 'process', 'processes')}"))
-    mixed = trainer.args.mixed_precision
-    precision = str(trainer.model.dtype).removeprefix("torch.")
-    rows.append(("precision", precision if mixed == "no" else f"{precision} weights, {mixed} mixed precision"))
-    training = [e for e in trainer.state.log_history if "residues_per_second" in e and e["step"] <= step]
+    made, dtype = facts.environment, facts.encoder.dtype
+    precision = dtype if made.mixed_precision == "no" else f"{dtype} weights, {made.mixed_precision} mixed precision"
+    rows = [
+        ("seeds", ", ".join(f"`{name}` {seed}" for name, seed in made.seeds.items())),
+        ("versions", ", ".join(f"{name} {version}" for name, version in made.versions.items())),
+        ("hardware", f"{made.device}, {count(made.processes, 'process', 'processes')}"),
+        ("precision", precision),
+    ]
+    training = [e for e in facts.log_history if "residues_per_second" in e and e["step"] <= facts.step]
     if training:
         residues = sum(entry["residues_per_second"] * _seconds(entry) for entry in training)
         rows.append(("residues read", f"{round(residues):,} by the encoder, in {training[-1]['step']:,} updates"))
-        rows.append(("time", _time(trainer, sum(map(_seconds, training)))))
+        rows.append(("time", _time(facts, sum(map(_seconds, training)))))
     return table(("", ""), rows)
 
 
@@ -239,11 +197,11 @@ def _seconds(entry: dict[str, float]) -> float:
     return sum(value for name, value in entry.items() if name.startswith("seconds_"))
 
 
-def _time(trainer: "AdversarialMLMTrainer", seconds: float) -> str:
+def _time(facts: CardFacts, seconds: float) -> str:
     told = f"{_duration(seconds)} in updates"
-    whole = next((e["train_runtime"] for e in reversed(trainer.state.log_history) if "train_runtime" in e), 0)
+    whole = next((e["train_runtime"] for e in reversed(facts.log_history) if "train_runtime" in e), 0)
     # of a run that was resumed it tells of the last start alone
-    complete = whole >= seconds and trainer.loaded_best_step is None
+    complete = whole >= seconds and facts.best_by is None
     return told + (f", {_duration(whole)} with evaluations and saves" if complete else "")
 
 
@@ -255,36 +213,13 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _seeds(trainer: "AdversarialMLMTrainer") -> str:
-    args, recipe = trainer.args, trainer.run_facts.get("recipe")
-    seeds = [f"`seed` {args.seed}", f"`data_seed` {data_seed(args)}"]
-    if recipe is not None:
-        seeds.append(f"`holdout_seed` {recipe.data.holdout_seed}")
-    return ", ".join([*seeds, f"`eval_mask_seed` {args.eval_mask_seed}"])
-
-
-def device_name(device: torch.device) -> str:
-    """What computed: the GPU's name, or the CPU's with its cores and threads."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
-        name = models[0] if models else name
-    return f"CPU {name} ({count(os.cpu_count() or 1, 'core')}, {count(torch.get_num_threads(), 'thread')})"
-
-
-def launch_command(trainer: "AdversarialMLMTrainer") -> str | None:
+def launch_command(facts: CardFacts) -> str | None:
     """The command that makes the run again, its launcher included; `None` where nothing is known of it."""
-    command = trainer.run_facts.get("command")
-    if command is None:
+    if facts.command is None:
         return None
-    processes, mixed = trainer.args.world_size, trainer.args.mixed_precision
-    launcher = ["accelerate launch", "--multi_gpu"] if processes > 1 else ["accelerate launch"]
-    launcher.append(f"--num_processes {processes}")
-    if mixed != "no" and not (trainer.args.bf16 or trainer.args.fp16):  # asked for at the launcher
-        launcher.append(f"--mixed_precision {mixed}")
-    return f"{' '.join(launcher)} {command}"
+    made = facts.environment
+    launcher = ["accelerate launch", "--multi_gpu"] if made.processes > 1 else ["accelerate launch"]
+    launcher.append(f"--num_processes {made.processes}")
+    if made.launcher_sets_precision:
+        launcher.append(f"--mixed_precision {made.mixed_precision}")
+    return f"{' '.join(launcher)} {facts.command}"

@@ -1,7 +1,8 @@
-"""Cards of trainers and of whole runs, each checked for what holds of every card."""
+"""Cards of facts, of trainers and of whole runs, each checked for what holds of every card."""
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -9,9 +10,19 @@ import pytest
 from huggingface_hub import ModelCard
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, presets
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import evaluate_saved, pretrain
 from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving.model_card.architecture import describe_encoder
+from adversarial_mlm.saving.model_card.facts import (
+    CardFacts,
+    DataFacts,
+    EnvironmentFacts,
+    InputFacts,
+    NoiserFacts,
+    OptimizationFacts,
+)
 
 
 def check(text: str) -> ModelCard:
@@ -55,9 +66,85 @@ def make_trainer(make_encoder, tmp_path):
 
 
 @pytest.fixture
+def make_facts(make_encoder):
+    """Facts of a random run that was set up in Python, without a trainer."""
+
+    def make(**changes) -> CardFacts:
+        facts = CardFacts(
+            name="my-model",
+            hub_id=None,
+            step=100,
+            best_by=None,
+            log_history=[],
+            collapsed_at=None,
+            eval_mask_rate=0.15,
+            eval_mask_seed=2021,
+            encoder=describe_encoder(make_encoder()),
+            inputs=InputFacts(max_length=512, max_residues=510, spaced=False, mask_token="[MASK]"),
+            rules=MaskingRules(random_rate=0.2),
+            optimization=OptimizationFacts(
+                max_steps=200,
+                optimizer="adamw_torch_fused",
+                learning_rate=1e-4,
+                schedule="linear",
+                warmup_steps=0,
+                weight_decay=0.01,
+                max_grad_norm=1.0,
+                batch_size_per_process=8,
+                accumulation=((0, 1),),
+                unmasked_weight=0.0,
+                importance_exponent=0.0,
+            ),
+            noiser=None,
+            data=DataFacts(proteins=1000),
+            environment=EnvironmentFacts(
+                versions={"Python": "3.12.1", "adversarial-mlm": "0.1.0"},
+                device="CPU",
+                processes=1,
+                mixed_precision="no",
+                launcher_sets_precision=False,
+                seeds={"seed": 42, "data_seed": 42},
+            ),
+        )
+        return replace(facts, **changes)
+
+    return make
+
+
+@pytest.fixture
+def make_noiser_facts(make_noiser):
+    """Facts of a noiser that was trained as the defaults have it."""
+
+    def make(view: str = "full", **changes) -> NoiserFacts:
+        noiser = make_noiser(view=view)
+        facts = NoiserFacts(
+            config=noiser.config,
+            parameters=noiser.num_parameters(),
+            update="alternate",
+            steps=10,
+            encoder_steps=10,
+            shared_phase_counter=False,
+            encoder_dropout=False,
+            every=1,
+            reversal_strength=((0, 1.0),),
+            adversarial_share=((0, 1.0),),
+            reward="loss",
+            reward_description="the loss",
+            learning_rate=1e-4,
+            learning_rate_factor=((0, 1.0),),
+            weight_decay=0.01,
+            max_grad_norm=1.0,
+        )
+        return replace(facts, **changes)
+
+    return make
+
+
+@pytest.fixture
 def card_of(tmp_path):
-    def card_of(trainer) -> ModelCard:
-        model_card.write(trainer, str(tmp_path))
+    def card_of(made_from: AdversarialMLMTrainer | CardFacts) -> ModelCard:
+        facts = made_from if isinstance(made_from, CardFacts) else made_from.card_facts()
+        model_card.write(facts, tmp_path)
         return check((tmp_path / "README.md").read_text())
 
     return card_of

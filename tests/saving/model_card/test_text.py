@@ -1,6 +1,6 @@
 """How a card writes paths, commands and options."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
@@ -81,15 +81,15 @@ def test_a_name_on_the_hub_is_not_a_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("processes", "mixed", "asked", "launcher"),
+    ("processes", "mixed", "by_launcher", "launcher"),
     [
         (1, "no", False, "accelerate launch --num_processes 1"),
         (2, "no", False, "accelerate launch --multi_gpu --num_processes 2"),
-        (1, "bf16", True, "accelerate launch --num_processes 1"),
-        (1, "bf16", False, "accelerate launch --num_processes 1 --mixed_precision bf16"),
+        (1, "bf16", False, "accelerate launch --num_processes 1"),
+        (1, "bf16", True, "accelerate launch --num_processes 1 --mixed_precision bf16"),
     ],
 )
-def test_the_launcher_is_told_what_it_was_told(processes, mixed, asked, launcher):
-    args = SimpleNamespace(world_size=processes, mixed_precision=mixed, bf16=asked, fp16=False)
-    trainer = SimpleNamespace(run_facts={"command": "run.py a.yaml"}, args=args)
-    assert launch_command(trainer) == f"{launcher} run.py a.yaml"
+def test_the_launcher_is_told_what_it_was_told(make_facts, processes, mixed, by_launcher, launcher):
+    facts = make_facts(command="run.py a.yaml")
+    here = replace(facts.environment, processes=processes, mixed_precision=mixed, launcher_sets_precision=by_launcher)
+    assert launch_command(replace(facts, environment=here)) == f"{launcher} run.py a.yaml"

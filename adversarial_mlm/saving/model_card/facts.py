@@ -1,0 +1,243 @@
+"""Everything that a model card is made from, as plain data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from adversarial_mlm.masking.rules import MaskingRules
+from adversarial_mlm.models.configuration_noiser import NoiserConfig
+
+Points = tuple[tuple[int, float], ...]
+"""An option that may change during training: pairs of an encoder update and a value."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """An adapter of `peft`.
+
+    Attributes:
+        kind: Such as `"LoRA"`.
+        rank: `None` where this kind has none.
+        has_other_ranks: Whether some modules have another rank.
+        alpha: `None` where this kind has none.
+        modules: Names of the adapted modules, or the pattern that they match.
+        saved_modules: Names of the modules that were trained as a whole.
+    """
+
+    kind: str
+    rank: int | None = None
+    has_other_ranks: bool = False
+    alpha: float | None = None
+    modules: tuple[str, ...] = ()
+    saved_modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """An encoder, see [`describe_encoder`].
+
+    Attributes:
+        class_name: Of the encoder; of the one inside, where an adapter is around it.
+        config: Its configuration.
+        name: Folder or name on the Hub that it was loaded from, if any.
+        parameters: Number of parameters.
+        trained_parameters: Number of parameters that were trained.
+        partly_trained: Whether parameters that the loss reaches were frozen.
+        trained_layers: `trained_layers` of the recipe.
+        has_tied_output: Whether the output weights are the input embeddings.
+        has_pooler: Whether `AutoModel` adds a pooler, which masked-language modelling does not train.
+        has_contact_head: Whether it has a contact head, which masked-language modelling does not train either.
+        adapters: Its adapters.
+        dtype: Such as `"float32"`.
+    """
+
+    class_name: str
+    config: PreTrainedConfig
+    name: str | None
+    parameters: int
+    trained_parameters: int
+    partly_trained: bool
+    trained_layers: int | None
+    has_tied_output: bool
+    has_pooler: bool
+    has_contact_head: bool
+    adapters: tuple[AdapterFacts, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """How proteins became rows of tokens.
+
+    Attributes:
+        max_length: Longest row in tokens.
+        max_residues: Longest window in residues.
+        spaced: Whether the tokenizer needs spaces between residues.
+        mask_token: Such as `"[MASK]"`.
+    """
+
+    max_length: int
+    max_residues: int
+    spaced: bool
+    mask_token: str
+
+
+@dataclass(frozen=True)
+class OptimizationFacts:
+    """How the encoder was trained.
+
+    Attributes:
+        max_steps: Encoder updates of the whole run.
+        optimizer: As the option `optim` has it.
+        learning_rate: At its peak.
+        schedule: As the option `lr_scheduler_type` has it.
+        warmup_steps: Encoder updates.
+        weight_decay: Of AdamW.
+        max_grad_norm: 0 for no clipping.
+        batch_size_per_process: Sequences that one process reads at a time.
+        accumulation: Pairs of an encoder update and the accumulation steps from then on.
+        unmasked_weight: Weight in the loss of residues that are not masked.
+        importance_exponent: 0 for no importance weights.
+    """
+
+    max_steps: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    batch_size_per_process: int
+    accumulation: tuple[tuple[int, int], ...]
+    unmasked_weight: float
+    importance_exponent: float
+
+
+@dataclass(frozen=True)
+class NoiserFacts:
+    """The noiser and how it was trained; names as those of the options, without `noiser_`.
+
+    Attributes:
+        config: Its configuration.
+        parameters: Number of parameters.
+        adversarial_share: The part of its masks that it chose; random masks filled up.
+        reward_description: What it maximised, in words.
+    """
+
+    config: NoiserConfig
+    parameters: int
+    update: str
+    steps: int
+    encoder_steps: int
+    shared_phase_counter: bool
+    encoder_dropout: bool
+    every: int
+    reversal_strength: Points
+    adversarial_share: Points
+    reward: str
+    reward_description: str
+    learning_rate: float
+    learning_rate_factor: Points
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was trained and evaluated on.
+
+    Attributes:
+        streamed: Whether the training data were a stream.
+        proteins: Number of training proteins; `None` if they were a stream, or if there are none.
+        held_out: Name → number of proteins of every held-out set, `None` for a stream.
+        counts: What `data.json` holds: what was read, dropped and taken out.
+    """
+
+    streamed: bool = False
+    proteins: int | None = None
+    held_out: dict[str, int | None] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RecipeFacts:
+    """Options of a recipe that the trainer does not know; names as those of the options."""
+
+    train_data: tuple[str, ...]
+    streaming: bool = False
+    min_length: int = 10
+    cluster_table: str | None = None
+    holdout_families: float = 0.0
+    holdout_members: float = 0.0
+    holdout_random: float = 0.0
+    data_license: str | None = None
+    model_license: str | None = None
+
+
+@dataclass(frozen=True)
+class EnvironmentFacts:
+    """Where and with what a run was made.
+
+    Attributes:
+        versions: Name → version of Python, this package and those that it builds on.
+        device: In words.
+        processes: How many.
+        mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
+        launcher_sets_precision: Whether the launcher was asked for that, and not the training arguments.
+        seeds: Name of the option → seed.
+    """
+
+    versions: dict[str, str]
+    device: str
+    processes: int
+    mixed_precision: str
+    launcher_sets_precision: bool
+    seeds: dict[str, int]
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything that a model card is made from; [`card_facts`] reads it from a trainer.
+
+    Attributes:
+        name: Title of the card.
+        hub_id: Name on the Hub, if there is one.
+        step: Encoder updates that these weights have seen.
+        best_by: Metric by which these weights were chosen as the best; `None` if they are the last.
+        log_history: The log of the whole run, as `Trainer.state` has it.
+        collapsed_at: Step at which the game collapsed, if it did.
+        eval_mask_rate: Share of the residues hidden in evaluation.
+        eval_mask_seed: Seed of evaluation's masks.
+        encoder: The encoder.
+        inputs: How proteins became rows of tokens.
+        rules: How many residues were masked, by whom, and how.
+        optimization: How the encoder was trained.
+        noiser: `None` for a run with random masks only.
+        data: What was trained and evaluated on.
+        environment: Where and with what the run was made.
+        options: Name → value of all options that differ from their defaults.
+        recipe: `None` for a trainer that was set up in Python.
+        base_model: What training started from, as it was given: a folder or a name on the Hub.
+        command: What started the run, without the launcher.
+    """
+
+    name: str
+    hub_id: str | None
+    step: int
+    best_by: str | None
+    log_history: list[dict[str, Any]]
+    collapsed_at: int | None
+    eval_mask_rate: float
+    eval_mask_seed: int
+    encoder: EncoderFacts
+    inputs: InputFacts
+    rules: MaskingRules
+    optimization: OptimizationFacts
+    noiser: NoiserFacts | None
+    data: DataFacts
+    environment: EnvironmentFacts
+    options: dict[str, str] = field(default_factory=dict)
+    recipe: RecipeFacts | None = None
+    base_model: str | None = None
+    command: str | None = None

@@ -1,0 +1,183 @@
+"""What a trainer tells for the model card."""
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from adversarial_mlm import __version__
+from adversarial_mlm.saving.model_card.architecture import describe_encoder
+from adversarial_mlm.saving.model_card.facts import (
+    CardFacts,
+    DataFacts,
+    EncoderFacts,
+    EnvironmentFacts,
+    InputFacts,
+    NoiserFacts,
+    OptimizationFacts,
+    Points,
+    RecipeFacts,
+)
+from adversarial_mlm.saving.model_card.text import changed_options, option_value
+from adversarial_mlm.training.batch_schedule import accumulation
+from adversarial_mlm.training.data_loading import data_seed
+from adversarial_mlm.training.noiser_schedule import Ramp
+from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.utils.hardware import device_name
+
+if TYPE_CHECKING:
+    from adversarial_mlm.training.trainer import AdversarialMLMTrainer
+
+_PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
+
+
+def card_facts(trainer: "AdversarialMLMTrainer") -> CardFacts:
+    """Read from a trainer what its model card is made from.
+
+    Args:
+        trainer ([`AdversarialMLMTrainer`]): Its `run_facts` may hold `recipe` ([`Recipe`]), `data` (`dict`, what
+            `data.json` holds), `command` (`str`, what started the run) and `base_model` (`str`, what training started
+            from; without a recipe, by default the name that the encoder was loaded by).
+    """
+    args, run, best = trainer.args, trainer.run_facts, trainer.loaded_best_step
+    recipe, base_model = run.get("recipe"), run.get("base_model")
+    encoder = describe_encoder(trainer.model, None if recipe is None else recipe.model.trained_layers)
+    sequences, tokenizer = trainer.data_collator.sequence_encoder, trainer.data_collator.tokenizer
+    name = (trainer.hub_model_id or Path(args.output_dir).name).rpartition("/")[2].strip(".")
+    return CardFacts(
+        name=name or "protein-encoder",
+        hub_id=trainer.hub_model_id,
+        step=trainer.state.global_step if best is None else best,
+        best_by=None if best is None else args.metric_for_best_model,
+        log_history=list(trainer.state.log_history),
+        collapsed_at=trainer.collapsed_at,
+        eval_mask_rate=args.eval_mask_rate,
+        eval_mask_seed=args.eval_mask_seed,
+        encoder=encoder,
+        inputs=InputFacts(
+            sequences.max_length, sequences.max_residues, sequences.table.spaced, mask_token=tokenizer.mask_token
+        ),
+        rules=trainer.data_collator.rules,
+        optimization=_optimization(trainer),
+        noiser=_noiser(trainer),
+        data=_data(trainer),
+        environment=_environment(trainer, encoder),
+        options=_options(trainer),
+        recipe=None if recipe is None else _recipe(recipe),
+        base_model=str(base_model) if base_model else None,
+        command=run.get("command"),
+    )
+
+
+def _optimization(trainer: "AdversarialMLMTrainer") -> OptimizationFacts:
+    args, max_steps = trainer.args, trainer.state.max_steps
+    steps = [(0, args.gradient_accumulation_steps)]
+    if args.batch_stages:
+        stages = accumulation(args.batch_stages, "global_batch_size", args.train_batch_size, args.world_size)
+        steps = [(stage.first_update, stage.size) for stage in stages]
+    return OptimizationFacts(
+        max_steps=max_steps,
+        optimizer=option_value(args.optim),
+        learning_rate=args.learning_rate,
+        schedule=option_value(args.lr_scheduler_type),
+        warmup_steps=args.get_warmup_steps(max_steps),
+        weight_decay=args.weight_decay,
+        max_grad_norm=args.max_grad_norm,
+        batch_size_per_process=args.train_batch_size,
+        accumulation=tuple(steps),
+        unmasked_weight=args.weight_of_unmasked,
+        importance_exponent=args.importance_exponent,
+    )
+
+
+def _noiser(trainer: "AdversarialMLMTrainer") -> NoiserFacts | None:
+    args, noiser = trainer.args, trainer.noiser
+    if noiser is None:
+        return None
+    reward = REWARDS[args.noiser_reward]
+    return NoiserFacts(
+        config=noiser.config,
+        parameters=noiser.num_parameters(),
+        update=args.noiser_update,
+        steps=args.noiser_steps,
+        encoder_steps=args.encoder_steps,
+        shared_phase_counter=args.shared_phase_counter,
+        encoder_dropout=args.encoder_dropout_in_noiser_phase,
+        every=args.noiser_every,
+        reversal_strength=_points(args.reversal_strength),
+        adversarial_share=_points(args.adversarial_share),
+        reward=args.noiser_reward,
+        reward_description=reward.description
+        + (f" (decay {args.slow_encoder_decay:g})" if reward.has_slow_encoder else ""),
+        learning_rate=args.noiser_learning_rate,
+        learning_rate_factor=_points(args.noiser_learning_rate_factor),
+        weight_decay=args.noiser_weight_decay,
+        max_grad_norm=args.noiser_max_grad_norm,
+    )
+
+
+def _points(words: Sequence[str]) -> Points:
+    ramp = Ramp(words, "a ramp")
+    return tuple(zip(ramp.steps, ramp.values, strict=True))
+
+
+def _data(trainer: "AdversarialMLMTrainer") -> DataFacts:
+    train, held_out = trainer.train_dataset, trainer.eval_dataset
+    if held_out is None:
+        held_out = {}
+    elif not isinstance(held_out, dict):
+        held_out = {"validation": held_out}
+    return DataFacts(
+        streamed=isinstance(train, IterableDataset),
+        proteins=_size(train),
+        held_out={name: _size(dataset) for name, dataset in held_out.items()},
+        counts=trainer.run_facts.get("data", {}),
+    )
+
+
+def _size(dataset: Dataset | None) -> int | None:
+    return None if dataset is None or isinstance(dataset, IterableDataset) else len(dataset)
+
+
+def _environment(trainer: "AdversarialMLMTrainer", encoder: EncoderFacts) -> EnvironmentFacts:
+    args, recipe = trainer.args, trainer.run_facts.get("recipe")
+    packages = (*_PACKAGES, "peft") if encoder.adapters else _PACKAGES
+    seeds = {"seed": args.seed, "data_seed": data_seed(args)}
+    if recipe is not None:
+        seeds["holdout_seed"] = recipe.data.holdout_seed
+    return EnvironmentFacts(
+        versions={
+            "Python": platform.python_version(),
+            "adversarial-mlm": __version__,
+            **{name: metadata.version(name) for name in packages},
+        },
+        device=device_name(args.device),
+        processes=args.world_size,
+        mixed_precision=args.mixed_precision,
+        launcher_sets_precision=args.mixed_precision != "no" and not (args.bf16 or args.fp16),
+        seeds={**seeds, "eval_mask_seed": args.eval_mask_seed},
+    )
+
+
+def _options(trainer: "AdversarialMLMTrainer") -> dict[str, str]:
+    recipe = trainer.run_facts.get("recipe")
+    parts = [] if recipe is None else [recipe.data, recipe.model, recipe.masking, recipe.run]
+    return {name: value for part in (*parts, trainer.args) for name, value in changed_options(part).items()}
+
+
+def _recipe(recipe: Any) -> RecipeFacts:
+    data = recipe.data
+    return RecipeFacts(
+        train_data=tuple(data.train_data),
+        streaming=data.streaming,
+        min_length=data.min_length,
+        cluster_table=data.cluster_table,
+        holdout_families=data.holdout_families,
+        holdout_members=data.holdout_members,
+        holdout_random=data.holdout_random,
+        data_license=data.data_license,
+        model_license=recipe.model.model_license,
+    )
