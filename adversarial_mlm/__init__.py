@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from adversarial_mlm.utils.version import __version__
 
 # name → module; loaded at first use, because torch and transformers take seconds to import
 _PLACES = {

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset, IterableDataset
 
-from adversarial_mlm import __version__
 from adversarial_mlm.saving.model_card.architecture import describe_encoder
 from adversarial_mlm.saving.model_card.facts import (
     CardFacts,
@@ -27,6 +26,7 @@ from adversarial_mlm.training.data_loading import data_seed
 from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.utils.hardware import device_name
+from adversarial_mlm.utils.version import __version__
 
 if TYPE_CHECKING:
     from adversarial_mlm.training.trainer import AdversarialMLMTrainer
