@@ -14,21 +14,21 @@ from adversarial_mlm.utils.errors import RecipeError
 
 _TOLERANCE = 1e-6
 
-# what a comparison decides itself
-_OURS = (
+# options that the comparison sets itself
+_SET_BY_THE_COMPARISON = (
     *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "max_steps", "num_train_epochs"),
     *("data_seed", "save_strategy", "save_total_limit", "save_only_model", "load_best_model_at_end"),
     *("metric_for_best_model", "background_gate", "push_to_hub", "streaming", "global_batch_size"),
     *("probe_tasks", "probe_data_dir", "probe_steps", "probe_max_records"),
 )
-# what pairs two arms: the same proteins in the same batches, the same network, the same evaluation
+# options that must be equal to pair two arms: proteins, batches, network and evaluation
 _PAIRING = (
     *(item.name for item in dataclasses.fields(DataArguments)),
     *("encoder", "model_name_or_path", "model_revision", "trained_layers"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy"),
     *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
 )
-# what a run's result does not depend on; the proteins are compared by content
+# options that do not change a run's result; proteins are compared by content
 _NOT_OF_THE_RESULT = (
     *("output_dir", "cache_dir", "train_data", "validation_data", "cluster_table", "seed", "data_seed", "max_steps"),
     *("overwrite_output_dir", "run_name", "report_to", "disable_tqdm", "logging_dir"),
@@ -47,15 +47,15 @@ def arm_recipe(
     start: str | None = None,
     words: list[str] | None = None,
 ) -> Recipe:
-    """The pre-training recipe of one run.
+    """Build the pre-training recipe of one run.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison.
         arm (`str`): The arm, or `WARM_UP`.
-        seed (`int`, defaults to 0): Of the run.
-        updates (`int`, defaults to 1): Of the encoder; the learning rate has its whole schedule in them.
+        seed (`int`, defaults to 0): Pre-training seed.
+        updates (`int`, defaults to 1): Number of encoder updates; the learning-rate schedule covers exactly these.
         output_dir (`str`): The run's folder.
-        start (`str`, *optional*): The folder of the encoder that it starts from; by default as the options say.
+        start (`str`, *optional*): Folder of the encoder to start from. By default the options decide.
         words (`list[str]`, *optional*): Options on the command line, for all arms.
 
     Raises:
@@ -64,45 +64,47 @@ def arm_recipe(
     of_arm = recipe.warm_up.options if arm == WARM_UP else recipe.arms[arm].options
     where = f"{recipe.path} ({arm})"
     words = list(words or [])
-    for name in (*recipe.common, *of_arm, *_said(words)):
-        if name in _OURS:
-            raise RecipeError(f"{where}: {name} is decided by the comparison and cannot be an option of an arm")
+    for name in (*recipe.common, *of_arm, *_named(words)):
+        if name in _SET_BY_THE_COMPARISON:
+            raise RecipeError(
+                f"{where}: {name} is set by the comparison itself and cannot be an option of an arm: remove it"
+            )
     often = {"save_steps": max(updates // 5, 1), "logging_steps": max(updates // 50, 1)}
     options = {**often, "report_to": "none", **recipe.common, **of_arm}
     options |= {"seed": seed, "max_steps": updates, "save_strategy": "steps", "save_total_limit": 1}
     if output_dir:
         options["output_dir"] = output_dir
     if start is not None:
-        # what the options say to start from was the warm-up's beginning
+        # these options name the start of the warm-up, not of this run
         for name in ("encoder", "model_name_or_path", "model_revision"):
             options.pop(name, None)
             words = without_option(words, name)
         options["model_name_or_path"] = start
-        # not the batches of the warm-up once more
+        # use other batches than the warm-up
         options["data_seed"] = 1_000_003 + seed
     return recipe_of(options, words, where)
 
 
-def _said(words: list[str]) -> list[str]:
-    """The options that a command line names."""
+def _named(words: list[str]) -> list[str]:
+    """Return the options that a command line names."""
     return [option_of(word) for word in words if option_of(word)]
 
 
 def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe) -> dict[str, Any]:
-    """The options of all arms, those of the command line included, without folders and files that it names.
+    """Return the options of all arms, including those of the command line, but without its folders and files.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison.
         words (`list[str]`): The command line.
-        resolved ([`Recipe`]): Of any arm.
+        resolved ([`Recipe`]): The pre-training recipe of any arm.
     """
     values = resolved.resolved()
-    said = {name: values.get(name) for name in _said(words) if name not in _NOT_OF_THE_RESULT}
-    return {**{name: value for name, value in recipe.common.items() if name != "cache_dir"}, **said}
+    given = {name: values.get(name) for name in _named(words) if name not in _NOT_OF_THE_RESULT}
+    return {**{name: value for name, value in recipe.common.items() if name != "cache_dir"}, **given}
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """16 hexadecimal digits of the options that the result of a run depends on, apart from seed and length."""
+    """Hash the options that a run's result depends on, except seed and length, to 16 hexadecimal digits."""
     options = {name: value for name, value in recipe.resolved().items() if name not in _NOT_OF_THE_RESULT}
     return hashing.fingerprint(options, digits=16)
 
@@ -112,9 +114,9 @@ class Masks:
     """How an arm masks.
 
     Attributes:
-        rate (`float`, *optional*): Share of the residues that is masked; `None` where it is not known before.
-        mix (`tuple[float, float, float]`, *optional*): Shares of [MASK], keep and replace among them; `None` where
-            they are not known before.
+        rate (`float`, *optional*): Mask rate; `None` if it is not known before training.
+        mix (`tuple[float, float, float]`, *optional*): Corruption mix: shares of [MASK], keep and replace; `None` if
+            it is not known before training.
         why_not (`str`): Why one of them is not known.
     """
 
@@ -123,30 +125,30 @@ class Masks:
     why_not: str = ""
 
     def words(self) -> str:
-        """Such as `20 % 80/10/10`."""
+        """Describe rate and mix, such as `20 % 80/10/10`."""
         rate = "?" if self.rate is None else f"{100 * self.rate:g}"
         mix = "learned" if self.mix is None else "/".join(f"{100 * share:.3g}" for share in self.mix)
         return f"{rate} % {mix}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"rate": self.rate, "mix": None if self.mix is None else list(self.mix), "words": self.words()}
 
 
 def masks_of(recipe: Recipe) -> Masks:
-    """How a pre-training recipe masks, over the noiser's and the random masks together."""
+    """Return mask rate and corruption mix of a recipe, over the noiser's and the random masks together."""
     masking = recipe.masking
     rate, mix = masking.adversarial_rate + masking.random_rate, tuple(masking.mask_options)
     if len(mix) != 3 or not rate > 0:
         raise RecipeError(
-            "mask_options must be three shares, of [MASK], kept and replaced, and adversarial_rate and random_rate "
-            f"together above 0; got {list(mix)} and {rate:g}"
+            "mask_options must be three shares ([MASK], keep, replace), and adversarial_rate + random_rate must be "
+            f"above 0; got {list(mix)} and {rate:g}"
         )
     if masking.masking == "random":
         return Masks(rate, mix)
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
     if not SELECTIONS[masking.selection]:
-        return Masks(None, None, f"selection: {masking.selection} uses a share of the rate that is not known before")
+        return Masks(None, None, f"selection: {masking.selection} uses an unknown part of the mask rate")
     if masking.learned_options:
         return Masks(rate, None, "its noiser chooses how to mask")
     if len(set(share)) > 1:
@@ -160,7 +162,7 @@ def masks_of(recipe: Recipe) -> Masks:
 
 
 def difference_of_masks(first: Masks, second: Masks) -> str:
-    """In which way two arms mask differently, in words; empty where they are matched."""
+    """Say in words how the masking of two arms differs; empty if they are matched."""
     for masks in (first, second):
         if masks.why_not:
             return masks.why_not
@@ -173,24 +175,27 @@ def difference_of_masks(first: Masks, second: Masks) -> str:
 
 
 def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict[str, Recipe]:
-    """Make sure that arms can be paired, and that those compared are matched or said not to be.
+    """Check that all arms can be paired, and that compared arms are matched or declared `unmatched`.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison.
         words (`list[str]`, *optional*): Options on the command line, for all arms.
 
     Returns:
-        `dict[str, Recipe]`: A pre-training recipe of each arm, of one update.
+        `dict[str, Recipe]`: The pre-training recipe of each arm, for one update.
 
     Raises:
-        RecipeError: If not; the sentence names the arm.
+        RecipeError: If the check fails; the message names the arm.
     """
     resolved = {name: arm_recipe(recipe, name, words=words) for name in recipe.arms}
     if recipe.warm_up is not None:
         warm_up = arm_recipe(recipe, WARM_UP, words=words)
         _check_pairing(recipe, {next(iter(resolved)): next(iter(resolved.values())), WARM_UP: warm_up})
         if any(arm.model.trained_layers for arm in resolved.values()):
-            raise RecipeError(f"{recipe.path}: warm_up trains the whole encoder and does not go with trained_layers")
+            raise RecipeError(
+                f"{recipe.path}: warm_up trains the whole encoder and cannot be combined with trained_layers: "
+                "remove one of them"
+            )
     _check_pairing(recipe, resolved)
     masks = {name: _masks_of_arm(recipe, name, of_arm) for name, of_arm in resolved.items()}
     for name, arm in recipe.arms.items():
@@ -202,11 +207,13 @@ def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict
         if difference and not arm.unmatched:
             raise RecipeError(
                 f"{recipe.path}: arm {name} ({own.words()}) and its partner {arm.against} ({others.words()}) are not "
-                f"matched ({difference}), so that their difference would not be the game's; choose another partner, "
-                "or say unmatched: true, which every table then repeats"
+                f"matched ({difference}), so the choice of positions is not their only difference. Choose another "
+                "partner in against, or set unmatched: true, which marks the pair in every table"
             )
         if arm.unmatched and not difference:
-            raise RecipeError(f"{recipe.path}: arm {name} says unmatched: true, but masks as {arm.against} does")
+            raise RecipeError(
+                f"{recipe.path}: arm {name} has unmatched: true, but its masks match those of {arm.against}: remove it"
+            )
     return resolved
 
 
@@ -218,19 +225,19 @@ def _masks_of_arm(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> Masks:
 
 
 def _check_budgets(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> None:
-    """Refuse budgets whose amounts cannot be told for an arm."""
+    """Refuse budgets that cannot be computed for an arm."""
     equal = {recipe.budgets[budget].equal: budget for budget in recipe.budgets_of(name)}
     share = Ramp(of_arm.training.adversarial_share, "adversarial_share").values
     if "seconds" in equal and of_arm.masking.masking == "adversarial" and min(share) == 0 < max(share):
         raise RecipeError(
-            f"{recipe.path}: arm {name} has an adversarial_share of 0 in a part of its updates, which so cost less "
-            f"than the others; the budget {equal['seconds']} of equal seconds measures a few updates only: take equal "
-            "flops, which counts each"
+            f"{recipe.path}: arm {name} has an adversarial_share of 0 in some updates, which therefore cost less. "
+            f"Budget {equal['seconds']} (equal: seconds) measures only a few updates: use equal: flops, which counts "
+            "every one"
         )
     if "flops" in equal and of_arm.model.trained_layers is not None:
         raise RecipeError(
-            f"{recipe.path}: arm {name} has trained_layers, and the FLOPs of the budget {equal['flops']} are counted "
-            "for encoders that are trained as a whole"
+            f"{recipe.path}: arm {name} has trained_layers {of_arm.model.trained_layers}, but budget {equal['flops']} "
+            "(equal: flops) counts encoders that are trained as a whole: use equal: updates or equal: seconds"
         )
 
 
@@ -241,13 +248,13 @@ def _check_pairing(recipe: ComparisonRecipe, resolved: dict[str, Recipe]) -> Non
         for option, value in _pairing_options(other).items():
             if value != wanted[option]:
                 raise RecipeError(
-                    f"{recipe.path}: arm {name} has {option} {value} and arm {first} {wanted[option]}; all arms must "
-                    "share it, or they cannot be paired: move it to common"
+                    f"{recipe.path}: arm {name} has {option} {value}, but arm {first} has {wanted[option]}. Arms are "
+                    "paired, so all need the same value: move it to common"
                 )
 
 
 def pairing_facts(recipe: Recipe) -> dict[str, Any]:
-    """What all arms share and results depend on, first weights included; plain values for JSON."""
+    """Return the options that all arms share and results depend on, including first weights, as plain values."""
     options = {name: value for name, value in _pairing_options(recipe).items() if name not in _NOT_OF_THE_RESULT}
     return json.loads(json.dumps(options, default=str))
 

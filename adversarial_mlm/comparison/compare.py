@@ -1,4 +1,4 @@
-"""A whole comparison: the plan, the runs that are left, and the tables when all are done."""
+"""A whole comparison: make the plan, make the missing runs, and write the report when all are complete."""
 
 import argparse
 import dataclasses
@@ -37,17 +37,17 @@ from adversarial_mlm.utils.hardware import machine
 logger = logging.getLogger(__name__)
 
 STUDY_FILE, TABLES_FILE, RUNS_FILE, PLOT_FILE = "study.json", "study.md", "runs.csv", "study.png"
-_TURNS_OF_A_DRY_RUN = 2
+_ROUNDS_OF_A_DRY_RUN = 2
 
 
 @dataclasses.dataclass
 class Outcome:
-    """How far a comparison is.
+    """The state of a comparison.
 
     Attributes:
-        tables (`str`): The report, where all runs are done; else empty.
-        elsewhere (`int`): Runs that other processes are at.
-        files (`list[Path]`): What was written at the end.
+        tables (`str`): The report if all runs are complete; else empty.
+        elsewhere (`int`): Number of runs that other processes are making.
+        files (`list[Path]`): Files of the report.
     """
 
     tables: str = ""
@@ -56,33 +56,33 @@ class Outcome:
 
 
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and the words in it that are options of pre-training."""
+    """Parse the command line; the second value holds the words that are pre-training options."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         usage="%(prog)s recipe.yaml [--dry_run] [--selection_only] [--output_dir DIR] [--data_dir DIR] [--option ...]",
-        description="Compare ways of pre-training. Started more than once, each process takes the next free run.",
+        description="Compare ways of pre-training. Start it several times to share the runs among processes.",
     )
     parser.add_argument("recipe", help="YAML file of a comparison")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost, do nothing")
-    parser.add_argument("--output_dir", help="In place of the recipe's")
-    parser.add_argument("--data_dir", help="In place of the recipe's tasks.data_dir")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost and exit")
+    parser.add_argument("--output_dir", help="Replaces output_dir of the recipe")
+    parser.add_argument("--data_dir", help="Replaces tasks.data_dir of the recipe")
     parser.add_argument(
         "--selection_only",
         "--selection-only",
         action="store_true",
-        help="Leave the confirmation part unread, so that arms, seeds and budgets can still be added",
+        help="Do not evaluate the confirmation part: arms, seeds and budgets can still be added",
     )
-    parser.add_argument("--markdown", type=Path, help="Write the tables into this file, too")
-    parser.add_argument("--json", type=Path, help="Write the plain results into this file, too")
-    parser.add_argument("--plot", type=Path, help="Write the picture into this file, too")
+    parser.add_argument("--markdown", type=Path, help="Also write the report to this file")
+    parser.add_argument("--json", type=Path, help="Also write study.json to this file")
+    parser.add_argument("--plot", type=Path, help="Also write the plot to this file")
     return parser.parse_known_args(argv)
 
 
 def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecipe, dict[str, Recipe], ComparisonData]:
-    """Read the recipe and the proteins, and check all that can be checked before any work.
+    """Read the recipe and the proteins, and check everything before any work.
 
     Raises:
-        RecipeError: If something cannot be done as asked.
+        RecipeError: If the recipe or an option is invalid.
         CorpusError: If data cannot be read.
     """
     _check_packages()
@@ -91,12 +91,12 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
     if recipe.plot:
         report_plot.check_available()
     elif args.plot is not None:
-        raise RecipeError("--plot is given, but the recipe says plot: false")
+        raise RecipeError("--plot is given, but the recipe has plot: false: remove one of them")
     return recipe, recipes, load_comparison_data(next(iter(recipes.values())).data, recipe.held_out)
 
 
 def _check_packages() -> None:
-    """Make sure before hours of work that steps can be measured and differences told."""
+    """Check before hours of work that the packages for timing and statistics are installed."""
     try:
         for package in ("greenlet", "scipy"):
             require(package, "compare", "a comparison")
@@ -105,10 +105,10 @@ def _check_packages() -> None:
 
 
 def dry_run(args: argparse.Namespace, words: list[str]) -> str:
-    """The plan with its cost, as text. Costs that were not measured yet are measured for a moment; nothing is kept.
+    """Return the plan with its cost, as text. Missing costs are measured briefly; nothing is written.
 
     Raises:
-        RecipeError: If something cannot be done as asked.
+        RecipeError: If the recipe or an option is invalid.
         CorpusError: If data cannot be read.
     """
     recipe, recipes, data = prepare(args, words)
@@ -118,19 +118,19 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     if folder is not None:
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))
         before, results = _read_costs(folder, data), folder.results()
-    costs = _measured(before, recipe, recipes, data, _TURNS_OF_A_DRY_RUN)
+    costs = _measured(before, recipe, recipes, data, _ROUNDS_OF_A_DRY_RUN)
     plan = make_plan(recipe, flops, costs)
     if folder is not None:
         _merged(folder, recipe, recipes, words, data, plan)
     left = [run for run in plan.runs if run not in results]
     warm_ups = [run for run in plan.warm_ups.values() if folder is None or not is_trained(folder, run)]
-    how = "measured when the runs began" if costs is before else "measured just now, roughly"
+    how = "as measured before the first run" if costs is before else "measured just now, roughly"
     lines = [
         plan_table(plan, flops, costs, {run.name for run in results}),
         "",
-        f"{len(plan.runs)} runs, equal ones once, {len(left)} to do; seconds {how}",
+        f"{len(plan.runs)} different runs, {len(left)} to do; minutes {how}",
         f"training: about {_minutes(sum(seconds_of(run, costs) for run in (*warm_ups, *left)))}"
-        + (f", {len(warm_ups)} warm-ups included" if warm_ups else ""),
+        + (f", including {len(warm_ups)} warm-ups" if warm_ups else ""),
     ]
     if recipe.tasks is not None:
         lines.append(_tasks_that_are_left(recipe, plan, results))
@@ -141,29 +141,28 @@ def _tasks_that_are_left(recipe: ComparisonRecipe, plan: Plan, results: dict[Run
     left = [run for run in plan.with_tasks if not has_tasks(results.get(run), recipe)]
     tasks = DownstreamTasks(recipe.tasks)
     for name in recipe.tasks.of if left else ():
-        tasks.data(name)  # which says what is missing
+        tasks.data(name)  # raises an error if files are missing
     seconds = seconds_of_tasks(results)
-    when = "whose time is known when the first of them is done" if not seconds else f"about {_minutes(seconds)} each"
+    when = f"about {_minutes(seconds)} each" if seconds else "time unknown until the first is complete"
     return f"downstream tasks: {', '.join(recipe.tasks.of)} for {len(left)} runs, {when}"
 
 
 def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
-    """Make what is left of a comparison.
+    """Make the missing runs of a comparison, and the report when all are complete.
 
-    Several processes may do so in one folder: each takes the next run that no other is at, and the last one makes the
-    tables.
+    Several processes may work in one folder. Each takes the next free run, and the last one writes the report.
 
     Raises:
-        RecipeError: If something cannot be done as asked.
+        RecipeError: If the recipe or an option is invalid.
         CorpusError: If data cannot be read.
         WritingError: If a result cannot be written.
-        Interrupted: If a signal came; the same command goes on.
+        Interrupted: If a signal arrives; the same command continues the comparison.
     """
     recipe, recipes, data = prepare(args, words)
     folder = ComparisonFolder(recipe.output_dir)
     flops = count_flops(recipe, recipes, data)
-    with folder.lock("plan"):  # other processes wait, and so do not disturb what is measured
-        _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # refuses before it measures
+    with folder.lock("plan"):  # other processes wait, which keeps the timing undisturbed
+        _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # checks before timing
         before = _read_costs(folder, data)
         costs = _measured(before, recipe, recipes, data, recipe.measured_turns)
         plan = make_plan(recipe, flops, costs)
@@ -183,7 +182,7 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     with folder.lock("tables"):
         merged, results = folder.read(PLAN_FILE), folder.results()
         elsewhere = sum(name not in {run.name for run in results} for name in merged["runs"])
-        if elsewhere:  # of a recipe that grew, with which another process was started meanwhile
+        if elsewhere:  # another process was started with a recipe that has more runs
             return Outcome(elsewhere=elsewhere)
         check_results(recipe, merged, results)
         confirmation = folder.read(CONFIRMATION_FILE) if args.selection_only else read_confirmation(comparison)
@@ -199,7 +198,7 @@ def _merged(
     data: ComparisonData,
     plan: Plan,
 ) -> dict[str, Any]:
-    """The plan with what ran before, after everything was checked that speaks against it."""
+    """Check the plan against earlier runs, and return the merged plan."""
     common = common_options(recipe, words, next(iter(recipes.values())))
     warm_up_options = None if recipe.warm_up is None else fingerprint(arm_recipe(recipe, WARM_UP, words=words))
     merged = merge_plan(folder, recipe, recipes, common, data, plan, warm_up_options)
@@ -208,7 +207,7 @@ def _merged(
 
 
 def _read_costs(folder: ComparisonFolder, data: ComparisonData) -> StepCosts | None:
-    """What was measured before, with these proteins."""
+    """Return earlier costs, if they were measured with these proteins."""
     found = folder.read(COSTS_FILE)
     return None if found is None or found.get("data") != data.fingerprint else StepCosts(**found)
 
@@ -220,37 +219,37 @@ def _measured(
     data: ComparisonData,
     turns: int,
 ) -> StepCosts:
-    """What was measured before where it is of all arms, else with those that were missing, or of all."""
+    """Return earlier costs, and measure the arms that they lack."""
     had = {} if before is None else before.fingerprints
     known = [name for name, of_arm in recipes.items() if had.get(name) == fingerprint(of_arm)]
     missing = [name for name in recipes if name not in known]
     if not missing:
-        _say_another_machine(before)
+        _warn_of_another_machine(before)
         return before
-    logger.info("measuring what an update costs: %d arms, %d turns", len(missing), turns)
+    logger.info("timing the updates of %d arms, %d rounds", len(missing), turns)
     if not known:
         return measure(recipes, data, turns)
     likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
     reference = [*likes, *known][0]
-    beside = {name: recipes[name] for name in (reference, *missing)}
-    return before.with_arms(measure(beside, data, turns), reference)
+    to_measure = {name: recipes[name] for name in (reference, *missing)}
+    return before.with_arms(measure(to_measure, data, turns), reference)
 
 
-def _say_another_machine(costs: StepCosts) -> None:
+def _warn_of_another_machine(costs: StepCosts) -> None:
     now = machine()
     if costs.machine.get("processor") != now["processor"] or costs.machine.get("gpu") != now.get("gpu"):
         logger.warning(
-            "costs of updates were measured on %s; this machine is another, and budgets of equal seconds stay those "
-            "of that one",
+            "costs of updates were measured on %s, which is not this machine; budgets of equal seconds keep those "
+            "costs",
             costs.machine.get("gpu") or costs.machine.get("processor"),
         )
 
 
 def _make_runs(comparison: Comparison, costs: StepCosts) -> int:
-    """Make the runs that no other process is at; returns how many others are still at."""
+    """Make the free runs; return the number of runs that other processes are making."""
     folder, plan = comparison.folder, comparison.plan
     made = True
-    while made:  # once more, for runs that another process was at and has left
+    while made:  # again, for runs that another process has left incomplete
         made = False
         for run in plan.runs:
             if folder.is_done(run) and not lacks_tasks(comparison, run):
@@ -260,14 +259,14 @@ def _make_runs(comparison: Comparison, costs: StepCosts) -> int:
                     continue
                 made = True
                 if not folder.is_done(run):
-                    _say_progress(comparison, run, costs)
+                    _log_progress(comparison, run, costs)
                     make_run(comparison, run)
                 elif lacks_tasks(comparison, run):
                     add_tasks(comparison, run)
     return sum(not folder.is_done(run) or lacks_tasks(comparison, run) for run in plan.runs)
 
 
-def _say_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
+def _log_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
     plan, results = comparison.plan, comparison.folder.results()
     left = [other for other in plan.runs if other not in results]
     of_tasks = seconds_of_tasks(results)
@@ -276,13 +275,13 @@ def _say_progress(comparison: Comparison, run: Run, costs: StepCosts) -> None:
         return seconds_of(other, costs) + (of_tasks if other in plan.with_tasks else 0.0)
 
     logger.info(
-        "[%d of %d] %s: about %s; all that is left: about %s of work%s",
+        "[%d of %d] %s: about %s; everything left: about %s%s",
         len(plan.runs) - len(left) + 1,
         len(plan.runs),
         run.name,
         _minutes(seconds(run)),
         _minutes(sum(map(seconds, left))),
-        "" if of_tasks or not plan.with_tasks else ", and downstream tasks",
+        "" if of_tasks or not plan.with_tasks else ", without downstream tasks",
     )
 
 
@@ -296,7 +295,7 @@ def _write(
     args: argparse.Namespace, recipe: ComparisonRecipe, folder: ComparisonFolder, study: dict[str, Any]
 ) -> Outcome:
     folder.write(STUDY_FILE, study)
-    study = folder.read(STUDY_FILE)  # the tables are of what was written
+    study = folder.read(STUDY_FILE)  # make the tables from what was written
     tables = markdown(study)
     written = {folder.path / TABLES_FILE: tables, folder.path / RUNS_FILE: runs_csv(study)}
     if args.markdown is not None:
@@ -316,5 +315,7 @@ def _write(
                 shutil.copyfile(folder.path / PLOT_FILE, args.plot)
                 files.append(args.plot)
     except OSError as error:
-        raise WritingError(f"the tables could not be written ({error.strerror or error})") from error
+        raise WritingError(
+            f"the report could not be written to {error.filename or folder.path} ({error.strerror or error})"
+        ) from error
     return Outcome(tables=tables, files=files)

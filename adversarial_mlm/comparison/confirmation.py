@@ -1,4 +1,4 @@
-"""The confirmation part of the held-out proteins: read once, at the end, for all runs at once."""
+"""The confirmation part of the held-out proteins: evaluated once, at the end, for all runs together."""
 
 import logging
 from typing import Any
@@ -15,46 +15,46 @@ logger = logging.getLogger(__name__)
 
 
 def check_not_spent(folder: ComparisonFolder, runs: list[Run], spent: bool) -> None:
-    """Make sure, before any work, that all runs can be read together.
+    """Check, before any work, that all planned runs may be evaluated on the confirmation part together.
 
     Args:
-        folder ([`ComparisonFolder`]): Of the comparison.
-        runs (`list[Run]`): All of the plan.
-        spent (`bool`): Whether the recipe says that some go without.
+        folder ([`ComparisonFolder`]): The comparison's folder.
+        runs (`list[Run]`): All runs of the plan.
+        spent (`bool`): `held_out.spent` of the recipe: whether new runs are reported without confirmation.
 
     Raises:
-        RecipeError: If the confirmation part was read, there are runs that were not there then, and the recipe does
-            not say so; or if it says so and the part was not read.
+        RecipeError: If the confirmation part was evaluated before some runs were planned and `spent` is `False`; or if
+            `spent` is `True` and the part was not evaluated yet.
     """
     earlier = folder.read(CONFIRMATION_FILE)
     if earlier is None:
         if spent:
-            raise RecipeError("held_out.spent is true, but the confirmation part was not read yet: leave it out")
+            raise RecipeError("held_out.spent is true, but the confirmation part was not evaluated yet: remove it")
         return
-    # fresh weights are no arm, and come when tasks are added
+    # untrained encoders are not an arm; they are added together with downstream tasks
     new = [run.name for run in runs if run.name not in earlier["runs"] and run.arm != UNTRAINED]
     if new and not spent:
         raise RecipeError(
-            f"the confirmation part was read once, for {len(earlier['runs'])} runs, and {len(new)} runs of the recipe "
-            f"were not among them (such as {new[0]}); whoever has seen its figures cannot be surprised by it again: "
-            "say held_out.spent: true to report the new runs on the selection part alone, or make all runs anew in "
-            "another output_dir with another holdout_seed"
+            f"the confirmation part was already evaluated for {len(earlier['runs'])} runs. The recipe adds {len(new)} "
+            f"runs (such as {new[0]}), whose choice its results may have guided. Set held_out.spent: true to report "
+            "the new runs on the selection part only, or repeat all runs in another output_dir with another "
+            "holdout_seed"
         )
 
 
 def read_confirmation(comparison: Comparison) -> dict[str, Any]:
-    """Evaluate all complete runs on the confirmation part, if that was not done before, and write what came out.
+    """Evaluate all complete runs on the confirmation part once, and write the result.
 
-    Biases are refitted on the selection part. Nothing is written before all runs are read, so that a kill leaves the
-    part untouched.
+    Biases are refitted on the selection part. The result is written after the last run: if the process is killed
+    before, the confirmation part counts as not evaluated. A second call returns the first result.
 
     Returns:
-        `dict`: `runs` (name → `weights`, the checksum of what was evaluated, and `figures`; of a run that diverged
-        neither) and `data`, the fingerprint of the proteins.
+        `dict`: `runs` (name → `weights`, the checksum of the evaluated weights, and `figures`; empty for a run that
+        diverged) and `data`, the fingerprint of the proteins.
 
     Raises:
-        RecipeError: If the weights of a run are not those that were evaluated.
-        WritingError: If the figures cannot be written.
+        RecipeError: If the weights of a run have changed since they were evaluated.
+        WritingError: If the result cannot be written.
     """
     folder = comparison.folder
     results = folder.results()
@@ -62,7 +62,7 @@ def read_confirmation(comparison: Comparison) -> dict[str, Any]:
     if earlier is not None:
         _check_weights(folder, earlier["runs"])
         return earlier
-    # a run that diverged was there, too, and left nothing to evaluate
+    # a run that diverged is listed, but has no weights to evaluate
     found = {run.name: {"weights": None, "figures": {}} for run in results}
     complete = [run for run, result in results.items() if not result["metrics"]["diverged"]]
     for number, run in enumerate(complete, 1):
@@ -74,7 +74,7 @@ def read_confirmation(comparison: Comparison) -> dict[str, Any]:
 
 
 def _figures(comparison: Comparison, run: Run) -> dict[str, float]:
-    # all arms share what is needed of the recipe here: windows, masks and device
+    # windows, masks and device are the same for all arms
     recipe = arm_recipe(comparison.recipe, next(iter(comparison.recipe.arms)), words=comparison.words)
     encoder, collator = load_for_evaluation(str(comparison.folder.of(run)), recipe)
     fitted_on = ask(encoder, collator, comparison.data.selection, recipe)
@@ -86,5 +86,6 @@ def _check_weights(folder: ComparisonFolder, runs: dict[str, Any]) -> None:
     for name, earlier in runs.items():
         if earlier["weights"] and weights_checksum(folder.of(Run.of_name(name))) != earlier["weights"]:
             raise RecipeError(
-                f"the weights in {folder.of(Run.of_name(name))} are not those that the confirmation part was read for"
+                f"the weights in {folder.of(Run.of_name(name))} have changed since the confirmation part was "
+                "evaluated: restore them, or repeat the comparison in another output_dir with another holdout_seed"
             )

@@ -1,4 +1,4 @@
-"""Means, spreads and paired differences of a study, from its plain data alone."""
+"""Means, spreads and paired differences, computed from the content of `study.json`."""
 
 import math
 import re
@@ -11,14 +11,14 @@ from adversarial_mlm.utils.statistics import holm, paired_difference
 
 Study = Mapping[str, Any]
 Entry = Mapping[str, Any]
-"""One arm under one budget, as in a study's list `arms`."""
+"""One arm under one budget: an entry of the list `arms` in `study.json`."""
 
 _LOSS = re.compile(r"(confirmation_)?(?!\w*background)\w+_loss")
 _OF_A_LOG = ("adversarial_loss", "random_loss")
 
 
 def metric_names(study: Study) -> list[str]:
-    """The figures that arms are compared by: losses on held-out proteins, and those of downstream tasks."""
+    """Name the metrics by which arms are compared: losses on held-out proteins, and downstream tasks."""
     names: dict[str, None] = {}
     for entry in study["arms"]:
         for of_seed in entry["seeds"]:
@@ -27,24 +27,24 @@ def metric_names(study: Study) -> list[str]:
 
 
 def is_task(metric: str) -> bool:
-    """Whether it is the figure of a downstream task, of which more is better."""
+    """Whether a metric is of a downstream task, where more is better."""
     return metric.startswith(("probe/", "finetune/")) and not metric.endswith("/by_seed")
 
 
 def values(entry: Entry, metric: str) -> dict[int, float]:
-    """By seed, where there is a value."""
+    """Return a metric by seed, for the seeds that have a value."""
     found = {of_seed["seed"]: of_seed["metrics"].get(metric) for of_seed in entry["seeds"]}
     return {seed: value for seed, value in found.items() if value is not None}
 
 
 def mean_and_deviation(numbers: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; nan of fewer than one and two."""
+    """Return mean and sample standard deviation; nan with fewer than one and two numbers."""
     mean = float(np.mean(numbers)) if len(numbers) else math.nan
     return mean, float(np.std(numbers, ddof=1)) if len(numbers) > 1 else math.nan
 
 
 def finetuning_deviation(entry: Entry, metric: str) -> float:
-    """Standard deviation over seeds of fine-tuning, within encoders: the root of the mean of their variances."""
+    """Return the standard deviation over fine-tuning seeds of one encoder: the root of the mean variance."""
     lists = values(entry, f"{metric}/by_seed").values()
     defined = [[value for value in one if value is not None] for one in lists]
     variances = [float(np.var(one, ddof=1)) for one in defined if len(one) > 1]
@@ -52,15 +52,18 @@ def finetuning_deviation(entry: Entry, metric: str) -> float:
 
 
 def differences(study: Study) -> list[dict[str, Any]]:
-    """Every arm against its partner, under every budget, by every figure.
+    """Compare every arm with its partner, under every budget and by every metric.
 
-    A pair whose runs are both those of an earlier budget counts in the correction, and is not repeated.
+    A pair that also belongs to an earlier budget counts in the correction, but is not repeated.
 
     Returns:
-        `list[dict]`: `budget`, `arm`, `against`, `matched`, `metric`; `mean`, `low`, `high` of the paired differences
-        (95 % interval by Student's t), `p_value`, and `adjusted_p`: by Holm's method, for all arms that are compared
-        under the same budget by the same figure; `pairs`, their seeds, and `without_partner`, seeds that one of the
-        two lacks, as where a run diverged. What is not defined is `None`.
+        `list[dict]`: A dictionary per comparison. Undefined values are `None`. The keys are:
+
+        - `budget`, `arm`, `against`, `matched`, `metric`;
+        - `mean`, `low`, `high`: of the paired differences, with a 95 % interval by Student's t;
+        - `p_value`, and `adjusted_p` by Holm's method, over all arms compared under this budget by this metric;
+        - `pairs`: seeds that both arms have;
+        - `without_partner`: seeds that one arm lacks, for example because a run diverged.
     """
 
     def partner_of(entry: Entry, entries: list[Entry]) -> Entry | None:
@@ -70,7 +73,7 @@ def differences(study: Study) -> list[dict[str, Any]]:
 
 
 def gains(study: Study) -> list[dict[str, Any]]:
-    """Every arm against the weights that it began with, by the figures of downstream tasks.
+    """Compare every arm with the weights that it started from, on downstream tasks.
 
     Returns:
         `list[dict]`: As from [`differences`]; `against` is `untrained`.
@@ -83,7 +86,7 @@ def gains(study: Study) -> list[dict[str, Any]]:
 def _rows(
     study: Study, metric: str, partner_of: Callable[[Entry, list[Entry]], Entry | None]
 ) -> Iterator[dict[str, Any]]:
-    """The differences by one figure, with p corrected within each budget."""
+    """Yield the differences by one metric, with p corrected within each budget."""
     seen: set[tuple] = set()
     for _, entries in by_budget(study):
         pairs = [(entry, partner) for entry in entries if (partner := partner_of(entry, entries)) is not None]
@@ -93,7 +96,7 @@ def _rows(
         for row, p in zip(rows, adjusted, strict=True):
             runs = row["arm"], *row.pop("updates")
             if runs not in seen:
-                yield {**row, "adjusted_p": _plain(p)}
+                yield {**row, "adjusted_p": _finite_or_none(p)}
             seen.add(runs)
 
 
@@ -114,14 +117,14 @@ def _compared(entry: Entry, partner: Entry, metric: str) -> dict[str, Any]:
     if not seeds:
         return row
     difference = paired_difference([own[seed] for seed in seeds], [others[seed] for seed in seeds])
-    return {**row, **{name: _plain(getattr(difference, name)) for name in ("mean", "low", "high", "p_value")}}
+    return {**row, **{name: _finite_or_none(getattr(difference, name)) for name in ("mean", "low", "high", "p_value")}}
 
 
-def _plain(value: float) -> float | None:
+def _finite_or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
 def by_budget(study: Study) -> Iterator[tuple[str, list[Entry]]]:
-    """The arms of each budget, in the order of the study."""
+    """Yield each budget with its arms, in the order of the study."""
     for budget in study["budgets"]:
         yield budget, [entry for entry in study["arms"] if entry["budget"] == budget]

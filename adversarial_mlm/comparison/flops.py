@@ -1,10 +1,13 @@
-"""How many floating-point operations the updates of an arm take: of matrix products, two for a multiply-add.
+"""Floating-point operations of an arm's updates: matrix products only, two per multiply-add.
 
-A linear layer costs 2 · in · out for every token, a convolution that times its kernel, a GRU 6 · units · (in + units),
-attention 4 · length · hidden; a backward pass costs the same for the gradient of its inputs, and once more for that of
-its weights. Counted are the tokens of the windows that are read, without padding, and no activation twice where it is
-computed again to save memory. An encoder counts as trained as a whole, also where `trained_layers` leaves a part of it
-alone. Samplers, norms and the optimizer have no matrix products.
+Cost per token of a forward pass:
+
+- linear layer: 2 · in · out; convolution: that times its kernel;
+- GRU: 6 · units · (in + units);
+- attention: 4 · length · hidden.
+
+A backward pass costs the same for the gradients of the inputs, and once more for those of the weights. Padding and
+recomputed activations do not count. `trained_layers` is ignored: the encoder counts as trained as a whole.
 """
 
 import math
@@ -22,10 +25,10 @@ from adversarial_mlm.training.rewards import REWARDS
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of an update.
+    """Number of tokens in an update.
 
     Attributes:
-        count (`float`): Special ones included, padding not.
+        count (`float`): Tokens, including special ones, without padding.
         squares (`float`): Sum over the rows of their length squared.
     """
 
@@ -34,14 +37,14 @@ class Tokens:
 
     @classmethod
     def of(cls, residues: np.ndarray, records: np.ndarray, rows: int, max_length: int, special: int = 2) -> "Tokens":
-        """The mean of an update.
+        """Compute the mean over updates from a histogram of protein lengths.
 
         Args:
-            residues (`np.ndarray` of shape `(lengths,)`): The lengths that the proteins have.
-            records (`np.ndarray` of shape `(lengths,)`): How many have each.
-            rows (`int`): Proteins of an update.
-            max_length (`int`): Longest row in tokens.
-            special (`int`, defaults to 2): Special tokens of a row.
+            residues (`np.ndarray` of shape `(lengths,)`): Distinct protein lengths, in residues.
+            records (`np.ndarray` of shape `(lengths,)`): Number of proteins of each length.
+            rows (`int`): Proteins in an update.
+            max_length (`int`): Largest number of tokens in a row.
+            special (`int`, defaults to 2): Special tokens in a row.
         """
         lengths = np.minimum(residues.astype(np.float64) + special, max_length)
         share = records / records.sum()
@@ -50,11 +53,11 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Network:
-    """What one forward pass of a network costs.
+    """FLOPs of one forward pass of a network.
 
     Attributes:
-        per_token (`float`): Of its layers.
-        per_square (`float`): Of attention, by length squared of each row.
+        per_token (`float`): FLOPs of its layers, per token.
+        per_square (`float`): FLOPs of attention, per squared length of a row.
     """
 
     per_token: float
@@ -62,7 +65,7 @@ class Network:
 
     @classmethod
     def of(cls, network: PreTrainedModel, attention_layers: int) -> "Network":
-        """The cost of a network, every layer of which reads every token.
+        """Count a network, assuming that every layer reads every token.
 
         Args:
             network (`PreTrainedModel`): The network.
@@ -79,26 +82,26 @@ class Network:
         return cls(per_token, 4.0 * network.config.hidden_size * attention_layers)
 
     def forward(self, tokens: Tokens) -> float:
-        """One forward pass."""
+        """Return the FLOPs of a forward pass."""
         return self.per_token * tokens.count + self.per_square * tokens.squares
 
     def input_gradient(self, tokens: Tokens) -> float:
-        """A backward pass that leaves out the weights' gradients. Both factors of attention's products are inputs."""
+        """Return the FLOPs of a backward pass without weight gradients. Both attention factors are inputs."""
         return self.per_token * tokens.count + 2 * self.per_square * tokens.squares
 
     def training(self, tokens: Tokens) -> float:
-        """Forward and whole backward pass."""
+        """Return the FLOPs of a forward and a full backward pass."""
         return 3 * self.forward(tokens)
 
 
 class ArmFlops:
-    """What each update of an arm costs, the noiser's share included.
+    """FLOPs of the updates of an arm, including the noiser's.
 
     Args:
-        recipe ([`Recipe`]): Of the arm.
-        encoder (`PreTrainedModel`): Its encoder.
-        noiser (`PreTrainedModel`, *optional*): Its noiser.
-        tokens ([`Tokens`]): Of an update.
+        recipe ([`Recipe`]): The arm's pre-training recipe.
+        encoder (`PreTrainedModel`): The arm's encoder.
+        noiser (`PreTrainedModel`, *optional*): The arm's noiser.
+        tokens ([`Tokens`]): Tokens of an update.
     """
 
     def __init__(self, recipe: Recipe, encoder: PreTrainedModel, noiser: PreTrainedModel | None, tokens: Tokens):
@@ -108,41 +111,41 @@ class ArmFlops:
         self.noiser = None
         self._mode, self._every = args.noiser_update, args.noiser_every
         self._share = Ramp(args.adversarial_share, "adversarial_share")
-        self._turns = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
+        self._alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
         if noiser is None:
             return
         layers = noiser.config.num_hidden_layers if noiser.config.backbone == "transformer" else 0
         self.noiser = Network.of(noiser, layers)
         self.masking = self.noiser.forward(tokens)
-        # the one-hots of the straight-through gradient times the embedding table, there and back
+        # straight-through gradient: one-hot vectors times the embedding table, forward and backward
         soft = 4.0 * encoder.config.vocab_size * encoder.get_input_embeddings().embedding_dim * tokens.count
         training, extra = self.noiser.training(tokens), 0.0
         reward = REWARDS[args.noiser_reward]
         if reward.has_slow_encoder:
             extra += network.forward(tokens)
         through = reward.through_encoder
-        self.along = training - self.masking + extra + (soft if through else 0.0)
+        self.one_backward = training - self.masking + extra + (soft if through else 0.0)
         reading = network.forward(tokens) + (network.input_gradient(tokens) + soft if through else 0.0)
         self.noiser_update = training + extra + reading
 
     def update(self, step: int) -> float:
-        """The encoder's update number `step`, and what the noiser does before and with it."""
+        """Return the FLOPs of encoder update number `step`, with the noiser updates before it and its masking."""
         total = self.encoder_update
         if self.noiser is None or self._share(step) == 0:
             return total
         total += self.masking
         if self._mode == "reversal" and step % self._every == 0:
-            total += self.along
+            total += self.one_backward
         if self._mode == "alternate":
-            total += len(self._turns.noiser_updates_before(step)) * self.noiser_update
+            total += len(self._alternation.noiser_updates_before(step)) * self.noiser_update
         return total
 
     def of(self, updates: int) -> float:
-        """So many updates of the encoder, from the first on."""
+        """Return the FLOPs of the first `updates` encoder updates."""
         return math.fsum(self.update(step) for step in range(updates))
 
     def updates_for(self, amount: float) -> int:
-        """How many updates of the encoder come nearest to an amount; at least one."""
+        """Return the number of encoder updates, at least one, whose FLOPs are nearest to `amount`."""
         done, step = 0.0, 0
         while True:
             after = done + self.update(step)
@@ -151,8 +154,8 @@ class ArmFlops:
             done, step = after, step + 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: FLOPs of an update of the encoder, of masking, of an update of the noiser."""
+        """Return plain values for JSON: FLOPs of an encoder update, of masking, of a noiser update."""
         found = {"encoder_update": self.encoder_update}
         if self.noiser is not None:
-            found |= {"masking": self.masking, "noiser_update": self.noiser_update, "noiser_along": self.along}
+            found |= {"masking": self.masking, "noiser_update": self.noiser_update, "noiser_along": self.one_backward}
         return found

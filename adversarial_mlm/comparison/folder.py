@@ -1,4 +1,4 @@
-"""The folder of a comparison: its files, written whole or not at all, and who of several processes does what."""
+"""The folder of a comparison: atomic JSON files, and locks that divide the work among processes."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from adversarial_mlm.utils.errors import RecipeError, WritingError
 
 try:
     import fcntl
-except ImportError:  # not on Windows, where one process does it all
+except ImportError:  # on Windows there are no locks: use one process
     fcntl = None
 
 PLAN_FILE, COSTS_FILE, CONFIRMATION_FILE = "plan.json", "costs.json", "confirmation.json"
@@ -27,13 +27,13 @@ _RUN_NAME = re.compile(r"[^/]+/seed-\d+/\d+-updates")
 class ComparisonFolder:
     """Files and locks of a comparison.
 
-    A lock belongs to a process and goes with it, however it ends, so that none is left behind by a kill.
+    The operating system releases a lock when its process ends, also when it is killed.
 
     Args:
-        path (`str`): Made where there is none.
+        path (`str`): The folder; it is created if needed.
 
     Raises:
-        RecipeError: If it cannot be written to.
+        RecipeError: If the folder cannot be written to.
     """
 
     def __init__(self, path: str):
@@ -44,36 +44,36 @@ class ComparisonFolder:
             raise RecipeError(f"output_dir {path} cannot be written to ({error.strerror or error})") from error
 
     def of(self, run: Run) -> Path:
-        """The folder of a run."""
+        """Return the folder of a run."""
         return self.path / _RUNS / run.name
 
     def read(self, name: str) -> Any:
-        """A JSON file; `None` where there is none.
+        """Read a JSON file; `None` if it does not exist.
 
         Raises:
-            RecipeError: If it is damaged.
+            RecipeError: If the file is damaged.
         """
         path = self.path / name
         return read_json(path) if path.exists() else None
 
     def write(self, name: str, content: Any) -> None:
-        """Write a JSON file in place of the one that is there, or of none.
+        """Write or replace a JSON file.
 
         Raises:
-            WritingError: If that is not possible.
+            WritingError: If the file cannot be written.
         """
         write_json(self.path / name, content)
 
     def results(self) -> dict[Run, dict[str, Any]]:
-        """What the complete runs left, in the order of their names."""
+        """Return the results of all complete runs, ordered by name."""
         return {run: read_json(self.of(run) / RESULT_FILE) for run in self._runs() if self.is_done(run)}
 
     def begun(self) -> set[Run]:
-        """Runs that have a folder, complete or not."""
+        """Return the runs that have a folder, complete or not."""
         return set(self._runs())
 
     def _runs(self) -> list[Run]:
-        """What has the name of a run's folder; anything else in between is none of ours."""
+        """List the runs with a folder; folders with other names are ignored."""
         folders = (path for path in sorted((self.path / _RUNS).glob("*/*/*")) if path.is_dir())
         names = (path.relative_to(self.path / _RUNS).as_posix() for path in folders)
         return [Run.of_name(name) for name in names if _RUN_NAME.fullmatch(name)]
@@ -84,14 +84,14 @@ class ComparisonFolder:
 
     @contextlib.contextmanager
     def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
-        """Be the only one in here who does something.
+        """Hold a lock while the context is open.
 
         Args:
-            name (`str`): Of what is done.
-            wait (`bool`, defaults to `True`): Until another process has done it.
+            name (`str`): Name of the lock.
+            wait (`bool`, defaults to `True`): Whether to wait until another process releases it.
 
         Returns:
-            Whether this process is the one; without `wait` another may be.
+            Whether this process holds the lock. It always does if `wait` is `True`.
         """
         if fcntl is None:
             yield True
@@ -103,11 +103,11 @@ class ComparisonFolder:
             except BlockingIOError:
                 yield False
                 return
-            yield True  # closing the file gives it back
+            yield True  # closing the file releases the lock
 
 
 def read_json(path: Path) -> Any:
-    """Read plain values.
+    """Read a JSON file.
 
     Raises:
         RecipeError: If the file is damaged.
@@ -115,11 +115,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} is damaged; move it away, and what it holds is made again") from error
+        raise RecipeError(f"{path} is damaged ({error}): move it away, and its content is computed again") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain values; numbers that are not finite have no place in them.
+    """Write plain values to a JSON file. They must not contain infinite numbers or nan.
 
     Raises:
         WritingError: If the file cannot be written.

@@ -1,4 +1,4 @@
-"""Held-out proteins in two parts: one for all choices, and one that is looked at once."""
+"""Held-out proteins in two parts: selection, for every choice, and confirmation, which is evaluated once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ class ComparisonData:
     """The proteins of a comparison.
 
     Attributes:
-        proteins ([`ProteinData`]): Those to train on; held out is the selection part alone.
+        proteins ([`ProteinData`]): Training proteins; their held-out sets are the selection part only.
         confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
-        fingerprint (`str`): 16 hexadecimal digits of all of them.
-        clusters (`dict[str, str]`): The family of each id; empty where no table of clusters is given.
+        fingerprint (`str`): 16 hexadecimal digits that identify all proteins.
+        clusters (`dict[str, str]`): The family of each id; empty without a cluster table.
     """
 
     proteins: ProteinData
@@ -35,7 +35,7 @@ class ComparisonData:
 
     @property
     def by_family(self) -> bool:
-        """Whether held-out proteins were divided by whole families; else by sequences."""
+        """Whether held-out proteins were divided by whole families; otherwise by sequences."""
         return bool(self.clusters)
 
     @property
@@ -44,11 +44,11 @@ class ComparisonData:
         return self.proteins.held_out
 
     def for_a_run(self) -> ProteinData:
-        """What a run is given, with facts of its own to add to."""
+        """Return the proteins for one run, with its own copy of `facts`."""
         return dataclasses.replace(self.proteins, facts=dict(self.proteins.facts))
 
     def sizes(self) -> dict[str, dict[str, int]]:
-        """How many proteins each part has, and, where families are known, of how many families they are."""
+        """Return the number of proteins in each part, and of families if they are known."""
         found = {"train": {"proteins": len(self.proteins.train)}}
         for name in self.selection:
             parts = {"selection": self.selection[name], "confirmation": self.confirmation[name]}
@@ -64,12 +64,15 @@ def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonDa
     """Read the proteins and divide the held-out ones.
 
     Raises:
-        RecipeError: If nothing is held out, or a set has too few clusters to divide.
+        RecipeError: If nothing is held out, or a held-out set has too few clusters to divide.
         CorpusError: If the data cannot be read.
     """
     data = load_data(args)
     if not data.held_out:
-        raise RecipeError("no proteins are held out, by which the arms could be compared: give holdout_families, …")
+        raise RecipeError(
+            "no proteins are held out, so the arms cannot be compared: set holdout_families, holdout_members, "
+            "holdout_random or validation_data in common"
+        )
     clusters = read_cluster_table(args.cluster_table) if args.cluster_table else {}
     selection, confirmation = {}, {}
     placed: dict[str, bool] = {}
@@ -87,22 +90,22 @@ def load_comparison_data(args: DataArguments, held_out: HeldOut) -> ComparisonDa
 
 
 def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool] | None = None) -> np.ndarray:
-    """Put whole clusters into one of two parts.
+    """Divide records into two parts without splitting a cluster.
 
-    The clusters come in an order that depends on the seed and their names, each into the part that lacks most.
+    The clusters are ordered by a hash of seed and name. Each goes to the part that is furthest from its target size.
 
     Args:
         clusters (`list[str]`): The cluster of each record.
-        share (`float`): Of the records that the second part should have.
-        seed (`int`): Of the order.
-        placed (`dict[str, bool]`, *optional*): Clusters whose part is settled, as another set has them, too: whether
-            it is the second one. Those of this call are added.
+        share (`float`): Share of the records that should be in the second part.
+        seed (`int`): Seed of the order.
+        placed (`dict[str, bool]`, *optional*): Clusters that another held-out set has already placed: `True` for the
+            second part. The clusters of this call are added to it.
 
     Returns:
-        `np.ndarray` of shape `(records,)`, bool: whether it is in the second part.
+        `np.ndarray` of shape `(records,)`, bool: whether a record is in the second part.
 
     Raises:
-        ValueError: If there is one cluster only, or if all of them are settled for one part.
+        ValueError: If there is only one cluster, or if all clusters are already placed in the same part.
     """
     placed = {} if placed is None else placed
     names, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
@@ -111,11 +114,11 @@ def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool]
     order = sorted(range(len(names)), key=lambda number: random_key(seed, names[number]))
     wanted = np.array([1 - share, share]) * len(clusters)
     taken, part = np.zeros(2), np.zeros(len(names), dtype=bool)
-    order.sort(key=lambda number: str(names[number]) not in placed)  # stable: the settled ones first
-    for place, number in enumerate(order):
+    order.sort(key=lambda number: str(names[number]) not in placed)  # stable sort: clusters already placed come first
+    for rank, number in enumerate(order):
         second = int(np.argmax(wanted - taken))
-        left = len(order) - place
-        if left == 1 and not taken.all():  # neither part stays empty
+        left = len(order) - rank
+        if left == 1 and not taken.all():  # no part may stay empty
             second = int(taken[1] == 0)
         part[number] = placed.setdefault(str(names[number]), bool(second))
         taken[int(part[number])] += sizes[number]
@@ -131,12 +134,13 @@ def _in_confirmation(
         return divide(_families(part, clusters), held_out.confirmation_share, held_out.split_seed, placed)
     except ValueError as error:
         raise RecipeError(
-            f"the held-out set {name} cannot have a confirmation part: {error}; hold out more families"
+            f"held-out set {name} cannot be divided into selection and confirmation part: {error}. Hold out more "
+            "families"
         ) from error
 
 
 def _families(part: Dataset, clusters: dict[str, str]) -> list[str]:
-    """Of each record; a protein without a cluster is one of its own, together with its copies."""
+    """Return the family of each record. A protein without a cluster forms one with its exact copies."""
     return [
         clusters.get(identifier) or f"\0{sequence}"
         for identifier, sequence in zip(part["id"][:], part["sequence"][:], strict=True)

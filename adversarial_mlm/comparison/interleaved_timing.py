@@ -1,4 +1,4 @@
-"""Whole trainers that take turns, a step each, so that whatever else the machine does falls on all of them."""
+"""Time several trainers fairly: they run interleaved, one step each, so other load on the machine affects all."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,65 +11,65 @@ from adversarial_mlm.utils.errors import Interrupted
 from adversarial_mlm.utils.extras import require
 
 
-class _Turns(TrainerCallback):
-    """Hands over to whoever let the trainer go on, before the first step and after each; notes how long each took."""
+class _StepTimer(TrainerCallback):
+    """Time each step, and switch to the other trainers before the first step and after each."""
 
-    def __init__(self, to_the_others: Callable[[], object]):
-        self.to_the_others = to_the_others
+    def __init__(self, switch: Callable[[], object]):
+        self.switch = switch
         self.seconds: list[float] = []
 
-    def _hand_over(self) -> None:
-        self.to_the_others()
+    def _pause(self) -> None:
+        self.switch()
         self.start = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._hand_over()
+        self._pause()
 
     def on_step_end(self, args, state, control, **kwargs):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.start)
-        self._hand_over()
+        self._pause()
 
 
 def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
-    """Train all of them at once, a step of one after a step of the other, all with the same `max_steps`.
+    """Train several trainers together, one step each in turn, and time every step.
 
-    A step is everything from the end of the step before: data, the noiser's updates, the encoder's. All are in one
-    thread: OpenMP gives every thread workers of its own, and lets all of them sleep between small products where there
-    are more of them than cores, which makes a GRU three times as slow.
+    A step is everything since the end of the previous one: data, noiser updates, encoder update. All trainers need the
+    same `max_steps`. They share one thread, because OpenMP workers of several threads would compete for the cores and
+    make a GRU three times as slow.
 
     Returns:
         `list[list[float]]`: Seconds of every step, for each trainer.
 
     Raises:
-        RuntimeError: If a trainer failed.
+        RuntimeError: If a trainer fails.
         MissingPackageError: If greenlet is not installed.
-        Interrupted: If SIGTERM or SIGINT came, after the step of the trainer that heard it.
+        Interrupted: If SIGTERM or SIGINT arrives, after the step of the trainer that received it.
     """
-    greenlet = require("greenlet", "compare", "measuring what an update costs").greenlet
-    turns = [_Turns(greenlet.getcurrent().switch) for _ in trainers]
-    for trainer, turn in zip(trainers, turns, strict=True):
-        trainer.add_callback(turn)
+    greenlet = require("greenlet", "compare", "timing the updates of a comparison").greenlet
+    timers = [_StepTimer(greenlet.getcurrent().switch) for _ in trainers]
+    for trainer, timer in zip(trainers, timers, strict=True):
+        trainer.add_callback(timer)
     runs = [greenlet(trainer.train) for trainer in trainers]
-    # each trainer listens to signals from its start to its end, and so leaves behind what others had set up
+    # each trainer installs its own signal handlers and leaves behind those of the others
     with signals.raised():
         try:
             while not all(run.dead for run in runs):
                 for trainer, run in zip(trainers, runs, strict=True):
                     if not run.dead:
                         run.switch()
-                        _look_for_a_signal(trainer)
+                        _raise_if_interrupted(trainer)
         except Exception as error:
-            raise RuntimeError("a trainer failed while it was measured") from error
-        finally:  # where one failed, or a signal came, the others end where they are
+            raise RuntimeError("a trainer failed while its updates were timed") from error
+        finally:  # end the other trainers after a failure or a signal
             for run in reversed(runs):
                 if not run.dead:
                     run.throw()
-    return [turn.seconds for turn in turns]
+    return [timer.seconds for timer in timers]
 
 
-def _look_for_a_signal(trainer: Trainer) -> None:
-    stopped_by = getattr(trainer, "interrupted_by", None)  # a stock trainer lets signals through
+def _raise_if_interrupted(trainer: Trainer) -> None:
+    stopped_by = getattr(trainer, "interrupted_by", None)  # a stock Trainer does not catch signals
     if stopped_by is not None:
         raise Interrupted(stopped_by)

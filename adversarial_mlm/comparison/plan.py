@@ -1,4 +1,4 @@
-"""Which runs a comparison has: every arm under every budget with every seed, equal ones made once."""
+"""The runs of a comparison: every arm under every budget with every seed; equal runs are made once."""
 
 from dataclasses import dataclass
 
@@ -21,9 +21,9 @@ class Run:
     """One encoder: an arm, a seed and a number of updates.
 
     Attributes:
-        arm (`str`): Of the recipe, or `UNTRAINED` (no updates), or `WARM_UP`.
-        seed (`int`): Of the run.
-        updates (`int`): Of the encoder.
+        arm (`str`): An arm of the recipe, or `UNTRAINED` (no updates), or `WARM_UP`.
+        seed (`int`): Pre-training seed.
+        updates (`int`): Number of encoder updates.
     """
 
     arm: str
@@ -32,12 +32,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Such as `paper/seed-0/600-updates`, which is also its folder."""
+        """Return the name, which is also the folder, such as `paper/seed-0/600-updates`."""
         return f"{self.arm}/seed-{self.seed}/{self.updates}-updates"
 
     @classmethod
     def of_name(cls, name: str) -> "Run":
-        """The run that has this name."""
+        """Return the run with this name."""
         arm, seed, updates = name.split("/")
         return cls(arm, int(seed.removeprefix("seed-")), int(updates.removesuffix("-updates")))
 
@@ -47,10 +47,10 @@ class Plan:
     """The runs of a comparison.
 
     Attributes:
-        updates (`dict[str, dict[str, int]]`): Budget → arm → updates of the encoder.
-        runs (`list[Run]`): In the order in which they are made; the warm-ups are not among them.
-        warm_ups (`dict[int, Run]`): By seed.
-        with_tasks (`set[Run]`): Those that are evaluated on downstream tasks.
+        updates (`dict[str, dict[str, int]]`): Budget → arm → number of encoder updates.
+        runs (`list[Run]`): All runs in the order in which they are made, without warm-ups.
+        warm_ups (`dict[int, Run]`): Warm-up by seed.
+        with_tasks (`set[Run]`): Runs that are evaluated on downstream tasks.
     """
 
     updates: dict[str, dict[str, int]]
@@ -59,16 +59,16 @@ class Plan:
     with_tasks: set[Run]
 
     def budgets_of(self, run: Run) -> list[str]:
-        """The budgets that a run is of."""
+        """Return the budgets that a run belongs to."""
         return [name for name, arms in self.updates.items() if arms.get(run.arm) == run.updates]
 
 
 def count_flops(recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: ComparisonData) -> Flops:
-    """Count what the updates of every arm cost, with the lengths that the training proteins have.
+    """Count the FLOPs of an update of every arm, from the lengths of the training proteins.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison.
-        recipes (`dict[str, Recipe]`): As from [`check_arms`].
+        recipes (`dict[str, Recipe]`): Result of [`check_arms`].
         data ([`ComparisonData`]): The proteins.
     """
     found = {}
@@ -85,12 +85,12 @@ def count_flops(recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: Comp
 
 
 def make_plan(recipe: ComparisonRecipe, flops: Flops, costs: StepCosts | None) -> Plan:
-    """All runs.
+    """Plan all runs of a comparison.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison.
-        flops (`dict[str, ArmFlops]`): By arm, see [`count_flops`].
-        costs ([`StepCosts`], *optional*): Without them budgets of equal seconds are left out.
+        flops (`dict[str, ArmFlops]`): Result of [`count_flops`].
+        costs ([`StepCosts`], *optional*): Measured costs. Without them, budgets of equal seconds are left out.
     """
     updates = {
         name: {arm: _updates(budget, arm, flops, costs) for arm in recipe.arms if name in recipe.budgets_of(arm)}
@@ -104,7 +104,7 @@ def make_plan(recipe: ComparisonRecipe, flops: Flops, costs: StepCosts | None) -
         runs = dict.fromkeys(Run(UNTRAINED, seed, 0) for seed in _all_seeds(recipe))
         evaluated.update(runs)
     for budget, arms in updates.items():
-        # all arms of a seed before the next seed: pairs are complete early
+        # all arms of a seed before the next seed, to complete pairs early
         for seed in _all_seeds(recipe):
             for arm, number in arms.items():
                 if seed in recipe.seeds_of(arm):
@@ -132,7 +132,7 @@ def _all_seeds(recipe: ComparisonRecipe) -> list[int]:
 
 
 def seconds_of(run: Run, costs: StepCosts | None) -> float | None:
-    """How long its training takes, as far as it was measured; a warm-up counts as the cheapest arm."""
+    """Estimate the training time of a run; `None` without measured costs. A warm-up counts as the cheapest arm."""
     if run.updates == 0:
         return 0.0
     if costs is None:
@@ -142,13 +142,13 @@ def seconds_of(run: Run, costs: StepCosts | None) -> float | None:
 
 
 def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]) -> str:
-    """The plan as text: what every arm costs under every budget, and how much is left to do.
+    """Format the plan as a text table: cost and progress of every arm under every budget.
 
     Args:
         plan ([`Plan`]): The plan.
-        flops (`dict[str, ArmFlops]`): By arm.
-        costs ([`StepCosts`], *optional*): As far as measured.
-        done (`set[str]`): Names of runs that are complete.
+        flops (`dict[str, ArmFlops]`): FLOPs by arm.
+        costs ([`StepCosts`], *optional*): Measured costs.
+        done (`set[str]`): Names of the complete runs.
     """
     header = ("budget", "arm", "updates", "TFLOP a run", "min a run", "runs", "of them done")
     rows: list[tuple[str, ...]] = []

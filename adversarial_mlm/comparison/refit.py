@@ -1,7 +1,7 @@
-"""How well an encoder recovers hidden residues, also with output biases that were fitted anew.
+"""Cross-entropy of hidden residues, before and after refitting the encoder's output biases.
 
-Masks that prefer some residues shift what an encoder expects behind [MASK]. A shifted prior is not a worse encoder:
-with the biases of its output refitted on other proteins what is left is what it knows of contexts.
+Masks that prefer some residues shift what an encoder expects at [MASK]. That shift does not make the encoder worse.
+Refitting the output biases on other proteins removes it, and leaves what the encoder knows about contexts.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 
-_RIDGE = 1e-6  # all biases together are free, as is that of a token that no protein has
+_RIDGE = 1e-6  # a common shift of all biases, and the bias of an unused token, do not change the loss
 _ROUNDS, _SMALL = 100, 1e-10
 
 
 @dataclass
 class HiddenResidues:
-    """What an encoder says of residues that were hidden from it.
+    """The encoder's predictions for residues that were hidden from it.
 
     Attributes:
         logits (`torch.Tensor` of shape `(residues, vocab)`): float64, on the CPU.
-        labels (`torch.Tensor` of shape `(residues,)`): What stood there.
-        rows (`torch.Tensor` of shape `(residues,)`): The protein that each belongs to.
+        labels (`torch.Tensor` of shape `(residues,)`): The true tokens.
+        rows (`torch.Tensor` of shape `(residues,)`): Index of the protein of each residue.
     """
 
     logits: torch.Tensor
@@ -37,23 +37,23 @@ class HiddenResidues:
     rows: torch.Tensor
 
     def loss(self, bias: torch.Tensor | None = None) -> float:
-        """Mean cross-entropy in nats, with biases added to the logits."""
+        """Return the mean cross-entropy in nats, with biases added to the logits."""
         return float(F.cross_entropy(self.logits if bias is None else self.logits + bias, self.labels))
 
     def accuracy(self) -> float:
-        """Share of the residues that the encoder thinks the likeliest."""
+        """Return the share of residues whose true token has the largest logit."""
         return float((self.logits.argmax(dim=-1) == self.labels).double().mean())
 
     def background_loss(self, log_shares: torch.Tensor) -> float:
-        """Cross-entropy of a predictor that only knows how frequent each residue is."""
+        """Return the cross-entropy of the background predictor."""
         return float(-log_shares.cpu()[self.labels].mean())
 
     def part(self, chosen: torch.Tensor) -> "HiddenResidues":
-        """Some of the residues."""
+        """Return a subset of the residues."""
         return HiddenResidues(self.logits[chosen], self.labels[chosen], self.rows[chosen])
 
     def refitted_loss(self) -> float:
-        """Cross-entropy of each half of the proteins with biases that were fitted on the other half."""
+        """Return the cross-entropy of each half of the proteins, with biases fitted on the other half."""
         first = self.rows % 2 == 0
         if first.all() or not first.any():
             return self.loss()
@@ -72,18 +72,18 @@ def hide_and_ask(
     mask_seed: int,
     batch_size: int = 64,
 ) -> HiddenResidues:
-    """Hide residues as the trainer's evaluation does, and keep what the encoder says.
+    """Hide residues as the trainer's evaluation does, and return the encoder's predictions.
 
     Args:
         encoder (`PreTrainedModel`): The encoder, on its device.
-        collator ([`DataCollatorForRandomMLM`]): Of its tokenizer.
+        collator ([`DataCollatorForRandomMLM`]): A collator with the encoder's tokenizer.
         dataset (`Dataset`): Proteins, with the column `sequence`.
-        mask_rate (`float`): Share of each protein's residues that is hidden by [MASK].
-        mask_seed (`int`): Of the masks, and of the windows of long proteins.
-        batch_size (`int`, defaults to 64): Proteins that are read together.
+        mask_rate (`float`): Share of each protein's residues that are replaced by [MASK].
+        mask_seed (`int`): Seed of the masks, and of the windows of long proteins.
+        batch_size (`int`, defaults to 64): Proteins in a batch.
 
     Raises:
-        ValueError: If there is no residue to hide.
+        ValueError: If no residue can be hidden.
     """
     encoder.eval()
     collator.sequence_encoder.seed = mask_seed
@@ -103,15 +103,18 @@ def hide_and_ask(
             )
     together = HiddenResidues(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     if not len(together.labels):
-        raise ValueError("evaluation found no residue to hide")
+        raise ValueError(
+            f"no residue was hidden in {len(dataset)} proteins at a mask rate of {mask_rate}: "
+            "raise eval_mask_rate or hold out more proteins"
+        )
     return together
 
 
 def fit_bias(hidden: HiddenResidues) -> torch.Tensor:
-    """The biases with which the cross-entropy is least: a convex problem, solved by Newton's method.
+    """Fit output biases that minimise the cross-entropy: a convex problem, solved by Newton's method.
 
     Args:
-        hidden ([`HiddenResidues`]): To fit them on.
+        hidden ([`HiddenResidues`]): The residues to fit on.
 
     Returns:
         `torch.Tensor` of shape `(vocab,)`, float64, to be added to the logits.
@@ -147,13 +150,13 @@ def figures_of_sets(
     log_shares: torch.Tensor,
     fitted_on: dict[str, HiddenResidues] | None = None,
 ) -> dict[str, float]:
-    """By held-out set: cross-entropy, the same with refitted biases, accuracy, and that of the background.
+    """Compute the metrics of each held-out set: loss, refitted loss, accuracy, background loss.
 
     Args:
-        hidden (`dict[str, HiddenResidues]`): By held-out set.
+        hidden (`dict[str, HiddenResidues]`): Predictions by held-out set.
         log_shares (`torch.Tensor` of shape `(vocab,)`): See [`evaluation.background_log_shares`].
-        fitted_on (`dict[str, HiddenResidues]`, *optional*): What biases are fitted on; by default each half of a set's
-            proteins has those of the other half.
+        fitted_on (`dict[str, HiddenResidues]`, *optional*): Predictions to fit the biases on, by held-out set. By
+            default each half of a set uses biases fitted on its other half.
     """
     figures = {}
     for name, part in hidden.items():

@@ -1,4 +1,4 @@
-"""A study as one picture: cross-entropy and downstream figures of every arm, a point for each seed."""
+"""Plot of a comparison: cross-entropy and downstream metrics of every arm, one point per seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,49 +19,50 @@ _TASK_LABEL = "● each seed, | mean\n(dotted: {untrained}, gray: best without a
 
 @dataclass(frozen=True)
 class _Panel:
-    """One figure of all arms: their points, hollow points beside them, and figures of others as upright lines."""
+    """One metric of all arms: filled points, optional hollow points below, and vertical reference lines."""
 
     title: str
     metric: str
-    beside: str = ""
+    hollow: str = ""
     untrained: float | None = None
     baseline: float | None = None
 
 
 def check_available() -> None:
-    """Make sure that a plot can be drawn, before hours of work.
+    """Check before hours of work that a plot can be drawn.
 
     Raises:
-        RecipeError: If matplotlib is missing.
+        RecipeError: If matplotlib is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise RecipeError(
-            "the plot needs matplotlib, which is missing: pip install 'adversarial-mlm[plot]', or say plot: false"
+            "the plot needs matplotlib, which is not installed: pip install 'adversarial-mlm[plot]', or set plot: "
+            "false"
         ) from error
 
 
 def draw(study: Study, path: Path) -> None:
-    """Write the picture, see [`figure_of`].
+    """Draw the study into a PNG file, see [`figure_of`].
 
     Args:
-        study (`Mapping`): What `study.json` holds.
-        path (`Path`): Of the PNG file.
+        study (`Mapping`): The content of `study.json`.
+        path (`Path`): The PNG file.
     """
     figure_of(study).savefig(path, dpi=150)
 
 
 def figure_of(study: Study) -> "Figure":
-    """A row of panels for every budget, and one more of those whose runs have downstream tasks.
+    """Draw a row of panels per budget, and another row per budget with downstream tasks.
 
     Args:
-        study (`Mapping`): What `study.json` holds.
+        study (`Mapping`): The content of `study.json`.
 
     Returns:
-        `matplotlib.figure.Figure`: An axis for each held-out set of each budget, then one for each task.
+        `matplotlib.figure.Figure`: An axis per held-out set of each budget, then one per task.
     """
-    from matplotlib.figure import Figure  # without pyplot, which would look for a screen
+    from matplotlib.figure import Figure  # pyplot would look for a display
 
     budgets = [(budget, entries) for budget, entries in by_budget(study) if entries]
     rows = [(_losses(study, budget), entries, _LOSS_LABEL) for budget, entries in budgets]
@@ -74,7 +75,7 @@ def figure_of(study: Study) -> "Figure":
     widest = max(len(panels) for panels, _, _ in rows)
     figure = Figure(figsize=(1.5 + max(2.6 * widest, 7), sum(heights)), layout="constrained")
     parts = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)[:, 0]
-    first: dict[str, object] = {}  # of each figure, whose axis the panels below share
+    first: dict[str, object] = {}  # panels of the same metric share the x axis
     for part, (panels, entries, label) in zip(parts, rows, strict=True):
         for axis, panel in zip(part.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels, strict=True):
             if panel.metric in first:
@@ -121,9 +122,9 @@ def _draw_arms(axis, entries: Sequence[Entry], panel: _Panel) -> None:
         axis.axvline(panel.untrained, color="black", linestyle=":", linewidth=1)
     if panel.baseline is not None:
         axis.axvline(panel.baseline, color="tab:gray", linewidth=1)
-    for place, entry in enumerate(entries):
-        numbers, beside = (list(values(entry, metric).values()) for metric in (panel.metric, panel.beside))
-        axis.plot(beside, [place + 0.18] * len(beside), "o", color="tab:gray", markersize=4, fillstyle="none")
-        axis.plot(numbers, [place - 0.12] * len(numbers), "o", color="tab:blue", markersize=4)
-        if numbers:
-            axis.plot([sum(numbers) / len(numbers)], [place - 0.12], "|", color="black", markersize=12)
+    for row, entry in enumerate(entries):
+        filled, hollow = (list(values(entry, metric).values()) for metric in (panel.metric, panel.hollow))
+        axis.plot(hollow, [row + 0.18] * len(hollow), "o", color="tab:gray", markersize=4, fillstyle="none")
+        axis.plot(filled, [row - 0.12] * len(filled), "o", color="tab:blue", markersize=4)
+        if filled:
+            axis.plot([sum(filled) / len(filled)], [row - 0.12], "|", color="black", markersize=12)

@@ -1,4 +1,4 @@
-"""One run of a comparison: pre-training, its figures, its downstream tasks. A kill costs what came after a save."""
+"""One run of a comparison: pre-training, metrics, downstream tasks. A killed run resumes from its checkpoint."""
 
 import dataclasses
 import gc
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 _DONE_FILE = "encoder-is-complete"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LAST_ENTRIES = 10
-_OF_THE_MASKS = (
+_MASK_STATISTICS = (
     *("mask_rate", "share_mask", "share_keep", "share_replace", "entropy", "enrichment_max", "mask_gap", "gap"),
     *("adversarial_loss", "random_loss", "effective_sample_share", "noiser_cosine"),
 )
@@ -48,10 +48,10 @@ class Comparison:
 
     Attributes:
         recipe ([`ComparisonRecipe`]): The recipe.
-        words (`list[str]`): Options on the command line, for all arms.
-        folder ([`ComparisonFolder`]): Its files.
+        words (`list[str]`): Command-line options, for all arms.
+        folder ([`ComparisonFolder`]): Files and locks.
         data ([`ComparisonData`]): The proteins.
-        flops (`dict[str, ArmFlops]`): What updates cost.
+        flops (`dict[str, ArmFlops]`): FLOPs by arm.
         plan ([`Plan`]): The runs.
         tasks ([`DownstreamTasks`], *optional*): Downstream tasks.
     """
@@ -66,15 +66,15 @@ class Comparison:
 
 
 def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
-    """Train, evaluate on the selection part, and do the downstream tasks.
+    """Train an encoder, evaluate it on the selection part and on the downstream tasks.
 
-    A run whose updates were no longer finite, or that the alarm stopped, has a result, too.
+    A run that diverged or that the collapse alarm stopped counts as complete.
 
     Returns:
-        `dict`: What is then in `result.json`.
+        `dict`: The content of `result.json`.
 
     Raises:
-        Interrupted: If a signal stopped it; there is a checkpoint to go on from.
+        Interrupted: If a signal stopped the run; a later call resumes from its checkpoint.
         WritingError: If a result cannot be written.
     """
     folder = comparison.folder.of(run)
@@ -85,14 +85,14 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
     if run in comparison.plan.with_tasks and not result["metrics"]["diverged"]:
         result["tasks"] = comparison.tasks.evaluate(folder, folder, device_of(comparison))
     write_json(folder / RESULT_FILE, result)
-    for checkpoint in all_in(str(folder)):  # the encoder stays; what was needed to go on goes
+    for checkpoint in all_in(str(folder)):  # keep the encoder only
         shutil.rmtree(checkpoint, ignore_errors=True)
     gc.collect()
     return result
 
 
 def add_tasks(comparison: Comparison, run: Run) -> None:
-    """Do downstream tasks of a run that was complete without them; what it has of others stays."""
+    """Add missing downstream tasks to the result of a complete run."""
     folder = comparison.folder.of(run)
     result = read_json(folder / RESULT_FILE)
     found = comparison.tasks.evaluate(folder, folder, device_of(comparison))
@@ -100,37 +100,37 @@ def add_tasks(comparison: Comparison, run: Run) -> None:
 
 
 def lacks_tasks(comparison: Comparison, run: Run) -> bool:
-    """Whether a run that is complete has not all the tasks that the recipe now asks for."""
+    """Whether a complete run lacks a task of the recipe."""
     if run not in comparison.plan.with_tasks or not comparison.folder.is_done(run):
         return False
     return not has_tasks(read_json(comparison.folder.of(run) / RESULT_FILE), comparison.recipe)
 
 
 def has_tasks(result: dict[str, Any] | None, recipe: ComparisonRecipe) -> bool:
-    """Whether a run's result has all the tasks of the recipe; a run that diverged has none to come."""
+    """Whether a result has all tasks of the recipe. A run that diverged needs none."""
     if result is None:
         return False
     return result["metrics"]["diverged"] or set(recipe.tasks.of) <= set(result.get("tasks", {}))
 
 
 def seconds_of_tasks(results: dict[Run, dict[str, Any]]) -> float:
-    """What the downstream tasks of a run take, in the mean of those that have them; 0 where none has."""
+    """Return the mean seconds of the downstream tasks of a run; 0 if no run has any."""
     done = [result["tasks"] for result in results.values() if result.get("tasks")]
     return sum(task["seconds"] for tasks in done for task in tasks.values()) / max(len(done), 1)
 
 
 def is_trained(folder: ComparisonFolder, run: Run) -> bool:
-    """Whether the encoder of a run is complete, whatever else it still lacks."""
+    """Whether the encoder of a run is complete, with or without evaluation."""
     return (folder.of(run) / _DONE_FILE).exists()
 
 
 def device_of(comparison: Comparison) -> torch.device:
-    """Where the runs are trained."""
+    """Return the device on which runs are trained."""
     return _recipe_of(comparison, Run(next(iter(comparison.recipe.arms)), 0, 1)).training.device
 
 
 def _begin(comparison: Comparison, run: Run) -> None:
-    """Note what a run is of; what an earlier start of other options, proteins or first weights left is removed."""
+    """Record options, proteins and first weights of a run, and delete its folder if they have changed."""
     folder = comparison.folder.of(run)
     note = folder.with_name(f"{folder.name}.json")
     warm_up = comparison.plan.warm_ups.get(run.seed)
@@ -143,28 +143,28 @@ def _begin(comparison: Comparison, run: Run) -> None:
     if note.exists() and read_json(note) == now:
         return
     if folder.exists():
-        logger.warning("%s is not known to be of these options, proteins and first weights; it is made anew", run.name)
-        note.unlink(missing_ok=True)  # first, so that a kill leaves no half of a folder with a note
+        logger.warning("%s was started with other options, proteins or first weights: it starts again", run.name)
+        note.unlink(missing_ok=True)  # first: a killed removal must not leave a partial folder with a valid note
         shutil.rmtree(folder)
     write_json(note, now)
 
 
 def weights_checksum(folder: Path) -> str:
-    """SHA-256 of an encoder's weights (of large ones, of the list of their files).
+    """Return the SHA-256 of an encoder's weights; for sharded weights, of their index.
 
     Raises:
-        RecipeError: If they are gone.
+        RecipeError: If the weights are missing.
     """
     for name in _WEIGHTS:
         if (folder / name).exists():
             return file_checksum(folder / name)
     raise RecipeError(
-        f"{folder} has no {_WEIGHTS[0]}, although its run is complete; remove the folder to make it again"
+        f"{folder} has no {_WEIGHTS[0]}, although its run is complete: delete the folder to repeat the run"
     )
 
 
 def _fingerprint(comparison: Comparison, run: Run) -> str:
-    """Of the options of its arm, as `plan.json` has it."""
+    """Return the fingerprint of the arm's options, as in `plan.json`."""
     arm = next(iter(comparison.recipe.arms)) if run.arm == UNTRAINED else run.arm
     return fingerprint(arm_recipe(comparison.recipe, arm, words=comparison.words))
 
@@ -191,11 +191,11 @@ def _figures(comparison: Comparison, run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "fingerprint": _fingerprint(comparison, run),
         "data": comparison.data.fingerprint,
-        "metrics": {name: _plain(value) for name, value in metrics.items()},
+        "metrics": {name: _finite_or_none(value) for name, value in metrics.items()},
     }
 
 
-def _plain(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -216,7 +216,7 @@ def _recipe_of(comparison: Comparison, run: Run) -> Recipe:
 
 
 def _save_untrained(comparison: Comparison, run: Run) -> Recipe:
-    """The weights that all arms of a seed start from; with a warm-up, those before it."""
+    """Save the untrained weights that all arms of a seed start from; with a warm-up, those before it."""
     recipe = arm_recipe(comparison.recipe, next(iter(comparison.recipe.arms)), seed=run.seed, words=comparison.words)
     encoder, collator = build_networks(recipe)
     folder = comparison.folder.of(run)
@@ -226,7 +226,7 @@ def _save_untrained(comparison: Comparison, run: Run) -> Recipe:
 
 
 def warm_up(comparison: Comparison, seed: int) -> None:
-    """Make sure that the checkpoint is there that all arms of a seed start from."""
+    """Make the encoder that all arms of a seed start from, if it is not complete."""
     run = comparison.plan.warm_ups[seed]
     with comparison.folder.lock(run.name):
         _begin(comparison, run)
@@ -234,19 +234,19 @@ def warm_up(comparison: Comparison, seed: int) -> None:
             logger.info("warm-up of seed %d: %d updates", seed, run.updates)
         if _train(comparison, run, _recipe_of(comparison, run))["diverged"]:
             raise RecipeError(
-                f"{comparison.recipe.path}: the warm-up of seed {seed} diverged, so that there is nothing to start "
-                "from; a lower learning_rate in warm_up.options may help, in another output_dir"
+                f"{comparison.recipe.path}: the warm-up of seed {seed} diverged, so the arms have no start: use a "
+                "lower learning_rate in warm_up.options, and another output_dir"
             )
 
 
 def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
-    """Train from the newest checkpoint on, if the encoder is not complete, and say how it went."""
+    """Train from the newest checkpoint, unless the encoder is complete, and return facts about the training."""
     folder = comparison.folder.of(run)
     path = folder / _DONE_FILE
     if not path.exists():
         try:
             recipe.training.resume_from_checkpoint = latest_checkpoint(str(folder))
-        except CheckpointError:  # none yet, or none that is whole
+        except CheckpointError:  # there is no complete checkpoint
             recipe.run.overwrite_output_dir = True
         facts, stopped = _facts_of_training(recipe, comparison.data)
         if facts is not None:
@@ -258,7 +258,7 @@ def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 def _facts_of_training(recipe: Recipe, data: ComparisonData) -> tuple[dict[str, Any] | None, signal.Signals | None]:
-    """How training went, if it came to its end, and the signal that stopped it or came with its end."""
+    """Train, and return facts if training ended, and the signal that arrived, if any."""
     try:
         trainer = pretrain(recipe, data.for_a_run())
     except NonFiniteError as error:
@@ -277,9 +277,9 @@ def _facts_of_training(recipe: Recipe, data: ComparisonData) -> tuple[dict[str, 
 
 
 def _last_figures(entries: list[dict]) -> dict[str, float]:
-    """How the masks were at the end: means over the last entries of the log."""
+    """Average mask statistics over the last log entries, and add up skipped updates."""
     found = {}
-    for name in _OF_THE_MASKS:
+    for name in _MASK_STATISTICS:
         values = [entry[name] for entry in entries[-_LAST_ENTRIES:] if entry.get(name) is not None]
         if values:
             found[name] = math.fsum(values) / len(values)
@@ -293,7 +293,7 @@ def _log(folder: Path) -> list[dict[str, Any]]:
 
 
 def _seconds(folder: Path) -> dict[str, float]:
-    """How long the updates took, those before a kill included."""
+    """Add up the seconds of all updates, including those before the run was killed."""
     total: dict[str, float] = {"seconds": 0.0, "seconds_noiser": 0.0}
     for entry in _log(folder):
         for name, value in entry.items():
@@ -308,7 +308,7 @@ def _seconds(folder: Path) -> dict[str, float]:
 
 
 def load_for_evaluation(folder: str, recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRandomMLM]:
-    """An encoder as it was saved, on the device of the run, and a collator for its tokenizer."""
+    """Load an encoder onto the device of the run, with a collator for its tokenizer."""
     encoder, tokenizer = load_encoder(folder)
     collator = DataCollatorForRandomMLM(tokenizer, max_length=recipe.data.max_length)
     return encoder.to(recipe.training.device), collator
@@ -317,7 +317,7 @@ def load_for_evaluation(folder: str, recipe: Recipe) -> tuple[PreTrainedModel, D
 def ask(
     encoder: PreTrainedModel, collator: DataCollatorForRandomMLM, parts: dict, recipe: Recipe
 ) -> dict[str, HiddenResidues]:
-    """Hide residues of each held-out set, the same ones for every run, and keep what the encoder says."""
+    """Hide residues of each held-out set, the same for every run, and return the encoder's predictions."""
     args = recipe.training
     return {
         name: hide_and_ask(
@@ -333,5 +333,5 @@ def ask(
 
 
 def log_shares_of(data: ComparisonData, collator: DataCollatorForRandomMLM) -> torch.Tensor:
-    """The background predictor of the training proteins."""
+    """Return the background predictor of the training proteins."""
     return background_log_shares(data.proteins.train, collator.sequence_encoder)

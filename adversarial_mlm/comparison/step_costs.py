@@ -1,4 +1,4 @@
-"""What an update of every arm costs on this machine: all arms take turns, so that what else it does falls on all."""
+"""Measure the seconds of an update of every arm on this machine, with all arms interleaved."""
 
 import contextlib
 import copy
@@ -23,19 +23,19 @@ from adversarial_mlm.utils.statistics import median_interval
 
 logger = logging.getLogger(__name__)
 
-_TURNS_NOT_COUNTED = 1
+_WARM_UP_ROUNDS = 1
 
 
 @dataclass(frozen=True)
 class StepCosts:
-    """Seconds of every arm.
+    """Measured seconds of every arm.
 
     Attributes:
-        updates (`int`): Of the encoder, in a turn: as many as make whole cycles of every arm.
-        turns (`dict[str, list[float]]`): By arm the seconds of each turn, all arms in the same turns.
-        machine (`dict`): Where that was.
+        updates (`int`): Encoder updates in a round: the smallest number of whole noiser-encoder cycles of every arm.
+        turns (`dict[str, list[float]]`): By arm, the seconds of each round. All arms are timed in the same rounds.
+        machine (`dict`): The machine that was measured.
         data (`str`): Fingerprint of the proteins.
-        fingerprints (`dict[str, str]`): By arm, of its options.
+        fingerprints (`dict[str, str]`): By arm, the fingerprint of its options.
     """
 
     updates: int
@@ -45,33 +45,33 @@ class StepCosts:
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def of(self, arm: str) -> float:
-        """Seconds of an update: the median over turns."""
+        """Return the seconds of an update: the median over rounds."""
         return statistics.median(self.turns[arm]) / self.updates
 
     def ratio(self, arm: str, other: str) -> tuple[float, float, float]:
-        """What an update of an arm costs, over one of another: median over turns, and the median's 95 % interval."""
+        """Return the cost of an update relative to another arm: median over rounds, and its 95 % interval."""
         ratios = [own / theirs for own, theirs in zip(self.turns[arm], self.turns[other], strict=True)]
         return statistics.median(ratios), *median_interval(ratios)
 
     def updates_for(self, arm: str, like: str, updates: int, tolerance: float = 0.0) -> int:
-        """How many updates of an arm take as long as so many of another.
+        """Return how many updates of `arm` take as long as `updates` of `like`.
 
-        As many, where the interval of their ratio holds 1, so that no difference was measured, or where it is within
-        the tolerance of 1.
+        Both get the same number if the 95 % interval of their ratio contains 1, or if the ratio is within `tolerance`
+        of 1.
         """
         ratio, low, high = self.ratio(arm, like)
         same = low <= 1 <= high or abs(ratio - 1) <= tolerance
         return updates if same else max(round(updates / ratio), 1)
 
     def with_arms(self, later: "StepCosts", reference: str) -> "StepCosts":
-        """The same with arms that were measured later, beside an arm that both have.
+        """Return these costs with arms added that were measured later.
 
-        What was measured stays as it is, so that no plan changes. A new arm has, turn by turn, the reference's seconds
-        times the ratio that was measured: the machine may have been another, or busier.
+        Earlier costs stay unchanged, and with them the plan. The machine may differ or be busier by now. So a new arm
+        gets, in each round, the seconds of the reference times the measured ratio.
 
         Args:
-            later ([`StepCosts`]): The new arms. If it has fewer turns they are repeated.
-            reference (`str`): The arm that both have.
+            later ([`StepCosts`]): Costs of the new arms and the reference. Its rounds are repeated if there are fewer.
+            reference (`str`): An arm that both measurements contain.
         """
         turns = dict(self.turns)
         for name, series in later.turns.items():
@@ -84,19 +84,19 @@ class StepCosts:
         return dataclasses.replace(self, turns=turns, fingerprints=fingerprints)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
 
 def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> StepCosts:
-    """Train all arms for a short while, a step each in turn, in a folder that goes again.
+    """Time the updates of all arms: train them interleaved for a short while, in a temporary folder.
 
-    A step is everything: data, the noiser's updates, the encoder's.
+    A step includes data loading, noiser updates and the encoder update.
 
     Args:
-        recipes (`dict[str, Recipe]`): By arm.
+        recipes (`dict[str, Recipe]`): Pre-training recipe of each arm.
         data ([`ComparisonData`]): The proteins.
-        turns (`int`): That count; one more comes before them.
+        turns (`int`): Rounds that count. One more comes first, as a warm-up.
 
     Raises:
         RecipeError: If an arm cannot be trained.
@@ -104,7 +104,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
     fingerprints = {name: fingerprint(recipe) for name, recipe in recipes.items()}
     recipes = {name: _shortest_cycle(recipe) for name, recipe in recipes.items()}
     updates = math.lcm(*(_cycle(recipe) for recipe in recipes.values()))
-    steps = updates * (turns + _TURNS_NOT_COUNTED)
+    steps = updates * (turns + _WARM_UP_ROUNDS)
     with tempfile.TemporaryDirectory(prefix="step-costs-") as folder, _quiet():
         trainers = []
         for recipe in recipes.values():
@@ -118,8 +118,8 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
         try:
             seconds = train_interleaved(trainers)
         except RuntimeError as error:
-            raise RecipeError(f"the cost of an update could not be measured: {error} ({error.__cause__})") from error
-    first = updates * _TURNS_NOT_COUNTED
+            raise RecipeError(f"the updates of the arms could not be timed: {error} ({error.__cause__})") from error
+    first = updates * _WARM_UP_ROUNDS
     found = {
         name: [sum(series[start : start + updates]) for start in range(first, steps, updates)]
         for name, series in zip(recipes, seconds, strict=True)
@@ -128,7 +128,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
 
 
 def _shortest_cycle(recipe: Recipe) -> Recipe:
-    """The same work for every update of the encoder, in a shorter cycle: 10:10 as 1:1."""
+    """Shorten the noiser-encoder cycle without changing the work per encoder update: 10:10 becomes 1:1."""
     training = copy.deepcopy(recipe.training)
     common = math.gcd(training.noiser_steps, training.encoder_steps)
     if training.noiser_update == "alternate" and _has_noiser(recipe):
@@ -150,7 +150,7 @@ def _has_noiser(recipe: Recipe) -> bool:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep quiet what trainers say at their start, many times."""
+    """Silence the start-up messages of the trainers."""
     package = logging.getLogger("adversarial_mlm")
     before, package.level = package.level, logging.ERROR
     try:

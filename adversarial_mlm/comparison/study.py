@@ -1,4 +1,4 @@
-"""What is planned and what came out, as plain data: `plan.json` grows with the recipe, `study.json` has it all."""
+"""Plan and results as plain data: `plan.json`, which grows with the recipe, and `study.json` with all results."""
 
 import dataclasses
 from typing import Any
@@ -25,23 +25,23 @@ def merge_plan(
     plan: Plan,
     warm_up: str | None,
 ) -> dict[str, Any]:
-    """What the recipe plans, with all that an earlier state of it planned and that ran: nothing that ran is left out.
+    """Merge the recipe's plan with earlier plans, and keep everything that ran.
 
     Args:
-        folder ([`ComparisonFolder`]): Of the comparison.
+        folder ([`ComparisonFolder`]): The comparison's folder.
         recipe ([`ComparisonRecipe`]): The recipe.
-        recipes (`dict[str, Recipe]`): By arm.
+        recipes (`dict[str, Recipe]`): Pre-training recipe of each arm.
         common (`dict`): Options of all arms, see [`common_options`].
         data ([`ComparisonData`]): The proteins.
-        plan ([`Plan`]): What the recipe plans.
-        warm_up (`str`, *optional*): The fingerprint of the warm-up's options.
+        plan ([`Plan`]): The recipe's plan.
+        warm_up (`str`, *optional*): Fingerprint of the warm-up's options.
 
     Returns:
-        `dict`: `data`, `arms` (name → what is told about it), `entries` (budget → arm → updates, seeds), `runs` (the
-        names of those that the recipe plans).
+        `dict`: `data`, `arms` (name → description), `entries` (budget → arm → updates, seeds), `runs` (names of the
+        runs that the recipe plans).
 
     Raises:
-        RecipeError: If an arm, a budget or the proteins have changed under the same name since they were used.
+        RecipeError: If an arm, a budget or the proteins changed after runs used them under the same name.
     """
     earlier = folder.read(PLAN_FILE)
     tasks = {} if recipe.tasks is None else recipe.tasks.of
@@ -54,7 +54,7 @@ def merge_plan(
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
         "pairing": pairing_facts(next(iter(recipes.values()))),
         "warm_up": None if warm_up is None else {**dataclasses.asdict(recipe.warm_up), "fingerprint": warm_up},
-        "arms": {name: _told_of(recipe, recipes, name) for name in recipe.arms},
+        "arms": {name: _description_of(recipe, recipes, name) for name in recipe.arms},
         "budgets": {name: _without_none(dataclasses.asdict(budget)) for name, budget in recipe.budgets.items()},
         "entries": {
             budget: {arm: {"updates": updates, "seeds": list(recipe.seeds_of(arm))} for arm, updates in arms.items()}
@@ -66,7 +66,7 @@ def merge_plan(
         return now
     results = folder.results()
     ran = {run for run in results if run.arm != UNTRAINED}
-    begun = folder.begun()  # by another process, or before a kill
+    begun = folder.begun()  # by another process, or before this one was killed
     if results:
         _check_unchanged(recipe, earlier, now, ran)
         now["tasks"] = {**earlier["tasks"], **now["tasks"]}
@@ -89,13 +89,13 @@ def _keep_what_ran(now: dict, earlier: dict, budget: str, arm: str, entry: dict,
     now["budgets"].setdefault(budget, earlier["budgets"][budget])
     kept = now["entries"].setdefault(budget, {}).setdefault(arm, {"updates": entry["updates"], "seeds": []})
     if kept["updates"] != entry["updates"]:
-        return  # only begun, and then planned with another length
+        return  # only begun, and planned with another length since
     kept["seeds"] = list(dict.fromkeys([*kept["seeds"], *seeds]))
 
 
-def _told_of(recipe: ComparisonRecipe, recipes: dict[str, Recipe], name: str) -> dict[str, Any]:
+def _description_of(recipe: ComparisonRecipe, recipes: dict[str, Recipe], name: str) -> dict[str, Any]:
     arm, masks = recipe.arms[name], masks_of(recipes[name])
-    told = {
+    description = {
         "fingerprint": fingerprint(recipes[name]),
         "options": arm.options,
         "against": arm.against,
@@ -104,32 +104,40 @@ def _told_of(recipe: ComparisonRecipe, recipes: dict[str, Recipe], name: str) ->
         "removed": False,
     }
     if arm.unmatched:
-        told["difference"] = difference_of_masks(masks, masks_of(recipes[arm.against]))
-    return told
+        description["difference"] = difference_of_masks(masks, masks_of(recipes[arm.against]))
+    return description
 
 
 def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: set[Run]) -> None:
-    said = f"{recipe.path}: "
+    prefix = f"{recipe.path}: "
     for key, words in (
-        ("held_out", "held_out divides the proteins in another way"),
-        ("data", "the proteins are others"),
-        ("pairing", "encoder, batch, lengths or evaluation are others"),
-        ("warm_up", "warm_up is another"),
+        ("held_out", f"held_out {now['held_out']} differs from {earlier.get('held_out')}"),
+        ("data", "the proteins differ from those"),
+        ("pairing", f"the values of {_changed(earlier.get('pairing', {}), now['pairing'])} differ from those"),
+        ("warm_up", "warm_up differs from that"),
     ):
         if earlier.get(key, now[key]) != now[key]:
-            raise RecipeError(f"{said}{words} than those of the runs in output_dir; choose another output_dir")
+            raise RecipeError(
+                f"{prefix}{words} of the runs in output_dir {recipe.output_dir}: choose another output_dir"
+            )
     dtype = earlier.get("task_dtype")
     if dtype and now["task_dtype"] and dtype != now["task_dtype"]:
-        raise RecipeError(f"{said}tasks.dtype is {now['task_dtype']}, and was {dtype} for the runs in output_dir")
+        raise RecipeError(
+            f"{prefix}tasks.dtype is {now['task_dtype']}, but was {dtype} for the runs in output_dir "
+            f"{recipe.output_dir}: set it back, or choose another output_dir"
+        )
     for name, options in now["tasks"].items():
         if earlier["tasks"].get(name, options) != options:
-            raise RecipeError(f"{said}task {name} has other options than it had for the runs in output_dir")
+            raise RecipeError(
+                f"{prefix}task {name} has other options ({options}) than for the runs in output_dir "
+                f"{recipe.output_dir} ({earlier['tasks'][name]}): set them back, or choose another output_dir"
+            )
     for name, arm in now["arms"].items():
         before = earlier["arms"].get(name)
         if before and before["fingerprint"] != arm["fingerprint"] and any(run.arm == name for run in ran):
             raise RecipeError(
-                f"{said}arm {name} has other options than its runs in output_dir had; give it another name, as what "
-                "ran is reported"
+                f"{prefix}arm {name} has other options than its runs in output_dir {recipe.output_dir}: give it "
+                "another name, because runs that were made are always reported"
             )
     for budget, arms in now["entries"].items():
         for arm, entry in arms.items():
@@ -138,28 +146,34 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
                 continue
             if any((run.arm, run.updates) == (arm, before["updates"]) for run in ran):
                 raise RecipeError(
-                    f"{said}budget {budget} gives arm {arm} {entry['updates']:,} updates, and gave it "
-                    f"{before['updates']:,} when it ran; give the budget another name, as what ran is reported"
+                    f"{prefix}budget {budget} gives arm {arm} {entry['updates']:,} updates, but gave it "
+                    f"{before['updates']:,} when it ran: give the budget another name, because runs that were made "
+                    "are always reported"
                 )
 
 
 def check_results(recipe: ComparisonRecipe, plan: dict[str, Any], results: dict[Run, dict[str, Any]]) -> None:
-    """Make sure that complete runs are of the options and proteins that the plan tells of them.
+    """Check that complete runs used the options and proteins of the plan.
 
-    Two processes that were started with different recipes may have made runs side by side.
+    They may not if two processes were started with different recipes in the same folder.
 
     Raises:
-        RecipeError: If not; the sentence names the run.
+        RecipeError: If a run used others; the message names it.
     """
     for run, result in results.items():
-        told = plan["arms"].get(run.arm)
-        if run.arm == UNTRAINED or told is None:
+        planned = plan["arms"].get(run.arm)
+        if run.arm == UNTRAINED or planned is None:
             continue
-        if (result["fingerprint"], result["data"]) != (told["fingerprint"], plan["data"]):
+        if (result["fingerprint"], result["data"]) != (planned["fingerprint"], plan["data"]):
             raise RecipeError(
-                f"{recipe.path}: the run {run.name} was made with other options or proteins than the recipe's; give "
-                "the arm another name, as what ran is reported"
+                f"{recipe.path}: the run {run.name} was made with other options or proteins than the recipe's: give "
+                "the arm another name, because runs that were made are always reported"
             )
+
+
+def _changed(earlier: dict[str, Any], now: dict[str, Any]) -> str:
+    """Name the options whose values differ."""
+    return ", ".join(name for name, value in now.items() if earlier.get(name) != value)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:
@@ -176,31 +190,31 @@ def build_study(
     confirmation: dict[str, Any],
     baselines: dict[str, Any],
 ) -> dict[str, Any]:
-    """All results as plain data, from which every table is made.
+    """Collect all results as plain data, from which every table is made.
 
     Args:
         recipe ([`ComparisonRecipe`]): The recipe.
-        plan (`dict`): As from [`merge_plan`].
-        results (`dict[Run, dict]`): Of the complete runs.
+        plan (`dict`): Result of [`merge_plan`].
+        results (`dict[Run, dict]`): Results of the complete runs.
         data ([`ComparisonData`]): The proteins.
-        flops (`dict[str, ArmFlops]`): Of the recipe's arms.
-        costs ([`StepCosts`], *optional*): As measured.
-        confirmation (`dict`): As from [`read_confirmation`].
-        baselines (`dict`): As from [`DownstreamTasks.baselines`].
+        flops (`dict[str, ArmFlops]`): FLOPs of the recipe's arms.
+        costs ([`StepCosts`], *optional*): Measured costs.
+        confirmation (`dict`): Result of [`read_confirmation`].
+        baselines (`dict`): Result of [`DownstreamTasks.baselines`].
     """
     arms = []
     for budget, entries in plan["entries"].items():
         for arm, entry in entries.items():
-            told = plan["arms"][arm]
+            description = plan["arms"][arm]
             runs = [Run(arm, seed, entry["updates"]) for seed in entry["seeds"]]
             if not any(run in results for run in runs):
-                continue  # begun, and taken out of the recipe before it was complete
+                continue  # begun, but removed from the recipe before it was complete
             of_arm = {
                 "name": arm,
                 "corpus": recipe.corpus,
                 "budget": budget,
                 "updates": entry["updates"],
-                **{name: value for name, value in told.items() if name != "fingerprint"},
+                **{name: value for name, value in description.items() if name != "fingerprint"},
                 "seeds": [_of_seed(run, results, confirmation) for run in runs if run in results],
             }
             if arm in flops:

@@ -1,4 +1,4 @@
-"""Downstream tasks of a comparison: probes, fine-tuning where asked for, and baselines."""
+"""Downstream tasks of a comparison: probes, optional fine-tuning, and baselines."""
 
 import dataclasses
 import logging
@@ -27,23 +27,23 @@ _FOLDER = "tasks"
 
 
 class DownstreamTasks:
-    """The tasks of a comparison with their data, each read when it is first needed.
+    """The tasks of a comparison. The data of each are read when they are first needed.
 
     Args:
-        tasks ([`Tasks`]): What the recipe says.
+        tasks ([`Tasks`]): The section `tasks` of the recipe.
     """
 
     def __init__(self, tasks: Tasks):
         self.tasks = tasks
         self._data: dict[str, TaskData] = {}
-        self._fingerprints: dict[str, dict[str, str]] = {}  # of the data that the folder's results are of
+        self._fingerprints: dict[str, dict[str, str]] = {}  # data of the results in the folder
 
     def data(self, name: str) -> TaskData:
-        """The data of a task.
+        """Return the data of a task.
 
         Raises:
-            CorpusError: If they cannot be read.
-            RecipeError: If they are others than those of the results that are there.
+            CorpusError: If the data cannot be read.
+            RecipeError: If they differ from those of results in the folder.
         """
         if name not in self._data:
             options = self.tasks.of[name]
@@ -57,13 +57,13 @@ class DownstreamTasks:
             found = self._data[name].facts["fingerprints"]
             if self._fingerprints.get(name, found) != found:
                 raise RecipeError(
-                    f"the data of task {name} in {self.tasks.data_dir} are others than those of the results in "
-                    "output_dir"
+                    f"the data of task {name} in {self.tasks.data_dir} differ from those of the results in "
+                    "output_dir: restore them, or choose another output_dir"
                 )
         return self._data[name]
 
     def baselines(self, folder: ComparisonFolder) -> dict[str, Any]:
-        """What can be had without an encoder, computed once.
+        """Compute the baselines without an encoder, once.
 
         Returns:
             `dict`: Task → `baselines` (name → test → figures) and `facts` of its data.
@@ -72,7 +72,7 @@ class DownstreamTasks:
             found = folder.read(BASELINES_FILE) or {}
             evaluated = {name for result in folder.results().values() for name in result.get("tasks", {})}
             for name in self.tasks.of:
-                # of other data, where no result stands beside them, they are made anew
+                # baselines of other data are computed again, unless results already use them
                 if name in found and (name in evaluated or found[name]["facts"]["fingerprints"] == self._found(name)):
                     continue
                 data, began = self.data(name), time.monotonic()
@@ -93,19 +93,20 @@ class DownstreamTasks:
         return self.data(name).facts["fingerprints"]
 
     def evaluate(self, encoder: Path, run_folder: Path, device: torch.device) -> dict[str, Any]:
-        """Every task of an encoder. What was done before a kill, with the same options and data, is not done again.
+        """Evaluate an encoder on every task. Results of the same options and data are reused.
 
         Args:
             encoder (`Path`): The folder of the encoder and its tokenizer.
-            run_folder (`Path`): Where results are kept, a file for each task.
-            device (`torch.device`): Of the probes.
+            run_folder (`Path`): Folder of the results, one file per task.
+            device (`torch.device`): Device of the probes.
 
         Returns:
-            `dict`: Task → `probe`, and `finetune` where asked for, each with `figures` (test → `value`, and of several
-            seeds `by_seed`), and `seconds`. Fine-tuning that diverged with any seed has no figures, but `diverged`.
+            `dict`: Task → `probe`, optionally `finetune`, and `seconds`. The first two hold `figures` (test set →
+            `value`, and `by_seed` with several seeds). If fine-tuning diverged with any seed, `finetune` holds
+            `diverged` instead of figures.
 
         Raises:
-            RecipeError: If fine-tuning cannot be done as asked.
+            RecipeError: If the fine-tuning options are invalid.
         """
         found = {}
         for name, options in self.tasks.of.items():
@@ -113,7 +114,7 @@ class DownstreamTasks:
             of = {**dataclasses.asdict(options), "dtype": self.tasks.dtype, "fingerprints": self._found(name)}
             if not path.exists() or read_json(path).get("of") != of:
                 write_json(path, {"of": of, **self._evaluate(name, options, encoder, run_folder, device)})
-                # the models of fine-tuning: only figures are kept
+                # keep the metrics of fine-tuning, not its models
                 shutil.rmtree(run_folder / _FOLDER / f"finetuned-{name}", ignore_errors=True)
             found[name] = read_json(path)
         return found
@@ -133,7 +134,7 @@ class DownstreamTasks:
                 results = finetune_seeds(data, str(encoder), str(folder), options.finetune_settings(), seeds)
                 tuned = record(data, "finetune", [result.predictions for result in results], bootstrap_samples=0)
                 found["finetune"] = {"figures": _figures(tuned), "seeds": seeds}
-            except DivergenceError as error:  # a result, too
+            except DivergenceError as error:  # divergence counts as a result
                 logger.warning("%s: fine-tuning of %s diverged: %s", name, encoder, error)
                 found["finetune"] = {"figures": {}, "seeds": seeds, "diverged": str(error)}
             except ValueError as error:
@@ -142,7 +143,7 @@ class DownstreamTasks:
 
 
 def _figures(whole: dict[str, Any]) -> dict[str, Any]:
-    """The headline figure of each test of a record: its value, its rows, and by seed where there are several."""
+    """Return the headline metric of each test set: value, rows, and values by seed if there are several."""
     return {
         split: {
             key: whole["figures"][split][name][key]

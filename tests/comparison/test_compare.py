@@ -166,9 +166,13 @@ def test_arms_may_start_from_one_warmed_up_encoder_per_seed(compare, study, tmp_
             of_arm = tmp_path / "study" / "runs" / arm / f"seed-{seed}" / "3-updates" / "recipe.yaml"
             assert f"model_name_or_path: {folder}" in of_arm.read_text()
     assert study()["warm_up"]["updates"] == 2 and "after 2 common updates" in outcome.tables
-    with pytest.raises(RecipeError, match="warm_up is another than those of the runs in output_dir"):
+    with pytest.raises(
+        RecipeError, match="warm_up differs from that of the runs in output_dir .*: choose another output_dir"
+    ):
         compare({"warm_up": {"updates": 3, "options": {"masking": "random"}}})
-    with pytest.raises(RecipeError, match="warm_up is another than those of the runs in output_dir"):
+    with pytest.raises(
+        RecipeError, match="warm_up differs from that of the runs in output_dir .*: choose another output_dir"
+    ):
         compare({"warm_up": {"updates": 2, "options": {"masking": "random"}}, "common.learning_rate": 2e-3})
 
 
@@ -244,19 +248,21 @@ def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, study)
     assert [(arm["name"], arm["removed"]) for arm in study()["arms"]] == [("random", False), ("game", True)]
     assert "game (no longer in the recipe)" in outcome.tables
     assert {row["arm"] for row in study()["differences"]} == {"game"}
-    compare({"seeds": [0]})  # and seeds that have left it
+    compare({"seeds": [0]})  # and seeds that were removed
     assert all(len(arm["seeds"]) == 2 for arm in study()["arms"])
 
 
 def test_an_arm_cannot_change_under_its_name(compare):
     compare()
-    with pytest.raises(RecipeError, match="arm game has other options than its runs in output_dir had"):
+    with pytest.raises(
+        RecipeError, match="arm game has other options than its runs in output_dir .*: give it another"
+    ):
         compare({"arms.game.options.noiser_learning_rate": 2e-3})
-    with pytest.raises(RecipeError, match="budget updates gives arm random 4 updates, and gave it 3 when it ran"):
+    with pytest.raises(RecipeError, match="budget updates gives arm random 4 updates, but gave it 3 when it ran"):
         compare({"budgets.updates.updates": 4})
-    with pytest.raises(RecipeError, match="held_out divides the proteins in another way"):
+    with pytest.raises(RecipeError, match="held_out .* differs from .* of the runs in output_dir"):
         compare({"held_out": {"split_seed": 1}})
-    with pytest.raises(RecipeError, match="the proteins are others than those of the runs"):
+    with pytest.raises(RecipeError, match="the proteins differ from those of the runs"):
         compare({"common.min_length": 100})
 
 
@@ -279,9 +285,9 @@ def test_runs_of_two_recipes_side_by_side_are_found(compare, tmp_path):
     assert not (tmp_path / "study" / "confirmation.json").exists()
 
 
-def test_the_encoder_of_all_arms_cannot_change_beside_results(compare):
+def test_options_that_pair_the_arms_cannot_change_once_there_are_results(compare):
     compare({"arms.game": None}, "--selection_only")
-    with pytest.raises(RecipeError, match="encoder, batch, lengths or evaluation are others than those of the runs"):
+    with pytest.raises(RecipeError, match="the values of max_length differ from those of the runs"):
         compare({"arms": {"other": {"options": {"masking": "random"}}}, "common.max_length": 32})
 
 
@@ -310,7 +316,9 @@ def test_the_confirmation_part_is_read_once_for_all_runs(compare, monkeypatch, s
     monkeypatch.setattr(confirmation, "ask", None)
     compare()  # and not a second time
     another = {"arms.bare": {"options": {"masking": "random"}, "against": "random", "unmatched": True}}
-    with pytest.raises(RecipeError, match="the confirmation part was read once, for 4 runs, and 2 runs of the recipe"):
+    with pytest.raises(
+        RecipeError, match="the confirmation part was already evaluated for 4 runs. The recipe adds 2 runs"
+    ):
         compare(another)
     assert not (tmp_path / "study" / "runs" / "bare").exists()
     compare({**another, "held_out": {"spent": True}})
@@ -356,7 +364,7 @@ def test_nothing_is_known_of_the_confirmation_part_before_all_runs_are_read(comp
 
 
 def test_spent_is_refused_while_it_is_not(compare):
-    with pytest.raises(RecipeError, match="held_out.spent is true, but the confirmation part was not read yet"):
+    with pytest.raises(RecipeError, match="held_out.spent is true, but the confirmation part was not evaluated yet"):
         compare({"held_out": {"spent": True}})
 
 
@@ -367,7 +375,7 @@ def test_weights_that_changed_after_the_reading_are_found(compare, tmp_path):
         runs / "game" / "seed-0" / "3-updates" / "model.safetensors",
         runs / "game" / "seed-1" / "3-updates" / "model.safetensors",
     )
-    with pytest.raises(RecipeError, match="seed-1/3-updates are not those that the confirmation part was read for"):
+    with pytest.raises(RecipeError, match="seed-1/3-updates have changed since the confirmation part was evaluated"):
         compare()
 
 
@@ -379,7 +387,7 @@ def test_a_dry_run_tells_the_cost_and_makes_nothing(write, tmp_path):
     before = set(tmp_path.iterdir()) | {tmp_path / "cache"}
     plan = compare_module.dry_run(*compare_module.parse_arguments([path, "--dry-run"]))
     assert set(tmp_path.iterdir()) <= before
-    assert "8 runs, equal ones once, 8 to do" in plan and "training: about" in plan
+    assert "8 different runs, 8 to do; minutes measured just now" in plan and "training: about" in plan
     assert sum(line.startswith("flops") for line in plan.splitlines()) == 2
 
 
@@ -387,7 +395,7 @@ def test_a_dry_run_of_a_comparison_that_ran_counts_what_is_left(compare, write, 
     compare()
     shutil.rmtree(tmp_path / "study" / "runs" / "game" / "seed-1")
     plan = compare_module.dry_run(*compare_module.parse_arguments([write(), "--dry_run"]))
-    assert "4 runs, equal ones once, 1 to do; seconds measured when the runs began" in plan
+    assert "4 different runs, 1 to do; minutes as measured before the first run" in plan
 
 
 def test_runs_that_another_process_is_at_are_left_to_it(compare, tmp_path):
@@ -438,6 +446,6 @@ def test_a_package_of_the_extra_that_is_missing_is_said_before_any_work(package,
 
 def test_a_plot_that_cannot_be_drawn_is_said_before_any_work(compare, monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(RecipeError, match="the plot needs matplotlib, which is missing: pip install"):
+    with pytest.raises(RecipeError, match="the plot needs matplotlib, which is not installed: pip install"):
         compare({"plot": True})
     assert not (tmp_path / "study").exists()

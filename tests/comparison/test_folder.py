@@ -44,7 +44,7 @@ def test_a_run_is_complete_with_its_result(tmp_path):
 def test_a_damaged_file_is_named(tmp_path):
     folder = ComparisonFolder(str(tmp_path))
     (tmp_path / "plan.json").write_text('{"arms": ')
-    with pytest.raises(RecipeError, match=r"plan.json is damaged; move it away"):
+    with pytest.raises(RecipeError, match=r"plan.json is damaged \(.*\): move it away"):
         folder.read("plan.json")
 
 

@@ -31,7 +31,7 @@ def trainers(make_encoder, tokenizer, proteins, tmp_path):
     return make
 
 
-def test_trainers_take_turns_step_by_step(trainers):
+def test_trainers_run_interleaved_step_by_step(trainers):
     order = []
     found = trainers(4, loss=lambda trainer: order.append(id(trainer)))
     seconds = train_interleaved(found)
@@ -45,7 +45,7 @@ def test_a_trainer_that_fails_ends_the_others(trainers):
             raise MemoryError("no more")
 
     found = trainers(10**6, loss=fail)
-    with pytest.raises(RuntimeError, match="a trainer failed while it was measured"):
+    with pytest.raises(RuntimeError, match="a trainer failed while its updates were timed"):
         train_interleaved(found)
     assert [trainer.state.global_step for trainer in found] == [3, 2, 2]
 
