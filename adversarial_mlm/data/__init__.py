@@ -1,17 +1,23 @@
-"""Every way in for protein sequences: files, folders and Hub datasets become one clean, counted corpus.
+"""Read protein sequences from files, folders and the Hub into one clean corpus, and count what cleaning did.
 
 [`load_corpus`] reads FASTA, Parquet, JSON, CSV and TSV files, folders written by `datasets`, and Hub datasets, and
 returns rows with three columns: `id` (string), `sequence` (string, clean) and `length` (int32, in residues).
 [`split_corpus`] holds out whole protein families, members of the remaining families, or random records.
 
-Nothing is repaired or dropped without being counted in [`CleaningCounts`], and every complaint about the input is a
-[`CorpusError`] whose message names the file and, where it is known, the record or line.
+[`prepare_corpus`] cleans large FASTA files once, with several processes, into a folder that `load_corpus` reads.
 
-[`prepare_corpus`] cleans large FASTA files once, by several processes, into a folder that `load_corpus` reads.
+[`CleaningCounts`] counts every repaired or dropped record. Invalid input raises [`CorpusError`], whose message names
+the file and, if known, the record or line.
 
-Inside, a module imports only from those above it: `cleaning` (one sequence, the counts), `reading` (formats),
-`sources` (files, folders, the Hub), `rows` (one shard), `tables` (Arrow files), `subsets` (what is kept of whole
-corpora), `streaming`, `prepared` and `preparing` (folders), `loading`, `splits` (held-out data).
+Each module imports only from those above it:
+
+- `cleaning`: one sequence, and the counts;
+- `formats`: readers of FASTA, CSV, JSON, Parquet; `sources`: files, folders, the Hub;
+- `shards`: one shard; `arrow_tables`: Arrow files; `subsets`: subsets of corpora, and the cache;
+- `streaming`; `prepared` and `prepare`: prepared folders; `load`: [`load_corpus`];
+- `splits`: held-out data.
+
+`order`, `stream_order` and `length_chunks` decide the order of training data and cut batches.
 """
 
 from adversarial_mlm.data.cleaning import CleanedSequence, CleaningCounts, clean_sequence

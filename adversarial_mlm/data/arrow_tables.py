@@ -1,4 +1,4 @@
-"""Arrow files of clean rows: a byte for each residue, mapped into memory."""
+"""Arrow files of clean rows: one byte per residue, memory-mapped."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,22 +8,22 @@ from datasets import Dataset, Features, Value
 from datasets.table import MemoryMappedTable, concat_tables
 
 _SCHEMA = Features({"id": Value("string"), "sequence": Value("string"), "length": Value("int32")}).arrow_schema
-# A mapped file has a description of each batch in memory: small ones cost memory then, large ones while writing.
+# Small batches cost memory when the file is mapped, large ones while it is written.
 _ROWS_PER_BATCH = 5000
 
 
 class TableWriter:
-    """Writes clean rows into a file, batch by batch; to be used with `with`.
+    """Write clean rows into a file, batch by batch. Use it as a context manager.
 
     Args:
-        file: A file that is open for writing bytes.
+        file: A binary file that is open for writing.
     """
 
     def __init__(self, file):
         self._writer = pa.ipc.new_stream(file, _SCHEMA)
 
     def write(self, rows: Iterator[tuple[str, str, int]]) -> None:
-        """Write all of these (id, sequence, length)."""
+        """Write all rows (id, sequence, length)."""
         while batch := list(islice(rows, _ROWS_PER_BATCH)):
             arrays = [list(column) for column in zip(*batch, strict=True)]
             self._writer.write_batch(pa.record_batch(arrays, schema=_SCHEMA))
@@ -36,11 +36,10 @@ class TableWriter:
 
 
 def map_tables(paths: list[str], fingerprint: str) -> Dataset:
-    """The rows of several files, one after the other, mapped into memory.
+    """Map the rows of several files into memory, one file after the other.
 
     Args:
-        paths (`list[str]`): Files of a [`TableWriter`].
-        fingerprint (`str`): Of their content, which `Dataset.from_file` does not know: what is found out about the
-            rows is kept under it.
+        paths (`list[str]`): Files written by [`TableWriter`].
+        fingerprint (`str`): Fingerprint of their content, under which results about the rows are cached.
     """
     return Dataset(concat_tables([MemoryMappedTable.from_file(path) for path in paths]), fingerprint=fingerprint)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Part of every cache fingerprint: raise it whenever the same input would give other rows or other counts.
+# Part of every cache fingerprint. Raise it when the same input gives other rows or counts.
 CLEANING_VERSION = 3
 
-# All capital letters except J, which stands for no residue in the tokenizer's alphabet.
+# All capital letters except J, which is no residue in the tokenizer's alphabet.
 _RESIDUES = "ABCDEFGHIKLMNOPQRSTUVWXYZ"
 _RESIDUE_BYTES = _RESIDUES.encode()
 _UNKNOWN = "?"
@@ -19,27 +19,28 @@ _NOT_A_RESIDUE = re.compile(f"[^{_RESIDUES}]")
 _LOWER_CASE = re.compile("[a-z]")
 _WHITESPACE = re.compile(r"\s")
 _TO_REMOVE = re.compile(r"[\s*.\-]+")
-# `str.upper` would also turn letters outside ASCII into other letters, some into residues (a long s into S).
+# `str.upper` would turn some letters outside ASCII into residues (a long s into S).
 _ASCII_UPPER = {ord(letter): letter.upper() for letter in "abcdefghijklmnopqrstuvwxyz"}
 
 
 @dataclass
 class CleaningCounts:
-    """What cleaning did to a corpus. All numbers are records, except `unknown_residues`.
+    """Counts of what cleaning did to a corpus, in records, except for `unknown_residues`.
 
     Attributes:
         records_read (`int`, defaults to 0): records found in the source.
-        records_kept (`int`, defaults to 0): records that are in the corpus.
+        records_kept (`int`, defaults to 0): records in the corpus.
         lower_case (`int`, defaults to 0): records in which letters were upper-cased.
         stops_removed (`int`, defaults to 0): records from which `*` was removed.
         gaps_removed (`int`, defaults to 0): records from which `-` or `.` was removed.
         whitespace_removed (`int`, defaults to 0): records with white space inside the sequence (line ends of a FASTA
             file do not count).
-        unknown_residues (`int`, defaults to 0): *residues* that were turned to `?`.
-        records_with_unknown (`int`, defaults to 0): records that hold such residues.
-        dropped_empty (`int`, defaults to 0): records left out because nothing remained of the sequence.
-        dropped_no_residues (`int`, defaults to 0): records left out because only unknown residues remained.
-        dropped_too_short (`int`, defaults to 0): records left out because fewer than `min_length` residues remained.
+        unknown_residues (`int`, defaults to 0): *residues* that were replaced by `?`.
+        records_with_unknown (`int`, defaults to 0): records with such residues.
+        dropped_empty (`int`, defaults to 0): records dropped because the sequence was empty.
+        dropped_no_residues (`int`, defaults to 0): records dropped because all residues were unknown.
+        dropped_too_short (`int`, defaults to 0): records dropped because they had fewer than
+            `min_length` residues.
     """
 
     records_read: int = 0
@@ -56,7 +57,7 @@ class CleaningCounts:
 
     @property
     def without_residues(self) -> int:
-        """Records left out because they have no sequence, or one without a residue."""
+        """Records dropped because they have no sequence, or no known residue."""
         return self.dropped_empty + self.dropped_no_residues
 
     def as_dict(self) -> dict[str, int]:
@@ -64,7 +65,7 @@ class CleaningCounts:
         return dataclasses.asdict(self)
 
     def summary(self) -> str:
-        """Return one readable line. Counts that are zero are left out, except those of records read and kept."""
+        """Return one readable line, without counts that are zero, except records read and kept."""
         text = f"{self.records_read:,} record{'s' * (self.records_read != 1)} read, {self.records_kept:,} kept"
         remarks = [
             (self.dropped_empty, "dropped as empty"),
@@ -76,15 +77,15 @@ class CleaningCounts:
             (self.whitespace_removed, "with white space removed"),
             (self.records_with_unknown, f"with unknown residues ({self.unknown_residues:,} residues)"),
         ]
-        said = [f"{number:,} {remark}" for number, remark in remarks if number]
-        return f"{text}; {', '.join(said)}" if said else text
+        parts = [f"{number:,} {remark}" for number, remark in remarks if number]
+        return f"{text}; {', '.join(parts)}" if parts else text
 
     def __add__(self, other: "CleaningCounts") -> "CleaningCounts":
         return CleaningCounts(**{name: number + getattr(other, name) for name, number in vars(self).items()})
 
 
 class CleanedSequence(NamedTuple):
-    """A clean sequence and what had to be done to it: four flags, and `unknown`, a number of residues."""
+    """A clean sequence, four flags for what was changed, and the number of `unknown` residues."""
 
     sequence: str
     lower_case: bool = False
@@ -97,17 +98,17 @@ class CleanedSequence(NamedTuple):
 def clean_sequence(text: str) -> CleanedSequence:
     """Clean one protein sequence.
 
-    Letters are upper-cased; white space, `*` (stops), `-` and `.` (gaps) are removed; every character that is then
-    not a capital letter, and `J`, becomes `?`, which the tokenizer reads as its unknown token.
+    Letters are upper-cased. White space, `*` (stops), `-` and `.` (gaps) are removed. `J` and every other character
+    that is not a capital letter become `?`, which the tokenizer reads as its unknown token.
 
     Args:
         text (`str`): the sequence as found in the source.
 
     Returns:
-        [`CleanedSequence`]: the sequence, possibly empty, and what was done.
+        [`CleanedSequence`]: the sequence, possibly empty, and what was changed.
     """
-    # Deleting all residues from the bytes is several times faster than matching a regular expression. `isascii` comes
-    # first because not every string can be encoded.
+    # `translate` is several times faster than a regular expression. `isascii` comes first, because not every string
+    # can be encoded.
     if text.isascii() and not text.encode().translate(None, _RESIDUE_BYTES):
         return CleanedSequence(text)
     sequence = _TO_REMOVE.sub("", text).translate(_ASCII_UPPER)
@@ -125,9 +126,9 @@ def clean_sequence(text: str) -> CleanedSequence:
 def clean_rows(
     rows: Iterable[tuple[str, str]], min_length: int, counts: CleaningCounts, dropped: list[tuple[int, str]]
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield (id, clean sequence, residues) of the records to keep, and count in `counts`.
+    """Yield (id, clean sequence, residues) of the records to keep, and update `counts`.
 
-    The first record without residues is put into `dropped`, as (number among the records that `counts` read, id).
+    The first record without residues is appended to `dropped` as (number among the records in `counts`, id).
     """
     for identifier, text in rows:
         cleaned = clean_sequence(text)
@@ -153,14 +154,14 @@ def clean_rows(
 
 
 def nucleotide_share(rows: Iterable[tuple[str, str]], max_letters: int) -> float:
-    """Return which share of the letters of (id, sequence as found) rows are A, C, G, T, U or N in either case.
+    """Return the share of letters that are A, C, G, T, U or N in either case.
 
     Args:
-        rows (iterable of `tuple[str, str]`): records; only as many are read as it takes to see `max_letters`.
-        max_letters (`int`): how many characters to look at.
+        rows (iterable of `tuple[str, str]`): (id, sequence as found); read until `max_letters` are seen.
+        max_letters (`int`): number of characters to look at.
 
     Returns:
-        `float`: from 0 to 1; 0 if there is no letter.
+        `float`: from 0 to 1; 0 if there are no letters.
     """
     nucleotides = letters = seen = 0
     for _, text in rows:

@@ -1,4 +1,4 @@
-"""Formats: every reader yields (id, sequence as found) and complains with a [`CorpusError`]."""
+"""Readers of file formats. Each yields (id, sequence as found), and raises [`CorpusError`] for invalid input."""
 
 import csv
 import gzip
@@ -18,13 +18,12 @@ from datasets import Dataset, IterableDataset
 
 from adversarial_mlm.utils.errors import CorpusError, clip, one_line, shorten
 
-# What reading a damaged or unreadable file raises, from the gzip, text and Arrow layers.
+# Errors of the gzip, text and Arrow layers for a damaged or unreadable file.
 _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
 
 _ROWS_PER_BATCH = 1000
 
-# Of a CSV file, in characters. Bounded, because a quotation mark that is never closed makes one field of all that
-# follows; the limit of the standard library is 128 KiB.
+# Characters in a CSV field. Bounded, because an unclosed quotation mark makes one field of the rest of the file.
 _LONGEST_FIELD = 1 << 26
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
@@ -34,7 +33,7 @@ _ESCAPED_TO_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
 
 
 class Columns(NamedTuple):
-    """The columns of a table that hold the sequences and, if any does, the ids."""
+    """The columns of a table with the sequences and, optionally, the ids."""
 
     sequence: str = "sequence"
     id: str | None = None
@@ -42,9 +41,9 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a source that is read by one process at a time: a file, a part of one, or a part of a dataset.
+    """A part of a source, read by one process at a time: a file, a part of a file, or a part of a dataset.
 
-    Part of a file are the bytes from `start` to `stop`, for FASTA that is not compressed; `start` is that of a header.
+    A part of a file is the bytes from `start` to `stop` of uncompressed FASTA; a header begins at `start`.
     """
 
     index: int
@@ -59,9 +58,9 @@ class Shard:
 
 
 def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
-    """Yield (id, sequence as found) of every record; ids that are missing become row numbers."""
+    """Yield (id, sequence as found) of every record; missing ids become row numbers."""
     name = shard.name
-    # What Arrow and `datasets` raise on damaged data, and a Hub on the way, is of any class.
+    # Arrow, `datasets` and the Hub client raise errors of any class
     errors = Exception if shard.format in ("parquet", "dataset") else _READ_ERRORS
     try:
         records = _READERS[shard.format](shard, columns)
@@ -75,7 +74,7 @@ def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
                 )
             if identifier is None:
                 identifier = f"{shard.id_prefix}{row}"
-            # JSON can spell characters that UTF-8, and so Arrow, cannot hold.
+            # JSON can contain characters that UTF-8, and therefore Arrow, cannot store
             yield str(identifier).encode("utf-8", "replace").decode("utf-8"), sequence
     except CorpusError:
         raise
@@ -84,10 +83,10 @@ def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
 
 
 def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Columns:
-    """Check that the columns asked for are there, and take `id` as id column if none was asked for."""
+    """Check that the requested columns exist, and use `id` as id column if none was requested."""
     for column, option in ((asked.sequence, "sequence_column"), (asked.id, "id_column")):
         if column is not None and list(present).count(column) > 1:
-            raise CorpusError(f'{name}: the column "{column}" ({option}) is there more than once.')
+            raise CorpusError(f'{name}: the column "{column}" ({option}) occurs more than once: rename one.')
         if column is not None and column not in present:
             there = ", ".join(f'"{_brief(other)}"' for other in present[:30]) + (", ..." if len(present) > 30 else "")
             raise CorpusError(f'{name}: there is no column "{column}" ({option}); the columns are {there or "none"}.')
@@ -95,7 +94,7 @@ def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Column
 
 
 def _brief(text: str) -> str:
-    """Return the beginning of a foreign text, which may be in any language, without control characters."""
+    """Return the beginning of a text from the input, in any language, without control characters."""
     text = clip(text, 40)
     return text if text.isprintable() else ascii(text)[1:-1]
 
@@ -121,10 +120,7 @@ class _ByteRange(io.RawIOBase):
 
 
 def is_compressed(path: str) -> bool:
-    """Whether a file is gzip-compressed.
-
-    The magic bytes decide rather than the name, because browsers and copy tools unpack files and keep the name.
-    """
+    """Whether a file is gzip-compressed, by its first bytes: some tools unpack a file and keep its name."""
     with open(path, "rb") as file:
         return file.read(2) in (b"\x1f\x8b", b"\x1f")
 
@@ -138,9 +134,9 @@ def _open(path: str, start: int, stop: int | None) -> io.BufferedIOBase:
 def read_lines(
     path: str, errors: str = "strict", newline: str | None = None, start: int = 0, stop: int | None = None
 ) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, plain or gzip-compressed, or those between two bytes of a plain one.
+    """Yield the lines of a UTF-8 file, plain or gzip-compressed.
 
-    `errors` and `newline` are those of `open`.
+    `start` and `stop` limit the bytes of a plain file; `errors` and `newline` are passed to `open`.
     """
     number = 0
     try:
@@ -159,7 +155,7 @@ def read_lines(
                 number += 1
                 yield line
     except UnicodeDecodeError as error:
-        # What was decoded last begins within the line that comes next.
+        # the decoder's buffer begins within the next line
         number += 1 + len(_LINE_END.findall(error.object[: error.start]))
         byte = f"0x{error.object[error.start]:02X}"
         raise CorpusError(f"{path}: line {number:,} is not UTF-8 text (byte {byte}); save it as UTF-8.") from error
@@ -170,7 +166,7 @@ def read_lines(
 def _read_failure(name: str, error: BaseException, after_line: int = 0) -> CorpusError:
     what, detail = "could not be read", getattr(error, "strerror", None) or one_line(error)
     if isinstance(error, EOFError):
-        what, detail = "the compressed file ends too early", "it was probably not copied completely"
+        what, detail = "the compressed file ends too early", "probably an incomplete copy or download: get it again"
     elif isinstance(error, gzip.BadGzipFile | zlib.error):
         what = "the compressed file is damaged"
     elif isinstance(error, UnicodeDecodeError):
@@ -180,17 +176,16 @@ def _read_failure(name: str, error: BaseException, after_line: int = 0) -> Corpu
 
 
 def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
-    # Not with dnaio, a good strict reader, because it refuses headers that are not ASCII and leaves out lines that
-    # start with "#" without a word; it reads FASTA in Python too and is no faster.
+    # Not dnaio: it refuses headers that are not ASCII, silently skips lines that start with "#", and is not faster.
     path, header, parts, records = shard.name, None, [], shard.first_row
-    # Headers may be in any encoding. One more header ends the last record.
+    # headers may have any encoding; an extra header ends the last record
     lines = itertools.chain(read_lines(path, errors="surrogateescape", start=shard.start, stop=shard.stop), [">"])
     for number, line in enumerate(lines, start=1 + shard.first_line):
         if line[0] == ">":
             if header is not None:
                 records += 1
                 sequence = "".join(parts).replace("\n", "")
-                # Letters of a header glued to a sequence would pass as residues, binary data as unknown residues.
+                # a header joined to a sequence would pass as residues, binary data as unknown residues
                 for sign, what in ((">", '">" inside its sequence; a line end is missing'), ("\0", "binary data")):
                     if sign in sequence:
                         raise CorpusError(
@@ -200,8 +195,8 @@ def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
             header, parts = line, []
         elif header is None and line.strip():
             raise CorpusError(
-                f"{path}: not a FASTA file: line {number:,} is {shorten(line)}, where a header that starts with "
-                '">" must stand.'
+                f"{path}: not a FASTA file: line {number:,} is {shorten(line)}, but must be a header that starts with "
+                '">".'
             )
         elif line[0] in ";#":
             raise CorpusError(f"{path}: line {number:,} is neither a header nor a sequence: {shorten(line)}.")
@@ -212,7 +207,7 @@ def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
 
 
 def _fasta_id(header: str) -> str | None:
-    """Return the accession of a UniProt header, else the first word if there is one."""
+    """Return the accession of a UniProt header, else the first word, else `None`."""
     words = header[1:].split(maxsplit=1)
     if not words:
         return None
@@ -233,8 +228,8 @@ def _read_csv(shard: Shard, columns: Columns) -> Iterator[tuple[str | None, str]
 
 
 def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, fields) of each row, the header first; by default a tab in it makes tab the delimiter."""
-    # Read with the standard library, because its errors carry the line number, which pyarrow's reader lacks.
+    """Yield (line number, fields) of each row, header first; a tab in the header makes tab the default delimiter."""
+    # the standard library's errors contain the line number, unlike pyarrow's
     lines = read_lines(path, newline="")
     first_line = next(lines, "")
     delimiter = delimiter or ("\t" if "\t" in first_line else ",")
@@ -246,7 +241,7 @@ def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, lis
             width = width or len(fields)
             if len(fields) != width:
                 raise CorpusError(
-                    f"{path}: line {reader.line_num:,} has {len(fields)} fields where the header has {width}."
+                    f"{path}: line {reader.line_num:,} has {len(fields)} fields, but the header has {width}."
                 )
             yield reader.line_num, fields
     except csv.Error as error:
@@ -262,7 +257,7 @@ def _read_json(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
 
 
 def json_records(path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (where it stands, record) from JSON lines, or from one JSON list, which is held in memory as a whole."""
+    """Yield (location, record) from JSON lines, or from one JSON list, which is loaded into memory as a whole."""
     lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -285,11 +280,11 @@ def json_records(path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object, in which Python would let the last of two equal names win."""
+    """Make a JSON object, and refuse duplicate names, of which Python would silently keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the name {shorten(max(names, key=names.count))} stands in one object more than once")
+        raise ValueError(f"the name {shorten(max(names, key=names.count))} occurs in one object more than once")
     return found
 
 
@@ -303,13 +298,12 @@ def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
 
 
 def _read_dataset(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
-    # Unlike iterating over single rows, `iter` reads the whole shard also inside a DataLoader worker, where an
-    # `IterableDataset` would divide itself among the workers a second time.
+    # `iter` reads the whole shard also in a DataLoader worker; iterating over rows would divide it among the workers
     selected = shard.dataset.select_columns(_to_select(columns))
     on_disk = isinstance(selected, Dataset)
     for batch in selected.with_format("arrow" if on_disk else None).iter(_ROWS_PER_BATCH):
         if on_disk:
-            # Arrow maps files into memory as they are: without a look at the offsets, a damaged one ends the process.
+            # without this check of the offsets, a damaged memory-mapped file would crash the process
             batch.validate(full=True)
             batch = batch.to_pydict()
         yield from _batch_rows(batch, columns)

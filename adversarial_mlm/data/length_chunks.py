@@ -1,7 +1,7 @@
-"""Less padding: a batch is cut by length into chunks, each as wide as its own longest row.
+"""Cut a batch by length into chunks, each as wide as its longest row, to reduce padding.
 
-The rows of an update stay what they are, with their masks (noise is keyed by row), and the loss is a sum over all of
-them. So nothing changes but the cost: no update prefers a length, as batches grouped by length do.
+An update keeps its rows and their masks (random numbers are keyed by row), and its loss is a sum over all rows. Only
+the cost changes. Unlike batches grouped by length, no update contains only long or only short proteins.
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ import torch
 
 
 def chunk_sizes(lengths: list[int], overhead: int) -> list[int]:
-    """The cut of sorted rows that costs least: padded tokens, and `overhead` tokens more for every chunk.
+    """Find the cheapest cut of sorted rows: the cost is padded tokens, plus `overhead` tokens per chunk.
 
     Args:
-        lengths (`list[int]`): Tokens of every row, the longest first.
-        overhead (`int`): What a chunk costs by itself, in tokens.
+        lengths (`list[int]`): Tokens of every row, longest first.
+        overhead (`int`): Fixed cost of a chunk, in tokens.
 
     Returns:
-        `list[int]`: Rows of each chunk, in the order of the rows; they add up to `len(lengths)`.
+        `list[int]`: Number of rows of each chunk, in order; the sum is `len(lengths)`.
     """
     rows = len(lengths)
-    tails = torch.zeros(rows + 1)  # the least cost of the rows from each one on
+    tails = torch.zeros(rows + 1)  # lowest cost of the rows from each index to the end
     ends = [rows] * rows
     for first in range(rows - 1, -1, -1):
         costs = overhead + lengths[first] * torch.arange(1, rows - first + 1) + tails[first + 1 :]
@@ -37,12 +37,12 @@ def cut_by_length(batch: Mapping[str, torch.Tensor], overhead: int) -> list[dict
     """Cut a padded batch into chunks of rows of similar length.
 
     Args:
-        batch (`Mapping[str, torch.Tensor]`): On the CPU, with `attention_mask` `(batch, length)` that is 1 from the
-            left on; tensors of that shape lose columns, those of shape `(batch,)` rows alone.
+        batch (`Mapping[str, torch.Tensor]`): Tensors on the CPU of shape `(batch, length)` or `(batch,)`. Its
+            `attention_mask` must be left-aligned.
         overhead (`int`): See [`chunk_sizes`].
 
     Returns:
-        `list[dict[str, torch.Tensor]]`: The chunks, the widest first; together all rows, each once.
+        `list[dict[str, torch.Tensor]]`: The chunks, widest first. Each row is in exactly one.
     """
     lengths, order = batch["attention_mask"].sum(dim=1).sort(descending=True, stable=True)
     chunks, first = [], 0

@@ -194,7 +194,7 @@ WRONG_FILES = {
     "json name twice": (
         "x.jsonl",
         b'{"sequence": "MKVLAAGIVG", "sequence": "M"}\n',
-        "'sequence' stands .* more than once",
+        "'sequence' occurs .* more than once",
     ),
     "json nested deeply": ("x.json", b"[" * 200_000, "nested too deeply"),
     "json endless number": ("x.jsonl", b'{"sequence": "MKVLAAGIVG", "id": ' + b"9" * 5000 + b"}", "line 1 .*digits"),
