@@ -1,1 +1,1 @@
-"""Speed and memory beside peers, in one run: `python -m benchmarks NAME [--json FILE]`."""
+"""Speed and memory compared with peers, in one process: `python -m benchmarks NAME [--json FILE]`."""

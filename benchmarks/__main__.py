@@ -1,4 +1,4 @@
-"""The one entry point of the benchmarks."""
+"""Run benchmarks from the command line: `python -m benchmarks NAME`."""
 
 import argparse
 import inspect
@@ -21,19 +21,19 @@ NAMES = {
     "scaling": scaling,
 }
 
-_PREFACE = """# Speed
+_PREFACE = """# How fast is it?
 
-Written by `make bench`. Ours and the peer take turns in one process; a ratio is the median over the turns of what was
-measured next to each other, ours ÷ peer where nothing else is said, with the interval that holds it with 95 %. The
-peers are what a user would take instead, with the same model, data, optimizer and precision. Figures are those of one
-machine; ratios travel better.
+Written by `make bench`. Ours and the peer alternate in one process, so both see the same load of the machine. The
+ratio is ours ÷ peer, unless the row says otherwise: the median over pairs of neighbouring measurements, with its 95 %
+interval. The peer is what you would use instead, with the same model, data, optimizer and precision. The figures
+belong to one machine; ratios carry over better to others.
 
 """
 _VERDICTS = {None: "", True: "met", False: "**missed**"}
 
 
 def table(rows: list[Row], facts: dict) -> str:
-    """The rows as a Markdown table, with the machine below."""
+    """Return the rows as a Markdown table, with a line about the machine below."""
     lines = [
         "| what | ours | peer | unit | ratio | 95 % interval | repetitions | target | |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -51,13 +51,13 @@ def table(rows: list[Row], facts: dict) -> str:
 
 
 def main() -> None:
-    """Run one benchmark, or all."""
+    """Run one benchmark or all of them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("name", choices=(*NAMES, "all"))
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
-    parser.add_argument("--markdown", metavar="FILE", help="write the table there, too")
-    parser.add_argument("--corpus", metavar="FILE", help="proteins; by default those of the demo")
-    parser.add_argument("--repetitions", type=int, help="by default what each benchmark needs")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the table to this file")
+    parser.add_argument("--corpus", metavar="FILE", help="file with proteins (default: the demo's)")
+    parser.add_argument("--repetitions", type=int, help="repetitions (default: what each benchmark needs)")
     args = parser.parse_args()
     rows: list[Row] = []
     for name in NAMES if args.name == "all" else (args.name,):

@@ -1,4 +1,4 @@
-"""How near a training step is to what this machine can multiply."""
+"""Compare the FLOP/s of a training step with the fastest matrix product on this machine."""
 
 import torch
 
@@ -10,16 +10,16 @@ from .scaling import flops_of_a_token
 from .training import our_trainer, proteins_of_one_length, stock_trainer
 
 SIZE, _BATCH = "tape-38m", 16
-_NOTE = "what the rest goes to and what was tried: docs/scaling.md, On a CPU"
+_NOTE = "for the rest, see docs/scaling.md"
 
 
 def model_flops(rows: int, length: int) -> float:
-    """Of forward and backward pass of the encoder over rows of tokens; see [`scaling.flops_of_a_token`]."""
+    """Return the FLOP of the encoder's forward and backward pass; see [`scaling.flops_of_a_token`]."""
     return 3.0 * rows * length * sum(flops_of_a_token(presets.encoder_config(SIZE), length))
 
 
 def best_gemm(dtype: torch.dtype) -> list:
-    """Jobs: large square products, and those of the model's own shape."""
+    """Return large square products and products of the model's shapes, as (FLOP, job) pairs."""
     jobs = []
     for rows, inner, columns in ((2048, 2048, 2048), (4096, 512, 2048), (4096, 2048, 512), (4096, 4096, 4096)):
         a, b = torch.randn(rows, inner, dtype=dtype), torch.randn(inner, columns, dtype=dtype)
@@ -28,7 +28,10 @@ def best_gemm(dtype: torch.dtype) -> list:
 
 
 def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
-    """Row 7, in float32 and bfloat16, with dropout 0.1, on rows of one length; beside it the stock trainer's steps."""
+    """Compare a step with the fastest product and with the stock trainer's step.
+
+    In float32 and bfloat16, with dropout 0.1, on rows of one length.
+    """
     length = 200
     dataset = proteins_of_one_length(corpus, length)
     rows = []

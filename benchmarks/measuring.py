@@ -1,4 +1,4 @@
-"""Taking turns with a peer, and what is reported of it."""
+"""Measure jobs alternately with a peer, and report their ratio."""
 
 import dataclasses
 import gc
@@ -20,13 +20,13 @@ class Row:
         name: What was measured.
         ours: Our figure, the median.
         peer: The peer's figure, the median.
-        unit: Of both.
-        ratio: The median of the ratios of neighbouring repetitions, in the direction that the target is about.
-        spread: An interval that holds the median ratio with a probability of at least 95 %, or all ratios where there
-            are fewer than six.
-        repetitions: Of each side.
-        target: What the ratio should be at most (`"<= 0.5"`) or at least (`">= 1.6"`); empty where there is none.
-        note: What the peer is, or what else has to be known.
+        unit: Unit of both.
+        ratio: Median of the ratios of neighbouring repetitions, in the direction of the target.
+        spread: An interval that contains the median ratio with a probability of at least 95 %; the range of all ratios
+            if there are fewer than six.
+        repetitions: Repetitions of each side.
+        target: Upper (`"<= 0.5"`) or lower (`">= 1.6"`) bound on the ratio; empty if there is none.
+        note: What the peer is, or another remark.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the ratio reaches its target."""
+        """Whether the ratio meets its target; `None` without a target."""
         if not self.target:
             return None
         sign, number = self.target.split()
         return self.ratio <= float(number) if sign == "<=" else self.ratio >= float(number)
 
     def as_dict(self) -> dict:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**dataclasses.asdict(self), "met": self.met}
 
 
 def seconds(job: Callable[[], object], times: int = 1) -> float:
-    """How long a job takes, in the mean of so many times, with the garbage of earlier ones collected before."""
+    """Return the mean seconds of a job over `times` repetitions. Garbage is collected before."""
     gc.collect()
     _wait()
     start = time.perf_counter()
@@ -69,29 +69,29 @@ def _wait() -> None:
 
 
 def alternate(jobs: Sequence[Callable[[], float]], repetitions: int, warm_up: int = 1) -> list[list[float]]:
-    """Let jobs take turns, so that whatever else this machine does falls on all of them.
+    """Run jobs alternately, which spreads the other load of the machine over all of them.
 
     Args:
         jobs (`Sequence[Callable]`): Each does its work once and returns its figure; see [`seconds`].
-        repetitions (`int`): Turns that count.
-        warm_up (`int`, *optional*, defaults to 1): Turns before that do not.
+        repetitions (`int`): Rounds that are measured.
+        warm_up (`int`, *optional*, defaults to 1): Rounds before these, which are not.
 
     Returns:
-        `list[list[float]]`: The figures of each job, one for every turn.
+        `list[list[float]]`: The figures of each job, one per round.
     """
     for _ in range(warm_up):
         for job in jobs:
             job()
-    turns = []
-    for turn in range(repetitions):
-        order = range(len(jobs)) if turn % 2 == 0 else reversed(range(len(jobs)))  # neither is always first
+    rounds = []
+    for number in range(repetitions):
+        order = range(len(jobs)) if number % 2 == 0 else reversed(range(len(jobs)))  # no job is always first
         figures = {index: jobs[index]() for index in order}
-        turns.append([figures[index] for index in range(len(jobs))])
-    return [list(figures) for figures in zip(*turns, strict=True)]
+        rounds.append([figures[index] for index in range(len(jobs))])
+    return [list(figures) for figures in zip(*rounds, strict=True)]
 
 
 def timed(*jobs: Callable[[], object], times: int = 1) -> list[Callable[[], float]]:
-    """Jobs for [`alternate`] whose figures are their seconds; short ones are done several times in each turn."""
+    """Return jobs for [`alternate`] that measure their seconds, over `times` executions in each round."""
     return [lambda job=job: seconds(job, times) for job in jobs]
 
 
@@ -105,15 +105,15 @@ def compare(
     inverse: bool = False,
     note: str = "",
 ) -> Row:
-    """The row of two series of figures that were taken in turns.
+    """Return the row for two series of figures that were measured alternately.
 
     Args:
         name (`str`): See [`Row`].
         ours (`Sequence[float]`): Our figures.
-        peer (`Sequence[float]`): The peer's, of the same turns.
-        unit (`str`): Of both.
+        peer (`Sequence[float]`): The peer's figures of the same rounds.
+        unit (`str`): Unit of both.
         target (`str`): `"<= number"`, `">= number"`, or empty.
-        inverse (`bool`, *optional*, defaults to `False`): Whether the ratio is peer ÷ ours and not ours ÷ peer.
+        inverse (`bool`, *optional*, defaults to `False`): Whether the ratio is peer ÷ ours instead of ours ÷ peer.
         note (`str`, *optional*): See [`Row`].
     """
     ratios = [(theirs / mine) if inverse else (mine / theirs) for mine, theirs in zip(ours, peer, strict=True)]

@@ -1,4 +1,4 @@
-"""How much memory a job needs at most."""
+"""Measure the peak memory of a job."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,7 +7,11 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def peak_bytes(job: Callable[[], object]) -> float:
-    """The most bytes of tensors on the CPU that a job has at one moment, beside those that were there before it."""
+    """Return the peak bytes of CPU tensors that a job allocates.
+
+    Raises:
+        RuntimeError: If the job allocates no tensor.
+    """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         job()
     changes = sorted(_changes(profiler.profiler.kineto_results.experimental_event_tree()))
@@ -16,12 +20,12 @@ def peak_bytes(job: Callable[[], object]) -> float:
         held += size
         peak = max(peak, held)
     if not peak:
-        raise RuntimeError("the profiler saw no tensor that the job has made")
+        raise RuntimeError("the profiler saw no tensor that the job allocated")
     return float(peak)
 
 
 def _changes(events: Iterable) -> Iterator[tuple[int, int]]:
-    """When how many bytes were taken (or, below 0, given back)."""
+    """Yield (time, bytes) of every allocation; negative bytes were freed."""
     for event in events:
         if event.tag == _EventType.Allocation:
             yield event.start_time_ns, event.extra_fields.alloc_size

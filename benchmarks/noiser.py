@@ -1,4 +1,4 @@
-"""What the noiser's reading costs, and where its time goes."""
+"""Measure the noiser's forward and backward pass with each backbone."""
 
 import torch
 
@@ -11,7 +11,7 @@ _BATCH = 16
 
 
 def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
-    """Forward and backward pass of the paper's noiser with each backbone; the time steps of the GRU by themselves."""
+    """Compare the backbones at the paper's size, and the non-sequential part of the GRU with all of it."""
     tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
     collator = DataCollatorForRandomMLM(tokenizer, max_length=MAX_LENGTH)
     dataset = proteins(corpus)
@@ -29,7 +29,7 @@ def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
     (gru, gru_job), (_, conv_job), (_, transformer_job) = map(reading, ("gru", "conv", "transformer"))
 
     def without_time():
-        """The GRU's products with its inputs: what is not sequential."""
+        """Compute the GRU's products with its inputs: the part that is not sequential."""
         hidden = gru.embeddings(batch["input_ids"])
         for ahead, back in zip(gru.backbone.forwards, gru.backbone.backwards, strict=True):
             both = [hidden @ direction.weight_ih_l0.T for direction in (ahead, back)]
@@ -44,7 +44,7 @@ def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
         compare(f"{of}: convolutions ÷ GRU", milliseconds[1], milliseconds[0], "ms", ""),
         compare(f"{of}: transformer ÷ GRU", milliseconds[2], milliseconds[0], "ms", ""),
         compare(
-            "GRU: what is not one time step after the other ÷ all",
+            "GRU: the part that is not sequential ÷ all",
             milliseconds[3],
             milliseconds[0],
             "ms",

@@ -1,4 +1,4 @@
-"""Our samplers beside the loop that the paper prints."""
+"""Compare our samplers with the loop that the paper prints."""
 
 import functools
 
@@ -13,7 +13,7 @@ _ROWS, _SHARE, _TIMES = 16, 10, 20
 
 
 def textbook_rss(scores: torch.Tensor, noise: torch.Tensor, budget: int, temperature: float = 1.0) -> torch.Tensor:
-    """Algorithm 1 as printed, differentiated by autograd, of rows without padding; `(batch, length)`."""
+    """Run Algorithm 1 as printed, differentiated by autograd, on rows without padding; `(batch, length)`."""
     keys, soft = scores + noise, torch.zeros_like(scores)
     spent = torch.zeros_like(scores)
     for _ in range(budget):
@@ -37,7 +37,10 @@ def _forward_and_backward(sampler, scores: torch.Tensor, towards: torch.Tensor) 
 
 
 def jobs(length: int) -> dict:
-    """`textbook`, `rss` and `closed form`: forward and backward pass over a batch of 16 rows, a tenth chosen."""
+    """Return the jobs `textbook`, `rss` and `closed form`.
+
+    Each is a forward and backward pass over 16 rows, of which a tenth of the positions is chosen.
+    """
     scores, noise, mask, budget = _inputs(length)
     towards = torch.randn(scores.shape, generator=torch.Generator().manual_seed(1))
     run = functools.partial(_forward_and_backward, scores=scores, towards=towards)
@@ -49,13 +52,13 @@ def jobs(length: int) -> dict:
 
 
 def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> list[Row]:
-    """Rows 3 and 4: time and memory of both samplers."""
+    """Compare time and memory of both samplers with the printed loop."""
     rows, memory = [], {}
     for length in lengths:
         named = jobs(length)
-        turns = max(repetitions * lengths[0] // length, 7)
+        rounds = max(repetitions * lengths[0] // length, 7)
         textbook, ours, closed = (
-            [s * 1e3 for s in series] for series in alternate(timed(*named.values(), times=_TIMES), turns)
+            [s * 1e3 for s in series] for series in alternate(timed(*named.values(), times=_TIMES), rounds)
         )
         of = f"n = {length:,}, 10 %"
         if length == lengths[0]:

@@ -1,4 +1,4 @@
-"""How the cost of a token grows with length, batch and encoder, beside the formulas of `docs/scaling.md`."""
+"""Compare the cost of a token with the formulas of `docs/scaling.md`, over lengths, batches and encoders."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,7 +10,7 @@ from .training import fresh_encoder, our_trainer, proteins_of_one_length
 
 _LENGTHS, _BATCHES, _LENGTH, _TOKENS = (64, 256, 512, 1024), (4, 64), 128, 2048
 _COUNTED = ("small", "tape-38m")
-# of an encoder's update, in forward passes of the encoder: of its linear layers, of its attention, of the noiser
+# cost of an encoder update in forward passes: of the encoder's linear layers, of its attention, of the noiser
 _GAMES = {
     "paper": ({}, (5, 6, 4)),
     "paper, by reversal": ({"noiser_update": "reversal"}, (3, 3, 3)),
@@ -20,9 +20,9 @@ _GAMES = {
 
 
 def flops_of_a_token(config: BertConfig, length: int) -> tuple[float, float]:
-    """Of a forward pass, for every token of rows of so many: linear layers, and attention.
+    """Return the FLOP of a forward pass per token, in rows of `length` tokens: linear layers, attention.
 
-    Matrix products alone, a multiplication and an addition each. A backward pass has twice as many of both.
+    Counts matrix products only, as a multiplication and an addition each. A backward pass has twice as many of both.
     """
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     linear = layers * 2 * (4 * hidden**2 + 2 * hidden * inner) + 2 * hidden * (hidden + config.vocab_size)
@@ -40,7 +40,7 @@ def _forward_and_backward(encoder: BertForMaskedLM, rows: int, length: int):
 
 
 def _encoder(size: str, **overrides) -> BertForMaskedLM:
-    # without dropout, whose random numbers no formula of products counts
+    # without dropout, because the formula does not count random numbers
     return fresh_encoder(size, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **overrides)
 
 
@@ -51,10 +51,10 @@ def _counted(job) -> float:
 
 
 def _counts() -> list[Row]:
-    """Products of a forward and a backward pass, as PyTorch counts them, over those of the formula."""
+    """Compare the products that PyTorch counts in a forward and backward pass with the formula."""
     rows = []
     for size in _COUNTED:
-        # plain products, as PyTorch does not count those of a CPU's attention kernel
+        # eager attention, because PyTorch does not count the products of the CPU's attention kernel
         encoder = _encoder(size, attn_implementation="eager", max_position_embeddings=max(_LENGTHS))
         for length in (min(_LENGTHS), max(_LENGTHS)):
             counted = _counted(_forward_and_backward(encoder, 1, length)) / length
@@ -65,12 +65,12 @@ def _counts() -> list[Row]:
 
 
 def _games(corpus: str | None) -> list[Row]:
-    """Products of a whole update of the encoder with the noiser's share in it, over those of the formula."""
+    """Compare the products of a whole encoder update, the noiser's share included, with the formula."""
     dataset = proteins_of_one_length(corpus, _LENGTH)
     length, batch_size, rows = _LENGTH + 2, 2, []
     for name, (settings, (linear, attention, noiser)) in _GAMES.items():
         game = name.partition(",")[0]
-        turns = {"noiser_steps": 1, "encoder_steps": 1} if game == "paper" and "reversal" not in name else {}
+        phases = {"noiser_steps": 1, "encoder_steps": 1} if game == "paper" and "reversal" not in name else {}
         trainer = our_trainer(
             dataset,
             "tape-38m",
@@ -80,7 +80,7 @@ def _games(corpus: str | None) -> list[Row]:
             noiser=FAST if game == "fast" else None,
             encoder={"attn_implementation": "eager"},
             noiser_cosine_steps=0,
-            **{**turns, **settings},
+            **{**phases, **settings},
         )
         counted = _counted(trainer.train)
         ids = torch.full((1, length), 7)
@@ -102,7 +102,7 @@ def _games(corpus: str | None) -> list[Row]:
 
 
 def _times(repetitions: int) -> list[Row]:
-    """Seconds for a token, over what the formula makes of those of one shape."""
+    """Compare the seconds per token of each shape with the formula, scaled from one shape."""
     small = _encoder("small", max_position_embeddings=max(_LENGTHS))
     shapes = [("small", _TOKENS // _LENGTH, _LENGTH)]
     shapes += [("small", _TOKENS // length, length) for length in _LENGTHS]
@@ -122,7 +122,7 @@ def _times(repetitions: int) -> list[Row]:
             [s * 1e6 * cost[index] / cost[0] for s in per_token[0]],
             "µs",
             "",
-            note=f"from {shapes[0][1]} rows of {_LENGTH} of {shapes[0][0]}",
+            note=f"formula scaled from {shapes[0][0]}, {shapes[0][1]} rows of {_LENGTH}",
         )
         for index, (size, rows, length) in enumerate(shapes)
         if index
@@ -130,5 +130,5 @@ def _times(repetitions: int) -> list[Row]:
 
 
 def run(repetitions: int = 3, corpus: str | None = None) -> list[Row]:
-    """The formulas of `docs/scaling.md`, exactly where products are counted, and as far as a machine follows them."""
+    """Check the formulas of `docs/scaling.md`: counted products must match exactly, times only roughly."""
     return [*_counts(), *_games(corpus), *_times(repetitions)]

@@ -1,4 +1,4 @@
-"""What an update of the encoder costs with the adversary, over what it costs with random masks."""
+"""Compare the cost of an encoder update with a noiser to that with random masks."""
 
 import torch
 
@@ -13,9 +13,10 @@ FAST = {"name": GAMES["fast"]["noiser"], "backbone": GAMES["fast"]["noiser_backb
 
 
 def run(repetitions: int = 9, corpus: str | None = None) -> list[Row]:
-    """Rows 1 and 2, on proteins of one length, as the noiser in its turn reads others than the encoder.
+    """Compare the presets `paper` and `fast` with random masks.
 
-    The paper's 10:10 is measured as 1:1, which is the same work for every update of the encoder.
+    All proteins have one length, because the noiser's updates use other proteins than the encoder's. The paper's 10:10
+    is measured as 1:1, which is the same work for every encoder update.
     """
     dataset, steps = proteins_of_one_length(corpus, _LENGTH), repetitions + 1
     random = our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH)
@@ -27,15 +28,15 @@ def run(repetitions: int = 9, corpus: str | None = None) -> list[Row]:
     of = f"{SIZE}, batch {_BATCH} of length {_LENGTH}"
     return [
         compare(
-            f"update with the adversary ÷ with random masks, {of}: paper (10:10)",
+            f"update with the noiser ÷ with random masks, {of}: paper (10:10)",
             seconds[1],
             seconds[0],
             "s",
             f"<= {1.1 * floor:.3f}",
-            note=f"ν = {nu:.3f} of the paper's noiser, so that the least is (5 + 4ν) / 3 = {floor:.3f}",
+            note=f"ν = {nu:.3f} for the paper's noiser; the minimum is (5 + 4ν) / 3 = {floor:.3f}",
         ),
         compare(
-            f"update with the adversary ÷ with random masks, {of}: fast",
+            f"update with the noiser ÷ with random masks, {of}: fast",
             seconds[2],
             seconds[0],
             "s",
@@ -46,7 +47,7 @@ def run(repetitions: int = 9, corpus: str | None = None) -> list[Row]:
 
 
 def _noiser_share(trainer) -> float:
-    """ν, the noiser's forward pass ÷ the encoder's, on one batch."""
+    """Return ν, the time of the noiser's forward pass ÷ that of the encoder's, on one batch."""
     dataset = trainer.train_dataset
     batch = trainer.data_collator([dataset[index] for index in range(_BATCH)])
     inputs = {name: batch[name].to(trainer.args.device) for name in ("input_ids", "attention_mask")}

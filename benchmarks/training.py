@@ -1,4 +1,4 @@
-"""The trainers that are measured."""
+"""Build the trainers that are measured."""
 
 import tempfile
 from collections.abc import Mapping
@@ -24,18 +24,18 @@ MAX_LENGTH = 512
 
 
 def proteins(path: str | None) -> Dataset:
-    """The proteins of a file, or those of the demo."""
+    """Return the proteins of a file, or those of the demo."""
     return load_corpus(str(path or DEMO_PROTEINS)).dataset
 
 
 def proteins_of_one_length(path: str | None, length: int) -> Dataset:
-    """The beginnings of the proteins that are that long, so that all batches cost the same."""
+    """Return the first `length` residues of each protein that is long enough. All batches then cost the same."""
     whole = proteins(path).filter(lambda row: row["length"] >= length)
     return whole.map(lambda row: {"sequence": row["sequence"][:length], "length": length})
 
 
 def fresh_encoder(size: str, **overrides) -> BertForMaskedLM:
-    """The same weights each time."""
+    """Return an encoder with the same random weights each time."""
     set_seed(0)
     return BertForMaskedLM(presets.encoder_config(size, **overrides))
 
@@ -51,17 +51,17 @@ def our_trainer(
     encoder: Mapping | None = None,
     **settings,
 ) -> AdversarialMLMTrainer:
-    """A trainer of a fresh encoder with a game of [`presets`], or with as many random masks.
+    """Return a trainer of a fresh encoder with a preset's noiser, or with random masks at the same rate.
 
     Args:
         dataset (`Dataset`): The proteins.
-        size (`str`): Of the encoder.
-        game (`str`, *optional*): The game; without it, random masks.
-        steps (`int`): Updates of the encoder.
-        batch_size (`int`): Proteins of an update.
-        noiser (`Mapping`, *optional*): What is different from the paper's noiser.
-        encoder (`Mapping`, *optional*): What is different from the encoder's preset.
-        **settings: Training arguments that are different from the game's.
+        size (`str`): Name of the encoder's size.
+        game (`str`, *optional*): Name of the preset; without it, random masks.
+        steps (`int`): Encoder updates.
+        batch_size (`int`): Proteins per update.
+        noiser (`Mapping`, *optional*): Options that differ from the paper's noiser.
+        encoder (`Mapping`, *optional*): Options that differ from the encoder's size.
+        **settings: Training arguments that differ from the preset's.
     """
     tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
     rules = presets.game(game or "paper")
@@ -100,7 +100,7 @@ def our_trainer(
 
 
 def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **settings) -> Trainer:
-    """The stock trainer with the stock collator on proteins that were tokenized before, one after the other."""
+    """Return the stock trainer with the stock collator, on proteins that are already tokenized."""
     tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
     tokenized = dataset.map(
         lambda rows: {**tokenizer(rows["sequence"], truncation=True, max_length=MAX_LENGTH)},
