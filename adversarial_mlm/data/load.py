@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ from adversarial_mlm.data.formats import Columns, Shard
 from adversarial_mlm.data.prepared import find_manifest, load_prepared
 from adversarial_mlm.data.shards import check_first_records, clean_shard, nothing_left
 from adversarial_mlm.data.sources import find_shards
-from adversarial_mlm.data.subsets import UNFINISHED, cache_folder, not_kept, say_what_is_kept
+from adversarial_mlm.data.subsets import cache_folder, not_kept, say_what_is_kept
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
@@ -176,21 +176,13 @@ def _write_cache(
     name: str, shards: list[Shard], columns: Columns, min_length: int, table_path: str, counts_path: str
 ) -> CleaningCounts:
     counts = CleaningCounts()
-    folder = os.path.dirname(table_path)
-    os.makedirs(folder, exist_ok=True)
-    # Written elsewhere and renamed when complete: a reader sees a whole file or none, and of two processes that write
-    # the same corpus at once the later simply puts equal files in place.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
-        new_table, new_counts = os.path.join(scratch, "table"), os.path.join(scratch, "counts")
-        with open(new_table, "wb") as file, TableWriter(file) as writer:
+    with atomic_files.replacing_file(table_path) as file:
+        with TableWriter(file) as writer:
             for shard in shards:
                 writer.write(clean_shard(shard, columns, min_length, of_shard := CleaningCounts()))
                 counts += of_shard
         if counts.records_kept == 0:
             raise nothing_left(name, min_length, counts)
-        with open(new_counts, "w", encoding="utf-8") as file:
-            json.dump(counts.as_dict(), file, indent=1)
-        # The counts first: the table is what a reader looks for.
-        os.replace(new_counts, counts_path)
-        os.replace(new_table, table_path)
+        # The counts come first, because a reader looks for the table.
+        atomic_files.replace_text(counts_path, json.dumps(counts.as_dict(), indent=1))
     return counts

@@ -26,7 +26,8 @@ from adversarial_mlm.data.formats import Columns, Shard, is_compressed, read_row
 from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, tell_of_dropped
 from adversarial_mlm.data.sources import file_shards
-from adversarial_mlm.data.subsets import UNFINISHED, write_whole
+from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import file_checksum
 
@@ -165,7 +166,7 @@ def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, par
     _write_json(os.path.join(folder, MANIFEST_FILE), manifest)
     for name in (PLAN_FILE, *(_note_file(number) for number in range(len(parts)))):
         os.unlink(os.path.join(folder, name))
-    for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED}*")):  # of starts that were killed
+    for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED_FILES}*")):  # of starts that were killed
         shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
@@ -252,13 +253,9 @@ def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: 
             residues += row[2]
             yield row
 
-    def write(file) -> None:
+    with atomic_files.replacing_file(path) as file:
         with TableWriter(file) as writer:
             writer.write(counted(clean_rows(rows, min_length, counts, dropped)))
-        file.flush()
-        os.fsync(file.fileno())
-
-    write_whole(path, write)
     note = {
         **{"file": name, "bytes": os.path.getsize(path), "sha256": file_checksum(path)},
         **{"records": counts.records_kept, "residues": residues, "counts": counts.as_dict()},
@@ -284,9 +281,4 @@ def _gather_counts(shards: list[Shard], parts: list[Part], notes: list[dict]) ->
 
 
 def _write_json(path: str, content: dict) -> None:
-    def write(file) -> None:
-        file.write((json.dumps(content, indent=1) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-    write_whole(path, write)
+    atomic_files.replace_text(path, json.dumps(content, indent=1) + "\n")

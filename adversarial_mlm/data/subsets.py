@@ -6,7 +6,6 @@ start of many spends time on it. A dataset that is in memory anyway is treated i
 
 import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -16,11 +15,10 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.table import MemoryMappedTable
 
+from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
-
-UNFINISHED = "unfinished-"
-"""How the folders begin in which files are written before they are put in place; a kill leaves one behind."""
 
 ROWS_FILE = ".rows.arrow"
 _ROWS_AT_ONCE = 100_000
@@ -145,7 +143,8 @@ def keep(path: str, write: Callable) -> None:
         CorpusError: If that is not possible.
     """
     try:
-        write_whole(path, write)
+        with atomic_files.replacing_file(path) as file:
+            write(file)
     except OSError as error:
         raise not_kept(os.path.dirname(path), error) from error
 
@@ -153,13 +152,13 @@ def keep(path: str, write: Callable) -> None:
 def say_what_is_kept(folder: str) -> None:
     """Log how much is in the cache, from which nothing is ever deleted."""
     files = [entry.path for entry in os.scandir(folder) if entry.is_file()]
-    killed = sum(entry.name.startswith(UNFINISHED) for entry in os.scandir(folder))
+    killed = sum(entry.name.startswith(UNFINISHED_FILES) for entry in os.scandir(folder))
     corpora = sum(path.endswith(".arrow") and not path.endswith(ROWS_FILE) for path in files)
     logger.info(
         "%s keeps %s, %.2f GB in all; what no run needs any more can be deleted%s",
         *(folder, "1 cleaned corpus" if corpora == 1 else f"{corpora:,} cleaned corpora"),
         sum(map(os.path.getsize, files)) / 1e9,
-        f", as can {UNFINISHED}* ({killed:,}), which starts that were killed have left there" if killed else "",
+        f", as can {UNFINISHED_FILES}* ({killed:,}), which starts that were killed have left there" if killed else "",
     )
 
 
@@ -169,17 +168,6 @@ def not_kept(folder: str, error: OSError) -> CorpusError:
         f"{folder}: nothing could be written to this folder, which keeps cleaned corpora ({error.strerror or error}); "
         "name another one with cache_dir."
     )
-
-
-def write_whole(path: str, write: Callable) -> None:
-    """Write a file elsewhere and rename it when it is complete: a reader sees all of it or none."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as scratch:
-        new = os.path.join(scratch, "new")
-        with open(new, "wb") as file:
-            write(file)
-        os.replace(new, path)
 
 
 def _fingerprint(*words: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.utils import atomic_files
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -63,15 +64,13 @@ class FinetuneResult:
                 arrays[split + _OFFSETS] = np.cumsum([0, *(len(row) for row in found)])
                 found = np.concatenate(found)
             arrays[split] = found
-        np.savez_compressed(os.path.join(folder, PREDICTIONS_FILE), **arrays)
+        with atomic_files.replacing_file(Path(folder, PREDICTIONS_FILE)) as file:
+            np.savez_compressed(file, **arrays)
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
         plain["settings"] = dataclasses.asdict(self.settings)
         if math.isnan(self.validation_score):
             plain["validation_score"] = None
-        path = os.path.join(folder, RESULT_FILE)
-        with open(f"{path}.new", "w", encoding="utf-8") as file:
-            json.dump(plain, file, indent=2, allow_nan=False)
-        os.replace(f"{path}.new", path)
+        atomic_files.replace_text(Path(folder, RESULT_FILE), json.dumps(plain, indent=2, allow_nan=False))
 
     @classmethod
     def load(cls, folder: str) -> "FinetuneResult":

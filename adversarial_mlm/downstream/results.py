@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult
 
 from adversarial_mlm.downstream.scoring import compare, headline_name, score
 from adversarial_mlm.downstream.tasks import TaskData
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.tables import text_table
 
 RESULTS_FILE = "results.json"
@@ -190,11 +191,8 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
     """
     merged = {_identity(result): result for result in (*read_results(folder), *results)}
     path = Path(folder, RESULTS_FILE)
-    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": _VERSION, "results": list(merged.values())}, indent=1, allow_nan=False)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_files.replace_text(path, text + "\n")
     return path
 
 

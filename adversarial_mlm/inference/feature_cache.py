@@ -13,6 +13,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.models.tokenization_protein import ByteTable
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
 
@@ -116,18 +117,8 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(path: Path, array: np.ndarray, key: str) -> None:
-    # Under another name until it is whole; of two processes that write the same, the later puts equal files in place.
     checksum = array_checksum(array)
     facts = {"sha256": checksum, "shape": list(array.shape), "dtype": str(array.dtype), "key": json.loads(key)}
-    for target, write in (
-        (path, lambda file: np.save(file, array, allow_pickle=False)),
-        (path.with_suffix(".json"), lambda file: file.write(json.dumps(facts, indent=1).encode())),
-    ):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                write(file)
-            os.replace(temporary, target)
-        except OSError:
-            os.unlink(temporary)
-            raise
+    with atomic_files.replacing_file(path) as file:
+        np.save(file, array, allow_pickle=False)
+    atomic_files.replace_text(path.with_suffix(".json"), json.dumps(facts, indent=1))

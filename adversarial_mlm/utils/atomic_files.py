@@ -1,4 +1,7 @@
-"""Writing files so that a kill or a loss of power leaves the old ones or the new ones, never halves."""
+"""Write files atomically: after a kill or a loss of power, the old file or the new one is there, never half of one.
+
+A file is written into a hidden folder next to its target, synced to the disk, and renamed.
+"""
 
 import contextlib
 import errno
@@ -8,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from safetensors import SafetensorError
 
@@ -16,7 +20,8 @@ from adversarial_mlm.utils.errors import WritingError
 # what libraries raise that write themselves; of a RuntimeError only PyTorch's own writer is meant
 ERRORS = (OSError, SafetensorError, RuntimeError)
 
-UNFINISHED_FILES = ".files.incomplete-"  # begins the name of a folder that a kill may leave
+UNFINISHED_FILES = ".files.incomplete-"
+"""How the names of those hidden folders begin; a kill leaves one behind."""
 
 _TORCH_WRITER = re.compile(r"inline_container|PytorchStreamWriter|Parent directory .* does not exist")
 _OS_REASON = re.compile(r"I/O error: (.*?) \(os error")
@@ -75,17 +80,36 @@ def sync_tree(folder: str | Path) -> None:
         sync(root)
 
 
-def replace_text(path: str | Path, text: str) -> None:
-    """Write a text file in place of the one that is there, or of none."""
+@contextlib.contextmanager
+def replacing_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Yield a new binary file, which takes its place at `path` when the block ends without an error.
+
+    Two processes may write the same file at once: the later one wins.
+
+    Args:
+        path (`str`): The file. Its folder is made where there is none.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.incomplete")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        sync(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with _folder_beside(path.parent) as folder:
+        new = Path(folder, path.name)
+        with open(new, "wb") as file:
+            yield file
+        sync(new)
+        os.replace(new, path)
     sync(path.parent)
+
+
+def replace_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file, in UTF-8, in place of the one that is there, or of none.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with replacing_file(path) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager
@@ -100,23 +124,29 @@ def replacing_files(folder: str) -> Iterator[str]:
     Raises:
         WritingError: If something could not be written.
     """
-    beside = None
     try:
-        os.makedirs(folder, exist_ok=True)
-        beside = tempfile.mkdtemp(prefix=UNFINISHED_FILES, dir=folder)
-        yield beside
-        sync_tree(beside)
-        for path in sorted(Path(beside).rglob("*")):
-            target = Path(folder, path.relative_to(beside))
-            if path.is_dir():
-                target.mkdir(exist_ok=True)
-            else:
-                os.replace(path, target)
+        with _folder_beside(folder) as new:
+            yield new
+            sync_tree(new)
+            for path in sorted(Path(new).rglob("*")):
+                target = Path(folder, path.relative_to(new))
+                if path.is_dir():
+                    target.mkdir(exist_ok=True)
+                else:
+                    os.replace(path, target)
         sync(folder)
     except ERRORS as error:
         if not is_about_writing(error):
             raise
         raise WritingError(f"the files in {folder} could not be written: {reason(error, folder)}") from error
+
+
+@contextlib.contextmanager
+def _folder_beside(folder: str | os.PathLike) -> Iterator[str]:
+    """Yield an empty folder within `folder`, where a rename of a file is atomic, and remove it afterwards."""
+    os.makedirs(folder, exist_ok=True)
+    new = tempfile.mkdtemp(prefix=UNFINISHED_FILES, dir=folder)
+    try:
+        yield new
     finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(new, ignore_errors=True)

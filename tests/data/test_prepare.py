@@ -185,7 +185,7 @@ def test_checksums_are_compared_once(tmp_path, fasta, monkeypatch):
     folder, cache = tmp_path / "prepared", str(tmp_path / "cache")
     prepare_corpus(fasta, str(folder), workers=1)
     load_corpus(str(folder), cache_dir=cache)
-    monkeypatch.setattr("adversarial_mlm.data.prepared.checksum", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("adversarial_mlm.data.prepared.file_checksum", lambda path: pytest.fail("read again"))
     load_corpus(str(folder), cache_dir=cache)
     os.utime(folder / "part-00000.arrow", ns=(0, 0))
     with pytest.raises(pytest.fail.Exception, match="read again"):

@@ -1,9 +1,12 @@
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import adversarial_mlm
 from adversarial_mlm.utils import atomic_files
 
 
@@ -48,3 +51,57 @@ def test_what_the_libraries_raise_is_known_as_a_failure_to_write(tmp_path):
         assert atomic_files.is_about_writing(raised.value)
         assert len(atomic_files.reason(raised.value, nowhere)) < 60
     assert not atomic_files.is_about_writing(RuntimeError("CUDA error: out of memory"))
+
+
+def test_a_file_takes_its_place_when_it_is_complete(tmp_path):
+    path = tmp_path / "new folder" / "a.txt"
+    with atomic_files.replacing_file(path) as file:
+        file.write(b"first")
+        assert not path.exists()
+    atomic_files.replace_text(str(path), "sécond\n")
+    assert path.read_bytes() == "sécond\n".encode() and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_file_that_fails_leaves_the_old_one(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(KeyError), atomic_files.replacing_file(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise KeyError("a mistake in the program")
+    assert os.listdir(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_the_later_of_two_writers_wins(tmp_path):
+    path = tmp_path / "a.txt"
+    with atomic_files.replacing_file(path) as earlier:
+        earlier.write(b"earlier")
+        atomic_files.replace_text(path, "between")
+        assert path.read_text() == "between"
+    assert path.read_text() == "earlier" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_new_file_can_be_read_as_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        atomic_files.replace_text(tmp_path / "a.txt", "shared")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_that_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError):
+        atomic_files.replace_text(tmp_path / "a.txt", "text")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_no_other_module_renames_files():
+    """Checkpoints are whole folders, whose store renames them itself."""
+    package = Path(adversarial_mlm.__file__).parent
+    renaming = re.compile(r"os\.replace|os\.rename|NamedTemporaryFile|mkstemp|\.rename\(")
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if renaming.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == {"utils/atomic_files.py", "saving/checkpoint_store.py"}
