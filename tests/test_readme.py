@@ -70,10 +70,10 @@ def test_the_examples_for_a_saved_run_work(read, run_example, tmp_path, save_enc
 def test_every_option_that_the_pages_name_exists(read):
     from adversarial_mlm.downstream.arguments import TapeArguments
     from adversarial_mlm.downstream.finetune import FinetuneSettings
-    from adversarial_mlm.recipes.recipe import _option_names
+    from adversarial_mlm.recipes.recipe import OPTIONS
 
     of_tasks = {field.name for part in (TapeArguments, FinetuneSettings) for field in dataclasses.fields(part)}
-    known = set(_option_names()) | of_tasks | OF_LAUNCHERS
+    known = set(OPTIONS.fields) | of_tasks | OF_LAUNCHERS
     named = {name: set(re.findall(r"--([a-z_]+)", read(name))) for name in PAGES}
     assert not {name: options - known for name, options in named.items() if options - known}
     assert len(named["README.md"]) > 8

@@ -7,10 +7,11 @@ from typing import Any
 
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
 from adversarial_mlm.masking.rules import SELECTIONS
-from adversarial_mlm.recipes.recipe import DataArguments, Recipe, option_of, recipe_of, without_option
+from adversarial_mlm.recipes.recipe import OPTIONS, DataArguments, Recipe, build_recipe
 from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.utils import hashing
 from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.options import Source
 
 _TOLERANCE = 1e-6
 
@@ -63,8 +64,8 @@ def arm_recipe(
     """
     of_arm = recipe.warm_up.options if arm == WARM_UP else recipe.arms[arm].options
     where = f"{recipe.path} ({arm})"
-    words = list(words or [])
-    for name in (*recipe.common, *of_arm, *_named(words)):
+    given = OPTIONS.read_words(words or [])
+    for name in (*recipe.common, *of_arm, *given):
         if name in _SET_BY_THE_COMPARISON:
             raise RecipeError(
                 f"{where}: {name} is set by the comparison itself and cannot be an option of an arm: remove it"
@@ -78,16 +79,11 @@ def arm_recipe(
         # these options name the start of the warm-up, not of this run
         for name in ("encoder", "model_name_or_path", "model_revision"):
             options.pop(name, None)
-            words = without_option(words, name)
+            given.pop(name, None)
         options["model_name_or_path"] = start
         # use other batches than the warm-up
         options["data_seed"] = 1_000_003 + seed
-    return recipe_of(options, words, where)
-
-
-def _named(words: list[str]) -> list[str]:
-    """Return the options that a command line names."""
-    return [option_of(word) for word in words if option_of(word)]
+    return build_recipe(OPTIONS.read(options, Source(where)), given, where)
 
 
 def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe) -> dict[str, Any]:
@@ -99,7 +95,7 @@ def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe)
         resolved ([`Recipe`]): The pre-training recipe of any arm.
     """
     values = resolved.resolved()
-    given = {name: values.get(name) for name in _named(words) if name not in _NOT_OF_THE_RESULT}
+    given = {name: values.get(name) for name in OPTIONS.read_words(words) if name not in _NOT_OF_THE_RESULT}
     return {**{name: value for name, value in recipe.common.items() if name != "cache_dir"}, **given}
 
 

@@ -1,12 +1,10 @@
 """The YAML file of a comparison as plain data; every mistake in it is one sentence that names file and key."""
 
-import dataclasses
-import difflib
 import math
 import re
-import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
@@ -14,6 +12,7 @@ from adversarial_mlm.downstream.modeling import check_head
 from adversarial_mlm.inference.embeddings import DTYPES
 from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.options import Source, read_dataclass
 
 UNTRAINED, WARM_UP = "untrained", "warm_up"
 EQUAL = ("updates", "flops", "seconds")
@@ -119,10 +118,18 @@ class TaskOptions:
         """Seeds of fine-tuning; none where there is none."""
         return [] if self.finetune is None else list(self.finetune.get("seeds", [0]))
 
-    def finetune_settings(self) -> FinetuneSettings:
-        """The options of fine-tuning."""
-        options = {name: value for name, value in self.finetune.items() if name != "seeds"}
-        return FinetuneSettings().replace({name: _number(value) for name, value in options.items()})
+    def finetune_settings(self, path: str = "comparison", key: str = "finetune") -> FinetuneSettings:
+        """The options of fine-tuning.
+
+        Args:
+            path (`str`, *optional*, defaults to `"comparison"`): The file, for messages.
+            key (`str`, *optional*, defaults to `"finetune"`): Where in the file they stand, for messages.
+
+        Raises:
+            RecipeError: If an option is unknown or its value does not fit.
+        """
+        options = {name: value for name, value in (self.finetune or {}).items() if name != "seeds"}
+        return read_dataclass(FinetuneSettings, options, Source(path), key)
 
 
 @dataclass(frozen=True)
@@ -176,11 +183,13 @@ class ComparisonRecipe:
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm."""
-        return self.seeds if self.arms[arm].seeds is None else self.arms[arm].seeds
+        own = self.arms[arm].seeds
+        return self.seeds if own is None else own
 
     def budgets_of(self, arm: str) -> list[str]:
         """The budgets of an arm."""
-        return list(self.budgets) if self.arms[arm].budgets is None else self.arms[arm].budgets
+        own = self.arms[arm].budgets
+        return list(self.budgets) if own is None else own
 
 
 def read_comparison(path: str, output_dir: str | None = None, data_dir: str | None = None) -> ComparisonRecipe:
@@ -195,80 +204,15 @@ def read_comparison(path: str, output_dir: str | None = None, data_dir: str | No
         RecipeError: If the file cannot be read, or a key is unknown, missing, or has a value that it cannot have.
     """
     content = read_yaml(path)
-    if "path" in content:
-        _refuse_unknown("path", ["corpus"], path, "")
-    content["path"] = path
     if output_dir is not None:
         content["output_dir"] = output_dir
     if data_dir is not None:
         if not isinstance(content.get("tasks"), dict):
             raise RecipeError(f"--data_dir is given, but {path} has no tasks")
         content["tasks"]["data_dir"] = data_dir
-    recipe = _made(ComparisonRecipe, content, path, "")
+    recipe = read_dataclass(ComparisonRecipe, content, Source(path), path=path)
     _check(recipe)
     return recipe
-
-
-# ---- From YAML to dataclasses ----
-
-
-def _made(kind: type, content: Any, path: str, key: str) -> Any:
-    """A dataclass of a mapping whose keys are its fields."""
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: {key or 'the file'} must be a mapping of names to values")
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    for name in content:
-        if name not in fields:
-            _refuse_unknown(str(name), [name for name in fields if name != "path"], path, key)
-    for name, item in fields.items():
-        optional = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
-        if name not in content and not optional:
-            raise RecipeError(f"{path}: {_joined(key, name)} is missing")
-    kinds = typing.get_type_hints(kind)
-    return kind(**{name: _value(kinds[name], value, path, _joined(key, name)) for name, value in content.items()})
-
-
-def _value(kind: Any, value: Any, path: str, key: str) -> Any:
-    """A value of the type that a field has."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin is not None and type(None) in inner:
-        return None if value is None else _value(inner[0], value, path, key)
-    if dataclasses.is_dataclass(kind):
-        return _made(kind, value, path, key)
-    if origin is list:
-        if not isinstance(value, list):
-            raise RecipeError(f"{path}: {key} must be a list, got {value!r}")
-        return [_value(inner[0], item, path, f"{key}[{index}]") for index, item in enumerate(value)]
-    if kind is dict or origin is dict:
-        if not isinstance(value, dict):
-            raise RecipeError(f"{path}: {key} must be a mapping of names to values, got {value!r}")
-        if not inner:
-            return value
-        return {str(name): _value(inner[1], item, path, _joined(key, name)) for name, item in value.items()}
-    value = _number(value) if kind is float else value
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (isinstance(value, bool) and kind is not bool):
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise RecipeError(f"{path}: {key} must be {words[kind]}, got {value!r}")
-    return value
-
-
-def _number(value: Any) -> Any:
-    """YAML reads `1e-4` as a text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _joined(key: str, name: object) -> str:
-    return f"{key}.{name}" if key else str(name)
-
-
-def _refuse_unknown(name: str, known: list[str], path: str, key: str) -> NoReturn:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"the keys there are {', '.join(known)}"
-    raise RecipeError(f"{path}: there is no key '{_joined(key, name)}'; {hint}")
 
 
 # ---- What has to hold ----
@@ -301,7 +245,7 @@ def _check_seeds(recipe: ComparisonRecipe, key: str, seeds: list[int]) -> None:
         _refuse(recipe, f"{key} must be different whole numbers of 0 or more, at least one, got {seeds}")
 
 
-def _check_names(recipe: ComparisonRecipe, key: str, names: list[str], known: typing.Iterable[str]) -> None:
+def _check_names(recipe: ComparisonRecipe, key: str, names: list[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             _refuse(recipe, f"{key} names '{name}', but there are {', '.join(known)}")
@@ -368,8 +312,8 @@ def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:
         _check_seeds(recipe, f"{key}.finetune.seeds", seeds)
         if "seed" in options.finetune:
             _refuse(recipe, f"{key}.finetune.seed is not an option here; give a list of seeds")
+        settings = options.finetune_settings(recipe.path, f"{key}.finetune")
         try:
-            settings = options.finetune_settings()
             if settings.head is not None:
                 check_head(TASKS[name].kind, settings.head)
         except ValueError as error:

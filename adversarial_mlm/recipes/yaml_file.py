@@ -1,13 +1,11 @@
 """The YAML file of a recipe, read strictly."""
 
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
-from adversarial_mlm.utils.errors import RecipeError, clip, redact
-
-_LONGEST_MESSAGE = 1000
+from adversarial_mlm.utils.options import refuse
 
 
 def read_yaml(path: str) -> dict[str, Any]:
@@ -66,9 +64,3 @@ def _yaml_reason(error: Exception) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         return f"it holds the character U+{error.character:04X}, which is not allowed in YAML text"
     return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"
-
-
-def refuse(message: str) -> NoReturn:
-    """Raise the [`RecipeError`] of a message in one line, without tokens, and not without end."""
-    message = redact(" ".join(message.split()))  # someone may have written a token in the wrong line
-    raise RecipeError(clip(message, _LONGEST_MESSAGE))

@@ -27,7 +27,7 @@ class CorpusError(AdversarialMLMError):
 
 
 class RecipeError(AdversarialMLMError):
-    """A recipe or comparison that cannot be run as written."""
+    """A recipe, comparison or command line that cannot be run as written."""
 
 
 class CheckpointError(AdversarialMLMError):

@@ -8,10 +8,10 @@ from adversarial_mlm.recipes.recipe import RecipeError
 @pytest.mark.parametrize(
     "changes, sentence",
     [
-        ({"seed": [0]}, "there is no key 'seed'; did you mean 'seeds'?"),
-        ({"arms.game.agains": "random"}, "there is no key 'arms.game.agains'; did you mean 'against'?"),
-        ({"budgets.updates.update": 3}, "there is no key 'budgets.updates.update'; did you mean 'updates'?"),
-        ({"path": "x"}, "there is no key 'path'"),
+        ({"seed": [0]}, "unknown option 'seed'; did you mean 'seeds'?"),
+        ({"arms.game.agains": "random"}, "unknown option 'arms.game.agains'; did you mean 'against'?"),
+        ({"budgets.updates.update": 3}, "unknown option 'budgets.updates.update'; did you mean 'updates'?"),
+        ({"path": "x"}, "unknown option 'path'"),
         ({"corpus": None}, "corpus is missing"),
         ({"arms.game.options": None}, "arms.game.options is missing"),
         ({"seeds": 3}, "seeds must be a list, got 3"),
@@ -41,7 +41,7 @@ from adversarial_mlm.recipes.recipe import RecipeError
         ({"tasks": {"data_dir": "x", "of": {"stability": {"max_records": 0}}}}, "max_records must be at least 1"),
         (
             {"tasks": {"data_dir": "x", "of": {"stability": {"finetune": {"learning_rat": 1}}}}},
-            "tasks.of.stability.finetune: there is no option 'learning_rat' of fine-tuning",
+            "unknown option 'tasks.of.stability.finetune.learning_rat'; did you mean 'learning_rate'?",
         ),
         (
             {"tasks": {"data_dir": "x", "of": {"stability": {"finetune": {"seeds": 2}}}}},

@@ -15,7 +15,10 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
         (["--task", "fluorescense", *COMMON], "there is no task 'fluorescense'; did you mean 'fluorescence'?"),
         ([*COMMON], "task is missing"),
         (["--task", "fluorescence", "--modle", "x", *COMMON], "unknown option 'modle' on the command line; did you"),
-        (["--task", "fluorescence", *COMMON, "--mode", "linear"], "invalid choice: 'linear'"),
+        (
+            ["--task", "fluorescence", *COMMON, "--mode", "linear"],
+            "--mode must be one of probe, finetune, zero_shot, baselines, got 'l",
+        ),
         (["--task", "stability", "stability", *COMMON], "task names one task twice"),
         (["--task", "stability", "--data_dir", "d"], "model_name_or_path is missing"),
         (["--task", "stability", "--model_name_or_path", "m"], "data_dir is missing"),
@@ -98,7 +101,7 @@ def test_a_grid_has_values_of_the_options_types():
     for word, reason in (
         ("learning_rate", "must look like"),
         ("lerning_rate=1", "did you mean 'learning_rate'"),
-        ("batch_size=1.5", "where int must stand"),
+        ("batch_size=1.5", "grid: batch_size must be a whole number, got '1.5'"),
     ):
         with pytest.raises(ValueError, match=reason):
             read_grid([word])

@@ -108,7 +108,7 @@ def test_two_processes_share_the_runs_of_one_folder(start, tmp_path):
 def test_a_mistake_ends_with_status_2_and_one_sentence(start, recipe):
     recipe.write_text(recipe.read_text().replace("against", "agianst"))
     _, errors = finish(start(), 2)
-    assert errors.splitlines()[-1].endswith("there is no key 'arms.game.agianst'; did you mean 'against'?")
+    assert errors.splitlines()[-1].endswith("unknown option 'arms.game.agianst'; did you mean 'against'?")
     assert errors.splitlines()[-1].startswith("compare_masking.py: ") and "Traceback" not in errors
 
 

@@ -1,0 +1,148 @@
+"""Which options of `examples/run_tape.py` do not go together: conditions, and the sentence for each."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from adversarial_mlm.downstream.definitions import KINDS, TASKS
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.options import defaults_of, did_you_mean
+
+if TYPE_CHECKING:
+    from adversarial_mlm.downstream.arguments import TapeArguments
+
+_OF_RESIDUES = {"token_classification", *(name for name, task in TASKS.items() if task.kind == "token_classification")}
+Rule = tuple[Callable[[Any], Any], str]
+
+
+def _is_set(name: str) -> Callable[[Any], bool]:
+    return lambda args: getattr(args, name) != defaults_of(args)[name]
+
+
+def _both(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda args: first(args) and second(args)
+
+
+def _below(name: str, least: int) -> Rule:
+    return (
+        lambda args: getattr(args, name) is not None and getattr(args, name) < least,
+        f"{name} must be at least {least}, got {{{name}}}",
+    )
+
+
+def _only_with(modes: tuple[str, ...], *names: str) -> list[Rule]:
+    sentence = f"is set, but has an effect with mode: {' or '.join(modes)} only"
+    return [(_both(lambda args: args.mode not in modes, _is_set(name)), f"{name} {sentence}") for name in names]
+
+
+_ALWAYS: list[Rule] = [
+    (lambda a: len(set(a.task)) < len(a.task), "task names one task twice"),
+    (
+        lambda a: len(set(a.seeds)) < len(a.seeds) or not a.seeds or min(a.seeds) < 0,
+        "seeds must be different numbers from 0 on, at least one, got {seeds}",
+    ),
+    *(_below("max_records", 1), _below("batch_tokens", 1), _below("max_train_residues", 1)),
+    *(_below("bootstrap_samples", 0), _below("split_seed", 0)),
+    (
+        lambda a: a.mode == "baselines" and a.model_name_or_path,
+        "model_name_or_path is given, but mode: baselines uses no encoder",
+    ),
+    (
+        lambda a: a.mode != "baselines" and not a.model_name_or_path,
+        "model_name_or_path is missing: name the encoder's folder or its name on the Hub",
+    ),
+    (
+        lambda a: a.mode == "finetune" and not a.output_dir,
+        "output_dir is missing: mode: finetune saves its models there",
+    ),
+    (
+        lambda a: a.update_card and a.mode == "baselines",
+        "update_card is set, but mode: baselines has no result of an encoder",
+    ),
+]
+_OWN_TASK: list[Rule] = [
+    (lambda a: len(a.task) > 1, "task {own} is one's own and cannot go together with others in one call"),
+    (lambda a: a.train_file is None, "train_file is missing, which task {own} needs"),
+    (lambda a: a.target is None, "target is missing, which task {own} needs"),
+    (lambda a: a.data_dir is not None, "data_dir is given, but belongs to TAPE's tasks, and task is {own}"),
+    (lambda a: a.file_prefix is not None, "file_prefix is given, but belongs to TAPE's tasks, and task is {own}"),
+    (_is_set("labels"), "labels is {labels}, but secondary_structure is not among the tasks"),
+    (
+        lambda a: a.mutations_column and _is_set("sequence_column")(a),
+        "sequence_column is given, but with mutations_column sequences follow from the mutations",
+    ),
+    (
+        lambda a: a.valid_file and a.test_file and a.split_seed,
+        "split_seed is given, but with valid_file and test_file nothing is split at random",
+    ),
+]
+_OF_OWN_TASKS = (
+    *("train_file", "valid_file", "test_file", "split_column", "split_seed", "sequence_column", "id_column"),
+    *("mask_column", "mutations_column"),
+)
+_FOR_ONE_TASK = "is given, which is for one task, but there are {tasks}"
+_TAPES_TASKS: list[Rule] = [
+    *(
+        (_is_set(name), f"{name} is given, but belongs to a task of one's own ({', '.join(KINDS)})")
+        for name in _OF_OWN_TASKS
+    ),
+    (lambda a: a.data_dir is None, "data_dir is missing: the folder with the data of TAPE's tasks"),
+    (lambda a: a.file_prefix is not None and len(a.task) > 1, f"file_prefix {_FOR_ONE_TASK}"),
+    (lambda a: a.target is not None and len(a.task) > 1, f"target {_FOR_ONE_TASK}"),
+    (
+        lambda a: a.target is not None and a.task == ["secondary_structure"],
+        "target is given, but secondary_structure takes labels: ss3 or ss8",
+    ),
+    (
+        lambda a: _is_set("labels")(a) and "secondary_structure" not in a.task,
+        "labels is {labels}, but secondary_structure is not among the tasks",
+    ),
+]
+_EFFECT: list[Rule] = [
+    *_only_with(("probe",), "layer", "feature_dtype", "max_train_residues", "feature_cache_dir", "use_feature_cache"),
+    *_only_with(("probe", "finetune"), "seeds", "untrained"),
+    *_only_with(("probe", "zero_shot", "finetune"), "model_revision", "use_cpu"),
+    *_only_with(("probe", "zero_shot"), "batch_tokens"),
+    *_only_with(("finetune",), "grid"),
+    *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column"),
+    (
+        lambda a: _is_set("max_train_residues")(a) and not _OF_RESIDUES & {*a.task},
+        "max_train_residues is set, but no task has labels of residues",
+    ),
+    (
+        lambda a: not a.use_feature_cache and a.feature_cache_dir,
+        "feature_cache_dir is given, but with use_feature_cache: false nothing is kept",
+    ),
+    (
+        lambda a: a.mode == "finetune" and a.use_cpu,
+        "use_cpu is set, but with mode: finetune the device is chosen by accelerate launch --cpu",
+    ),
+    *(
+        (
+            lambda a, name=name: a.mode == "zero_shot" and getattr(a, name),
+            f"{name} is given, but mode: zero_shot reads train_file alone and trains nothing",
+        )
+        for name in ("valid_file", "test_file", "split_column", "split_seed", "mask_column", "id_column")
+    ),
+]
+
+
+def check_arguments(args: "TapeArguments", settings: FinetuneSettings) -> None:
+    """Make sure that the options of a command line go together, and that each has an effect.
+
+    Raises:
+        RecipeError: If not.
+    """
+    if not args.task:
+        raise RecipeError(f"task is missing: name one of {', '.join(TASKS)}, all, or {', '.join(KINDS)}")
+    for name in args.task:
+        if name not in (*TASKS, *KINDS):
+            raise RecipeError(f"there is no task '{name}'{did_you_mean(name, (*TASKS, *KINDS, 'all'))}")
+    own = next((name for name in args.task if name in KINDS), None)
+    for breaks, sentence in (*_ALWAYS, *(_OWN_TASK if own else _TAPES_TASKS), *_EFFECT):
+        if breaks(args):
+            raise RecipeError(sentence.format(**vars(args), own=own, tasks=len(args.task)))
+    for name, default in defaults_of(settings).items():
+        elsewhere = args.mode != "finetune" and (name != "max_length" or args.mode == "baselines")
+        if elsewhere and getattr(settings, name) != default:
+            raise RecipeError(f"{name} is set, but has an effect with mode: finetune only")

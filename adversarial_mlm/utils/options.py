@@ -1,0 +1,436 @@
+"""Options: plain data of a YAML file, a preset or a command line become dataclasses whose annotations say what fits.
+
+Every mistake is one sentence that names the file or the command line, the option, its value and what is allowed.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import enum
+import inspect
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+from adversarial_mlm.utils.errors import RecipeError, clip, redact
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+_LONGEST_MESSAGE = 1000
+_MOST_NAMES_LISTED = 25
+_TEXTS_OF_BOOLS = {
+    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+}
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+_LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_NOTHING: tuple[Any, ...] = (None, "", "none", [])
+_NOT_SAID = object()
+
+T = TypeVar("T")
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise the [`RecipeError`] of a message: in one line, without tokens of the Hub, shortened where it is long."""
+    message = redact(" ".join(message.split()))  # someone may have written a token in the wrong line
+    raise RecipeError(clip(message, _LONGEST_MESSAGE))
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like this one, or `None` if none does."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or all where they are few."""
+    known = list(known)
+    near = nearest(name, known)
+    if near is not None:
+        return f"; did you mean '{near}'?"
+    return f"; there are {', '.join(known)}" if 0 < len(known) <= _MOST_NAMES_LISTED else ""
+
+
+def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+    """A dataclass field with a default, a help text and, for a text, what it may be.
+
+    Args:
+        default (`Any`): A list is copied for every instance.
+        help (`str`): For `--help`.
+        choices (`Iterable[str]`, *optional*): By default any value of the field's type.
+    """
+    metadata = {"help": help} if choices is None else {"help": help, "choices": choices}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def default_of(field: dataclasses.Field) -> Any:
+    """The default of a field, `dataclasses.MISSING` if it has none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def defaults_of(kind: Any) -> dict[str, Any]:
+    """The defaults of a dataclass, or of an instance's class, by field; only of fields that have one."""
+    defaults = {field.name: default_of(field) for field in dataclasses.fields(kind)}
+    return {name: default for name, default in defaults.items() if default is not dataclasses.MISSING}
+
+
+def documented(kind: type) -> dict[str, str]:
+    """Help texts from a docstring: what its entries ``name (`type`): text`` say, by name."""
+    entries = re.findall(r"^    (\w+) \(.*?\): (.*(?:\n {8}.*)*)", inspect.getdoc(kind) or "", flags=re.MULTILINE)
+    return {name: " ".join(text.split()).replace("`", "").replace("%", "%%") for name, text in entries}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where options were said, for messages.
+
+    Args:
+        path (`str`, *optional*, defaults to `""`): The file; empty for the command line.
+    """
+
+    path: str = ""
+
+    def refuse(self, key: str, reason: str) -> NoReturn:
+        """Refuse the value of an option."""
+        refuse(f"{self.path}: {key} {reason}" if self.path else f"--{key} {reason}")
+
+    def refuse_unknown(self, key: str, name: str, known: Iterable[str]) -> NoReturn:
+        """Refuse an option by its name, which is the last part of its dotted key."""
+        hint = did_you_mean(name, known)
+        refuse(
+            f"{self.path}: unknown option '{key}'{hint}"
+            if self.path
+            else f"unknown option '{key}' on the command line{hint}"
+        )
+
+
+# ---- One value ----
+
+
+class _UnfitError(Exception):
+    """A value is not of a type."""
+
+
+def _to_bool(value: Any) -> bool:
+    try:
+        return _TEXTS_OF_BOOLS[str(value).lower()]
+    except KeyError:
+        raise _UnfitError from None
+
+
+def _to_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise _UnfitError
+    try:
+        return int(value)
+    except ValueError:
+        raise _UnfitError from None
+
+
+def _to_float(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise _UnfitError
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        raise _UnfitError from None
+    if math.isnan(number):
+        raise _UnfitError
+    return number
+
+
+def _to_text(value: Any) -> str:
+    if value is None or isinstance(value, Mapping | list | tuple | set | bytes):
+        raise _UnfitError
+    return str(value)
+
+
+_PLAIN: dict[Any, tuple[Callable[[Any], Any], str]] = {
+    bool: (_to_bool, "true or false"),
+    int: (_to_int, "a whole number"),
+    float: (_to_float, "a number"),
+    str: (_to_text, "a text"),
+}
+
+
+def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterable[str] | None = None) -> Any:
+    """A value of the type that an annotation says, from plain data.
+
+    Numbers and booleans may be texts, since YAML reads `1e-4` as one and a command line has nothing else. A list of
+    texts may be one text. A mapping without a type of its values is left as it is.
+
+    Args:
+        kind (`type`): `bool`, `int`, `float`, `str`, an `Enum`, a `Literal`, a dataclass, a list or a mapping of
+            these, or a union.
+        value (`Any`): As YAML or a command line gives it.
+        source ([`Source`]): For messages.
+        key (`str`): Name of the option, for messages.
+        choices (`Iterable[str]`, *optional*): What a text may be.
+
+    Raises:
+        RecipeError: If the value does not fit.
+    """
+    members = _members(kind)
+    if value is None and type(None) in members:
+        return None
+    if value is None:
+        source.refuse(key, "has no value")
+    if isinstance(value, Mapping | list):
+        return _read_container(members, value, source, key)
+    known = _choices(members) if choices is None else [str(name) for name in choices]
+    if known:
+        return _read_choice(members, known, value, source, key)
+    if isinstance(value, str) and value.startswith("{") and any(_is_mapping(member) for member in members):
+        return _read_container(members, _from_json(value, source, key), source, key)
+    for member in (member for member in _PLAIN if member in members):  # text, which takes everything, is the last
+        try:
+            return _PLAIN[member][0](value)
+        except _UnfitError:
+            continue
+    if list[str] in members and not isinstance(value, bytes | set):
+        return [str(value)]
+    _refuse_unfit(members, value, source, key)
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _is_mapping(member: Any) -> bool:
+    return member is dict or typing.get_origin(member) is dict
+
+
+def _choices(members: tuple[Any, ...]) -> list[str]:
+    """The texts of an enumeration or a `Literal`; none where any text will do."""
+    for member in members:
+        if isinstance(member, type) and issubclass(member, enum.Enum):
+            return [item.value for item in member]
+        if typing.get_origin(member) is Literal and str not in members:
+            return [str(item) for item in typing.get_args(member)]
+    return []
+
+
+def _read_choice(members: tuple[Any, ...], known: list[str], value: Any, source: Source, key: str) -> Any:
+    text = "no" if value is False and "no" in known else str(value)  # YAML reads a bare `no` as false
+    if text not in known:
+        near = nearest(text, known)
+        hint = f"; did you mean '{near}'?" if near else ""
+        source.refuse(key, f"must be one of {', '.join(known)}, got {text!r}{hint}")
+    for member in members:
+        if isinstance(member, type) and issubclass(member, enum.Enum):
+            return member(text)
+    return text
+
+
+def _read_container(members: tuple[Any, ...], value: Any, source: Source, key: str) -> Any:
+    for member in members:
+        inner = typing.get_args(member)
+        if isinstance(value, list) and typing.get_origin(member) is list:
+            return [read_value(inner[0], item, source, f"{key}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(member):
+            return read_dataclass(typing.cast(type, member), value, source, key)
+        if isinstance(value, Mapping) and _is_mapping(member):
+            if not inner or inner[1] is Any:
+                return value
+            return {str(name): read_value(inner[1], item, source, f"{key}.{name}") for name, item in value.items()}
+    _refuse_unfit(members, value, source, key)
+
+
+def _from_json(text: str, source: Source, key: str) -> Mapping[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        source.refuse(key, f'must be a mapping in JSON, such as {{"name": 1}}: {error}')
+
+
+def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str) -> NoReturn:
+    words = [words for member, (_, words) in _PLAIN.items() if member in members]
+    if any(typing.get_origin(member) is list for member in members):
+        words.append("a list")
+    if any(_is_mapping(member) or dataclasses.is_dataclass(member) for member in members):
+        words.append("a mapping of names to values")
+    source.refuse(key, f"must be {' or '.join(words)}, got {value!r}")
+
+
+# ---- Nested options: a dataclass of mappings ----
+
+
+def read_dataclass(kind: type[T], content: Any, source: Source, key: str = "", **given: Any) -> T:
+    """A dataclass from a mapping whose keys are its fields; fields may be dataclasses, too.
+
+    Args:
+        kind (`type`): The dataclass.
+        content (`Any`): As YAML gives it.
+        source ([`Source`]): For messages.
+        key (`str`, *optional*, defaults to `""`): Where in the file it stands; empty for all of it.
+        **given: Fields that are no options, with their values.
+
+    Raises:
+        RecipeError: If it is no mapping, or a key is unknown, missing or has a value that does not fit.
+    """
+    if not isinstance(content, Mapping):
+        source.refuse(key or "the file", "must be a mapping of names to values")
+    known = {field.name: field for field in dataclasses.fields(typing.cast(Any, kind)) if field.name not in given}
+    prefix = f"{key}." if key else ""
+    for name in content:
+        if name not in known:
+            source.refuse_unknown(f"{prefix}{name}", str(name), known)
+    for name, field in known.items():
+        if name not in content and default_of(field) is dataclasses.MISSING:
+            source.refuse(f"{prefix}{name}", "is missing")
+    hints = typing.get_type_hints(kind)
+    values = {name: read_value(hints[name], value, source, f"{prefix}{name}") for name, value in content.items()}
+    try:
+        return kind(**values, **given)
+    except ValueError as error:
+        refuse(f"{source.path}: {key}: {error}" if key else f"{source.path}: {error}")
+
+
+# ---- Flat options: those of several dataclasses under their names ----
+
+
+class OptionSet:
+    """The options of several dataclasses, which a YAML file and a command line may say by their names alone.
+
+    Each source is read into a dictionary of the options that it says. Whoever builds the dataclasses merges these
+    dictionaries, the strongest one last.
+
+    Args:
+        *parts (`type`): The dataclasses. Every field has a default.
+        without (`Iterable[str]`, *optional*): Fields that are no options.
+        helps (`Mapping[str, str]`, *optional*): Help texts of options whose fields have none.
+    """
+
+    def __init__(self, *parts: type, without: Iterable[str] = (), helps: Mapping[str, str] | None = None):
+        self.parts, self.helps = parts, helps or {}
+        self.fields = {field.name: field for part in parts for field in _fields_of(part) if field.name not in without}
+        hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
+        # `dict | str` of `*_kwargs` means a mapping or its JSON, of other options also a path
+        self.kinds = {name: dict | None if name.endswith("_kwargs") else hints[name] for name in self.fields}
+
+    def default(self, name: str) -> Any:
+        """The default of an option."""
+        return default_of(self.fields[name])
+
+    def read(self, content: Mapping[str, Any], source: Source) -> dict[str, Any]:
+        """The options of a YAML file or a preset. A line without a value says nothing where nothing is the default.
+
+        Raises:
+            RecipeError: If an option is unknown or its value does not fit.
+        """
+        for name in content:
+            if name not in self.fields:
+                source.refuse_unknown(str(name), str(name), self.fields)
+        said = {}
+        for name, value in content.items():
+            if value is None or value == []:
+                if self.default(name) not in _NOTHING:
+                    source.refuse(name, "has no value; leave the line out for its default")
+                continue
+            self._check_texts(name, value, source)
+            said[name] = self._read(name, value, source)
+        return said
+
+    def _check_texts(self, name: str, value: Any, source: Source) -> None:
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and _CONTROL_CHARACTER.search(item):
+                source.refuse(name, "holds a line break or another control character")
+            if isinstance(value, list) and isinstance(item, str) and item.startswith("--") and item[2:] in self.fields:
+                source.refuse(name, f"holds {item!r}, which is an option: give it a line of its own")
+
+    def _read(self, name: str, value: Any, source: Source) -> Any:
+        kind, field = self.kinds[name], self.fields[name]
+        if any(dataclasses.is_dataclass(member) for member in _members(kind)):
+            source.refuse(name, "cannot be given in a file or on a command line")
+        takes_lists = any(typing.get_origin(member) is list for member in _members(kind))
+        if isinstance(value, list) and len(value) == 1 and not takes_lists:
+            value = value[0]
+        found = read_value(kind, value, source, name, field.metadata.get("choices"))
+        return _plain_mapping(found, source, name) if isinstance(found, Mapping) else found
+
+    def parser(self, usage: str = "%(prog)s --option value") -> "HfArgumentParser":
+        """A parser of the command line, whose values are texts as the user wrote them."""
+        from transformers import HfArgumentParser
+
+        # of a copy, because the parser changes the fields that it is given
+        fields = [(name, self.kinds[name], self._copied(field)) for name, field in self.fields.items()]
+        options = typing.cast(Any, dataclasses.make_dataclass("Options", fields))
+        parser = HfArgumentParser(options, allow_abbrev=False, exit_on_error=False, usage=usage)
+        for action in parser._actions:
+            if action.dest in self.fields:
+                if action.choices:
+                    action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
+                # argparse's own types would tell mistakes in other words than those in a file
+                action.type = action.choices = None
+        return parser
+
+    def _copied(self, field: dataclasses.Field) -> Any:
+        metadata = {"help": self.helps.get(field.name), **field.metadata}
+        return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=metadata)
+
+    def read_words(self, words: Iterable[str], parser: "HfArgumentParser | None" = None) -> dict[str, Any]:
+        """The options that a command line says, in any order; of an option that is said twice, the last.
+
+        Args:
+            words (`Iterable[str]`): `--name value`, `--name=value`; `--name` and `--no_name` of a boolean.
+            parser (`HfArgumentParser`, *optional*): From [`parser`][OptionSet.parser].
+
+        Raises:
+            RecipeError: If an option is unknown or its value does not fit.
+        """
+        parser = parser or self.parser()
+        nothing = argparse.Namespace(**dict.fromkeys(self.fields, _NOT_SAID))
+        try:
+            found, rest = parser.parse_known_args(list(words), nothing)
+        except argparse.ArgumentError as error:
+            refuse(f"{(error.argument_name or '').split('/')[0]}: {error.message}")
+        if rest:
+            self._refuse_word(rest[0])
+        said = {name: value for name, value in vars(found).items() if value is not _NOT_SAID}
+        return {name: self._read(name, value, Source()) for name, value in said.items()}
+
+    def _refuse_word(self, word: str) -> NoReturn:
+        if not word.startswith("-"):
+            refuse(f"cannot make sense of '{word}' on the command line; options look like --name value")
+        name = word.lstrip("-").partition("=")[0].replace("-", "_")
+        Source().refuse_unknown(name, name, self.fields)
+
+    def build(self, said: Mapping[str, Any]) -> list[Any]:
+        """The dataclasses, with their defaults where nothing is said."""
+        return [
+            part(**{field.name: said[field.name] for field in _fields_of(part) if field.name in said})
+            for part in self.parts
+        ]
+
+
+def _fields_of(part: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(typing.cast(Any, part)) if field.init]
+
+
+def _plain_mapping(mapping: Mapping[str, Any], source: Source, key: str) -> dict[str, Any]:
+    """A mapping of names to plain values, for arguments of others' functions: their types are not known here."""
+    try:
+        return _with_numbers(json.loads(json.dumps(mapping)))
+    except (TypeError, ValueError) as error:
+        source.refuse(key, f"holds what JSON cannot hold ({error})")
+
+
+def _with_numbers(value: Any) -> Any:
+    """Numbers and booleans in place of texts that look like them: YAML reads `1e-5` as a text."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if isinstance(value, str) and _LOOKS_LIKE_A_NUMBER.fullmatch(value):
+        return int(value) if value.lstrip("+-").isdigit() else float(value)
+    return value
