@@ -8,10 +8,10 @@ from typing import Any
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.recipes.recipe import OPTIONS, DataArguments, Recipe, build_recipe
-from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.utils import hashing
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source
+from adversarial_mlm.utils.ramp import Ramp
 
 _TOLERANCE = 1e-6
 

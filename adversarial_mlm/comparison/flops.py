@@ -19,8 +19,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from adversarial_mlm.recipes.recipe import Recipe
-from adversarial_mlm.training.noiser_schedule import Alternation, Ramp
+from adversarial_mlm.training.noiser_schedule import Alternation
 from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.utils.ramp import Ramp
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,25 @@ has seen, and nothing is as large as the data: of 32 million records each stream
 import itertools
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 ENCODER_STREAM, NOISER_STREAM = 0, 1
 _ORDER, _CROP = 0, 1
 
 # A block is read from the disk as one. A window is shuffled in memory; blocks so small beside it share no batches.
 BLOCK, WINDOW = 64, 1 << 19
+
+
+def data_seed(args: "TrainingArguments") -> int:
+    """Return the seed of the order of the data: the option `data_seed`, or `seed` where it is not given."""
+    return args.seed if args.data_seed is None else args.data_seed
 
 
 class RecordOrder:

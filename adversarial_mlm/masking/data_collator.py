@@ -20,7 +20,9 @@ from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
-from adversarial_mlm.training.update_guard import RECORDS
+
+RECORDS = "records"
+"""Key of a batch for the number and the id of every row's record: a list, which stays on the host."""
 
 
 class SequenceEncoder:

@@ -9,6 +9,7 @@ from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
 _SCALARS = 17
+_MOST_MASKED = 5  # residues that `most_masked` names
 
 
 class MaskingStatistics:
@@ -138,3 +139,16 @@ class MaskingStatistics:
             if (key := f"enrichment_{self.vocabulary.residue_letters[token]}") in enrichment
         ]
         return {**enrichment, "enrichment_max": max(standard, default=0.0)}
+
+
+def most_masked(figures: dict[str, float]) -> str:
+    """The residues that the noiser masks most, with how much more often than their share.
+
+    Args:
+        figures (`dict[str, float]`): Of one held-out set, with `enrichment_A` … of each residue.
+    """
+    prefix = "enrichment_"
+    enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
+    enrichment.pop("max", None)
+    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
+    return ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)

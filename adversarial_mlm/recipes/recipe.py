@@ -15,7 +15,7 @@ from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.yaml_file import read_yaml
-from adversarial_mlm.saving.model_card import LICENSES
+from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.errors import RecipeError

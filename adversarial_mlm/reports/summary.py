@@ -4,12 +4,11 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from adversarial_mlm.masking.statistics import most_masked
 from adversarial_mlm.saving.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
     from adversarial_mlm.recipes.run import PushResult
-
-_MOST_MASKED = 5
 
 
 def set_names(figures: dict[str, float]) -> list[str]:
@@ -63,19 +62,6 @@ def summary(
     if gate is not None:
         lines.append(gate_line(figures, gate))
     return "\n".join(lines)
-
-
-def most_masked(figures: dict[str, float]) -> str:
-    """The residues that the noiser masks most, with how much more often than their share.
-
-    Args:
-        figures (`dict[str, float]`): Of one held-out set, with `enrichment_A` … of each residue.
-    """
-    prefix = "enrichment_"
-    enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
-    enrichment.pop("max", None)
-    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
-    return ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)
 
 
 def passes_gate(figures: dict[str, float], gate: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from adversarial_mlm.data.order import data_seed
 from adversarial_mlm.saving.model_card.architecture import describe_encoder
 from adversarial_mlm.saving.model_card.facts import (
     CardFacts,
@@ -22,10 +23,9 @@ from adversarial_mlm.saving.model_card.facts import (
 )
 from adversarial_mlm.saving.model_card.text import changed_options, option_value
 from adversarial_mlm.training.batch_schedule import accumulation
-from adversarial_mlm.training.data_loading import data_seed
-from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.utils.hardware import device_name
+from adversarial_mlm.utils.ramp import Ramp
 from adversarial_mlm.utils.version import __version__
 
 if TYPE_CHECKING:

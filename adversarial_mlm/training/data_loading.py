@@ -6,15 +6,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 
-from adversarial_mlm.data.order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler
+from adversarial_mlm.data.order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler, data_seed
 from adversarial_mlm.data.stream_order import StreamBatches
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.utils.signals import spare_worker
-
-
-def data_seed(args: TrainingArguments) -> int:
-    """The seed of the order of the data."""
-    return args.seed if args.data_seed is None else args.data_seed
 
 
 def plain_loader(

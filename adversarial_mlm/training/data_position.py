@@ -7,9 +7,8 @@ from collections.abc import Callable
 from torch.utils.data import IterableDataset
 from transformers.trainer_callback import TrainerCallback
 
-from adversarial_mlm.data.order import EncoderBatchSampler
+from adversarial_mlm.data.order import EncoderBatchSampler, data_seed
 from adversarial_mlm.training.batch_schedule import BatchStage, EpochPasses, accumulation, micro_steps_before
-from adversarial_mlm.training.data_loading import data_seed
 
 logger = logging.getLogger(__name__)
 

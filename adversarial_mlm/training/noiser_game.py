@@ -15,11 +15,12 @@ from adversarial_mlm.training.batch_schedule import micro_steps_before
 from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.data_loading import noiser_batches
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
-from adversarial_mlm.training.noiser_schedule import Alternation, Ramp
+from adversarial_mlm.training.noiser_schedule import Alternation
 from adversarial_mlm.training.packed_attention import padding_index_of, read_packed
 from adversarial_mlm.training.rewards import NoiserReward
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import NOISER, spoil_gradient
+from adversarial_mlm.utils.ramp import Ramp
 
 
 class NoiserTurns:

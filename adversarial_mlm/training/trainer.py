@@ -37,12 +37,12 @@ from adversarial_mlm.training.evaluation import background_log_shares, evaluate_
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserTurns
-from adversarial_mlm.training.noiser_schedule import Ramp
 from adversarial_mlm.training.packed_attention import pack_attention, packed_rows
 from adversarial_mlm.training.precision import compiled_as, not_compiled
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import FiniteUpdates, spoil_gradient
+from adversarial_mlm.utils.ramp import Ramp
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,11 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher
-from adversarial_mlm.training.noiser_schedule import UPDATES, Ramp
+from adversarial_mlm.training.noiser_schedule import UPDATES
 from adversarial_mlm.training.packed_attention import check_packing
 from adversarial_mlm.training.precision import check_precision
 from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.utils.ramp import Ramp
 
 _LOSS_SCOPES = ("masked", "all")
 _ON_COLLAPSE = ("warn", "stop")

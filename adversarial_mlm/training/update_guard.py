@@ -15,10 +15,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from adversarial_mlm.masking.data_collator import RECORDS
 from adversarial_mlm.saving.run_files import RECORDS_FILE
 from adversarial_mlm.utils.errors import NonFiniteError
-
-RECORDS = "records"  # of a batch: the number and the id of every row's record, a list that stays on the host
 
 ENCODER, NOISER = 0, 1
 _NETWORKS = ("encoder", "noiser")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adversarial_mlm import AdversarialMLMTrainer
-from adversarial_mlm.training.update_guard import RECORDS
+from adversarial_mlm.masking.data_collator import RECORDS
 
 BATCH, EPOCHS, NEVER = 8, 3, 10**9
 LETTERS = "AGLKW"  # from the shortest to the longest proteins

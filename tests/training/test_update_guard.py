@@ -6,7 +6,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.optimization import Adafactor
 
-from adversarial_mlm.training.update_guard import ENCODER, NOISER, RECORDS, UpdateGuard, leave_out_step, spoil_gradient
+from adversarial_mlm.masking.data_collator import RECORDS
+from adversarial_mlm.training.update_guard import ENCODER, NOISER, UpdateGuard, leave_out_step, spoil_gradient
 
 OPTIMIZERS = {
     "fused AdamW": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1, fused=True),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from huggingface_hub import EvalResult, ModelCard
 
-from adversarial_mlm.reports.summary import most_masked
+from adversarial_mlm.masking.statistics import most_masked
 from adversarial_mlm.saving.model_card.text import table
 from adversarial_mlm.saving.run_files import CARD_FILE
 
