@@ -10,6 +10,7 @@ import pytest
 
 from adversarial_mlm.reports.summary import summary
 
+ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
 PAGES = ("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md")
 OF_LAUNCHERS = {
     "help", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip", "config_file",
@@ -19,7 +20,7 @@ OF_LAUNCHERS = {
 @pytest.fixture
 def read(repository):
     def page(name: str) -> str:
-        return (repository / ("" if name == "README.md" else "docs") / name).read_text(encoding="utf-8")
+        return (repository / ("" if name in ROOT_PAGES else "docs") / name).read_text(encoding="utf-8")
 
     return page
 
@@ -109,7 +110,8 @@ def anchors_of(text: str) -> set[str]:
 
 
 def test_links_between_pages_lead_somewhere(repository):
-    pages = [repository / "README.md", *(repository / "docs").glob("*.md"), repository / "examples/data/README.md"]
+    pages = [repository / name for name in (*ROOT_PAGES, "examples/data/README.md")]
+    pages += (repository / "docs").glob("*.md")
     broken, links = [], 0
     for page in pages:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
@@ -127,7 +129,8 @@ def test_links_between_pages_lead_somewhere(repository):
 
 def test_files_that_the_pages_name_exist(repository, read):
     path = re.compile(r"`((?:examples|tests|benchmarks|docs|adversarial_mlm|model_cards)/[\w./*-]*)`")
-    named = {(name, found) for name in PAGES for found in path.findall(read(name))}
+    pages = (*PAGES, "CONTRIBUTING.md", "releasing.md")
+    named = {(name, found) for name in pages for found in path.findall(read(name))}
     missing = [(name, found) for name, found in sorted(named) if not list(repository.glob(found.rstrip("/")))]
     assert not missing and len(named) > 8
 
