@@ -1,4 +1,4 @@
-"""The list of a checkpoint's files with sizes and checksums, by which a complete one is told from half of one."""
+"""The manifest of a checkpoint: its files with sizes and checksums. It shows whether a checkpoint is complete."""
 
 import json
 import os
@@ -12,16 +12,16 @@ _FORMAT = 1
 
 
 def write(folder: str, step: int, number: int, processes: int) -> None:
-    """Write `manifest.json` into a folder that has all its other files.
+    """Write `manifest.json` into a checkpoint that has all its other files.
 
     Args:
-        folder (`str`): The checkpoint.
-        step (`int`): Updates of the encoder.
-        number (`int`): Of this save in its run's folder: each is greater than those before it, whatever their steps.
-        processes (`int`): How many trained together.
+        folder (`str`): Folder of the checkpoint.
+        step (`int`): Number of encoder updates.
+        number (`int`): Number of this save in the output folder; it increases with every save.
+        processes (`int`): Number of processes.
 
     Raises:
-        OSError: If a file cannot be read again, or the manifest not be written.
+        OSError: If a file cannot be read or the manifest cannot be written.
     """
     paths = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     files = {
@@ -33,59 +33,59 @@ def write(folder: str, step: int, number: int, processes: int) -> None:
 
 
 def has_manifest(folder: str) -> bool:
-    """Whether there is one; checkpoints of other tools and of earlier versions have none."""
+    """Whether a checkpoint has a manifest; those of other tools and of earlier versions have none."""
     return os.path.isfile(os.path.join(folder, MANIFEST_FILE))
 
 
 def read(folder: str) -> dict:
-    """The manifest of a checkpoint, without a look at the files that it lists.
+    """Read the manifest of a checkpoint without checking the files that it lists.
 
     Returns:
         `dict` with `step`, `number`, `processes` (`int`) and `files` (name → `{"size": int, "sha256": str}`).
 
     Raises:
-        CheckpointError: If there is none, or none that can be read.
+        CheckpointError: If there is no manifest, or if it cannot be read.
     """
-    said = f"the checkpoint {folder}"
+    subject = f"the checkpoint {folder}"
     if not has_manifest(folder):
         raise CheckpointError(
-            f"{said} has no {MANIFEST_FILE}: its save was cut off, or another tool or an earlier version wrote it"
+            f"{subject} has no {MANIFEST_FILE}: its save was interrupted, or another tool or version wrote it"
         )
     try:
         manifest = json.loads(Path(folder, MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{said} has a damaged {MANIFEST_FILE}") from error
+        raise CheckpointError(f"{subject} has a damaged {MANIFEST_FILE}") from error
     if isinstance(manifest, dict) and isinstance(manifest.get("format"), int) and manifest["format"] > _FORMAT:
-        raise CheckpointError(f"{said} has a {MANIFEST_FILE} of a later version of this package")
+        raise CheckpointError(f"{subject} was written by a later version of this package; update the package")
     if not _is_manifest(manifest):
-        raise CheckpointError(f"{said} has a damaged {MANIFEST_FILE}")
+        raise CheckpointError(f"{subject} has a damaged {MANIFEST_FILE}")
     return manifest
 
 
 def verify(folder: str) -> dict:
-    """Make sure that every file of a checkpoint is there, as long as it was, with the checksum that it had.
+    """Check that every file of a checkpoint exists, with the size and checksum in the manifest.
 
     Returns:
         `dict`: The manifest, as from [`read`].
 
     Raises:
-        CheckpointError: If that is not so; it names the file.
+        CheckpointError: If a file is missing or damaged.
     """
-    said, manifest = f"the checkpoint {folder}", read(folder)
+    subject, manifest = f"the checkpoint {folder}", read(folder)
     paths = {name: Path(folder, name) for name in manifest["files"]}
-    for name, path in paths.items():  # sizes first, which cost nothing
+    for name, path in paths.items():  # sizes first, because checksums take long
         if not path.is_file():
-            raise CheckpointError(f"{said} has no {name}, which its {MANIFEST_FILE} lists")
+            raise CheckpointError(f"{subject} has no {name}, which its {MANIFEST_FILE} lists")
         size, wanted = path.stat().st_size, manifest["files"][name]["size"]
         if size != wanted:
-            raise CheckpointError(f"{said} has a damaged {name} ({size:,} bytes in place of {wanted:,})")
+            raise CheckpointError(f"{subject} has a damaged {name} ({size:,} bytes instead of {wanted:,})")
     for name, path in paths.items():
         try:
             same = file_checksum(path) == manifest["files"][name]["sha256"]
         except OSError as error:
-            raise CheckpointError(f"{said} has a {name} that cannot be read ({error.strerror or error})") from error
+            raise CheckpointError(f"{subject} has a {name} that cannot be read ({error.strerror or error})") from error
         if not same:
-            raise CheckpointError(f"{said} has a damaged {name} (its checksum is another)")
+            raise CheckpointError(f"{subject} has a damaged {name} (wrong checksum)")
     return manifest
 
 

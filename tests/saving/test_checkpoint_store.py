@@ -126,7 +126,7 @@ def test_what_is_passed_over_is_said_with_its_reason(run):
     newest, passed_over = checkpoint_store.newest_complete(run)
     assert os.path.basename(newest) == "checkpoint-4"
     assert len(passed_over) == 2
-    assert "checkpoint-6 has a damaged optimizer.pt (0 bytes in place of 1)" in passed_over[0]
+    assert "checkpoint-6 has a damaged optimizer.pt (0 bytes instead of 1)" in passed_over[0]
     assert "checkpoint-8 has no manifest.json" in passed_over[1]
 
 

@@ -1,11 +1,10 @@
-"""The model card, rendered from one template at every save, and results added to it later.
+"""The model card: rendered from a template at every save; results can be added later.
 
-A card is about the weights beside it and how to make them again. It holds no absolute path and no token, and two runs
-of the same thing have the same card but for the times.
+The card contains no absolute paths and no tokens. Two identical runs give identical cards, except for timings.
 
-A card is made from [`CardFacts`] alone; `trainer.card_facts()` gives those of a run.
+A card is made from [`CardFacts`] alone; `trainer.card_facts()` returns those of a run.
 
-Inside, a module imports only from those above it: `facts`, `architecture` (reads an encoder into facts), `text`
+Each module imports only from those listed before it: `facts`, `architecture` (reads an encoder into facts), `text`
 (tables, paths, the command line), `origin` (what training started from, adapters), `training` (networks, game,
 options, environment), `data` (sources, counts, held-out sets), `results` (figures and `model-index`), `limits`,
 `rendering`.

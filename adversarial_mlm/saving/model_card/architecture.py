@@ -1,4 +1,4 @@
-"""Reading an encoder once into plain facts."""
+"""Reading an encoder into plain facts."""
 
 import inspect
 from typing import Any
@@ -10,19 +10,19 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from adversarial_mlm.models.encoders import below_and_layers
 from adversarial_mlm.saving.model_card.facts import AdapterFacts, EncoderFacts
 
-# parts that no masked-LM loss reaches; they are frozen in every run, which does not make it one of a part
+# parts that the masked-language-modelling loss never reaches; they are frozen in every run
 _NEVER_TRAINED = {"contact_head", "pooler"}
 
-_ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr"}  # otherwise as `peft` has it
+_ADAPTERS = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr"}  # all others: the name in `peft`
 
 
 def describe_encoder(model: PreTrainedModel, trained_layers: int | None = None) -> EncoderFacts:
-    """Read an encoder, with or without an adapter.
+    """Read the facts of an encoder, with or without an adapter.
 
     Args:
         model (`PreTrainedModel` or `PeftModel`): The encoder. `peft` need not be installed.
-        trained_layers (`int`, *optional*): That option of the recipe. A model that was read back from the run's folder
-            does not know any more which of its parameters were frozen.
+        trained_layers (`int`, *optional*): The option of the recipe. It is needed because an encoder that was loaded
+            from the output folder does not know which of its parameters were frozen.
     """
     configs = adapters(model)
     encoder = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -50,7 +50,7 @@ def describe_encoder(model: PreTrainedModel, trained_layers: int | None = None) 
 
 
 def adapters(model: nn.Module) -> list[Any]:
-    """The configurations of a model's adapters; empty where it has none."""
+    """The configurations of a model's adapters; empty if it has none."""
     wrapped_or_injected = hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False)
     return list(model.peft_config.values()) if wrapped_or_injected and hasattr(model, "peft_config") else []
 

@@ -1,4 +1,4 @@
-"""What the training data were, what was left out of them, and which proteins were held out."""
+"""The training data: sources, what was removed, and which proteins were held out."""
 
 from adversarial_mlm.data import CleaningCounts
 from adversarial_mlm.saving.model_card.facts import CardFacts
@@ -6,46 +6,47 @@ from adversarial_mlm.saving.model_card.text import count, is_hub_name, percent, 
 
 
 def training_proteins(facts: CardFacts) -> str:
-    """How many proteins were trained on, in words."""
+    """Number of training proteins, in words."""
     proteins = facts.data.proteins
     return "a stream of proteins" if proteins is None else count(proteins, "protein")
 
 
 def hub_datasets(facts: CardFacts) -> list[str]:
-    """Names on the Hub of the training data."""
+    """Names of the training datasets on the Hub; empty if the data came from files."""
     names = () if facts.recipe is None else facts.recipe.train_data
-    # what was read, is not on the disk and looks like a name was on the Hub
+    # a source that is not on the disk and has the form owner/name was read from the Hub
     return list(names) if len(names) == 1 and "/" in names[0] and is_hub_name(names[0]) else []
 
 
 def licence(facts: CardFacts) -> str:
-    """The licence of the data, as given."""
+    """The licence of the data as given, on one line; empty if none was given."""
     given = None if facts.recipe is None else facts.recipe.data_license
     return without_paths(" ".join(given.split())) if given else ""
 
 
 def data_facts(facts: CardFacts) -> list[str]:
-    """Sources, counts and what was dropped, a sentence each."""
+    """Sources, counts and removed proteins, one line each."""
     data, recipe, counts = facts.data, facts.recipe, facts.data.counts
     told = []
     if recipe is None:
-        told.append("sources: the data were given to the trainer in Python, and it was not told where they are from")
+        told.append("sources: unknown, because the dataset was passed to the trainer in Python")
     else:
         told.append("sources: " + ", ".join(f"`{without_paths(source)}`" for source in recipe.train_data))
         if "cleaning" in counts:
             told.append(f"cleaning: {_cleaned(counts['cleaning'], recipe.min_length)}")
     if data.streamed:
-        told.append("the data were read as a stream, so that their number was not known beforehand")
+        told.append("the data were streamed, so the number of proteins is unknown")
     if data.proteins is not None:
-        told.append(f"trained on: {count(data.proteins, 'protein')}")
+        told.append(f"training set: {count(data.proteins, 'protein')}")
     for name, number in counts.items():
         if name.startswith("removed_as_identical_to_") and number:
-            of = name.removeprefix("removed_as_identical_to_").replace("held_out", "held-out")
-            told.append(f"taken out of training: {count(number, 'protein')} identical to one of the {of} proteins")
+            of = name.removeprefix("removed_as_identical_to_")
+            held_out = "a held-out protein" if of == "held_out" else f"a protein of the held-out set *{of}*"
+            told.append(f"removed from the training set: {count(number, 'protein')} identical to {held_out}")
     if counts.get("not_in_cluster_table"):
         told.append(
-            f"not in the table of families: {count(counts['not_in_cluster_table'], 'protein')}, each of which counts "
-            "as a family of its own"
+            f"not in the cluster table: {count(counts['not_in_cluster_table'], 'protein')}; each was treated as a "
+            "separate family"
         )
     return told
 
@@ -56,7 +57,7 @@ def _cleaned(counts: dict[str, int], min_length: int) -> str:
 
 
 def held_out_table(facts: CardFacts) -> str:
-    """The held-out sets, their sizes and how they were held out; empty where there is none."""
+    """Table of the held-out sets: sizes, and how they were held out; empty if there are none."""
     if not facts.data.held_out:
         return ""
     return table(
@@ -74,7 +75,7 @@ def _size(facts: CardFacts, name: str) -> str:
 
 
 def kind(facts: CardFacts, name: str) -> str:
-    """How a set was held out: `families`, `members`, `sample` (at random) or `file`; `python` for what nobody told."""
+    """How a set was held out: `families`, `members`, `sample` (at random), `file`, or `python` (unknown)."""
     recipe = facts.recipe
     if recipe is None:
         return "python"
@@ -89,16 +90,17 @@ def kind(facts: CardFacts, name: str) -> str:
 def _how(facts: CardFacts, name: str) -> str:
     recipe, how = facts.recipe, kind(facts, name)
     if recipe is None:
-        return "given to the trainer in Python"
+        return "passed to the trainer in Python"
     if how == "families":
         return (
-            f"whole families, about {percent(recipe.holdout_families)} of the proteins, "
-            f"by `{without_paths(recipe.cluster_table or '')}`; nothing of these families is trained on"
+            f"whole families from `{without_paths(recipe.cluster_table or '')}`, about "
+            f"{percent(recipe.holdout_families)} of all proteins; none of their proteins is in the training set"
         )
     if how == "members":
-        return f"{percent(recipe.holdout_members)} of the members of each other family of 5 and more, at random"
+        families = "each remaining family" if recipe.holdout_families else "each family"
+        return f"{percent(recipe.holdout_members)} of {families} with at least 5 proteins, at random"
     if how == "sample":
-        return f"{percent(recipe.holdout_random)} of the proteins, at random; their relatives are trained on"
+        return f"{percent(recipe.holdout_random)} of all proteins, at random; their relatives are in the training set"
     sources = ", ".join(f"`{without_paths(source)}`" for source in facts.data.counts[f"source_{name}"])
     told = f"{sources}: {CleaningCounts(**facts.data.counts[f'cleaning_{name}']).summary()}"
-    return told + ("; copies of these in the training data were not looked for" if recipe.streaming else "")
+    return told + ("; copies of these proteins may be in the training set" if recipe.streaming else "")

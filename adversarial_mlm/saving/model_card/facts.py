@@ -35,19 +35,19 @@ class AdapterFacts:
 
 @dataclass(frozen=True)
 class EncoderFacts:
-    """An encoder, see [`describe_encoder`].
+    """An encoder; [`describe_encoder`] reads it from a model.
 
     Attributes:
-        class_name: Of the encoder; of the one inside, where an adapter is around it.
+        class_name: Class of the encoder, without its adapter.
         config: Its configuration.
-        name: Folder or name on the Hub that it was loaded from, if any.
+        name: Folder or name on the Hub that it was loaded from; `None` if unknown.
         parameters: Number of parameters.
         trained_parameters: Number of parameters that were trained.
         partly_trained: Whether parameters that the loss reaches were frozen.
-        trained_layers: `trained_layers` of the recipe.
+        trained_layers: The option `trained_layers` of the recipe.
         has_tied_output: Whether the output weights are the input embeddings.
-        has_pooler: Whether `AutoModel` adds a pooler, which masked-language modelling does not train.
-        has_contact_head: Whether it has a contact head, which masked-language modelling does not train either.
+        has_pooler: Whether `AutoModel` adds a pooler, which is not trained.
+        has_contact_head: Whether it has a contact head, which is not trained.
         adapters: Its adapters.
         dtype: Such as `"float32"`.
     """
@@ -68,7 +68,7 @@ class EncoderFacts:
 
 @dataclass(frozen=True)
 class InputFacts:
-    """How proteins became rows of tokens.
+    """How proteins are turned into rows of tokens.
 
     Attributes:
         max_length: Longest row in tokens.
@@ -89,16 +89,16 @@ class OptimizationFacts:
 
     Attributes:
         max_steps: Encoder updates of the whole run.
-        optimizer: As the option `optim` has it.
-        learning_rate: At its peak.
-        schedule: As the option `lr_scheduler_type` has it.
-        warmup_steps: Encoder updates.
-        weight_decay: Of AdamW.
-        max_grad_norm: 0 for no clipping.
-        batch_size_per_process: Sequences that one process reads at a time.
-        accumulation: Pairs of an encoder update and the accumulation steps from then on.
-        unmasked_weight: Weight in the loss of residues that are not masked.
-        importance_exponent: 0 for no importance weights.
+        optimizer: The option `optim`.
+        learning_rate: Peak learning rate.
+        schedule: The option `lr_scheduler_type`.
+        warmup_steps: Encoder updates of warm-up.
+        weight_decay: Weight decay.
+        max_grad_norm: Norm at which gradients are clipped; 0 for no clipping.
+        batch_size_per_process: Sequences in one forward pass of one process.
+        accumulation: Pairs of an encoder update and the number of accumulation steps from that update.
+        unmasked_weight: Weight of residues that are not masked in the loss.
+        importance_exponent: Exponent of the importance weights; 0 for none.
     """
 
     max_steps: int
@@ -116,12 +116,12 @@ class OptimizationFacts:
 
 @dataclass(frozen=True)
 class NoiserFacts:
-    """The noiser and how it was trained; names as those of the options, without `noiser_`.
+    """The noiser and how it was trained. The names are those of the options, without `noiser_`.
 
     Attributes:
         config: Its configuration.
         parameters: Number of parameters.
-        adversarial_share: The part of its masks that it chose; random masks filled up.
+        encoder_dropout: The option `encoder_dropout_in_noiser_phase`.
         reward_description: What it maximised, in words.
     """
 
@@ -145,13 +145,13 @@ class NoiserFacts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What was trained and evaluated on.
+    """The training data and the held-out sets.
 
     Attributes:
-        streamed: Whether the training data were a stream.
-        proteins: Number of training proteins; `None` if they were a stream, or if there are none.
-        held_out: Name → number of proteins of every held-out set, `None` for a stream.
-        counts: What `data.json` holds: what was read, dropped and taken out.
+        streamed: Whether the training data were streamed.
+        proteins: Number of training proteins; `None` if they were streamed.
+        held_out: Name of each held-out set → number of its proteins, `None` if they are streamed.
+        counts: The content of `data.json`: numbers of records that were read, dropped and removed.
     """
 
     streamed: bool = False
@@ -162,7 +162,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class RecipeFacts:
-    """Options of a recipe that the trainer does not know; names as those of the options."""
+    """Options of a recipe that the trainer does not have. The names are those of the options."""
 
     train_data: tuple[str, ...]
     streaming: bool = False
@@ -177,14 +177,14 @@ class RecipeFacts:
 
 @dataclass(frozen=True)
 class EnvironmentFacts:
-    """Where and with what a run was made.
+    """Versions, hardware and seeds of a run.
 
     Attributes:
-        versions: Name → version of Python, this package and those that it builds on.
-        device: In words.
-        processes: How many.
+        versions: Name → version of Python, this package and its dependencies.
+        device: Description of the GPU or CPU.
+        processes: Number of processes.
         mixed_precision: `"no"`, `"bf16"` or `"fp16"`.
-        launcher_sets_precision: Whether the launcher was asked for that, and not the training arguments.
+        launcher_sets_precision: Whether `accelerate launch` set it, not the training arguments.
         seeds: Name of the option → seed.
     """
 
@@ -198,28 +198,28 @@ class EnvironmentFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that a model card is made from; [`card_facts`] reads it from a trainer.
+    """Everything that a model card is made from; `trainer.card_facts()` returns it.
 
     Attributes:
         name: Title of the card.
-        hub_id: Name on the Hub, if there is one.
+        hub_id: Name on the Hub; `None` if the model is not pushed.
         step: Encoder updates that these weights have seen.
         best_by: Metric by which these weights were chosen as the best; `None` if they are the last.
-        log_history: The log of the whole run, as `Trainer.state` has it.
-        collapsed_at: Step at which the game collapsed, if it did.
-        eval_mask_rate: Share of the residues hidden in evaluation.
-        eval_mask_seed: Seed of evaluation's masks.
+        log_history: The log of the whole run, `trainer.state.log_history`.
+        collapsed_at: Encoder update at which training collapsed; `None` if it did not.
+        eval_mask_rate: Share of the residues that are masked in evaluation.
+        eval_mask_seed: Seed of the masks in evaluation.
         encoder: The encoder.
-        inputs: How proteins became rows of tokens.
-        rules: How many residues were masked, by whom, and how.
+        inputs: How proteins are turned into rows of tokens.
+        rules: How many residues are masked, by random choice and by the noiser, and how.
         optimization: How the encoder was trained.
         noiser: `None` for a run with random masks only.
-        data: What was trained and evaluated on.
-        environment: Where and with what the run was made.
+        data: The training data and the held-out sets.
+        environment: Versions, hardware and seeds.
         options: Name → value of all options that differ from their defaults.
         recipe: `None` for a trainer that was set up in Python.
         base_model: What training started from, as it was given: a folder or a name on the Hub.
-        command: What started the run, without the launcher.
+        command: The command that started the run, without the launcher.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Licences that a model card can name."""
 
-# Identifiers that the Hub takes for `license`; with `other` the licence's text goes into a file beside the card.
+# identifiers that the Hub accepts for `license`; with `other`, add the text of the licence as a file
 LICENSES = (
     *("apache-2.0", "mit", "openrail", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0"),
     *("bigcode-openrail-m", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause"),

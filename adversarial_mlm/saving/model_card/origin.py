@@ -1,4 +1,4 @@
-"""What training started from, how much of it was trained, and adapters."""
+"""What training started from, which parameters were trained, and adapters."""
 
 import os
 
@@ -7,41 +7,39 @@ from adversarial_mlm.saving.model_card.text import count, is_hub_name, without_p
 
 
 def adapter_summary(facts: CardFacts) -> str:
-    """Kind, rank and place of the encoder's adapters; empty where it has none."""
+    """Kind, rank and modules of the encoder's adapters; empty if it has none."""
     return "; ".join(_summary(adapter) for adapter in facts.encoder.adapters)
 
 
 def _summary(adapter: AdapterFacts) -> str:
     told = adapter.kind
     if adapter.rank:
-        told += f" of rank {adapter.rank}" + (" (others in places)" if adapter.has_other_ranks else "")
+        told += f" of rank {adapter.rank}" + (" (some modules have another rank)" if adapter.has_other_ranks else "")
     if adapter.alpha:
         told += f" and alpha {adapter.alpha:g}"
     told += _modules(" on ", adapter.modules)
-    return told + _modules("; trained as a whole: ", adapter.saved_modules)
+    return told + _modules("; fully trained: ", adapter.saved_modules)
 
 
 def _modules(before: str, names: tuple[str, ...]) -> str:
-    """Names of modules, or the pattern that they match; nothing where there are none."""
+    """Names of modules, or a pattern; empty if there are none."""
     if not names:
         return ""
     if len(names) > 12:
-        return f"{before}{len(names)} modules, which `adapter_config.json` lists"
+        return f"{before}{len(names)} modules (see `adapter_config.json`)"
     return before + ", ".join(f"`{name}`" for name in names)
 
 
 def started_from(facts: CardFacts) -> str | None:
-    """Folder or name on the Hub that training started from, as it was given; `None` where weights were random.
-
-    With a recipe that alone says it: its encoder may since have been read back from the run's own folder.
-    """
+    """Folder or name on the Hub that training started from, as it was given; `None` for random weights."""
+    # with a recipe, the name of the encoder says nothing: it may have been loaded from the run's own output folder
     if facts.base_model or facts.recipe is not None:
         return facts.base_model or None
     return facts.encoder.name
 
 
 def base_model(facts: CardFacts) -> str | None:
-    """What training started from, where it did not start from random weights, without a path of this machine."""
+    """The same without the path of a folder."""
     name = started_from(facts)
     if name is None or facts.base_model or is_hub_name(name):
         return name and without_paths(name)
@@ -49,24 +47,24 @@ def base_model(facts: CardFacts) -> str | None:
 
 
 def base_on_hub(facts: CardFacts) -> str | None:
-    """What training started from, where that is a name on the Hub."""
+    """The same if it is a name on the Hub, otherwise `None`."""
     name = started_from(facts)
     return name if name is not None and is_hub_name(name) else None
 
 
 def what_was_trained(facts: CardFacts) -> str | None:
-    """How many parameters were trained, and which; `None` where all were that a masked-LM loss reaches."""
+    """How many parameters were trained, and which; `None` if all that the loss reaches were trained."""
     encoder = facts.encoder
     if not encoder.partly_trained:
         return None
-    told = f"trained: {encoder.trained_parameters:,} of {count(encoder.parameters, 'parameter')}"
+    told = f"trained parameters: {encoder.trained_parameters:,} of {encoder.parameters:,}"
     if encoder.adapters:
         told += ", those of the adapter"
     elif encoder.trained_layers is not None:
         told += f", those of {_last_layers(encoder.trained_layers, encoder.config.num_hidden_layers)}the head"
         if encoder.has_tied_output:
-            told += " (but for its output weights, which are the embeddings)"
-    return told + "; the others stayed as they were"
+            told += " (without its output weights, which are tied to the embeddings)"
+    return told + "; all others were frozen"
 
 
 def _last_layers(kept: int, total: int) -> str:

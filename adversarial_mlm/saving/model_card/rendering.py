@@ -1,4 +1,4 @@
-"""The card itself."""
+"""Rendering the card from its facts and the template."""
 
 import os
 from pathlib import Path
@@ -21,15 +21,15 @@ EXAMPLES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMASMTGGQQMGRGS")
 
 
 def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float] | None = None) -> None:
-    """Render the card of a run as it stands into `folder/README.md`.
+    """Write the model card `README.md` into a folder.
 
     Args:
-        facts ([`CardFacts`]): What to tell.
-        folder (`str` or path): Where the model is saved.
-        figures (`dict`, *optional*): Of an evaluation of these weights; the default takes the newest that were logged
-            up to the step of these weights.
+        facts ([`CardFacts`]): Facts of the run.
+        folder (`str` or path): The folder of the saved model.
+        figures (`dict`, *optional*): Figures of these weights, as `Trainer.evaluate` returns them. By default, the
+            newest ones that were logged up to the step of these weights.
     """
-    # newline fixed, so that the same card comes out on every system
+    # the same line ends on every system
     with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
         file.write(str(_render(facts, figures)))
 
@@ -65,14 +65,14 @@ def _metadata(facts: CardFacts, figures: Figures) -> ModelCardData:
         base_model=origin.base_on_hub(facts),
         datasets=data.hub_datasets(facts) or None,
         tags=tags + (["adversarial-masking"] if facts.noiser is not None else []),
-        metrics=["perplexity", "accuracy"] if results else None,  # names that the Hub knows
+        metrics=["perplexity", "accuracy"] if results else None,  # names of metrics on the Hub
         model_name=facts.name if results else None,
         eval_results=results or None,
     )
 
 
 def _usage(facts: CardFacts) -> dict[str, Any]:
-    """What the snippets need."""
+    """Values for the code examples."""
     inputs = facts.inputs
     return {
         "location": facts.hub_id or PLACEHOLDER,
@@ -80,7 +80,7 @@ def _usage(facts: CardFacts) -> dict[str, Any]:
         "base_placeholder": BASE_PLACEHOLDER,
         "base_on_hub": origin.base_on_hub(facts),
         "examples": [protein[: inputs.max_residues] for protein in EXAMPLES],
-        "place": min(9, inputs.max_residues - 1),
+        "position": min(9, inputs.max_residues - 1),
         "spaced": inputs.spaced,
         "between": " " if inputs.spaced else "",
         "max_length": inputs.max_length,
@@ -92,7 +92,7 @@ def _usage(facts: CardFacts) -> dict[str, Any]:
 
 
 def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
-    """What the sections tell."""
+    """Tables and lists of the sections."""
     return {
         "architecture": training.architecture(facts),
         "step": figures.step,

@@ -1,4 +1,4 @@
-"""Figures of a card: tables for the reader, `model-index` for the Hub, and results that come later."""
+"""Figures of a card: tables for readers, `model-index` for the Hub, and results that are added later."""
 
 import math
 import numbers
@@ -23,12 +23,12 @@ class Figures:
     """The newest figures of each held-out set.
 
     Args:
-        log_history (`Sequence[dict]`): Entries with the names that `Trainer.evaluate` gives them, in order.
-        step (`int`): Of an entry that does not say.
+        log_history (`Sequence[dict]`): Log entries in order, with the names that `Trainer.evaluate` gives them.
+        step (`int`): Used for entries that have no `step`.
 
     Attributes:
         by_set (`dict[str, dict[str, float]]`): Name of the set → figure → value.
-        step (`int`): Encoder updates after which they were measured.
+        step (`int`): Number of encoder updates at the newest entry.
     """
 
     def __init__(self, log_history: Sequence[dict], step: int):
@@ -44,11 +44,11 @@ class Figures:
 
     @property
     def has_background(self) -> bool:
-        """Whether there are figures of the background predictor; without a counted training set there are none."""
+        """Whether there are figures of the background predictor. A streamed training set gives none."""
         return any("background_loss" in of for of in self.by_set.values())
 
     def random_table(self) -> str:
-        """Hidden residues under random masks; empty where nothing was evaluated."""
+        """Table of the figures under random masks; empty if nothing was evaluated."""
         columns = {"cross-entropy": "loss", "perplexity": "perplexity", "accuracy": "accuracy"}
         if self.has_background:
             columns["background predictor"] = "background_loss"
@@ -56,8 +56,8 @@ class Figures:
         return table(("held-out set", *columns), rows, numbers=True) if rows else ""
 
     def noiser_table(self) -> str:
-        """The same proteins under the noiser's masks; empty where there are no such figures."""
-        headers = ("held-out set", "masked by the noiser", "at random beside", "gap", "it masks most")
+        """Table of the figures under the noiser's masks; empty if there are none."""
+        headers = ("held-out set", "noiser's masks", "random masks", "gap", "most masked by the noiser")
         rows = [
             (
                 name,
@@ -71,11 +71,11 @@ class Figures:
         return table(headers, rows, numbers=True) if rows else ""
 
     def eval_results(self, mask_rate: float, mask_seed: int) -> list[EvalResult]:
-        """The figures for `model-index`; those that are not finite are left out, as the Hub does not take them."""
+        """The figures for `model-index`, without values that are not finite, which the Hub does not accept."""
         return [
             EvalResult(
                 task_type="fill-mask",
-                task_name="Recovering hidden residues",
+                task_name="Predicting masked residues",
                 dataset_type="held-out-proteins",
                 dataset_name=f"Held-out proteins: {name}",
                 dataset_config=name,
@@ -99,40 +99,41 @@ def _same_metric(result: EvalResult) -> tuple:
 
 
 def add_results(path: str | os.PathLike, results: list[EvalResult]) -> None:
-    """Add results, such as those of a downstream task, to the `model-index` of a saved card; its text stays as it is.
+    """Add results, such as those of a downstream task, to the `model-index` of a saved card.
 
-    A result takes the place of an earlier one of the same task, dataset and metric.
+    The text of the card does not change. A result replaces an earlier one of the same task, dataset and metric.
 
     Args:
-        path (`str` or path): A model's folder, or its card.
-        results (`list[EvalResult]`): What to add.
+        path (`str` or path): Folder of a model, or its card.
+        results (`list[EvalResult]`): The results to add.
 
     Raises:
-        ValueError: If there is no card, if a value is not finite, or if a `model-index` cannot hold a result beside
-            another one, as where two datasets differ in nothing but their name.
+        ValueError: If there is no card, if a value is not finite, or if two results differ only in fields by which a
+            `model-index` cannot tell them apart, such as the name of the dataset.
     """
     path = os.path.join(path, CARD_FILE) if os.path.isdir(path) else os.fspath(path)
     if not os.path.isfile(path):
-        raise ValueError(f"there is no model card {path}")
+        raise ValueError(f"{path} does not exist: add_results needs a saved model card")
     card = ModelCard.load(path)
     merged = {_same_metric(result): result for result in card.data.eval_results or []}
-    merged.update((_same_metric(result), replace(result, metric_value=_plain(result))) for result in results)
+    merged.update((_same_metric(result), replace(result, metric_value=_yaml_value(result))) for result in results)
     card.data.eval_results = list(merged.values())
     card.data.model_name = card.data.model_name or os.path.basename(os.path.dirname(os.path.abspath(path)))
     kept = ModelCard(str(card)).data.eval_results or []
     for result in merged.values():
         if result not in kept:
             raise ValueError(
-                f"the card's model-index cannot hold the {result.metric_type} on {result.dataset_name}: another "
-                "result has the same task and dataset (type, config, split, revision) and another name, args or source"
+                f"{path}: model-index cannot hold the {result.metric_type} on {result.dataset_name}, because another "
+                "result has the same task and dataset (type, config, split, revision) but another name, args or "
+                "source; give the datasets different types, configs or splits"
             )
     card.save(path)
 
 
-def _plain(result: EvalResult) -> int | float | str:
-    """The value of a result as YAML takes it, which knows no types of NumPy or PyTorch."""
+def _yaml_value(result: EvalResult) -> int | float | str:
+    """The value of a result as a Python number or string; YAML has no types of NumPy or PyTorch."""
     value = result.metric_value
     value = value.item() if hasattr(value, "item") else value
     if isinstance(value, numbers.Real) and not math.isfinite(value):
-        raise ValueError(f"the {result.metric_type} on {result.dataset_name} is {value}, which no card can hold")
+        raise ValueError(f"the {result.metric_type} on {result.dataset_name} is {value}; it must be finite")
     return value

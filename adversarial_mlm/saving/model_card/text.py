@@ -1,4 +1,4 @@
-"""How a card writes things: tables, numbers, options, paths, the command line."""
+"""Formatting for the card: tables, numbers, options, paths, the command line."""
 
 import json
 import os
@@ -10,8 +10,8 @@ from typing import Any
 
 from adversarial_mlm.utils.tables import markdown_table
 
-# about the place where a run happens, its console and its secrets, and not about the model
-_OF_THE_PLACE = {
+# options about folders, logs and the machine, which do not describe the model
+_OF_THE_MACHINE = {
     *("output_dir", "overwrite_output_dir", "cache_dir", "logging_dir", "run_name", "report_to", "disable_tqdm"),
     *("resume_from_checkpoint", "local_rank", "dataloader_pin_memory", "accelerator_config", "trackio_space_id"),
 }
@@ -22,28 +22,28 @@ _ABSOLUTE_PATH = re.compile(
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
-    """A Markdown table of a card, whose columns are aligned in the source, too.
+    """A Markdown table with columns that are also aligned in the source.
 
     Args:
-        headers (`Sequence[str]`): One for each column.
+        headers (`Sequence[str]`): Header of each column.
         rows (`Sequence[Sequence[str]]`): The cells.
-        numbers (`bool`, *optional*, defaults to `False`): Whether all columns but the first are aligned to the right.
+        numbers (`bool`, *optional*, defaults to `False`): Whether to align all columns but the first to the right.
     """
     return markdown_table(headers, rows, padded=True, numbers=numbers)
 
 
 def percent(share: float) -> str:
-    """0.15 as `15 %`."""
+    """A share as a percentage: `15 %` for 0.15."""
     return f"{100 * share:g} %"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 update`, `2,000 updates`."""
+    """A number with its noun: `1 update`, `2,000 updates`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def without_paths(text: str) -> str:
-    """The text with the last part alone of every absolute path; relative ones stay."""
+    """Replace each absolute path in a text by its last part; keep relative paths."""
 
     def last_part(match: re.Match) -> str:
         return re.split(r"[/\\]", match[0].rstrip("/\\ "))[-1] or "/"
@@ -52,13 +52,13 @@ def without_paths(text: str) -> str:
 
 
 def command_line(argv: Sequence[str]) -> str | None:
-    """The command that makes the run again, without tokens, absolute paths and what is about a resumption.
+    """The command that repeats a run, without tokens, absolute paths and `--resume_from_checkpoint`.
 
     Args:
         argv (`Sequence[str]`): `sys.argv`.
 
     Returns:
-        `str`, or `None` where no script was started.
+        `str`, or `None` if no script was started.
     """
     if not argv[0].endswith(".py"):
         return None
@@ -76,24 +76,24 @@ def command_line(argv: Sequence[str]) -> str | None:
 
 
 def changed_options(part: Any) -> dict[str, str]:
-    """The options of a dataclass that differ from their defaults, as text; not those about the place of a run.
+    """The options of a dataclass that differ from their defaults, as text, without those about the machine.
 
     Args:
-        part (dataclass instance): Such as the training arguments.
+        part (dataclass instance): Such as [`AdversarialMLMTrainingArguments`].
     """
     changed = {}
     for item in fields(part):
         default = item.default if item.default_factory is MISSING else item.default_factory()
         value = getattr(part, item.name, default)
-        unset = default in (None, "") and (value is False or value == [])  # what None and "" are turned into
-        hidden = item.name in _OF_THE_PLACE or item.name.endswith("_token") or not item.init
+        unset = default in (None, "") and (value is False or value == [])  # what the arguments make of None and ""
+        hidden = item.name in _OF_THE_MACHINE or item.name.endswith("_token") or not item.init
         if value != default and not unset and not hidden:
             changed[item.name] = option_value(value)
     return changed
 
 
 def option_value(value: Any) -> str:
-    """The value of an option as one writes it."""
+    """The value of an option as it is written on the command line."""
     value = getattr(value, "value", value)  # of an enum
     if isinstance(value, list | tuple):
         return " ".join(map(option_value, value))
@@ -105,5 +105,5 @@ def option_value(value: Any) -> str:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether this can be a name on the Hub, `name` or `owner/name`, and is nothing on this disk."""
+    """Whether a name has the form of one on the Hub, `name` or `owner/name`, and is not a path on this disk."""
     return re.fullmatch(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", name) is not None and not os.path.exists(name)

@@ -1,4 +1,4 @@
-"""The networks, how they were trained, and where."""
+"""The networks, how they were trained, and on which hardware."""
 
 from adversarial_mlm.models import presets
 from adversarial_mlm.saving.model_card import origin
@@ -6,12 +6,12 @@ from adversarial_mlm.saving.model_card.facts import CardFacts, NoiserFacts, Poin
 from adversarial_mlm.saving.model_card.text import count, percent, table
 
 _VIEWS = {
-    "full": "sees the whole protein",
-    "context": "sees all but the residue it scores",
-    "blind": "chooses among random candidates that are hidden from it",
+    "full": "it sees all residues",
+    "context": "it sees all residues except the one that it scores",
+    "blind": "it chooses among random candidates and does not see their residues",
 }
 
-# options that do nothing in a run without a noiser
+# options that have no effect in a run without a noiser
 _OF_THE_GAME = {
     *("learned_options", "sampler", "selection", "gated", "temperature", "candidate_rate", "preset", "on_collapse"),
     *("encoder_steps", "shared_phase_counter", "reversal_strength", "adversarial_share", "slow_encoder_decay"),
@@ -20,7 +20,7 @@ _OF_THE_GAME = {
 
 
 def preset_name(facts: CardFacts) -> str | None:
-    """The preset of this package whose sizes the encoder has; `None` for any other network."""
+    """The preset of this package with the sizes of the encoder; `None` if there is none."""
     config = facts.encoder.config
     if origin.started_from(facts) or facts.encoder.adapters or config.model_type != "bert":
         return None
@@ -31,7 +31,7 @@ def preset_name(facts: CardFacts) -> str | None:
 
 
 def architecture(facts: CardFacts) -> str:
-    """Sizes of the encoder, as a table."""
+    """Table of the encoder's sizes."""
     encoder, preset = facts.encoder, preset_name(facts)
     rows = [("class", f"`{encoder.class_name}`" + (f" (preset `{preset}`)" if preset else ""))]
     parameters = f"{encoder.parameters / 1e6:.1f} M"
@@ -43,37 +43,36 @@ def architecture(facts: CardFacts) -> str:
         "hidden size": "hidden_size",
         "layers": "num_hidden_layers",
         "attention heads": "num_attention_heads",
-        "width of the feed-forward layers": "intermediate_size",
-        "tokens in the vocabulary": "vocab_size",
-        "positions": "max_position_embeddings",
+        "feed-forward size": "intermediate_size",
+        "vocabulary size": "vocab_size",
+        "maximum positions": "max_position_embeddings",
     }
     for told, name in sizes.items():
         if getattr(encoder.config, name, None) is not None:
             rows.append((told, f"{getattr(encoder.config, name):,}"))
-    rows.append(("residues in a training window", f"{facts.inputs.max_residues:,}"))
+    rows.append(("residues per training window", f"{facts.inputs.max_residues:,}"))
     return table(("the encoder", ""), rows)
 
 
 def encoder_facts(facts: CardFacts) -> list[str]:
-    """How the encoder was trained, a sentence each."""
+    """How the encoder was trained, one line each."""
     made, rules = facts.optimization, facts.rules
     told = [
-        f"{facts.step:,} of {made.max_steps:,} encoder updates on {_batches(facts)}",
-        f"optimizer {made.optimizer}, peak learning rate {made.learning_rate:g}, "
-        f"schedule {made.schedule} {_warm_up(made.warmup_steps)}, "
+        f"{facts.step:,} of {made.max_steps:,} encoder updates, {_batches(facts)}",
+        f"optimizer `{made.optimizer}`, peak learning rate {made.learning_rate:g}, "
+        f"`{made.schedule}` schedule {_warm_up(made.warmup_steps)}, "
         f"weight decay {made.weight_decay:g}, {_clip(made.max_grad_norm)}",
         "loss: " + _loss(facts),
-        f"random masks: {percent(rules.random_rate)} of the residues of every protein, "
+        f"random masks: {percent(rules.random_rate)} of the residues of each protein, corruption mix "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in rules.mask_options)}",
+        f"proteins of more than {count(facts.inputs.max_residues, 'residue')}: "
+        "a random window of this length, a new one in each epoch",
     ]
     trained = origin.what_was_trained(facts)
     if trained is not None:
         told.insert(1, trained)
     if facts.best_by is not None:
-        told.append(
-            f"these weights are the best of those that were evaluated, by `{facts.best_by}`, "
-            f"after update {facts.step:,}"
-        )
+        told.append(f"these weights have the best `{facts.best_by}` of all evaluated ones (update {facts.step:,})")
     return told
 
 
@@ -81,29 +80,29 @@ def _batches(facts: CardFacts) -> str:
     made, processes = facts.optimization, facts.environment.processes
     at_a_time = made.batch_size_per_process * processes
     (_, first), *later = made.accumulation
-    told = f"{count(at_a_time * first, 'sequence')} each"
-    told += "".join(f", {at_a_time * steps:,} from update {update:,} on" for update, steps in later)
+    told = f"batch size {at_a_time * first:,}"
+    told += "".join(f", {at_a_time * steps:,} from update {update:,}" for update, steps in later)
     steps = " then ".join(f"{steps:,}" for _, steps in made.accumulation)
     steps = f"{steps} accumulation step" + ("" if steps == "1" else "s")
-    return f"{told} ({made.batch_size_per_process} at a time, {steps}, {count(processes, 'process', 'processes')})"
+    return f"{told} ({made.batch_size_per_process} per device, {steps}, {count(processes, 'process', 'processes')})"
 
 
 def _warm_up(steps: int) -> str:
-    return f"after {count(steps, 'update')} of warm-up" if steps else "without warm-up"
+    return f"after {count(steps, 'warm-up update')}" if steps else "without warm-up"
 
 
 def _loss(facts: CardFacts) -> str:
     made = facts.optimization
-    loss = "cross-entropy of the masked residues, kept ones included"
+    loss = "cross-entropy of the masked residues, including those that keep their token"
     if made.unmasked_weight:
-        loss = f"cross-entropy of all residues, those that are not masked counted {made.unmasked_weight:g} times"
+        loss = f"cross-entropy of all residues; weight of those that are not masked: {made.unmasked_weight:g}"
     if facts.noiser is not None and made.importance_exponent:
-        loss += f"; importance weights with the exponent {made.importance_exponent:g}"
+        loss += f"; importance weights with exponent {made.importance_exponent:g}"
     return loss
 
 
 def noiser_facts(facts: CardFacts) -> list[str]:
-    """What the noiser is, what it masked and how it was trained, a sentence each; empty where there is none."""
+    """What the noiser is, what it masked and how it was trained, one line each; empty without a noiser."""
     noiser, rules = facts.noiser, facts.rules
     if noiser is None:
         return []
@@ -112,49 +111,51 @@ def noiser_facts(facts: CardFacts) -> list[str]:
     if rules.blind:
         rate = rules.candidate_rate
         rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
-        candidates = f", {percent(rate)} of the residues"
-    how = "where and how" if rules.learned_options else "where, always by [MASK]"
+        candidates = f" (candidate set: {percent(rate)} of the residues)"
+    chooses = "positions and how to mask them" if rules.learned_options else "positions only and always uses [MASK]"
     share = _ramp(noiser.adversarial_share)
     told = [
-        f"a {config.backbone} noiser with {noiser.parameters / 1e6:.1f} M parameters "
-        f"(embedding {config.embedding_size}, hidden size {config.hidden_size}, "
-        f"{count(config.num_hidden_layers, 'layer')}) that {_VIEWS[config.view]}{candidates}",
-        f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of every protein"
-        + (", or fewer, as `threshold` has it" if rules.selection == "threshold" else "")
-        + f", on others than the random ones; the noiser chooses {how}"
-        + (f"; {share} of these masks were left to it, and random ones filled up" if share else ""),
-        f"sampler {rules.sampler}, selection {rules.selection}"
+        f"`{config.backbone}` with {noiser.parameters / 1e6:.1f} M parameters "
+        f"(embedding size {config.embedding_size}, hidden size {config.hidden_size}, "
+        f"{count(config.num_hidden_layers, 'layer')})",
+        f"view `{config.view}`: {_VIEWS[config.view]}{candidates}",
+        f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of each protein"
+        + (" or fewer (`selection: threshold`)" if rules.selection == "threshold" else "")
+        + f", in addition to the random masks; the noiser chooses {chooses}"
+        + (f"; its share of these masks: {share}, the rest was random" if share else ""),
+        f"sampler `{rules.sampler}`, selection `{rules.selection}`"
         + ("" if rules.gated else ", not gated")
         + (f", temperature {rules.temperature:g}" if rules.temperature != 1 else ""),
-        "the game: " + _game(noiser),
+        _updates(noiser),
     ]
     if noiser.update == "none":
         return told
     factor = _ramp(noiser.learning_rate_factor)
     return [
         *told,
-        f"reward {noiser.reward}: it was paid for {noiser.reward_description}",
-        f"peak learning rate {noiser.learning_rate:g} on the encoder's schedule"
+        f"reward `{noiser.reward}`: {noiser.reward_description}",
+        f"peak learning rate {noiser.learning_rate:g}, with the schedule of the encoder"
         + (f" times {factor}" if factor else "")
         + f", weight decay {noiser.weight_decay:g}, {_clip(noiser.max_grad_norm)}",
     ]
 
 
-def _game(noiser: NoiserFacts) -> str:
+def _updates(noiser: NoiserFacts) -> str:
     if noiser.update == "none":
-        return "the noiser masked as it was, and was not trained"
+        return "the noiser was not trained in this run"
     if noiser.update == "alternate":
-        game = f"{count(noiser.steps, 'noiser update')} to every {noiser.encoder_steps} of the encoder"
-        game += ", phases counted together" if noiser.shared_phase_counter else ""
-        return game + (", the encoder's dropout on in both" if noiser.encoder_dropout else "")
-    game = "the noiser learned by gradient reversal with "
-    game += "every update" if noiser.every == 1 else f"one of every {noiser.every} updates"
+        told = f"alternating updates: {count(noiser.steps, 'noiser update')}, then "
+        told += count(noiser.encoder_steps, "encoder update")
+        told += ", with one counter for both phases" if noiser.shared_phase_counter else ""
+        return told + (", with the encoder's dropout in both phases" if noiser.encoder_dropout else "")
+    told = "one-backward updates by gradient reversal, with "
+    told += "every encoder update" if noiser.every == 1 else f"one of {noiser.every} encoder updates"
     strength = _ramp(noiser.reversal_strength)
-    return f"{game} of the encoder" + (f", times {strength}" if strength else "")
+    return told + (f"; reversal strength {strength}" if strength else "")
 
 
 def _ramp(points: Points) -> str | None:
-    """A ramp in words; `None` where it is 1 throughout."""
+    """A ramp in words; `None` if it is always 1."""
     if [value for _, value in points] == [1.0]:
         return None
     told = [f"{value:g} at update {step:,}" for step, value in points]
@@ -162,21 +163,21 @@ def _ramp(points: Points) -> str | None:
 
 
 def _clip(norm: float) -> str:
-    return f"gradient clipped at a norm of {norm:g}" if norm else "gradient not clipped"
+    return f"gradients clipped at norm {norm:g}" if norm else "gradients not clipped"
 
 
 def options(facts: CardFacts) -> str:
-    """All options that differ from their defaults, as a table; empty where none does."""
+    """Table of all options that differ from their defaults; empty if there are none."""
     rows = dict(facts.options)
     if "global_batch_size" in rows:
-        rows.pop("gradient_accumulation_steps", None)  # which follows from it
+        rows.pop("gradient_accumulation_steps", None)  # computed from the global batch size
     if facts.noiser is None:
         rows = {name: rows[name] for name in rows if name not in _OF_THE_GAME and not name.startswith("noiser")}
     return table(("option", "value"), [(f"`{name}`", value) for name, value in rows.items()]) if rows else ""
 
 
 def environment(facts: CardFacts) -> str:
-    """Seeds, versions, hardware and times, as a table."""
+    """Table of seeds, versions, hardware and times."""
     made, dtype = facts.environment, facts.encoder.dtype
     precision = dtype if made.mixed_precision == "no" else f"{dtype} weights, {made.mixed_precision} mixed precision"
     rows = [
@@ -198,9 +199,9 @@ def _seconds(entry: dict[str, float]) -> float:
 
 
 def _time(facts: CardFacts, seconds: float) -> str:
-    told = f"{_duration(seconds)} in updates"
+    told = f"{_duration(seconds)} for updates"
     whole = next((e["train_runtime"] for e in reversed(facts.log_history) if "train_runtime" in e), 0)
-    # of a run that was resumed it tells of the last start alone
+    # after a resume, `train_runtime` covers only the last start
     complete = whole >= seconds and facts.best_by is None
     return told + (f", {_duration(whole)} with evaluations and saves" if complete else "")
 
@@ -214,7 +215,7 @@ def _duration(seconds: float) -> str:
 
 
 def launch_command(facts: CardFacts) -> str | None:
-    """The command that makes the run again, its launcher included; `None` where nothing is known of it."""
+    """The command that repeats the run, with its launcher; `None` if it is unknown."""
     if facts.command is None:
         return None
     made = facts.environment

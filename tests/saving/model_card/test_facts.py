@@ -29,7 +29,7 @@ def test_the_card_can_be_imported_without_the_trainer():
 
 def test_a_random_runs_card(make_facts, card_of):
     card = card_of(make_facts())
-    assert "# my-model\n" in card.text and "100 of 200 encoder updates on 8 sequences each" in card.text
+    assert "# my-model\n" in card.text and "100 of 200 encoder updates, batch size 8 " in card.text
     assert "20 % of the residues" in card.text and "1,000 proteins" in card.text
     assert "noiser" not in card.text and card.data.library_name == "transformers"
 
@@ -38,7 +38,7 @@ def test_the_card_of_a_game(make_facts, make_noiser_facts, card_of):
     noiser = make_noiser_facts(view="blind", reward="credit", reward_description="hard residues")
     rules = MaskingRules(random_rate=0.1, adversarial_rate=0.1, blind=True)
     text = card_of(make_facts(noiser=noiser, rules=rules)).text
-    assert "10 noiser updates to every 10 of the encoder" in text and "hard residues" in text
+    assert "10 noiser updates, then 10 encoder updates" in text and "hard residues" in text
     assert "30 % of the residues" in text  # candidates, by default
 
 
@@ -50,7 +50,7 @@ def test_batches_that_grow_are_told_with_all_processes(make_facts, card_of):
         environment=replace(facts.environment, processes=2),
     )
     text = card_of(facts).text
-    assert "16 sequences each, 64 from update 80 on (8 at a time, 1 then 4 accumulation steps, 2 processes)" in text
+    assert "batch size 16, 64 from update 80 (8 per device, 1 then 4 accumulation steps, 2 processes)" in text
 
 
 def test_of_the_log_only_what_these_weights_have_seen_is_told(make_facts, card_of):
@@ -63,7 +63,7 @@ def test_of_the_log_only_what_these_weights_have_seen_is_told(make_facts, card_o
     ]
     text = card_of(make_facts(log_history=log)).text
     assert "12.180" in text and "99.000" not in text
-    assert "900 by the encoder, in 100 updates" in text and "1 min 30 s in updates, 2 h 1 min with" in text
+    assert "900 by the encoder, in 100 updates" in text and "1 min 30 s for updates, 2 h 1 min with" in text
     best = card_of(make_facts(log_history=log, best_by="eval_loss")).text
     assert "`eval_loss`" in best and "2 h 1 min" not in best  # which is the time of the whole run
 

@@ -41,8 +41,7 @@ def trained(model) -> tuple[int, int]:
 
 def test_an_encoder_that_was_loaded_in_python_is_named_without_its_path(save_encoder, trainer_of, card_of, tmp_path):
     card = card_of(trainer_of(*load_encoder(save_encoder("bert"))))
-    assert "but from `bert`." in card.text and "starting from the weights of `bert`" in card.text
-    assert "It was trained further by filling in" in card.text and "has learned this" not in card.text
+    assert "Training started from the weights of `bert`." in card.text and "the limits of `bert`," in card.text
     assert card.data.base_model is None and str(tmp_path) not in str(card)
 
 
@@ -50,20 +49,20 @@ def test_of_a_relative_path_the_folders_name_is_told(save_encoder, trainer_of, c
     (tmp_path / "here").mkdir()
     save_encoder("bert")
     monkeypatch.chdir(tmp_path / "here")
-    assert "but from `bert`." in card_of(trainer_of(*load_encoder("../bert"))).text
+    assert "started from the weights of `bert`." in card_of(trainer_of(*load_encoder("../bert"))).text
 
 
 def test_a_name_on_the_hub_is_told_as_it_is(make_encoder, tokenizer, trainer_of, card_of):
     encoder = make_encoder()
     encoder.name_or_path = "owner/proteins"  # as from_pretrained sets it
     card = card_of(trainer_of(encoder, tokenizer))
-    assert "but from `owner/proteins`." in card.text and card.data.base_model == "owner/proteins"
+    assert "started from the weights of `owner/proteins`." in card.text and card.data.base_model == "owner/proteins"
 
 
 def test_a_fresh_encoder_started_from_nothing(make_encoder, tokenizer, trainer_of, card_of):
     card = card_of(trainer_of(make_encoder(), tokenizer))
-    assert "did not start from random" not in card.text and "It has learned this by" in card.text
-    assert card.data.base_model is None and "trained:" not in card.text
+    assert "Training started from" not in card.text
+    assert card.data.base_model is None and "trained parameters" not in card.text
 
 
 def test_a_recipes_fresh_encoder_that_was_read_back_did_not_start_from_its_own_folder(
@@ -73,7 +72,7 @@ def test_a_recipes_fresh_encoder_that_was_read_back_did_not_start_from_its_own_f
     trainer.run_facts["recipe"] = parse_recipe(["--train_data", "a.fasta"])
     trainer.run_facts["data"] = {"source_validation": ["a.fasta"]}
     trainer.eval_dataset = None
-    assert "did not start from random weights" not in card_of(trainer).text
+    assert "Training started from" not in card_of(trainer).text
 
 
 # ---- how much was trained ----
@@ -85,7 +84,7 @@ def test_frozen_parameters_are_counted(save_encoder, trainer_of, card_of):
     part, whole = trained(encoder)
     assert 0 < part < whole
     text = card_of(trainer_of(encoder, tokenizer)).text
-    assert f"- trained: {part:,} of {whole:,} parameters; the others stayed as they were\n" in text
+    assert f"- trained parameters: {part:,} of {whole:,}; all others were frozen\n" in text
 
 
 @pytest.mark.parametrize("read_back", [False, True])
@@ -102,8 +101,8 @@ def test_the_last_layers_of_a_recipe_are_named(save_encoder, trainer_of, card_of
     trainer.run_facts.update(recipe=parse_recipe(words), base_model=folder)
     trainer.eval_dataset = None
     text = card_of(trainer).text
-    assert f"- trained: {part:,} of {whole:,} parameters, those of {told}" in text
-    assert "the head (but for its output weights, which are the embeddings); the others stayed" in text
+    assert f"- trained parameters: {part:,} of {whole:,}, those of {told}" in text
+    assert "the head (without its output weights, which are tied to the embeddings); all others" in text
 
 
 def test_an_esm_whose_contact_head_no_loss_reaches_is_trained_as_a_whole(save_encoder, trainer_of, card_of):
@@ -111,9 +110,9 @@ def test_an_esm_whose_contact_head_no_loss_reaches_is_trained_as_a_whole(save_en
     trainer = trainer_of(encoder, tokenizer)
     assert trained(encoder)[0] < trained(encoder)[1]
     text = card_of(trainer).text
-    assert "trained:" not in text and "contact head (`predict_contacts`) was not trained" in text
+    assert "trained parameters" not in text and "contact head (`predict_contacts`) was not trained" in text
     encoder.base_model.embeddings.requires_grad_(False)
-    assert "- trained:" in card_of(trainer).text
+    assert "- trained parameters:" in card_of(trainer).text
 
 
 # ---- adapters ----
@@ -127,26 +126,26 @@ def test_the_card_of_an_adapter_is_an_adapters(save_encoder, trainer_of, card_of
     assert card.data.library_name == "peft" and card.data.base_model is None and str(tmp_path) not in str(card)
     for told in (
         "an adapter for a protein language model (`bert`): LoRA of rank 2 and alpha 6 on `query`, `value`.",
-        "not the weights of `bert`, without which", "`transformers` and `peft` are needed", ", peft ",
-        f"- trained: {part:,} of {whole:,} parameters, those of the adapter; the others stayed as they were\n",
-        "`base_model_name_or_path` in `adapter_config.json`",
+        "You also need the weights of `bert`.", "This needs `transformers` and `peft`.", ", peft ",
+        f"- trained parameters: {part:,} of {whole:,}, those of the adapter; all others were frozen\n",
+        "`adapter_config.json` names as `base_model_name_or_path`",
     ):  # fmt: skip
         assert told in card.text, told
     assert re.search(r"\| class +\| `BertForMaskedLM` +\|", card.text) and "PeftModel" not in card.text
-    assert "has learned this" not in card.text and "Only `transformers`" not in card.text
+    assert "needs only `transformers`" not in card.text
 
 
 def test_the_base_of_an_adapter_on_the_hub_stands_in_the_metadata(make_encoder, tokenizer, trainer_of, card_of, adapt):
     encoder = make_encoder()
     encoder.name_or_path = "owner/proteins"
     card = card_of(trainer_of(adapt(encoder, modules_to_save=["transform"]), tokenizer))
-    assert card.data.base_model == "owner/proteins" and "`owner/proteins` is fetched from the Hub" in card.text
-    assert "; trained as a whole: `transform`." in card.text and "`base_model_name_or_path`" not in card.text
+    assert card.data.base_model == "owner/proteins" and "`owner/proteins` is downloaded from the Hub" in card.text
+    assert "; fully trained: `transform`." in card.text and "`base_model_name_or_path`" not in card.text
 
 
 def test_an_adapter_of_an_encoder_without_a_name_asks_for_it(make_encoder, tokenizer, trainer_of, card_of, adapt):
     card = card_of(trainer_of(adapt(make_encoder()), tokenizer))
-    assert card.data.base_model is None and "is not known here" in card.text
+    assert card.data.base_model is None and "encoder is not known" in card.text
     assert card.text.count(f'base = AutoModelForMaskedLM.from_pretrained("{BASE_PLACEHOLDER}")') == 3
 
 

@@ -35,10 +35,13 @@ def test_the_card_is_valid_and_tells_how_the_model_was_made(adversarial, make_tr
     card = card_of(make_trainer(adversarial, **FIGURES))
     assert card.data.library_name == "transformers" and card.data.pipeline_tag in SUPPORTED_TASKS
     assert "adversarial-masking" in card.data.tags and "license" not in card.data.to_dict()
-    assert "# my-model\n" in card.text and "4 proteins: some by chance, and some by a second network" in card.text
-    assert 'subfolder="noiser"' in card.text and "10 noiser updates to every 10 of the encoder" in card.text
-    assert "adamw_torch_fused" in card.text and "chooses where and how" in card.text
-    assert "more than 510 residues" in card.text and "licence of the data: none was given" in card.text
+    assert (
+        "# my-model\n" in card.text
+        and "residues in 4 proteins.\nSome residues were masked at random. The others" in card.text
+    )
+    assert 'subfolder="noiser"' in card.text and "10 noiser updates, then 10 encoder updates" in card.text
+    assert "adamw_torch_fused" in card.text and "chooses positions and how to mask them" in card.text
+    assert "more than 510 residues" in card.text and "licence of the data: not given" in card.text
     assert "|         2.500 |     12.180 |    0.200 |" in card.text
     assert "adds one with random weights" in card.text and "background" not in card.text
     assert "add_pooling_layer=False)" in card.text and f"adversarial-mlm {__version__}, torch 2" in card.text
@@ -48,7 +51,7 @@ def test_the_card_is_valid_and_tells_how_the_model_was_made(adversarial, make_tr
 def test_the_card_of_a_random_run_speaks_of_no_noiser(at_random, make_trainer, card_of):
     card = card_of(make_trainer(at_random, noiser_steps=7))
     assert "noiser" not in card.text and "20 % of the residues" in card.text and "## Results" not in card.text
-    assert "adversarial-masking" not in card.data.tags and "What a substitution costs" in card.text
+    assert "adversarial-masking" not in card.data.tags and "Score a substitution" in card.text
 
 
 def test_only_the_newest_figures_stand_in_the_card(at_random, make_trainer, card_of):
@@ -57,7 +60,7 @@ def test_only_the_newest_figures_stand_in_the_card(at_random, make_trainer, card
     trainer.state.global_step = 5
     card = card_of(trainer)
     assert re.search(r"\| a +\| +1\.500 \| +4\.500 \| +0\.400 \|\n", card.text) and "2.000" not in card.text
-    assert "After 3 encoder updates" in card.text  # when they were measured, and not when the weights were saved
+    assert "after 3 encoder updates" in card.text  # when they were measured, and not when the weights were saved
 
 
 def test_figures_are_results_for_the_hub_and_come_back_as_they_were(at_random, make_trainer, card_of):
@@ -72,7 +75,7 @@ def test_figures_are_results_for_the_hub_and_come_back_as_they_were(at_random, m
     }  # fmt: skip
     assert {r.task_type for r in card.data.eval_results} <= set(SUPPORTED_TASKS)
     assert card.data.eval_results[0].metric_args == {"mask_rate": 0.2, "mask_seed": 2021}
-    assert card.data.model_name == "my-model" and "20 % of the residues hidden" in card.text
+    assert card.data.model_name == "my-model" and "20 % of the residues were replaced" in card.text
 
 
 def test_what_is_not_finite_is_told_and_kept_from_the_hub(at_random, make_trainer, card_of):
@@ -103,16 +106,20 @@ def test_a_run_from_another_model_says_from_which(
     trainer = make_trainer(at_random, **FIGURES)
     trainer.run_facts["base_model"] = base.replace("{tmp}", str(tmp_path))
     card = card_of(trainer)
-    assert f"but from {told}." in card.text and f"starting from the weights of {told}" in card.text
+    assert f"started from the weights of {told}." in card.text and f"the limits of {told}," in card.text
     assert card.data.base_model == in_metadata and str(tmp_path) not in str(card)
-    assert "TAPE" not in card.text and "untrained" not in card.text and "cite the model that training" in card.text
+    assert (
+        "TAPE" not in card.text
+        and "untrained" not in card.text
+        and "and the model that training started from" in card.text
+    )
 
 
 def test_a_preset_is_told_from_tapes_transformer_and_another_bert_is_not(
     at_random, make_encoder, make_trainer, card_of
 ):
     card = card_of(make_trainer(at_random, make_encoder(**PRESET)))
-    assert "(preset `tiny`)" in card.text and "TAPE's transformer, which normalises before each layer" in card.text
+    assert "(preset `tiny`)" in card.text and "TAPE's transformer is a different network" in card.text
     assert "TAPE" not in card_of(make_trainer(at_random)).text
 
 
@@ -168,9 +175,9 @@ def test_a_collapse_is_told_where_these_weights_have_seen_it(adversarial, make_t
     trainer = make_trainer(adversarial, metric_for_best_model="loss", **FIGURES)
     trainer.state.log_history.append({"step": 20, "collapse": 1.0})
     trainer.state.global_step = 30
-    assert "**The game collapsed** at update 20" in card_of(trainer).text
+    assert "**Training collapsed** at encoder update 20" in card_of(trainer).text
     trainer.loaded_best_step = 10
-    assert "The game collapsed at update 20, after these weights were saved." in card_of(trainer).text
+    assert "Training collapsed at encoder update 20, after these weights were saved." in card_of(trainer).text
 
 
 def test_the_best_weights_come_with_their_own_figures(adversarial, make_trainer, card_of):
@@ -179,25 +186,33 @@ def test_the_best_weights_come_with_their_own_figures(adversarial, make_trainer,
     trainer.state.global_step = trainer.state.max_steps = 6
     trainer.loaded_best_step = 2
     card = card_of(trainer)
-    assert "2 of 6 encoder updates" in card.text and "best of those that were evaluated, by `eval_loss`" in card.text
+    assert (
+        "2 of 6 encoder updates" in card.text and "the best `eval_loss` of all evaluated ones (update 2)" in card.text
+    )
     assert "2.500" in card.text and "2.750" not in card.text and card.data.eval_results[0].metric_value == 2.5
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"noiser_steps": 1, "encoder_steps": 5}, ["1 noiser update to every 5 of the encoder", "reward loss"]),
+        ({"noiser_steps": 1, "encoder_steps": 5}, ["1 noiser update, then 5 encoder updates", "reward `loss`"]),
         (
             {"noiser_update": "reversal", "noiser_every": 3, "reversal_strength": ["-1@0", "1@1000"]},
-            ["one of every 3 updates of the encoder, times (-1 at update 0, 1 at update 1,000)", "gradient reversal"],
+            ["one of 3 encoder updates; reversal strength (-1 at update 0, 1 at update 1,000)", "gradient reversal"],
         ),
-        ({"noiser_update": "none"}, ["masked as it was, and was not trained", "was itself\nnot trained"]),
+        (
+            {"noiser_update": "none"},
+            ["- the noiser was not trained in this run", "which was not trained in\nthis run"],
+        ),
         ({"noiser_reward": "reducible", "slow_encoder_decay": 0.9}, ["slow copy of the encoder (decay 0.9)"]),
-        ({"adversarial_share": ["0@0", "1@50"]}, ["(0 at update 0, 1 at update 50) of these masks were left to it"]),
-        ({"loss_scope": "all", "unmasked_weight": 0.5}, ["cross-entropy of all residues", "counted 0.5 times"]),
-        ({"importance_exponent": 1.0}, ["importance weights with the exponent 1"]),
-        ({"noiser_max_grad_norm": 0.0, "noiser_learning_rate_factor": ["0.5"]}, ["schedule times 0.5", "not clipped"]),
-        ({"warmup_steps": 7, "lr_scheduler_type": "cosine"}, ["schedule cosine after 7 updates of warm-up"]),
+        ({"adversarial_share": ["0@0", "1@50"]}, ["its share of these masks: (0 at update 0, 1 at update 50)"]),
+        ({"loss_scope": "all", "unmasked_weight": 0.5}, ["cross-entropy of all residues", "not masked: 0.5"]),
+        ({"importance_exponent": 1.0}, ["importance weights with exponent 1"]),
+        (
+            {"noiser_max_grad_norm": 0.0, "noiser_learning_rate_factor": ["0.5"]},
+            ["schedule of the encoder times 0.5", "not clipped"],
+        ),
+        ({"warmup_steps": 7, "lr_scheduler_type": "cosine"}, ["`cosine` schedule after 7 warm-up updates"]),
     ],
 )
 def test_every_game_is_told_as_it_was_played(adversarial, make_trainer, card_of, settings, words):
@@ -212,9 +227,9 @@ def test_every_game_is_told_as_it_was_played(adversarial, make_trainer, card_of,
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        ("full", "sees the whole protein"),
-        ("context", "all but the residue"),
-        ("blind", "from it, 30 % of the residues"),
+        ("full", "it sees all residues\n"),
+        ("context", "all residues except the one"),
+        ("blind", "(candidate set: 30 % of the residues)"),
     ],
 )
 def test_what_the_noiser_sees_is_told(tokenizer, make_noiser, make_trainer, card_of, view, words):
@@ -233,7 +248,7 @@ def test_the_noisers_figures_stand_beside_the_random_ones(adversarial, make_trai
     figures = {**FIGURES, **{f"eval_{name}": value for name, value in noisers.items()}, "eval_enrichment_max": 2.25}
     text = card_of(make_trainer(adversarial, **figures)).text
     assert re.search(r"\| validation +\| +2\.500 \| +12\.180 \| +0\.200 \| +2\.900 \|", text)
-    assert "The *background predictor* knows only" in text
+    assert "The *background predictor* predicts each" in text
     assert re.search(r"\| validation +\| +2\.700 \| +2\.600 \| \+0\.050 \| +W 2\.2× \|", text)
 
 

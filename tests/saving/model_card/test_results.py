@@ -73,5 +73,5 @@ def test_what_a_card_cannot_hold_is_refused_and_changes_nothing(folder, results,
 
 
 def test_a_folder_without_a_card_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="there is no model card"):
+    with pytest.raises(ValueError, match="needs a saved model card"):
         model_card.add_results(tmp_path, [result(0.1)])

@@ -34,11 +34,11 @@ def test_the_same_run_elsewhere_and_resumed_has_the_same_card_but_for_the_times(
 def test_the_card_of_the_demo_counts_its_proteins(run):
     card = card_in(run(data_license="CC BY 4.0:\nUniProt", model_license="Apache-2.0", learning_rate=2e-3))
     for told in (
-        "- sources: `examples/data/demo.fasta`\n", "2,240 records read, 2,240 kept", "trained on: 1,814 proteins",
+        "- sources: `examples/data/demo.fasta`\n", "2,240 records read, 2,240 kept", "training set: 1,814 proteins",
         "licence of the data: CC BY 4.0: UniProt\n", "licence of these weights: apache-2.0\n", "`holdout_seed` 0",
-        "60 of 226", "60 of 200", "by `examples/data/demo_clusters.tsv`", "10 % of the members of each other family",
+        "60 of 226", "60 of 200", "from `examples/data/demo_clusters.tsv`", "10 % of each remaining family",
         "run_adv_mlm.py examples/recipes/demo.yaml --output_dir run --cache_dir cache --max_steps 4",
-        "say little about new families; those of *families* do", "preset `tiny`",
+        "say little about new families; use those of *families*", "preset `tiny`",
     ):  # fmt: skip
         assert told in card.text, told
     assert re.search(r"\| `learning_rate` +\| 0\.002 +\|", card.text) and "output_dir`" not in card.text
@@ -56,10 +56,10 @@ def test_what_was_dropped_and_taken_out_is_counted(run, tmp_path, proteins):
     ))  # fmt: skip
     for told in (
         "- sources: `train.fasta`\n", "43 records read, 41 kept; 2 dropped as too short (fewer than 10 residues)",
-        "1 with gaps", "1 with unknown residues (1 residues)", "identical to one of the near proteins",
-        "`near.fasta`: 3 records read, 3 kept", "10 % of the proteins, at random; their relatives are trained on",
-        "*sample* was held out at random", "was not checked, other than for identical sequences",
-        "licence of the data: none was given", "--validation_data near=near.fasta",
+        "1 with gaps", "1 with unknown residues (1 residues)", "identical to a protein of the held-out set *near*",
+        "`near.fasta`: 3 records read, 3 kept", "10 % of all proteins, at random; their relatives are in",
+        "*sample* was chosen at random", "only identical sequences were removed",
+        "licence of the data: not given", "--validation_data near=near.fasta",
     ):  # fmt: skip
         assert told in card.text, told
     assert "noiser" not in card.text.replace("--noiser_steps 1", "") and card.data.license is None
@@ -72,6 +72,6 @@ def test_of_a_stream_no_counts_are_told(run, tmp_path, proteins):
         train_data=tmp_path / "train.fasta", streaming=True, holdout_families=0, holdout_members=0, cluster_table="",
         background_gate="", eval_strategy="no",
     ))  # fmt: skip
-    assert "in a stream of proteins: some by chance" in card.text and "read as a stream" in card.text
+    assert "residues in a stream of proteins." in card.text and "the data were streamed" in card.text
     assert "records read" not in card.text and "No proteins were held out." in card.text
     assert "trained on a stream of proteins" in card.text and card.data.eval_results is None

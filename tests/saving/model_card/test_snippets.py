@@ -28,7 +28,7 @@ for code in sorted(json.loads(sys.argv[1]), key=lambda code: "adversarial_mlm" i
         sys.modules["adversarial_mlm"] = None
     names = {}
     exec(code, names)
-    kept = ("embeddings", "probabilities", "how_often", "logits")
+    kept = ("embeddings", "probabilities", "frequency", "logits")
     results.append({name: plain(names[name]) for name in kept if name in names})
 print(json.dumps(results))
 """
@@ -54,8 +54,8 @@ def run_snippets(tmp_path, repository):
 
 
 @torch.no_grad()
-def expected(trainer, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means over the residues of each example alone, and the logits at the hidden place of the first."""
+def expected(trainer, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Means over the residues of each example alone, and the logits at the masked position of the first."""
     model, encode = trainer.model.eval(), trainer.data_collator.sequence_encoder
     means = []
     for protein in EXAMPLES:
@@ -64,8 +64,8 @@ def expected(trainer, place: int) -> tuple[torch.Tensor, torch.Tensor]:
         hidden = encoder.base_model(input_ids=batch["input_ids"]).last_hidden_state
         means.append(hidden[batch["residue_mask"]].mean(dim=0))
     batch = encode([{"sequence": EXAMPLES[0]}])
-    batch["input_ids"][0, place + 1] = encode.vocabulary.mask_token_id
-    return torch.stack(means), model(input_ids=batch["input_ids"]).logits[0, place + 1]
+    batch["input_ids"][0, position + 1] = encode.vocabulary.mask_token_id
+    return torch.stack(means), model(input_ids=batch["input_ids"]).logits[0, position + 1]
 
 
 def check_the_encoders(results: list[dict], trainer) -> None:
@@ -83,9 +83,9 @@ def test_of_an_adversarial_run(tokenizer, make_noiser, make_trainer, run_snippet
     trainer = make_trainer(collator)
     results, printed = run_snippets(trainer)
     check_the_encoders(results, trainer)
-    how_often = results[2]["how_often"]
-    assert len(how_often) == len(EXAMPLES[0]) and sum(how_often) == pytest.approx(2, abs=1e-4)  # a tenth of 22
-    assert max(how_often) < 1 and printed.count("% of the draws") == 5
+    frequency = results[2]["frequency"]
+    assert len(frequency) == len(EXAMPLES[0]) and sum(frequency) == pytest.approx(2, abs=1e-4)  # a tenth of 22
+    assert max(frequency) < 1 and printed.count("% of the copies") == 5
 
 
 @pytest.mark.slow
