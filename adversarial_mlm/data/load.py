@@ -1,4 +1,4 @@
-"""`load_corpus`: cleaned rows from a cache of Arrow files, or streamed."""
+"""[`load_corpus`]: clean rows from a cache of Arrow files, from a prepared folder, or as a stream."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from adversarial_mlm.data.formats import Columns, Shard
 from adversarial_mlm.data.prepared import find_manifest, load_prepared
 from adversarial_mlm.data.shards import check_first_records, clean_shard, nothing_left
 from adversarial_mlm.data.sources import find_shards
-from adversarial_mlm.data.subsets import cache_folder, not_kept, say_what_is_kept
+from adversarial_mlm.data.subsets import cache_folder, log_cache_size, not_kept
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
@@ -34,8 +34,8 @@ class Corpus:
     Attributes:
         dataset (`datasets.Dataset` or [`streaming.RecordStream`]): rows with the columns `id`, `sequence` and
             `length` (in residues).
-        source (`str`): the source as it was asked for, for logs and model cards.
-        read_counts (`Callable`): gives the counts of this moment; use `counts` instead.
+        source (`str`): the source as given by the caller, for logs and model cards.
+        read_counts (`Callable`): returns the current counts; use `counts` instead.
     """
 
     dataset: "Dataset | RecordStream"
@@ -44,12 +44,11 @@ class Corpus:
 
     @property
     def counts(self) -> CleaningCounts:
-        """What cleaning did.
+        """Counts of what cleaning did.
 
-        With `streaming=True` the counts are those of this moment (up to 100 records behind), over all `DataLoader`
-        workers of this process: of every shard as far as it has been read. They start at zero, are complete after
-        one whole pass, and do not grow with further epochs. Read them anew each time, since the returned object
-        stands still.
+        With `streaming=True` these are the counts so far, over all `DataLoader` workers of this process, up to 100
+        records behind. They are complete after one epoch and do not grow in further epochs. The returned object is
+        not updated: read this property again.
         """
         return self.read_counts()
 
@@ -66,54 +65,59 @@ def load_corpus(
     streaming: bool = False,
     cache_dir: str | None = None,
 ) -> Corpus:
-    """Turn a source of protein sequences into a clean dataset with the columns `id`, `sequence` and `length`.
+    """Load protein sequences as a clean dataset with the columns `id`, `sequence` and `length`.
 
-    By default the clean rows are written once to `<cache_dir>/adversarial_mlm/` and mapped into memory from there. A
+    By default the clean rows are written once to `<cache_dir>/adversarial_mlm/` and memory-mapped from there. A
     changed file, another column or another `min_length` makes a new cache entry. FASTA files have no columns, splits
-    or configurations and ignore these four options, so that one recipe can set them for another source.
+    or configurations, and ignore these four options.
 
-    Records without a sequence, or whose sequence holds no residue, are left out and counted; a warning names the first
-    one of each file. A file that has no other records is refused.
+    Records without residues are left out and counted; a warning names the first one of each file. A file without any
+    other records is refused.
 
     Args:
-        source (`str`, path or list of these): a folder of [`prepare_corpus`], which is made of FASTA and treated so
-            here; a folder written by `save_to_disk` of `datasets`; the name of a Hub
-            dataset, `owner/name`; or a file, a glob pattern (`**` goes through folders) or a list of files and
-            patterns, all of one format: FASTA (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or
-            `.json` (lines or one list), `.csv`, `.tsv`; all but Parquet also with `.gz`.
-        sequence_column (`str`, defaults to `"sequence"`): column of a table that holds the sequences.
-        id_column (`str`, *optional*): column of a table that holds the ids. By default `id` if there is such a
-            column, else the ids are the row numbers of each file, from 0 (`<shard>-<row>` where a Hub dataset is
-            streamed). The id of a FASTA record is the accession of a UniProt header (`sp|A0AJR1|...`), else the first
-            word of its header, else its number in the file.
+        source (`str`, path or list of these): one of
+
+            - a folder made by [`prepare_corpus`];
+            - a folder written by `save_to_disk` of `datasets`;
+            - the name of a Hub dataset, `owner/name`;
+            - a file, a glob pattern (`**` matches folders) or a list of files and patterns, all of one format: FASTA
+              (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or `.json` (lines or one list), `.csv`,
+              `.tsv`; all but Parquet also with `.gz`.
+        sequence_column (`str`, defaults to `"sequence"`): column of a table with the sequences.
+        id_column (`str`, *optional*): column of a table with the ids. By default `id` if that column exists, else the
+            row number in each file, from 0 (`<shard>-<row>` for a streamed Hub dataset). The id of a FASTA record is
+            the accession of a UniProt header (`sp|A0AJR1|...`), else the first word of its header, else its number in
+            the file.
         dataset_split (`str`, defaults to `"train"`): split of a Hub dataset or of a folder with several splits.
         dataset_config (`str`, *optional*): configuration of a Hub dataset.
         min_length (`int`, defaults to 10): sequences with fewer residues after cleaning are dropped.
-        allow_nucleotides (`bool`, defaults to `False`): take files with DNA or RNA too. By default a file is refused
-            if more than 95 % of the letters in its first 100 records (or first million letters) are A, C, G, T, U or
-            N; of a dataset, the first records of its first shard are looked at.
-        streaming (`bool`, defaults to `False`): return a [`streaming.RecordStream`] that cleans on the fly and stores
-            nothing; a PyTorch `IterableDataset`, whose shards are the files.
+        allow_nucleotides (`bool`, defaults to `False`): accept files with DNA or RNA. By default a file is refused if
+            more than 95 % of the letters in its first 100 records (or first million letters) are A, C, G, T, U or N.
+            For a dataset, the first records of its first shard are checked.
+        streaming (`bool`, defaults to `False`): return a [`streaming.RecordStream`], a PyTorch `IterableDataset` that
+            cleans while reading and stores nothing. Its shards are the files.
         cache_dir (`str`, *optional*): folder for the cache, by default that of `datasets` (`HF_DATASETS_CACHE`).
 
     Returns:
-        [`Corpus`]: the dataset, what cleaning did, and the source.
+        [`Corpus`]: the dataset, the counts of the cleaning, and the source.
 
     Raises:
-        [`CorpusError`]: if the source is missing, empty, damaged or of another format than its name says, lacks a
-            column, holds nucleotides, leaves no sequence after cleaning, if an option has no meaning for this source,
-            or if the cache folder cannot be written. When streaming, errors behind the first 100 records of a file
-            come during iteration.
+        [`CorpusError`]: if the source is missing, empty, damaged or not in the format of its name; if it lacks a
+            column, contains nucleotides, or has no sequence after cleaning; if an option does not apply to it; or if
+            the cache folder cannot be written. When streaming, errors after the first 100 records of a file are raised
+            during iteration.
     """
     if min_length < 0:
-        raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
+        raise CorpusError(f"min_length must be 0 or more, got {min_length!r}.")
     sources = [source] if isinstance(source, str | os.PathLike) else source
     sources = [os.path.expanduser(os.fspath(item)) for item in sources]
     if not sources or not all(sources):
-        raise CorpusError("The source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+        raise CorpusError("the source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
     if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
         if streaming:
-            raise CorpusError(f"{sources[0]}: a prepared folder is mapped into memory; leave out streaming.")
+            raise CorpusError(
+                f"{sources[0]}: a prepared folder is memory-mapped and cannot be streamed: remove streaming."
+            )
         dataset, counts = load_prepared(sources[0], manifest, min_length, allow_nucleotides, cache_dir)
         return Corpus(dataset, sources[0], lambda: counts)
     shards, columns = find_shards(
@@ -139,7 +143,7 @@ def _cached_corpus(
     allow_nucleotides: bool,
     cache_dir: str | None,
 ) -> Corpus:
-    """Clean `shards` into an Arrow file unless the cache has it, and map it into memory."""
+    """Clean `shards` into an Arrow file, unless the cache has one, and map it into memory."""
     key = [CLEANING_VERSION, *columns, min_length, allow_nucleotides, [_shard_key(shard) for shard in shards]]
     fingerprint = fingerprint_of_parts([json.dumps(key)])
     folder = cache_folder(cache_dir)
@@ -151,9 +155,9 @@ def _cached_corpus(
         check_first_records(shards, columns, allow_nucleotides)
         try:
             counts = _write_cache(name, shards, columns, min_length, table_path, counts_path)
-        except OSError as error:  # the readers turn theirs into CorpusError
+        except OSError as error:  # of writing; readers raise CorpusError
             raise not_kept(folder, error) from error
-        say_what_is_kept(folder)
+        log_cache_size(folder)
     return Corpus(map_tables([table_path], fingerprint), name, lambda: counts)
 
 
@@ -169,7 +173,7 @@ def _load_counts(path: str) -> CleaningCounts | None:
         with open(path, encoding="utf-8") as file:
             return CleaningCounts(**json.load(file))
     except (OSError, ValueError, TypeError):
-        return None  # never written, or by another version: the caller cleans again
+        return None  # missing, or written by another version: clean again
 
 
 def _write_cache(
@@ -183,6 +187,6 @@ def _write_cache(
                 counts += of_shard
         if counts.records_kept == 0:
             raise nothing_left(name, min_length, counts)
-        # The counts come first, because a reader looks for the table.
+        # the counts first: readers look for the table
         atomic_files.replace_text(counts_path, json.dumps(counts.as_dict(), indent=1))
     return counts

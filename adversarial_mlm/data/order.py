@@ -1,12 +1,10 @@
-"""Which record comes when: the order of training data as a function of (seed, stream, epoch, position).
+"""The order of training data, as a function of (seed, stream, epoch, position).
 
-The encoder and the noiser read the same records in two independent orders (streams), so that the encoder meets the
-same batches at the same update whether or not a noiser is trained beside it. A sampler hands out keys, `epoch *
-records + record`, not bare indices: the worker that fetches a record then knows the epoch too, and can crop it
-differently each time without a random state of its own.
-
-Any position can be asked for at once, so that a resumed run begins where it stopped without going through what it
-has seen, and nothing is as large as the data: of 32 million records each stream holds 8 MB.
+- Encoder and noiser read the same records in two independent orders (streams). The encoder gets the same batches at
+  the same update with and without a noiser.
+- Samplers return keys, `epoch * records + record`. The worker that loads a record knows the epoch from it, and can
+  crop the record differently in each epoch without a random state.
+- Any position can be computed directly, so a resumed run skips nothing. For 32 million records each stream needs 8 MB.
 """
 
 import itertools
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 ENCODER_STREAM, NOISER_STREAM = 0, 1
 _ORDER, _CROP = 0, 1
 
-# A block is read from the disk as one. A window is shuffled in memory; blocks so small beside it share no batches.
+# A block is read from disk together. A window is shuffled in memory; it is so large that a block's records spread out.
 BLOCK, WINDOW = 64, 1 << 19
 
 
@@ -34,17 +32,21 @@ def data_seed(args: "TrainingArguments") -> int:
 
 
 class RecordOrder:
-    """A permutation of the records for every epoch, which depends on nothing but the arguments.
+    """A permutation of the records for every epoch, which depends on the arguments only.
 
-    A corpus of fewer than two windows is shuffled as a whole. A larger one is turned by a random number of records
-    and cut into blocks of `BLOCK` neighbours, the blocks are shuffled, their sequence is cut into windows of `WINDOW`
-    records or somewhat more, and each window is shuffled as a whole. Every record so has the same chance to stand at
-    every position, the pages of a memory-mapped file that a block lies on are read within one window, and two
-    neighbours of the corpus meet in a batch hardly more often than any two records do.
+    A corpus of fewer than two windows is shuffled as a whole. A larger one is shuffled in four steps:
+
+    1. rotate the records by a random offset;
+    2. cut them into blocks of `BLOCK` neighbours, and shuffle the blocks;
+    3. cut the sequence of blocks into windows of `WINDOW` records or slightly more;
+    4. shuffle each window.
+
+    Every record has the same chance to be at every position. A block of a memory-mapped file is read within one
+    window. Two neighbours are in the same batch hardly more often than any two records.
 
     Args:
-        num_records (`int`): Records of the dataset.
-        seed (`int`): Of the order.
+        num_records (`int`): Number of records in the dataset.
+        seed (`int`): Seed of the order.
         stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`.
         shuffle (`bool`, *optional*, defaults to `True`): `False` keeps the order of the dataset.
     """
@@ -53,12 +55,12 @@ class RecordOrder:
         self.num_records, self.shuffle = num_records, shuffle
         self._key = (_ORDER, seed, stream)
         self._num_windows = max(num_records // WINDOW, 1)
-        self._held = (-1, -1)  # epoch and window of the records below
+        self._held = (-1, -1)  # epoch and window of `_records`
         self._records = np.empty(0, dtype=np.int64)
-        self._blocks = (-1, 0, self._records)  # epoch, turn, order of its blocks
+        self._blocks = (-1, 0, self._records)  # epoch, offset of the rotation, order of the blocks
 
     def keys(self, start: int, stop: int) -> list[int]:
-        """Keys of the positions from `start` to before `stop`, counted over all epochs, which follow each other."""
+        """Return the keys of positions `start` to `stop` (exclusive), counted over all epochs joined end to end."""
         keys: list[int] = []
         while start < stop:
             epoch, position = divmod(start, self.num_records)
@@ -74,7 +76,7 @@ class RecordOrder:
         return keys
 
     def _first_of(self, window: int) -> int:
-        """The position in the epoch at which a window begins."""
+        """Return the position in the epoch at which a window begins."""
         return window * self.num_records // self._num_windows
 
     def _of_window(self, epoch: int, window: int) -> np.ndarray:
@@ -88,43 +90,44 @@ class RecordOrder:
             return np.random.default_rng([*self._key, epoch]).permutation(self.num_records)
         if self._blocks[0] != epoch:
             generator = np.random.default_rng([*self._key, epoch, 0])
-            turn = int(generator.integers(self.num_records))
-            self._blocks = (epoch, turn, generator.permutation(self.num_records // BLOCK))
-        _, turn, blocks = self._blocks
+            offset = int(generator.integers(self.num_records))
+            self._blocks = (epoch, offset, generator.permutation(self.num_records // BLOCK))
+        _, offset, blocks = self._blocks
         records = np.arange(self._first_of(window), self._first_of(window + 1))
-        whole = records < len(blocks) * BLOCK  # what is left over after the last whole block stays where it is
-        places = records[whole]
-        records[whole] = blocks[places // BLOCK] * BLOCK + places % BLOCK
+        whole = records < len(blocks) * BLOCK  # records after the last whole block keep their position
+        positions = records[whole]
+        records[whole] = blocks[positions // BLOCK] * BLOCK + positions % BLOCK
         np.random.default_rng([*self._key, epoch, 1 + window]).shuffle(records)
-        return (records + turn) % self.num_records
+        return (records + offset) % self.num_records
 
 
 def crop_start(length: int, window: int, seed: int, epoch: int, record: int) -> int:
-    """Where the crop of a record longer than `window` starts: uniform over all windows that fit."""
+    """Draw where the crop of a record longer than `window` starts, uniformly over all windows that fit."""
     if length <= window:
         return 0
     return int(np.random.default_rng([_CROP, seed, epoch, record]).integers(length - window + 1))
 
 
 class EncoderBatchSampler(Sampler[list[int]]):
-    """Keys of one process' batches of the encoder, an epoch at a time, beginning anywhere in it.
+    """Yield the keys of the encoder's batches on one process, one epoch at a time, from any position.
 
-    Batches and processes take turns: batch i of the epoch goes to process i modulo their number. On one process the
-    last batch of an epoch is as short as it comes. On several the last round of batches is filled up with the first
-    records of the same epoch, as accelerate's `even_batches` does it. Their keys are negative (`~key`): they keep the
-    processes together, and do not count, so that every split over processes has the same updates.
+    Batch i of the epoch goes to process i modulo the number of processes. On one process the last batch of an epoch
+    may be short. On several processes the last round is filled with the first records of the same epoch, like
+    accelerate's `even_batches`. These fillers have negative keys (`~key`) and do not count, so the updates do not
+    depend on the number of processes.
 
     Args:
-        num_records (`int`): Records of the dataset.
-        seed (`int`): Of the order.
-        batch_size (`int`): Records of one batch.
-        num_processes (`int`, *optional*, defaults to 1): Processes.
-        process_index (`int`, *optional*, defaults to 0): This process.
+        num_records (`int`): Number of records in the dataset.
+        seed (`int`): Seed of the order.
+        batch_size (`int`): Number of records in a batch.
+        num_processes (`int`, *optional*, defaults to 1): Number of processes.
+        process_index (`int`, *optional*, defaults to 0): Index of this process.
         shuffle (`bool`, *optional*, defaults to `True`): `False` keeps the order of the dataset.
-        drop_last (`bool`, *optional*, defaults to `False`): Leave out the last round of an epoch where it is not full.
+        drop_last (`bool`, *optional*, defaults to `False`): Whether to drop the last round of an epoch if it is not
+            full.
 
     Raises:
-        ValueError: If `drop_last` leaves nothing.
+        ValueError: If `drop_last` drops every record.
     """
 
     def __init__(
@@ -144,21 +147,21 @@ class EncoderBatchSampler(Sampler[list[int]]):
         self._batches = math.floor(rounds) if drop_last else math.ceil(rounds)
         if not self._batches:
             raise ValueError(
-                f"dataloader_drop_last drops all of the {num_records:,} records, which are fewer than one batch of "
-                f"every process ({batch_size * num_processes:,})"
+                f"dataloader_drop_last drops all of the {num_records:,} records, because one batch of every process "
+                f"needs {batch_size * num_processes:,}: remove it, or use smaller batches"
             )
         self.start_at(0)
 
     def start_at(self, epoch: int, first: int = 0, stop: int | None = None) -> None:
-        """Which batches come when it is iterated over next: of this epoch, from number `first` to before `stop`."""
+        """Set the batches of the next iteration: of this epoch, from number `first` to `stop` (exclusive)."""
         self.epoch, self.first, self.stop = epoch, first, self._batches if stop is None else stop
 
     def __len__(self) -> int:
-        """Batches of an epoch on every process."""
+        """Return the number of batches of an epoch on every process."""
         return self._batches
 
     def share(self, batches: int) -> float:
-        """The share of an epoch's records that the first batches of all processes have; the same for every split."""
+        """Return the share of an epoch's records in the first `batches` batches of all processes."""
         of_round = self.batch_size * self.num_processes
         records = min(len(self) * of_round, self.num_records)  # fewer than there are with `drop_last`
         return min(batches * of_round, records) / records
@@ -171,25 +174,25 @@ class EncoderBatchSampler(Sampler[list[int]]):
             if self.num_processes == 1:
                 stop = min(stop, end)
             keys = self._order.keys(start, min(stop, end))
-            while len(keys) < stop - start:  # in the last round, more than once where the epoch is shorter than it
+            while len(keys) < stop - start:  # fill the last round, repeatedly if the epoch is shorter
                 again = begin + (start + len(keys)) % self.num_records
                 keys += [~key for key in self._order.keys(again, min(again + stop - start - len(keys), end))]
             yield keys
 
 
 class NoiserBatchSampler(Sampler[list[int]]):
-    """Keys of one process' batches of the noiser, without end, beginning anywhere.
+    """Yield the keys of the noiser's batches on one process, endlessly, from any position.
 
-    The global batch of an update is a run of records of the noiser's order, epochs joined end to end, that begins
-    where the last one ended. Micro-batches and processes take turns in it as the encoder's do.
+    The noiser's epochs are joined end to end, and each global batch begins where the last one ended. It is divided
+    among micro-batches and processes like the encoder's batches.
 
     Args:
-        num_records (`int`): Records of the dataset.
-        seed (`int`): Of the order.
-        batch_size (`int`): Records of one micro-batch on one process.
-        num_processes (`int`): Processes.
-        process_index (`int`): This process.
-        first_micro_step (`int`): Where to begin: micro-batches of this process before.
+        num_records (`int`): Number of records in the dataset.
+        seed (`int`): Seed of the order.
+        batch_size (`int`): Number of records in a micro-batch on one process.
+        num_processes (`int`): Number of processes.
+        process_index (`int`): Index of this process.
+        first_micro_step (`int`): First micro-batch of this process to yield, counted from 0.
     """
 
     def __init__(
@@ -212,9 +215,9 @@ class NoiserBatchSampler(Sampler[list[int]]):
 
 
 class KeyedRecords(Dataset):
-    """A dataset addressed by keys; each example gets its `epoch` and its `record` number.
+    """A dataset indexed by keys. Each example gets the fields `epoch`, `record` and `filler`.
 
-    An example whose key is negative (`~key`) is a `filler`.
+    An example with a negative key (`~key`) is a `filler`.
 
     Args:
         dataset: Any dataset with `__len__` and `__getitem__` (or `__getitems__`) whose examples are dictionaries.
@@ -230,20 +233,20 @@ class KeyedRecords(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[int]) -> list[dict]:
-        places = [divmod(max(key, ~key), len(self.dataset)) for key in keys]
-        records = [record for _, record in places]
+        positions = [divmod(max(key, ~key), len(self.dataset)) for key in keys]  # (epoch, record)
+        records = [record for _, record in positions]
         if hasattr(self.dataset, "__getitems__"):
             examples = self.dataset.__getitems__(records)
         else:
             examples = [self.dataset[record] for record in records]
         return [
             {**example, "epoch": epoch, "record": record, "filler": key < 0}
-            for example, (epoch, record), key in zip(examples, places, keys, strict=True)
+            for example, (epoch, record), key in zip(examples, positions, keys, strict=True)
         ]
 
 
 def global_rows(
     batch_size: int, rows_here: int, micro_step: int, num_processes: int, process_index: int
 ) -> torch.Tensor:
-    """Indices in the global batch of the rows of one micro-batch, `(rows_here,)` int64."""
+    """Return the indices, in the global batch, of the rows of one micro-batch: `(rows_here,)` int64."""
     return torch.arange(rows_here) + (micro_step * num_processes + process_index) * batch_size

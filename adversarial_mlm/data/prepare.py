@@ -1,9 +1,10 @@
-"""`prepare_corpus`: FASTA to a folder of memory-mapped tables, by several processes; it goes on where it was stopped.
+"""[`prepare_corpus`]: clean FASTA into a folder of memory-mapped tables, with several processes; resumable.
 
-The sources are cut into parts: a plain file into ranges of bytes that begin with a header, a compressed file, which
-can only be read from its beginning, into none. Each part is cleaned into a table of its own by the code that
-[`load_corpus`] uses. A table is put in place when it is complete and on the disk, with a note of what is in it; the
-manifest, written last, gathers the notes. So whatever a killed preparation has finished stays finished.
+1. Plain files are cut at headers into parts (byte ranges). A compressed file is one part.
+2. Each part is cleaned into a table, with the code of [`load_corpus`]. A complete table gets a note of its content.
+3. The manifest, written last, combines the notes.
+
+If the preparation is killed, complete parts are kept.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from adversarial_mlm.data.arrow_tables import TableWriter
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
 from adversarial_mlm.data.formats import Columns, Shard, is_compressed, read_rows
 from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, read_json
-from adversarial_mlm.data.shards import check_first_records, nothing_left, tell_of_dropped
+from adversarial_mlm.data.shards import check_first_records, nothing_left, report_dropped
 from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
@@ -40,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """Bytes of one source that become one table.
+    """A byte range of one source that becomes one table.
 
     Attributes:
-        source (`int`): Which source.
-        start (`int`), stop (`int`, *optional*): The bytes; all of a compressed file.
-        first_row (`int`), first_line (`int`): Records and lines of the file before the part.
+        source (`int`): Index of the source.
+        start (`int`), stop (`int`, *optional*): The byte range; `stop` is `None` for a whole compressed file.
+        first_row (`int`), first_line (`int`): Number of records and lines of the file before the part.
     """
 
     source: int
@@ -64,35 +65,36 @@ def prepare_corpus(
     workers: int | None = None,
     part_bytes: int = PART_BYTES,
 ) -> dict:
-    """Clean FASTA files into a folder that [`load_corpus`] reads, with the rows and counts that the files would give.
+    """Clean FASTA files into a folder that [`load_corpus`] reads. Rows and counts are those of the files.
 
-    Started again after it was stopped, it keeps the parts that are complete. Where the folder holds the same corpus
-    already, nothing is done.
+    Complete parts of an earlier, interrupted call are kept. If the folder already contains this corpus, nothing is
+    done.
 
     Args:
         source (`str`, path or list of these): FASTA files or patterns, see [`load_corpus`].
-        folder (`str`): Where to write; it is made if it is missing.
+        folder (`str`): Output folder; it is created if needed.
         min_length (`int`, defaults to 10): Sequences with fewer residues after cleaning are dropped.
-        allow_nucleotides (`bool`, defaults to `False`): Take files with DNA or RNA too.
-        workers (`int`, *optional*): Processes, by default one for each CPU.
-        part_bytes (`int`, defaults to 256 MiB): Of a plain file; about what a part takes and a stop loses.
+        allow_nucleotides (`bool`, defaults to `False`): Accept files with DNA or RNA.
+        workers (`int`, *optional*): Number of processes, by default one per CPU.
+        part_bytes (`int`, defaults to 256 MiB): Size of the parts of a plain file. Each process loses at most about
+            one part if it is stopped.
 
     Returns:
         `dict`: The manifest.
 
     Raises:
-        [`CorpusError`]: As [`load_corpus`]; and if the sources are not FASTA, or the folder holds something else.
+        [`CorpusError`]: As [`load_corpus`]; also if the sources are not FASTA, or the folder has other content.
     """
     if min_length < 0:
-        raise CorpusError(f"min_length must be 0 or more, and not {min_length!r}.")
+        raise CorpusError(f"min_length must be 0 or more, got {min_length!r}.")
     if workers is not None and workers < 1:
-        raise CorpusError(f"workers must be 1 or more, and not {workers!r}.")
+        raise CorpusError(f"workers must be 1 or more, got {workers!r}.")
     if part_bytes < 1:
-        raise CorpusError(f"part_bytes must be 1 or more, and not {part_bytes!r}.")
+        raise CorpusError(f"part_bytes must be 1 or more, got {part_bytes!r}.")
     sources = [source] if isinstance(source, str | os.PathLike) else source
     shards = file_shards([os.path.expanduser(os.fspath(item)) for item in sources])
     if shards[0].format != "fasta":
-        raise CorpusError(f"{shards[0].name}: only FASTA is prepared; train_data takes other formats as they are.")
+        raise CorpusError(f"{shards[0].name}: only FASTA can be prepared: give other formats to train_data directly.")
     identity = _identity(shards, min_length, allow_nucleotides)
     if (finished := _finished(folder, identity)) is not None:
         return finished
@@ -101,15 +103,15 @@ def prepare_corpus(
         return _prepare(folder, shards, identity, workers or os.cpu_count() or 1, part_bytes)
     except BrokenProcessPool as error:
         raise CorpusError(
-            f"{folder}: a process of the preparation was killed (for memory, perhaps); start it again with fewer "
-            "workers, and it goes on where it was."
+            f"{folder}: a process of the preparation was killed, perhaps for lack of memory: repeat the command with "
+            "fewer workers to continue."
         ) from error
-    except OSError as error:  # the readers turn theirs into CorpusError
+    except OSError as error:  # of writing; readers raise CorpusError
         raise CorpusError(f"{folder}: the tables could not be written ({error.strerror or error}).") from error
 
 
 def _identity(shards: list[Shard], min_length: int, allow_nucleotides: bool) -> dict:
-    """What a preparation is about: with another of these it would be another one."""
+    """Return the options and sources that identify a preparation."""
     return {
         "format_version": FORMAT_VERSION,
         "cleaning_version": CLEANING_VERSION,
@@ -124,7 +126,7 @@ def _identity(shards: list[Shard], min_length: int, allow_nucleotides: bool) -> 
 
 
 def _finished(folder: str, identity: dict) -> dict | None:
-    """The manifest of the folder if it holds this corpus; `None` if the folder is free or this was begun in it."""
+    """Return the manifest if the folder contains this corpus; `None` if it is empty or the corpus is incomplete."""
     for name in (MANIFEST_FILE, PLAN_FILE):
         path = os.path.join(folder, name)
         if not os.path.exists(path):
@@ -132,32 +134,32 @@ def _finished(folder: str, identity: dict) -> dict | None:
         found = read_json(path)
         if {key: found.get(key) for key in identity} != identity:
             raise CorpusError(
-                f"{path}: the folder holds a corpus of other sources or options, or of an earlier version of the "
-                "sources; remove it or name another folder."
+                f"{path}: the folder contains a corpus of other sources or options, or of an earlier version of the "
+                "sources: delete it, or choose another folder."
             )
         if name == MANIFEST_FILE:
             return found
         return None
     if os.path.isdir(folder) and os.listdir(folder):
-        raise CorpusError(f"{folder}: the folder is not empty; name another one.")
+        raise CorpusError(f"{folder}: the folder is not empty: choose another one.")
     return None
 
 
 def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, part_bytes: int) -> dict:
     os.makedirs(folder, exist_ok=True)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        run = map if workers == 1 else pool.map  # a pool starts its processes when it is first used
+        run = map if workers == 1 else pool.map  # the pool starts no process until it is used
         parts = _plan(folder, shards, identity, part_bytes, run)
         cleaned = run(
             partial(_clean_part, folder=folder, min_length=identity["min_length"]),
             *(range(len(parts)), parts, [shards[part.source] for part in parts]),
         )
-        notes, last_said = [], time.monotonic()
+        notes, last_logged = [], time.monotonic()
         for note in cleaned:
             notes.append(note)
-            if time.monotonic() - last_said > 10:
-                logger.info("%s: %d of %d parts are prepared", folder, len(notes), len(parts))
-                last_said = time.monotonic()
+            if time.monotonic() - last_logged > 10:
+                logger.info("%s: %d of %d parts are complete", folder, len(notes), len(parts))
+                last_logged = time.monotonic()
     counts = _gather_counts(shards, parts, notes)
     if counts.records_kept == 0:
         raise nothing_left(", ".join(shard.name for shard in shards), identity["min_length"], counts)
@@ -166,13 +168,13 @@ def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, par
     _write_json(os.path.join(folder, MANIFEST_FILE), manifest)
     for name in (PLAN_FILE, *(_note_file(number) for number in range(len(parts)))):
         os.unlink(os.path.join(folder, name))
-    for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED_FILES}*")):  # of starts that were killed
+    for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED_FILES}*")):  # left by killed processes
         shutil.rmtree(leftover, ignore_errors=True)
     return manifest
 
 
 def _plan(folder: str, shards: list[Shard], identity: dict, part_bytes: int, run) -> list[Part]:
-    """Cut the sources into parts, or read how an earlier start has cut them."""
+    """Cut the sources into parts, or read the plan of an earlier call."""
     path = os.path.join(folder, PLAN_FILE)
     if os.path.exists(path):
         return [Part(**part) for part in read_json(path)["parts"]]
@@ -201,12 +203,12 @@ def _cut(source: int, path: str, part_bytes: int) -> Iterator[Part]:
 
 
 def _next_header(file, position: int, size: int) -> int:
-    """Where the first line from a position on begins that starts with ">"; the size of the file if there is none."""
+    """Return the start of the next line that begins with ">"; the size of the file if there is none."""
     before = b""
     while position < size:
         file.seek(position)
         block = before + file.read(_BYTES_AT_ONCE)
-        found = [place for place in (block.find(b"\n>"), block.find(b"\r>")) if place >= 0]
+        found = [index for index in (block.find(b"\n>"), block.find(b"\r>")) if index >= 0]
         if found:
             return position - len(before) + min(found) + 1
         position += len(block) - len(before)
@@ -215,9 +217,9 @@ def _next_header(file, position: int, size: int) -> int:
 
 
 def _count_part(path: str, part: Part) -> tuple[int, int]:
-    """Records and lines of a part, as the reader will count them: a line ends with \\n, \\r or both."""
+    """Count records and lines of a part as the reader does: a line ends with \\n, \\r or both."""
     if part.stop is None:
-        return 0, 0  # nothing comes after a compressed file's only part
+        return 0, 0  # a compressed file is one part, so nobody needs its counts
     records = lines = 0
     before = b"\n"  # a part begins with a line
     with open(path, "rb") as file:
@@ -236,7 +238,7 @@ def _note_file(number: int) -> str:
 
 
 def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: int) -> dict:
-    """Write the table of a part and a note of what is in it, unless an earlier start has done so."""
+    """Write the table of a part and a note of its content, unless an earlier call has done so."""
     note_path, name = os.path.join(folder, _note_file(number)), f"part-{number:05d}.arrow"
     path = os.path.join(folder, name)
     if os.path.exists(note_path) and os.path.exists(path):
@@ -266,7 +268,7 @@ def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: 
 
 
 def _gather_counts(shards: list[Shard], parts: list[Part], notes: list[dict]) -> CleaningCounts:
-    """The counts of all parts; tells of each file's records without residues as [`load_corpus`] does."""
+    """Add up the counts of all parts, and warn of records without residues per file, like [`load_corpus`]."""
     total = CleaningCounts()
     for index, shard in enumerate(shards):
         of_file, first = CleaningCounts(), None
@@ -275,7 +277,7 @@ def _gather_counts(shards: list[Shard], parts: list[Part], notes: list[dict]) ->
                 of_file += CleaningCounts(**note["counts"])
                 first = first or note["first_dropped"]
         if first is not None:
-            tell_of_dropped(shard, of_file, *first)
+            report_dropped(shard, of_file, *first)
         total += of_file
     return total
 

@@ -1,4 +1,4 @@
-"""Reading a folder that `prepare_corpus` has written."""
+"""Read a folder written by [`prepare_corpus`]."""
 
 import json
 import os
@@ -16,22 +16,21 @@ from adversarial_mlm.utils.hashing import file_checksum, fingerprint_of_parts
 FORMAT_VERSION = 1
 MANIFEST_FILE, PLAN_FILE = "manifest.json", "plan.json"
 
-_OURS = "cleaning_version"  # in a manifest, and in the plan of a preparation that is under way
+_VERSION_KEY = "cleaning_version"  # identifies a manifest, or the plan of an incomplete preparation
 
 
 def find_manifest(folder: str) -> dict | None:
-    """The manifest of a prepared folder; `None` of anything else.
+    """Return the manifest of a prepared folder; `None` if it is something else.
 
     Raises:
-        [`CorpusError`]: If the preparation was not finished, or the manifest is damaged.
+        [`CorpusError`]: If the preparation is incomplete, or the manifest is damaged.
     """
     for name in (MANIFEST_FILE, PLAN_FILE):
         path = os.path.join(folder, name)
-        if os.path.isfile(path) and _OURS in (content := read_json(path)):
+        if os.path.isfile(path) and _VERSION_KEY in (content := read_json(path)):
             if name == PLAN_FILE:
                 raise CorpusError(
-                    f"{folder}: the preparation of this folder is not finished; start adv-mlm prepare again, and it "
-                    "goes on where it was."
+                    f"{folder}: the preparation of this folder is not complete: repeat adv-mlm prepare to continue."
                 )
             return content
     return None
@@ -42,38 +41,38 @@ def load_prepared(
 ) -> tuple[Dataset, CleaningCounts]:
     """Map the tables of a prepared folder into memory.
 
-    Their checksums are compared once on each machine, later their sizes and times alone: a damaged table that is
-    mapped into memory could end the process.
+    Checksums are compared once on each machine, later only sizes and times. A damaged table could crash the process
+    when it is memory-mapped.
 
     Args:
         folder (`str`): The folder.
-        manifest (`dict`): Its manifest, see [`find_manifest`].
-        min_length (`int`), allow_nucleotides (`bool`): What is asked for; it has to be what was prepared.
-        cache_dir (`str`, *optional*): Where to keep that the checksums were compared, see [`cache_folder`].
+        manifest (`dict`): Result of [`find_manifest`].
+        min_length (`int`), allow_nucleotides (`bool`): Requested options; they must be those of the folder.
+        cache_dir (`str`, *optional*): Folder that records the checksum comparison, see [`cache_folder`].
 
     Returns:
-        `tuple[datasets.Dataset, CleaningCounts]`
+        `tuple[datasets.Dataset, CleaningCounts]`: The rows, and the counts of the cleaning.
 
     Raises:
-        [`CorpusError`]: If a table is missing or damaged, or was prepared in another way.
+        [`CorpusError`]: If a table is missing or damaged, or was prepared with other options or another version.
     """
     path = os.path.join(folder, MANIFEST_FILE)
-    for name, now in (("format_version", FORMAT_VERSION), (_OURS, CLEANING_VERSION)):
+    for name, now in (("format_version", FORMAT_VERSION), (_VERSION_KEY, CLEANING_VERSION)):
         if manifest.get(name) != now:
             raise CorpusError(
-                f"{path}: {name} is {manifest.get(name)}, but this version reads {now}; prepare it anew."
+                f"{path}: {name} is {manifest.get(name)}, but this version reads {now}: prepare the folder again."
             )
     for name, asked in (("min_length", min_length), ("allow_nucleotides", allow_nucleotides)):
         if manifest.get(name) != asked:
             raise CorpusError(
-                f"{folder}: it was prepared with {name}={manifest.get(name)}, and {name}={asked} is asked for; set it "
-                "to that, or prepare another folder."
+                f"{folder}: it was prepared with {name}={manifest.get(name)}, but {name}={asked} is set: set it to "
+                f"{manifest.get(name)}, or prepare another folder."
             )
     try:
         counts = CleaningCounts(**manifest["counts"])
         parts = [(os.path.join(folder, part["file"]), part["bytes"], part["sha256"]) for part in manifest["parts"]]
     except (KeyError, TypeError) as error:
-        raise CorpusError(f"{path}: the manifest is damaged ({error}); prepare the folder anew.") from error
+        raise CorpusError(f"{path}: the manifest is damaged ({error}): prepare the folder again.") from error
     fingerprint = fingerprint_of_parts([json.dumps([manifest["counts"], parts])])
     _check_parts(parts, fingerprint, cache_dir)
     return map_tables([file for file, *_ in parts], fingerprint), counts
@@ -85,11 +84,14 @@ def _check_parts(parts: list[tuple[str, int, str]], fingerprint: str, cache_dir:
         try:
             status = os.stat(path)
         except OSError as error:
-            raise CorpusError(f"{path}: a table of the prepared corpus is missing ({error.strerror}).") from error
+            raise CorpusError(
+                f"{path}: a table of the prepared corpus is missing ({error.strerror}): copy or "
+                "prepare the folder again."
+            ) from error
         if status.st_size != size:
             raise CorpusError(
-                f"{path}: the table has {status.st_size:,} bytes, and {size:,} were prepared; it was probably not "
-                "copied completely."
+                f"{path}: the table has {status.st_size:,} bytes, but {size:,} were prepared; probably the copy is "
+                "incomplete: copy it again."
             )
         stamps.append(status.st_mtime_ns)
     checked = os.path.join(cache_folder(cache_dir), f"{fingerprint}.checked.npy")
@@ -99,15 +101,18 @@ def _check_parts(parts: list[tuple[str, int, str]], fingerprint: str, cache_dir:
         checksums = pool.map(file_checksum, [part[0] for part in parts])
         for (path, _, expected), checksum in zip(parts, checksums, strict=True):
             if checksum != expected:
-                raise CorpusError(f"{path}: the table is damaged: its checksum is not that of the manifest.")
+                raise CorpusError(
+                    f"{path}: the table is damaged: its checksum is not that of the manifest. Copy or prepare "
+                    "it again."
+                )
     keep(checked, lambda file: np.save(file, np.array(stamps, dtype=np.int64)))
 
 
 def read_json(path: str) -> dict:
-    """The content of a JSON file that holds one object.
+    """Read a JSON file that contains one object.
 
     Raises:
-        [`CorpusError`]: If it does not, or cannot be read.
+        [`CorpusError`]: If the file cannot be read, or contains something else.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -115,5 +120,5 @@ def read_json(path: str) -> dict:
     except (OSError, ValueError, RecursionError) as error:
         raise CorpusError(f"{path}: could not be read as JSON ({one_line(error)}).") from error
     if not isinstance(content, dict):
-        raise CorpusError(f"{path}: does not hold a JSON object.")
+        raise CorpusError(f"{path}: does not contain a JSON object.")
     return content

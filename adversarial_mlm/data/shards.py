@@ -1,4 +1,4 @@
-"""Clean rows of one shard, and what is looked at before a source is read as a whole."""
+"""Clean the rows of one shard, and check the first records of a source."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,7 +8,7 @@ from adversarial_mlm.data.cleaning import CleaningCounts, clean_rows, nucleotide
 from adversarial_mlm.data.formats import Columns, Shard, read_rows
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
-# In 200,000 real proteins, at most 30 % of the letters of any 100 in a row are A, C, G, T, U or N.
+# In 200,000 real proteins, no 100 consecutive ones have more than 30 % of the letters A, C, G, T, U or N.
 _MAX_NUCLEOTIDES = 0.95
 _FIRST_RECORDS = 100
 _FIRST_LETTERS = 1_000_000
@@ -21,60 +21,63 @@ def clean_shard(
     columns: Columns,
     min_length: int,
     counts: CleaningCounts,
-    is_news: Callable[[], bool] = lambda: True,
+    warn: Callable[[], bool] = lambda: True,
 ) -> Iterator[tuple[str, str, int]]:
-    """Yield the clean rows of a shard, and tell of records without residues when it has been read and that is news."""
+    """Yield the clean rows of a shard; at its end, warn of records without residues if `warn()` is true."""
     dropped: list[tuple[int, str]] = []
     yield from clean_rows(read_rows(shard, columns), min_length, counts, dropped)
     if dropped:
         number, identifier = dropped[0]
-        tell_of_dropped(shard, counts, shard.first_row + number, identifier, is_news())
+        report_dropped(shard, counts, shard.first_row + number, identifier, warn())
 
 
-def tell_of_dropped(shard: Shard, counts: CleaningCounts, number: int, identifier: str, warn: bool = True) -> None:
-    """Warn of records without residues, or refuse a file that has no others.
+def report_dropped(shard: Shard, counts: CleaningCounts, number: int, identifier: str, warn: bool = True) -> None:
+    """Warn of records without residues, or refuse a file that only has such records.
 
     Args:
         shard ([`Shard`]): The file, or the part of a dataset.
-        counts ([`CleaningCounts`]): Of all of it.
-        number (`int`): Of the first such record, from 1.
+        counts ([`CleaningCounts`]): Counts of the whole shard.
+        number (`int`): Number of the first such record, from 1.
         identifier (`str`): Its id.
-        warn (`bool`, *optional*, defaults to `True`): `False` where it was said before.
+        warn (`bool`, *optional*, defaults to `True`): `False` if this warning was given before.
     """
     first = f"the first is record {number:,}, {shorten(identifier)}"
     if counts.without_residues == counts.records_read and shard.dataset is None:
         raise CorpusError(f"{shard.name}: no record has any residues ({counts.records_read:,} read; {first}).")
     if warn:
         logger.warning(
-            "%s: records without residues are left out, %s of %s; %s.",
+            "%s: left out %s of %s records, which have no residues; %s.",
             *(shard.name, f"{counts.without_residues:,}", f"{counts.records_read:,}", first),
         )
 
 
 def nothing_left(name: str, min_length: int, counts: CleaningCounts) -> CorpusError:
-    """The error of a corpus of which cleaning left nothing."""
-    return CorpusError(f"{name}: no sequence is left with min_length={min_length} ({counts.summary()}).")
+    """Return the error for a corpus without any record after cleaning."""
+    return CorpusError(
+        f"{name}: no sequence is left with min_length={min_length} ({counts.summary()}): check the file, or "
+        "lower min_length."
+    )
 
 
 def check_first_records(shards: list[Shard], columns: Columns, allow_nucleotides: bool) -> None:
-    """Read some records of every file, so that a wrong file is refused now and not after hours of training."""
+    """Read the first records of every file, to refuse a wrong file before hours of training."""
     for shard in shards:
-        # The shards of a dataset share its columns, which were checked, and on the Hub each would be one more request.
+        # the columns of a dataset were checked, and each shard would cost one more request to the Hub
         if shard.dataset is not None and shard.index > 0:
             continue
         rows = list(_first_rows(shard, columns))
         if not rows and shard.dataset is None:
-            raise CorpusError(f"{shard.name}: the file holds no records.")
+            raise CorpusError(f"{shard.name}: the file contains no records.")
         share = nucleotide_share(rows, _FIRST_LETTERS)
         if share > _MAX_NUCLEOTIDES and not allow_nucleotides:
             raise CorpusError(
-                f"{shard.name}: these seem to be nucleotides and not proteins, as {share:.1%} of the letters in its "
-                "first records are A, C, G, T, U or N; set allow_nucleotides to take them nevertheless."
+                f"{shard.name}: these seem to be nucleotides, not proteins: {share:.1%} of the letters in the first "
+                "records are A, C, G, T, U or N. Set allow_nucleotides to accept them."
             )
 
 
 def _first_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
-    """Yield the first rows until there are enough letters; a file may hold whole chromosomes."""
+    """Yield the first rows until there are enough letters; a record may be a whole chromosome."""
     letters = 0
     for row in islice(read_rows(shard, columns), _FIRST_RECORDS):
         yield row

@@ -1,4 +1,4 @@
-"""Sources: files, folders written by `datasets` and Hub datasets, as shards to read."""
+"""Find the shards of a source: files, folders written by `datasets`, and Hub datasets."""
 
 import glob
 import os
@@ -20,7 +20,7 @@ _MAX_DATASET_SHARDS = 64
 def find_shards(
     sources: list[str], columns: Columns, config: str | None, split: str, streaming: bool, cache_dir: str | None
 ) -> tuple[list[Shard], Columns]:
-    """Find the parts of a source, and which columns to read of them."""
+    """Return the shards of a source, and the columns to read."""
     name = sources[0]
     if len(sources) == 1 and (os.path.isdir(name) or _is_hub_name(name)):
         dataset = _load_dataset(name, config, split, streaming, cache_dir)
@@ -37,25 +37,25 @@ def find_shards(
 def _column_names(name: str, dataset: Dataset | IterableDataset) -> list[str]:
     if dataset.column_names:
         return list(dataset.column_names)
-    try:  # a streamed dataset without declared features shows its columns only in its records
+    try:  # without declared features, the columns of a stream are only in its records
         return list(next(iter(dataset), {}))
-    except Exception as error:  # network, formats: any of many classes
+    except Exception as error:  # network and format errors have many classes
         raise CorpusError(f"{name}: its first record could not be read ({one_line(error)}).") from error
 
 
 def _refuse_option(option: str, value: Any, default: Any, reason: str) -> None:
     if value != default:
-        raise CorpusError(f"{option}={value!r} has no meaning here, because {reason}.")
+        raise CorpusError(f"{option}={value!r} does not apply here, because {reason}: remove it.")
 
 
 def file_shards(sources: list[str]) -> list[Shard]:
-    """Expand patterns (sorted) and check that the files are there, given once and of one known format."""
+    """Expand patterns (sorted), and check that all files exist, occur once and have one known format."""
     shards, seen = [], set()
     for item in sources:
         paths = [item] if os.path.isfile(item) else sorted(filter(os.path.isfile, glob.glob(item, recursive=True)))
         if not paths:
             raise CorpusError(
-                f"{item}: there is no such file, and no file matches it as a pattern; for the files in a folder, give "
+                f"{item}: there is no such file, and no file matches it as a pattern. For the files in a folder, give "
                 "a pattern such as folder/*.fasta."
             )
         for path in paths:
@@ -63,29 +63,29 @@ def file_shards(sources: list[str]) -> list[Shard]:
             shards.append(shard)
             if shard.format is None:
                 raise CorpusError(
-                    f"{path}: the ending of the name tells no known format ({', '.join(_FORMATS)}; all but .parquet "
-                    "also with .gz)."
+                    f"{path}: the ending of the name is not that of a known format ({', '.join(_FORMATS)}; all but "
+                    ".parquet also with .gz): rename or convert the file."
                 )
             if shard.format != shards[0].format:
                 raise CorpusError(
-                    f"{path}: is {shard.format} while {shards[0].name} is {shards[0].format}, but all files must be "
-                    "of one format."
+                    f"{path}: is {shard.format}, but {shards[0].name} is {shards[0].format}: all files must be of "
+                    "one format."
                 )
             if os.path.realpath(path) in seen:
-                raise CorpusError(f"{path}: the file is named more than once in the source.")
+                raise CorpusError(f"{path}: the file occurs more than once in the source: name it once.")
             seen.add(os.path.realpath(path))
     return shards
 
 
 def _file_format(path: str) -> str | None:
     name = path.lower()
-    if name.endswith(".parquet.gz"):  # Parquet has compression of its own
+    if name.endswith(".parquet.gz"):  # Parquet has its own compression
         return None
     return _FORMATS.get(os.path.splitext(name.removesuffix(".gz"))[1])
 
 
 def _is_hub_name(name: str) -> bool:
-    # A name with the ending of a data file is a file that is missing, not worth a request to the Hub.
+    # a name with the ending of a data file is a missing file, not a Hub dataset
     return not os.path.exists(name) and _HUB_NAME.fullmatch(name) is not None and _file_format(name) is None
 
 
@@ -97,37 +97,37 @@ def _load_dataset(
         return _load_folder(name, split)
     try:
         return datasets.load_dataset(name, config, split=split, streaming=streaming, cache_dir=cache_dir)
-    except Exception as error:  # network, authentication, names, splits, formats: any of many classes
+    except Exception as error:  # network, authentication, name, split and format errors have many classes
         raise CorpusError(
-            f"{name}: no file or folder of this name exists here, and as a Hub dataset (config {config!r}, split "
-            f"{split!r}) it could not be loaded ({type(error).__name__}: {one_line(error)})."
+            f"{name}: no file or folder of this name exists, and it could not be loaded as a Hub dataset (config "
+            f"{config!r}, split {split!r}; {type(error).__name__}: {one_line(error)})."
         ) from error
 
 
 def _load_folder(path: str, split: str) -> Dataset:
     try:
         dataset = datasets.load_from_disk(path)
-    except Exception as error:  # whatever a foreign or damaged folder makes it raise
+    except Exception as error:  # other or damaged folders raise errors of many classes
         raise CorpusError(
-            f"{path}: datasets could not load this folder as one written by save_to_disk ({one_line(error)}); for "
-            f"files in it, give a pattern such as {os.path.join(path, '*.fasta')}."
+            f"{path}: could not be loaded as a folder written by save_to_disk ({one_line(error)}). For the files in "
+            f"it, give a pattern such as {os.path.join(path, '*.fasta')}."
         ) from error
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
-            raise CorpusError(f"{path}: there is no split {split!r} (dataset_split); the splits are {list(dataset)}.")
+            raise CorpusError(f"{path}: there is no split {split!r} (dataset_split): choose one of {list(dataset)}.")
         return dataset[split]
     if split != str(dataset.split):
-        _refuse_option("dataset_split", split, "train", f"{path} holds a single dataset")
+        _refuse_option("dataset_split", split, "train", f"{path} contains a single dataset")
     return dataset
 
 
 def _dataset_shards(name: str, dataset: Dataset | IterableDataset, streaming: bool) -> list[Shard]:
     if isinstance(dataset, IterableDataset):
         parts = [dataset.shard(dataset.num_shards, index) for index in range(dataset.num_shards)]
-        # The rows before a streamed shard are unknown, so a row number alone would not be unique.
+        # the number of rows before a streamed shard is unknown, so ids also contain its index
         return [Shard(index, name, "dataset", part, id_prefix=f"{index}-") for index, part in enumerate(parts)]
     if len(dataset) == 0:
-        raise CorpusError(f"{name}: the dataset holds no records.")
+        raise CorpusError(f"{name}: the dataset contains no records.")
     number = min(_MAX_DATASET_SHARDS, -(-len(dataset) // 1000)) if streaming else 1
     starts = [len(dataset) * index // number for index in range(number + 1)]
     parts = [dataset.select(range(*bounds)) for bounds in zip(starts, starts[1:], strict=False)]

@@ -1,4 +1,4 @@
-"""Held-out data: whole families, members of the remaining families, random records."""
+"""Hold out data: whole families, members of the remaining families, or random records."""
 
 import logging
 import os
@@ -28,9 +28,9 @@ class Splits:
     Attributes:
         train (`datasets.Dataset`): the records to train on.
         held_out (`dict[str, datasets.Dataset]`): held-out records by name: `"families"`, `"members"`, `"sample"`.
-        duplicates_removed (`int`, defaults to 0): records taken out of train because their sequence stands verbatim
-            in a held-out set.
-        missing_in_clusters (`int`, defaults to 0): records that the cluster table does not list.
+        duplicates_removed (`int`, defaults to 0): records removed from train because a held-out set contains the
+            same sequence.
+        missing_in_clusters (`int`, defaults to 0): records that are not in the cluster table.
     """
 
     train: Dataset
@@ -40,18 +40,18 @@ class Splits:
 
 
 def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
-    """Read which protein belongs to which family.
+    """Read the family of each protein from a table.
 
     Args:
-        path (`str` or path): a tab- or comma-separated file, also with `.gz`, whose header line names the columns
-            `id` and `cluster`. Other columns are ignored.
+        path (`str` or path): a tab- or comma-separated file, also with `.gz`. Its header line must name the columns
+            `id` and `cluster`; other columns are ignored.
 
     Returns:
-        `dict[str, str]`: the name of the family by record id.
+        `dict[str, str]`: record id → name of the family.
 
     Raises:
-        [`CorpusError`]: if the file is missing, empty or damaged, lacks a column, has a line with an empty field or
-            another number of fields than its header, or puts one id in two families.
+        [`CorpusError`]: if the file is missing, empty or damaged; if a column or a field is missing; if a line has
+            more or fewer fields than the header; or if an id is in two families.
     """
     path = os.path.expanduser(os.fspath(path))
     rows = csv_rows(path)
@@ -68,7 +68,7 @@ def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
     for number, fields in rows:
         identifier, cluster = fields[id_at], fields[cluster_at]
         if not identifier or not cluster:
-            raise CorpusError(f"{path}: line {number:,} does not have an id and a cluster as the header says.")
+            raise CorpusError(f"{path}: line {number:,} has an empty id or cluster.")
         if clusters.setdefault(identifier, cluster) != cluster:
             raise CorpusError(
                 f"{path}: line {number:,} puts {shorten(identifier)} in cluster {shorten(cluster)}, but an earlier "
@@ -92,29 +92,29 @@ def split_corpus(
 ) -> Splits:
     """Hold out records for evaluation: unseen families, unseen members of known families, or random records.
 
-    The result depends only on the arguments. Records whose sequence stands verbatim in a held-out set are taken out
-    of train. A record that `clusters` does not list counts as a family of its own.
+    The result depends only on the arguments. Records of train whose exact sequence is in a held-out set are removed.
+    A record that is not in `clusters` counts as a separate family.
 
     Args:
         dataset (`datasets.Dataset`): rows with the columns `id` and `sequence`.
         clusters (`dict[str, str]`, *optional*): family by record id, see [`read_cluster_table`].
-        clusters_name (`str`, defaults to `"the cluster table"`): what messages call `clusters`, such as its file.
-        holdout_families (`float`, defaults to 0.0): whole families are held out as `"families"`, in an order that
-            depends on the seed and their names only, until their members reach this fraction of all records. A family
-            that would carry the set beyond one and a half times the fraction is passed over.
-        holdout_members (`float`, defaults to 0.0): of every remaining family with 5 members or more, this fraction
-            of its members, rounded but at least one, is held out as `"members"`.
-        holdout_random (`float`, defaults to 0.0): this fraction of all records is held out at random as `"sample"`;
-            families then stand on both sides, which is said in a warning.
+        clusters_name (`str`, defaults to `"the cluster table"`): name of `clusters` in messages, such as its file.
+        holdout_families (`float`, defaults to 0.0): fraction of all records to hold out as `"families"`. Whole
+            families are taken in an order that depends on the seed and their names only. A family is skipped if the
+            set would exceed 1.5 times the fraction.
+        holdout_members (`float`, defaults to 0.0): fraction of the members of every remaining family with 5 or more
+            members to hold out as `"members"`, rounded, but at least one.
+        holdout_random (`float`, defaults to 0.0): fraction of all records to hold out at random as `"sample"`.
+            Related proteins are then on both sides; a warning says so.
         holdout_seed (`int`, defaults to 0): seed of all choices.
-        cache_dir (`str`, *optional*): folder for the numbers of the rows of train, by default that of `datasets`.
+        cache_dir (`str`, *optional*): folder for the row numbers of train, by default that of `datasets`.
 
     Returns:
-        [`Splits`]: train and the held-out sets that were asked for.
+        [`Splits`]: train and the requested held-out sets.
 
     Raises:
-        [`CorpusError`]: if the dataset is streamed or lacks a column, a fraction is outside 0 to 1 or they add up to
-            1 or more, one needs `clusters` and there are none, or a requested set or train would be empty.
+        [`CorpusError`]: if the dataset is streamed or lacks a column; if a fraction is outside 0 to 1, or the sum is 1
+            or more; if `clusters` is needed but missing; or if a requested set or train would be empty.
     """
     fractions = dict(holdout_families=holdout_families, holdout_members=holdout_members, holdout_random=holdout_random)
     _check_options(dataset, clusters, fractions, holdout_seed)
@@ -123,79 +123,85 @@ def split_corpus(
         return Splits(dataset, {})
     chosen = np.sort(np.concatenate(list(held_out.values())))
     if len(chosen) == len(dataset):
-        raise CorpusError(f"No record of {len(dataset):,} is left to train on, with {_said(fractions)}.")
+        raise CorpusError(
+            f"no record of {len(dataset):,} is left to train on, with {_listed(fractions)}: lower the fractions."
+        )
     train = without_rows(dataset, chosen, cache_dir)
     train, removed = remove_shared_sequences(train, dataset.select(chosen), cache_dir=cache_dir)
     return Splits(train, {name: dataset.select(rows) for name, rows in held_out.items()}, removed, missing)
 
 
 def remove_shared_sequences(train: Dataset, held_out: Dataset, *, cache_dir: str | None = None) -> tuple[Dataset, int]:
-    """Take the records out of `train` whose sequence stands verbatim in `held_out`.
+    """Remove the records of `train` whose exact sequence is in `held_out`.
 
-    [`split_corpus`] does so for the sets it makes; this is for held-out data that come from a file of their own. The
-    sequences of `held_out` are in memory meanwhile. What was found is kept on disk, so that it is looked for once.
+    [`split_corpus`] does this for its own sets; use this function for held-out data from another file. The sequences
+    of `held_out` are in memory during the search. The result is cached on disk.
 
     Args:
         train (`datasets.Dataset`): rows with the column `sequence`.
         held_out (`datasets.Dataset`): rows with the column `sequence`.
-        cache_dir (`str`, *optional*): folder for what is kept, by default that of `datasets`.
+        cache_dir (`str`, *optional*): folder for the cached result, by default that of `datasets`.
 
     Returns:
-        `tuple[datasets.Dataset, int]`: the remaining records, and the number of records taken out.
+        `tuple[datasets.Dataset, int]`: the remaining records, and the number of removed ones.
 
     Raises:
-        [`CorpusError`]: if nothing is left to train on.
+        [`CorpusError`]: if no record is left to train on.
     """
     shared = remembered("shared-1", [train, held_out], lambda: _shared_rows(train, held_out), cache_dir)
     removed = len(shared)
     if not removed:
         return train, 0
     if removed == len(train):
-        raise CorpusError(f"All {removed:,} records to train on also stand in the held-out data.")
-    logger.warning("%d records were taken out of train: their sequences stand in the held-out data.", removed)
+        raise CorpusError(f"all {removed:,} training records are also in the held-out data: use other held-out data.")
+    logger.warning("%d records were removed from train, because the held-out data contain their sequences.", removed)
     return without_rows(train, shared, cache_dir), removed
 
 
 def _shared_rows(train: Dataset, held_out: Dataset) -> np.ndarray:
-    """Return the sorted numbers of the rows of `train` whose sequence stands in `held_out`."""
+    """Return the sorted numbers of the rows of `train` whose sequence is in `held_out`."""
     sequences = pa.chunked_array(
         (chunk for piece in column_pieces(held_out, "sequence") for chunk in piece.chunks), pa.string()
     )
     column = train.data.column("sequence")
-    # at one go, as every call makes a table of the held-out sequences anew; a byte a record
+    # in one call, because each call hashes the held-out sequences again; the result is a byte per record
     shared = pc.is_in(column, value_set=sequences.cast(column.type)).to_numpy()
     return np.concatenate(
         [np.flatnonzero(shared[rows]) + start for start, rows in row_pieces(train)] or [np.empty(0, dtype=np.int64)]
     )
 
 
-def _said(fractions: dict[str, float]) -> str:
+def _listed(fractions: dict[str, float]) -> str:
     return ", ".join(f"{name}={fraction!r}" for name, fraction in fractions.items() if fraction)
 
 
 def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int) -> None:
     if not isinstance(dataset, Dataset):
-        raise CorpusError("A streamed corpus cannot be split; load it with streaming=False or give separate files.")
+        raise CorpusError(
+            "a streamed corpus cannot be split: load it with streaming=False, or give held-out data as separate files."
+        )
     for column in ("id", "sequence"):
         if column not in dataset.column_names:
-            raise CorpusError(f'The dataset to split has no column "{column}", only {dataset.column_names}.')
+            raise CorpusError(
+                f'the dataset to split has no column "{column}"; its columns are {dataset.column_names}.'
+            )
     for name, fraction in fractions.items():
         if not 0.0 <= fraction < 1.0:
-            raise CorpusError(f"{name} must be at least 0 and less than 1, and not {fraction!r}.")
+            raise CorpusError(f"{name} must be at least 0 and less than 1, got {fraction!r}.")
         if fraction and name != "holdout_random" and not clusters:
-            raise CorpusError(f"{name}={fraction!r} needs a table of clusters to know the families.")
+            raise CorpusError(f"{name}={fraction!r} needs a table of clusters: set cluster_table.")
     if sum(fractions.values()) >= 1.0:
-        raise CorpusError(f"The held-out fractions add up to 1 or more: {_said(fractions)}.")
+        raise CorpusError(f"the held-out fractions must add up to less than 1: {_listed(fractions)}.")
     if seed < 0:
-        raise CorpusError(f"holdout_seed must be 0 or more, and not {seed!r}.")
+        raise CorpusError(f"holdout_seed must be 0 or more, got {seed!r}.")
 
 
 def _choose_records(
     dataset: Dataset, clusters: dict[str, str] | None, clusters_name: str, fractions: dict[str, float], seed: int
 ) -> tuple[dict[str, np.ndarray], int]:
-    """Return the row numbers of every held-out set, and how many records `clusters` lacks."""
+    """Return the row numbers of every held-out set, and the number of records that `clusters` lacks."""
     generator = np.random.default_rng(seed)
-    taken = np.zeros(len(dataset), dtype=bool)  # a byte a record, where numbers of records would be eight
+    taken = np.zeros(len(dataset), dtype=bool)  # one byte per record; row numbers would take eight
     held_out: dict[str, np.ndarray] = {}
     missing = 0
     if fractions["holdout_families"] or fractions["holdout_members"]:
@@ -211,8 +217,8 @@ def _choose_records(
         taken[held_out["members"]] = True
     if fractions["holdout_random"]:
         logger.warning(
-            "Records are held out at random, so that relatives of the held-out proteins stay in train: results on the "
-            'held-out set "sample" are optimistic. Hold out families with a cluster table to avoid it.'
+            "Records are held out at random (holdout_random), so relatives of held-out proteins stay in train: "
+            'results on the held-out set "sample" are optimistic. Use holdout_families with a cluster_table instead.'
         )
         wanted = max(1, round(fractions["holdout_random"] * len(dataset)))
         held_out["sample"] = _draw_rows(taken, wanted, generator)
@@ -220,7 +226,7 @@ def _choose_records(
 
 
 def _draw_rows(taken: np.ndarray, wanted: int, generator: np.random.Generator) -> np.ndarray:
-    """Return that many rows that are not taken, at random and sorted; all of the others if they are fewer."""
+    """Draw `wanted` rows that are not taken, sorted; all remaining rows if they are fewer."""
     before, wanted = taken.copy(), min(wanted, len(taken) - int(taken.sum()))
     drawn = 0
     while drawn < wanted:
@@ -233,21 +239,21 @@ def _draw_rows(taken: np.ndarray, wanted: int, generator: np.random.Generator) -
 def _family_of_records(
     dataset: Dataset, clusters: dict[str, str], clusters_name: str
 ) -> tuple[np.ndarray, list[str], int]:
-    """Number the families: returns (family number of each record, names by number, records without a family)."""
+    """Number the families: return (family number of each record, names by number, records without a family)."""
     missing = sum(identifier not in clusters for identifier in _values(dataset, "id"))
     if missing == len(dataset):
         raise CorpusError(
-            f"None of the {missing:,} record ids (such as {shorten(dataset[0]['id'])}) is in {clusters_name}, whose "
-            f"ids are such as {shorten(next(iter(clusters)))}."
+            f"none of the {missing:,} record ids (such as {shorten(dataset[0]['id'])}) is in {clusters_name}, whose "
+            f"ids are like {shorten(next(iter(clusters)))}: make the ids agree."
         )
     if missing:
         logger.warning(
-            "%d of %d records are not in %s; each id is treated as a family of its own.",
+            "%d of %d records are not in %s; each id counts as a separate family.",
             missing,
             len(dataset),
             clusters_name,
         )
-    # Families are often named after a member: the mark keeps a record without a family apart from them.
+    # families are often named after a member; the mark avoids a clash with such names
     names = (clusters.get(identifier, f"\0{identifier}") for identifier in _values(dataset, "id"))
     numbers: dict[str, int] = {}
     families = np.fromiter((numbers.setdefault(name, len(numbers)) for name in names), dtype=np.int64)
@@ -255,9 +261,9 @@ def _family_of_records(
 
 
 def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
-    """Return a mask over families whose members together reach `wanted` records, or come near it."""
+    """Return a mask over families that together have about `wanted` records."""
 
-    # Keyed by name: other records, or another order of them, do not change the order of the families.
+    # keyed by name, so the order of the families does not depend on the records
     def key(number: int) -> bytes:
         return random_key(seed, names[number], size=16)
 
@@ -266,35 +272,39 @@ def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: i
     for number in sorted(range(len(names)), key=key):
         if taken >= wanted:
             break
-        # Without this bound one large family could put a third of a corpus into a set meant to be a twentieth.
+        # without this bound, one large family could make the set many times too large
         if taken + sizes[number] <= max(1.0, 1.5 * wanted):
             chosen[number] = True
             taken += int(sizes[number])
     if taken == 0:
         raise CorpusError(
             f"holdout_families asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
-            "too many to hold it out; raise the fraction."
+            "more than 1.5 times as many: raise the fraction."
         )
     if taken < wanted:
-        logger.warning("Families of %d records are held out instead of %.0f: the others are too large.", taken, wanted)
+        logger.warning(
+            "Families with %d records are held out instead of %.0f, because all other families are too large.",
+            taken,
+            wanted,
+        )
     return chosen
 
 
 def _choose_members(
     families: np.ndarray, candidates: np.ndarray, fraction: float, generator: np.random.Generator
 ) -> np.ndarray:
-    """Return the sorted indices, out of `candidates`, of the members to hold out."""
+    """Return the sorted indices, among `candidates`, of the members to hold out."""
     candidate_families = families[candidates]
-    # Sorted by family and at random within each, so that the first members of every family are a random choice.
+    # sorted by family and random within each: the first members of every family are a random choice
     order = np.lexsort((generator.random(len(candidates)), candidate_families))
     _, starts, sizes = np.unique(candidate_families[order], return_index=True, return_counts=True)
-    # At least one member, but never the whole family: that would be a held-out family.
+    # at least one member, but never the whole family
     quotas = np.clip(np.floor(sizes * fraction + 0.5).astype(np.int64), 1, np.maximum(sizes - 1, 1))
     quotas[sizes < _MIN_FAMILY_FOR_MEMBERS] = 0
     if not quotas.any():
         raise CorpusError(
-            f"holdout_members={fraction!r} cannot be honoured: no family with {_MIN_FAMILY_FOR_MEMBERS} or more "
-            "members is left to take members from."
+            f"holdout_members={fraction!r} is impossible: no family with {_MIN_FAMILY_FOR_MEMBERS} or more members is "
+            "left. Remove holdout_members, or lower holdout_families."
         )
     rank = np.arange(len(candidates)) - np.repeat(starts, sizes)
     return np.sort(candidates[order[rank < np.repeat(quotas, sizes)]])

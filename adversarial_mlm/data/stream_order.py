@@ -1,9 +1,9 @@
-"""The order of a stream: which record comes when, where nobody knows how many there are.
+"""The order of streamed training data, where the number of records is unknown.
 
-A stream can be read from its beginning only. Its order is nevertheless a function of (seed, stream, pass, position),
-as that of an indexable dataset is (`data_order`): the parts of the source in an order of the pass, their records
-through a buffer that is drawn from by a generator of the pass. Passes are joined end to end. Any position so can be
-reached again, in any process, by reading the pass anew and leaving out what comes before; nothing has to be saved.
+A stream can only be read from its beginning. Its order is still a function of (seed, stream, epoch, position), like
+that of an indexable dataset (see `order`). In each epoch the parts of the source are permuted, and their records pass
+through a shuffle buffer. Epochs are joined end to end. Any process can return to a position by reading the epoch again
+up to it; nothing has to be saved.
 """
 
 import itertools
@@ -16,17 +16,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 from adversarial_mlm.data.streaming import RecordStream
 
 BUFFER = 10_000
-_SHUFFLE = 2  # beside the order and the crops of `data_order`
+_SHUFFLE = 2  # seed key; `order` uses 0 and 1
 _ROWS_AT_ONCE = 1000
 _DRAWS_AT_ONCE = 4096
 
 
 def stream_parts(dataset: IterableDataset) -> list[Callable[[], Iterator[Mapping]]]:
-    """The parts of a stream, each a function that reads it from its beginning.
+    """Return the parts of a stream: functions that each read one part from its beginning.
 
     Args:
-        dataset: A [`corpus.streaming.RecordStream`], a `datasets.IterableDataset`, or any iterable, which is one part.
-            It has to give the same records in the same order each time.
+        dataset: A [`streaming.RecordStream`], a `datasets.IterableDataset`, or any iterable, which is one part. It
+            must give the same records in the same order each time.
     """
     if isinstance(dataset, RecordStream):
         return [lambda index=index: dataset.shard_rows(index) for index in range(dataset.num_shards)]
@@ -36,7 +36,7 @@ def stream_parts(dataset: IterableDataset) -> list[Callable[[], Iterator[Mapping
 
 
 def _rows_of_part(dataset: datasets.IterableDataset, index: int) -> Iterator[dict]:
-    # in a worker, iterating over rows would give a share of them; `iter` gives all
+    # in a worker, iterating over rows would yield only a share of them; `iter` yields all
     part = dataset.shard(dataset.num_shards, index)
     for batch in part.iter(_ROWS_AT_ONCE):
         for values in zip(*batch.values(), strict=True):
@@ -44,40 +44,39 @@ def _rows_of_part(dataset: datasets.IterableDataset, index: int) -> Iterator[dic
 
 
 def shuffled(rows: Iterator[Mapping], generator: np.random.Generator, buffer_size: int) -> Iterator[Mapping]:
-    """Draw from a buffer that is filled up by the rows that come: none is lost, none comes twice."""
+    """Yield every row exactly once, drawn at random from a buffer of `buffer_size` rows."""
     buffer = list(itertools.islice(rows, buffer_size))
-    places = iter(())
+    draws = iter(())
     for row in rows:
-        place = next(places, None)
-        if place is None:
-            places = iter(generator.integers(buffer_size, size=_DRAWS_AT_ONCE).tolist())
-            place = next(places)
-        drawn, buffer[place] = buffer[place], row
+        index = next(draws, None)
+        if index is None:
+            draws = iter(generator.integers(buffer_size, size=_DRAWS_AT_ONCE).tolist())
+            index = next(draws)
+        drawn, buffer[index] = buffer[index], row
         yield drawn
-    for place in generator.permutation(len(buffer)).tolist():
-        yield buffer[place]
+    for index in generator.permutation(len(buffer)).tolist():
+        yield buffer[index]
 
 
 class StreamBatches(IterableDataset):
-    """Micro-batches of one process, without end, beginning at any position of the order.
+    """Yield the micro-batches of one process, endlessly, from any position of the order.
 
-    Every process, and every worker of its loader, reads the whole stream and keeps its own batches: of each
-    `batch_size * num_processes` records in a row the first process takes the first `batch_size`. So there is neither
-    gap nor double, all processes make the same number of updates, and the batches of an update do not depend on the
-    number of workers.
+    Every process, and every worker of its loader, reads the whole stream and keeps its own batches. Of each
+    `batch_size * num_processes` consecutive records the first process takes the first `batch_size`, and so on. All
+    processes make the same number of updates, and the batches do not depend on the number of workers.
 
     Args:
         dataset: See [`stream_parts`].
-        seed (`int`): Of the order.
-        stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`: they read in different orders.
-        batch_size (`int`): Records of one micro-batch on one process.
-        num_processes (`int`): Processes.
-        process_index (`int`): This process.
-        first_record (`int`): Where in the order, passes joined end to end, the first micro-batch of all begins.
+        seed (`int`): Seed of the order.
+        stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`, which have different orders.
+        batch_size (`int`): Number of records in a micro-batch on one process.
+        num_processes (`int`): Number of processes.
+        process_index (`int`): Index of this process.
+        first_record (`int`): Position, over all epochs, at which the first micro-batch of all processes begins.
         shuffle (`bool`, *optional*, defaults to `True`): `False` keeps the order of the source.
 
     Raises:
-        ValueError: When iterated over, if the stream holds no records.
+        ValueError: During iteration, if the stream contains no records.
     """
 
     def __init__(
@@ -106,23 +105,23 @@ class StreamBatches(IterableDataset):
                 yield [{**row, "epoch": epoch, "record": record} for epoch, record, row in batch[own]]
 
     def _records(self, first: int) -> Iterator[tuple[int, int, Mapping]]:
-        """(pass, number in the pass, row) of every record from a position on."""
-        epoch, before = 0, 0  # records of the passes before this one
+        """Yield (epoch, number in the epoch, row) of every record from position `first` on."""
+        epoch, before = 0, 0  # records in earlier epochs
         while True:
             size = 0
-            for size, row in enumerate(self._pass(epoch), start=1):
+            for size, row in enumerate(self._epoch(epoch), start=1):
                 if before + size > first:
                     yield epoch, size - 1, row
             if not size:
-                raise ValueError("the stream to train on holds no records")
-            # now that the size of a pass is known, whole passes need not be read to be passed over
+                raise ValueError("the training stream contains no records")
+            # the size of an epoch is known now, so further whole epochs are skipped without reading
             skipped = max((first - before) // size, 1)
             epoch, before = epoch + skipped, before + skipped * size
 
-    def _pass(self, epoch: int) -> Iterator[Mapping]:
+    def _epoch(self, epoch: int) -> Iterator[Mapping]:
         parts = stream_parts(self.dataset)
         if not self.shuffle:
             return itertools.chain.from_iterable(part() for part in parts)
         generator = np.random.default_rng([_SHUFFLE, self.seed, self.stream, epoch])
-        in_turn = (parts[index]() for index in generator.permutation(len(parts)).tolist())
-        return shuffled(itertools.chain.from_iterable(in_turn), generator, BUFFER)
+        permuted = (parts[index]() for index in generator.permutation(len(parts)).tolist())
+        return shuffled(itertools.chain.from_iterable(permuted), generator, BUFFER)

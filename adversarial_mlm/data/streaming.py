@@ -1,4 +1,4 @@
-"""A corpus that is read on the fly: shards that any process may read, and counts that all of them share."""
+"""Streamed corpora: shards that any process may read, and cleaning counts in shared memory."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,24 +10,23 @@ from adversarial_mlm.data.cleaning import CleaningCounts
 from adversarial_mlm.data.formats import Columns, Shard
 from adversarial_mlm.data.shards import clean_shard, nothing_left
 
-# Writing into shared memory takes as long as reading a record.
+# writing to shared memory takes as long as reading a record
 _ROWS_BETWEEN_COUNTS = 100
 
 
 class RecordStream(IterableDataset):
-    """Clean rows, read from their source anew in every pass; each is a dictionary of `id`, `sequence` and `length`.
+    """Clean rows that are read from their source in every epoch: dictionaries of `id`, `sequence` and `length`.
 
-    Iterating over it divides the shards among the workers of a `DataLoader`. Whoever needs another division asks for
-    the rows of single shards.
+    Iterating divides the shards among the workers of a `DataLoader`. Use `shard_rows` for another division.
 
     Args:
-        name (`str`): Of the source, for messages.
-        shards (`list[Shard]`): Its parts.
-        columns ([`Columns`]): Which columns of a table to read.
-        min_length (`int`): Shorter sequences are dropped.
+        name (`str`): Name of the source, for messages.
+        shards (`list[Shard]`): Parts of the source.
+        columns ([`Columns`]): Columns of a table to read.
+        min_length (`int`): Minimum number of residues; shorter sequences are dropped.
 
     Attributes:
-        num_shards (`int`): Number of parts.
+        num_shards (`int`): Number of shards.
     """
 
     column_names = ["id", "sequence", "length"]
@@ -38,17 +37,17 @@ class RecordStream(IterableDataset):
         self._counts = _SharedCounts(len(shards))
 
     def counts(self) -> CleaningCounts:
-        """What cleaning did until now, see [`Corpus.counts`]."""
+        """Return the counts so far, see [`Corpus.counts`]."""
         return self._counts.total()
 
     def shard_rows(self, index: int) -> Iterator[dict[str, Any]]:
-        """The rows of one shard, in the order of the source; all of them, also in a `DataLoader` worker.
+        """Yield all rows of one shard in the order of the source, also in a `DataLoader` worker.
 
         Raises:
-            CorpusError: If the shard is damaged, or if nothing is left of the whole corpus.
+            CorpusError: If the shard is damaged, or if the whole corpus has no record after cleaning.
         """
-        counts, is_news = CleaningCounts(), lambda: not self._counts.is_complete(index)
-        rows = clean_shard(self.shards[index], self.columns, self.min_length, counts, is_news)
+        counts, warn = CleaningCounts(), lambda: not self._counts.is_complete(index)
+        rows = clean_shard(self.shards[index], self.columns, self.min_length, counts, warn)
         for number, (identifier, sequence, length) in enumerate(rows):
             if number % _ROWS_BETWEEN_COUNTS == 0:
                 self._counts.write(index, counts)
@@ -65,22 +64,21 @@ class RecordStream(IterableDataset):
 
 
 class _SharedCounts:
-    """Counts that live in shared memory: one row per shard, of the pass over it that has got farthest.
+    """Counts in shared memory, one row per shard.
 
-    Several processes may read one shard. Each of them counts the same things in the same order, so that whoever has
-    read most is right for all, and further passes do not add up. `torch.multiprocessing` hands the memory itself, not
-    a copy, to forked and spawned `DataLoader` workers.
+    Several processes may read one shard. All count the same records in the same order, so the counts of the process
+    that has read most are kept. `torch.multiprocessing` shares the memory with forked and spawned workers.
     """
 
     def __init__(self, num_shards: int):
-        # the last column says whether a pass over the shard is complete
+        # the last column is 1 if the shard was read completely
         self.table = torch.zeros((num_shards, len(vars(CleaningCounts())) + 1), dtype=torch.int64).share_memory_()
 
     def __deepcopy__(self, memo: dict) -> "_SharedCounts":
-        return self  # a copied dataset goes on counting in the same place
+        return self  # copies of a dataset share the counts
 
     def write(self, shard: int, counts: CleaningCounts, complete: bool = False) -> None:
-        # the view is made anew each time, because a kept one would be pickled as a copy
+        # not stored, because a stored view would be pickled as a copy
         row = self.table.numpy()[shard]
         if complete or (counts.records_read > row[0] and not row[-1]):
             row[:] = (*vars(counts).values(), complete)

@@ -1,7 +1,7 @@
-"""A corpus without some of its records, and one look at every record: with little memory, however many there are.
+"""Subsets and statistics of whole corpora in little memory, and the cache that keeps them.
 
-What such a look finds, and which rows a subset has, is kept beside the cache of the corpus, so that only the first
-start of many spends time on it. A dataset that is in memory anyway is treated in memory.
+For a corpus on disk, row numbers and statistics are cached next to it, so only the first start computes them. A
+dataset in memory is handled in memory.
 """
 
 import logging
@@ -27,12 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder(cache_dir: str | None) -> str:
-    """The folder for what is kept: `adversarial_mlm` in `cache_dir`, by default in that of `datasets`."""
+    """Return the cache folder: `adversarial_mlm` in `cache_dir`, by default in the cache of `datasets`."""
     return os.path.join(os.path.expanduser(cache_dir or str(datasets.config.HF_DATASETS_CACHE)), "adversarial_mlm")
 
 
 def row_pieces(dataset: Dataset) -> Iterator[tuple[int, np.ndarray]]:
-    """(Number of the first, place of each in the table behind the dataset) of at most 100,000 rows in a row."""
+    """Yield pieces of at most 100,000 rows: (number of the first row, index of each row in the underlying table)."""
     for start in range(0, len(dataset), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(dataset))
         if dataset._indices is None:
@@ -42,14 +42,14 @@ def row_pieces(dataset: Dataset) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def column_pieces(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
-    """The values of a column in pieces of at most 100,000 rows, in the order of the dataset."""
+    """Yield the values of a column in pieces of at most 100,000 rows, in the order of the dataset."""
     values = dataset.data.column(column)
     for start, rows in row_pieces(dataset):
         first, stop = int(rows.min()), int(rows.max()) + 1
         if stop - first == len(rows) and dataset._indices is None:
             yield values.slice(first, len(rows))
         elif stop - first <= 2 * len(rows):
-            # where some rows are left out `datasets` would gather one by one, which takes a hundred times as long
+            # if rows are left out, `datasets` would gather them one by one, 100 times as slow
             yield values.slice(first, stop - first).take(pa.array(rows - first))
         else:
             gathered = dataset.select_columns([column]).with_format("arrow")[start : start + len(rows)]
@@ -57,10 +57,10 @@ def column_pieces(dataset: Dataset, column: str) -> Iterator[pa.ChunkedArray]:
 
 
 def without_rows(dataset: Dataset, rows: np.ndarray, cache_dir: str | None = None) -> Dataset:
-    """The dataset without some rows. The numbers of the others stand in a file that is mapped into memory.
+    """Return the dataset without some rows. The remaining row numbers are stored in a memory-mapped file.
 
     Args:
-        dataset (`datasets.Dataset`): Any.
+        dataset (`datasets.Dataset`): Any dataset.
         rows (`np.ndarray` of shape `(rows,)`): Sorted numbers of the rows to leave out.
         cache_dir (`str`, *optional*): See [`cache_folder`].
     """
@@ -81,19 +81,19 @@ def without_rows(dataset: Dataset, rows: np.ndarray, cache_dir: str | None = Non
 def _write_rows(file, dataset: Dataset, rows: np.ndarray) -> None:
     schema = pa.schema({"indices": pa.uint64()})
     with pa.ipc.new_stream(file, schema) as writer:
-        for start, places in row_pieces(dataset):
-            kept = np.ones(len(places), dtype=bool)
-            here = slice(*np.searchsorted(rows, (start, start + len(places))))
+        for start, indices in row_pieces(dataset):
+            kept = np.ones(len(indices), dtype=bool)
+            here = slice(*np.searchsorted(rows, (start, start + len(indices))))
             kept[rows[here] - start] = False
-            writer.write_batch(pa.record_batch([pa.array(places[kept], pa.uint64())], schema=schema))
+            writer.write_batch(pa.record_batch([pa.array(indices[kept], pa.uint64())], schema=schema))
 
 
 def count_lengths(dataset: Dataset, cache_dir: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """How many records have which length: the lengths that there are, sorted, and the number of records of each.
+    """Count the records of each length: return the sorted distinct lengths, and the number of records of each.
 
     Args:
         dataset (`datasets.Dataset`): Rows with the column `length`.
-        cache_dir (`str`, *optional*): Folder for the answer, by default that of `datasets`.
+        cache_dir (`str`, *optional*): Folder for the cached result, by default that of `datasets`.
     """
 
     def find() -> np.ndarray:
@@ -109,12 +109,12 @@ def count_lengths(dataset: Dataset, cache_dir: str | None = None) -> tuple[np.nd
 def remembered(
     what: str, parts: list[Dataset], find: Callable[[], np.ndarray], cache_dir: str | None = None
 ) -> np.ndarray:
-    """What a look at whole datasets finds: an array, computed once where they are on disk.
+    """Return an array computed from whole datasets; it is cached if they are on disk.
 
     Args:
-        what (`str`): Name of the question, with a number that changes where the answer would.
-        parts (`list[datasets.Dataset]`): What it is about.
-        find (`Callable`): Computes the array.
+        what (`str`): Name of the computation, with a number to raise when its result changes.
+        parts (`list[datasets.Dataset]`): The datasets.
+        find (`Callable`): Function that computes the array.
         cache_dir (`str`, *optional*): See [`cache_folder`].
     """
     if not all(part.cache_files for part in parts):
@@ -129,7 +129,7 @@ def remembered(
 
 
 def load_kept(path: str) -> np.ndarray | None:
-    """An array of the cache; `None` where it was never written, or is damaged."""
+    """Load an array of the cache; `None` if it is missing or damaged."""
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError):
@@ -140,7 +140,7 @@ def keep(path: str, write: Callable) -> None:
     """Write a file of the cache.
 
     Raises:
-        CorpusError: If that is not possible.
+        CorpusError: If the file cannot be written.
     """
     try:
         with atomic_files.replacing_file(path) as file:
@@ -149,24 +149,24 @@ def keep(path: str, write: Callable) -> None:
         raise not_kept(os.path.dirname(path), error) from error
 
 
-def say_what_is_kept(folder: str) -> None:
-    """Log how much is in the cache, from which nothing is ever deleted."""
+def log_cache_size(folder: str) -> None:
+    """Log the size of the cache, which is never cleaned up."""
     files = [entry.path for entry in os.scandir(folder) if entry.is_file()]
     killed = sum(entry.name.startswith(UNFINISHED_FILES) for entry in os.scandir(folder))
     corpora = sum(path.endswith(".arrow") and not path.endswith(ROWS_FILE) for path in files)
     logger.info(
-        "%s keeps %s, %.2f GB in all; what no run needs any more can be deleted%s",
+        "cache %s: %s, %.2f GB in total; you can delete any that no run is using%s",
         *(folder, "1 cleaned corpus" if corpora == 1 else f"{corpora:,} cleaned corpora"),
         sum(map(os.path.getsize, files)) / 1e9,
-        f", as can {UNFINISHED_FILES}* ({killed:,}), which starts that were killed have left there" if killed else "",
+        f", and {UNFINISHED_FILES}* ({killed:,}), left by killed processes" if killed else "",
     )
 
 
 def not_kept(folder: str, error: OSError) -> CorpusError:
-    """The error of a cache that cannot be written."""
+    """Return the error for a cache that cannot be written."""
     return CorpusError(
-        f"{folder}: nothing could be written to this folder, which keeps cleaned corpora ({error.strerror or error}); "
-        "name another one with cache_dir."
+        f"{folder}: this folder, the cache of cleaned corpora, cannot be written to ({error.strerror or error}): set "
+        "another one with cache_dir."
     )
 
 

@@ -86,7 +86,7 @@ def test_a_preparation_that_was_stopped_goes_on_where_it_was(tmp_path, fasta, ro
     monkeypatch.setattr(prepare, "clean_rows", stops)
     with pytest.raises(KeyboardInterrupt):
         prepare_corpus(fasta, str(folder), workers=1, part_bytes=300)
-    with pytest.raises(CorpusError, match="not finished; start adv-mlm prepare again"):
+    with pytest.raises(CorpusError, match="not complete: repeat adv-mlm prepare to continue"):
         load_corpus(str(folder), cache_dir=str(tmp_path))
     (folder / "part-00001.arrow").write_bytes(b"half")  # is made anew
     manifest = prepare_corpus(fasta, str(folder), workers=1, part_bytes=300)
@@ -128,8 +128,11 @@ def test_wrong_input_ends_in_one_sentence(tmp_path, fasta, capsys, write_records
     (tmp_path / "other" / "notes.txt").write_text("mine")
     (tmp_path / "genes.fa").write_text(">gene\nATGGCNTTAGCATACG\n")
     for words, message in (
-        ([fasta, "--output_dir", folder, "--min_length", "20"], "manifest.json: the folder holds a corpus of other"),
-        ([table, "--output_dir", str(tmp_path / "new")], "a.parquet: only FASTA is prepared"),
+        (
+            [fasta, "--output_dir", folder, "--min_length", "20"],
+            "manifest.json: the folder contains a corpus of other",
+        ),
+        ([table, "--output_dir", str(tmp_path / "new")], "a.parquet: only FASTA can be prepared"),
         ([fasta, "--output_dir", str(tmp_path / "other")], "other: the folder is not empty"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--workers", "0"], "workers must be 1 or more"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--part_megabytes", "0"], "part_megabytes must be 1 or more"),
@@ -160,14 +163,14 @@ def test_a_damaged_folder_is_refused_by_the_name_of_the_file(tmp_path, fasta):
     table.unlink()
     refused("part-00001.arrow: a table of the prepared corpus is missing")
     table.write_bytes(whole[:-8])
-    refused(r"part-00001.arrow: the table has [\d,]+ bytes, and [\d,]+ were prepared")
+    refused(r"part-00001.arrow: the table has [\d,]+ bytes, but [\d,]+ were prepared")
     table.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
     refused("part-00001.arrow: the table is damaged: its checksum")
     table.write_bytes(whole)
     assert len(load_corpus(str(folder), cache_dir=cache).dataset) > 100
-    refused("it was prepared with min_length=10, and min_length=30", min_length=30)
+    refused("it was prepared with min_length=10, but min_length=30 is set", min_length=30)
     refused("it was prepared with allow_nucleotides=False", allow_nucleotides=True)
-    refused("leave out streaming", streaming=True)
+    refused("remove streaming", streaming=True)
     manifest = json.loads((folder / "manifest.json").read_text())
     for changed, message in (
         ({"cleaning_version": 1}, "cleaning_version is 1, but this version reads"),

@@ -100,7 +100,7 @@ def test_verbatim_twins_of_held_out_records_leave_train(caplog, family_corpus):
     held_out = set(splits.held_out["sample"]["sequence"])
     assert splits.duplicates_removed > 0 and not held_out & set(splits.train["sequence"])
     assert len(splits.train) + len(splits.held_out["sample"]) + splits.duplicates_removed == len(dataset)
-    assert f"{splits.duplicates_removed} records were taken out of train" in caplog.text
+    assert f"{splits.duplicates_removed} records were removed from train" in caplog.text
 
 
 def test_sequences_of_a_validation_file_leave_train(family_corpus):
@@ -108,7 +108,7 @@ def test_sequences_of_a_validation_file_leave_train(family_corpus):
     rest, removed = remove_shared_sequences(dataset, dataset.select(range(5)))
     assert removed == 5 and rest["id"][:] == dataset["id"][5:]
     assert remove_shared_sequences(rest, dataset.select(range(5))) == (rest, 0)
-    with pytest.raises(CorpusError, match="All 40 records"):
+    with pytest.raises(CorpusError, match="all 40 training records"):
         remove_shared_sequences(dataset, dataset)
 
 
@@ -121,7 +121,7 @@ def test_records_missing_in_the_table_are_families_of_their_own(caplog, family_c
     # As one family of five they would give a member.
     members = split_corpus(dataset, clusters=listed, holdout_members=0.2).held_out["members"]
     assert len(members) == 19 and not any(identifier.startswith("f3-") for identifier in members["id"])
-    with pytest.raises(CorpusError, match="None of the 100 record ids"):
+    with pytest.raises(CorpusError, match="none of the 100 record ids"):
         split_corpus(dataset, clusters={"other": "family"}, holdout_families=0.3)
 
 

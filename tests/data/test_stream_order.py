@@ -113,5 +113,5 @@ def test_a_stream_without_records_is_refused():
         def __iter__(self):
             return iter(())
 
-    with pytest.raises(ValueError, match="holds no records"):
+    with pytest.raises(ValueError, match="contains no records"):
         batches(Nothing(), 1)
