@@ -24,9 +24,8 @@ from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks, pretrain
-from adversarial_mlm.saving.checkpoint_store import all_in
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.run_files import METRICS_FILE
-from adversarial_mlm.training.checkpointing import latest_checkpoint
 from adversarial_mlm.training.evaluation import background_log_shares
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from adversarial_mlm.utils.hashing import file_checksum
@@ -85,7 +84,7 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
     if run in comparison.plan.with_tasks and not result["metrics"]["diverged"]:
         result["tasks"] = comparison.tasks.evaluate(folder, folder, device_of(comparison))
     write_json(folder / RESULT_FILE, result)
-    for checkpoint in all_in(str(folder)):  # keep the encoder only
+    for checkpoint in CheckpointStore(str(folder)).all():  # keep the encoder only
         shutil.rmtree(checkpoint, ignore_errors=True)
     gc.collect()
     return result
@@ -245,7 +244,7 @@ def _train(comparison: Comparison, run: Run, recipe: Recipe) -> dict[str, Any]:
     path = folder / _DONE_FILE
     if not path.exists():
         try:
-            recipe.training.resume_from_checkpoint = latest_checkpoint(str(folder))
+            recipe.training.resume_from_checkpoint = CheckpointStore(str(folder)).latest()
         except CheckpointError:  # there is no complete checkpoint
             recipe.run.overwrite_output_dir = True
         facts, stopped = _facts_of_training(recipe, comparison.data)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from adversarial_mlm.recipes.recipe import Recipe
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint
 from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
 from adversarial_mlm.saving.run_files import (
     ARGUMENTS_FILE,
@@ -16,7 +17,6 @@ from adversarial_mlm.saving.run_files import (
     RECIPE_FILE,
     RECORDS_FILE,
 )
-from adversarial_mlm.training.checkpointing import is_latest, latest_checkpoint, named_checkpoint
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.errors import CheckpointError, RecipeError
 
@@ -71,7 +71,7 @@ def _check_output_dir(recipe: Recipe) -> str | None:
 
 def _find_checkpoint(folder: str, wanted: str) -> str:
     try:
-        return latest_checkpoint(folder) if is_latest(wanted) else named_checkpoint(wanted)
+        return CheckpointStore(folder).latest() if is_latest(wanted) else named_checkpoint(wanted)
     except CheckpointError as error:
         raise RecipeError(f"resume_from_checkpoint is {wanted}, but {error}") from error
 

@@ -4,7 +4,6 @@ import copy
 import logging
 import os
 import sys
-from dataclasses import dataclass
 
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
@@ -19,6 +18,7 @@ from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load
 from adversarial_mlm.recipes.output_dir import check_output_dir, clear, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
 from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
@@ -140,7 +140,7 @@ def build_trainer(
     _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
-    trainer.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
+    trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
     return trainer
 
 
@@ -281,23 +281,6 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     if evaluator.is_world_process_zero():
         model_card.write(evaluator.card_facts(), folder, figures)
     return figures
-
-
-@dataclass
-class PushResult:
-    """How the push at the end of a run went.
-
-    Attributes:
-        repo_id: The repository.
-        revision: Its branch, where one was asked for.
-        address: Its address, where the push succeeded.
-        failure: Why it failed, where it did.
-    """
-
-    repo_id: str
-    revision: str | None = None
-    address: str | None = None
-    failure: str | None = None
 
 
 def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:

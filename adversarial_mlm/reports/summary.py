@@ -8,7 +8,7 @@ from adversarial_mlm.masking.statistics import most_masked
 from adversarial_mlm.saving.run_files import METRICS_FILE
 
 if TYPE_CHECKING:
-    from adversarial_mlm.recipes.run import PushResult
+    from adversarial_mlm.saving.hub import PushResult
 
 
 def set_names(figures: dict[str, float]) -> list[str]:

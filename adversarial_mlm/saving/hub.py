@@ -15,7 +15,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, constants, get_sessi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
-from transformers.trainer_utils import HubStrategy, SaveStrategy
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import PushInProgress, hf_api
 
 from adversarial_mlm.saving.run_files import MANIFEST_FILE, METRICS_FILE, NOISER_FOLDER, SLOW_ENCODER_FILE
@@ -105,157 +106,172 @@ def send(snapshot: Snapshot, repo_id: str, message: str, token: str | None, revi
         shutil.rmtree(snapshot.folder, ignore_errors=True)
 
 
-class HubPushes:
-    """The part of [`AdversarialMLMTrainer`] that pushes to the Hub. It is of no use alone.
-
-    Every push is one commit with encoder, tokenizer, `noiser/`, card, arguments and the files of the run named in
-    `run_files`, as they belong together. It sends a copy, so that training may go on writing, and output_dir is not
-    touched. A push during training that fails is warned of once and counted; the next save tries again.
+@dataclass
+class PushResult:
+    """How the push at the end of a run went.
 
     Attributes:
-        run_files (`tuple[str, ...]`): Files of `output_dir` that go with every push during training, where they exist.
-        pushes (`dict[str, int]`): Pushes during training that were `sent`, `failed`, and `skipped` because another
-            was under way.
+        repo_id: The repository.
+        revision: Its branch, where one was asked for.
+        address: Its address, where the push succeeded.
+        failure: Why it failed, where it did.
     """
 
-    run_files: tuple[str, ...] = (METRICS_FILE,)
+    repo_id: str
+    revision: str | None = None
+    address: str | None = None
+    failure: str | None = None
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+
+class HubUploader:
+    """Pushes a run to the Hub; one object for the main process of one run.
+
+    Every push is one commit with encoder, tokenizer, `noiser/`, card, arguments and the files named in `run_files`,
+    because they belong together. It sends a copy, so training can go on writing meanwhile. If a push during training
+    fails, the first failure is logged and all are counted; the next save tries again.
+
+    Args:
+        args (`TrainingArguments`): `output_dir` and the options `hub_...`.
+
+    Attributes:
+        repo_id (`str`, *optional*): The repository, once it is ready.
+        run_files (`tuple[str, ...]`): Files of `output_dir` that go with every push during training, if they exist.
+        counts (`dict[str, int]`): Pushes during training that were `sent`, `failed`, and `skipped` because the one
+            before them was still in progress.
+    """
+
+    def __init__(self, args: TrainingArguments):
+        self.args = args
+        self.repo_id: str | None = None
+        self.run_files: tuple[str, ...] = (METRICS_FILE,)
+        self.counts = {"sent": 0, "failed": 0, "skipped": 0}
+        self._in_progress: PushInProgress | None = None
+
+    def create_repo(self, token: str | None = None, private: bool | None = None) -> str:
         """Create the repository where there is none, and make sure that the token may write to it.
+
+        Args:
+            token (`str`, *optional*): Defaults to `hub_token`, and that to the one of `hf auth login`.
+            private (`bool`, *optional*): Whether a new repository is private; defaults to `hub_private_repo`.
+
+        Returns:
+            `str`, the repository's id.
 
         Raises:
             ValueError: If it may not, if the repository's name is not possible, or if the Hub cannot be used.
         """
-        self.pushes = {"sent": 0, "failed": 0, "skipped": 0}
-        if not self.is_world_process_zero():
-            return
         for left_over in Path(self.args.output_dir).glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
             shutil.rmtree(left_over, ignore_errors=True)
+        self.repo_id = None
+        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
+        private = self.args.hub_private_repo if private is None else private
         try:
             with _quiet_client():
-                super().init_hf_repo(token=token, private=private)
-                hf_api().auth_check(self.hub_model_id, token=token, write=True)
+                repo_id = hf_api().create_repo(name, token=token, private=private, exist_ok=True).repo_id
+                hf_api().auth_check(repo_id, token=token, write=True)
                 if revision is not None and not revision.startswith("refs/pr"):
-                    hf_api().create_branch(self.hub_model_id, branch=revision, token=token, exist_ok=True)
+                    hf_api().create_branch(repo_id, branch=revision, token=token, exist_ok=True)
         except Exception as error:
-            self.hub_model_id = None
-            wanted = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-            raise ValueError(_refusal(error, wanted, token)) from None
+            raise ValueError(_refusal(error, name, token)) from None
+        self.repo_id = repo_id
+        return repo_id
 
-    def push_to_hub(
-        self,
-        commit_message: str = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-    ) -> CommitInfo | Future | None:
-        """Save the networks as they are into `output_dir`, and send what is there to the Hub in one commit.
+    def push_output_dir(
+        self, message: str, blocking: bool = True, token: str | None = None, revision: str | None = None
+    ) -> CommitInfo | Future:
+        """Send the model in `output_dir` in one commit, when the push in progress is over.
 
         Args:
-            commit_message (`str`, *optional*, defaults to `"End of training"`): Of the commit.
+            message (`str`): Of the commit.
             blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the end of the upload.
             token (`str`, *optional*): Defaults to `hub_token`, and that to the one of `hf auth login`.
             revision (`str`, *optional*): The branch; defaults to `hub_revision`, and that to `main`.
-            private (`bool`, *optional*): Whether a new repository is private; defaults to `hub_private_repo`.
 
         Returns:
-            `CommitInfo`, or a `Future` of it if not `blocking`; `None` on all processes but the first.
+            `CommitInfo`, or a `Future` of it if not `blocking`.
 
         Raises:
-            ValueError: If there was no `push_to_hub` in the arguments, and the repository cannot be made ready.
-            PushError: If the push fails; the files in `output_dir` are then complete. If not `blocking` it is the
-                future that raises it.
+            PushError: If the push fails. If not `blocking` it is the future that raises it.
         """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        return self.push_output_dir(commit_message, blocking=blocking, token=token, revision=revision)
-
-    def push_output_dir(
-        self,
-        commit_message: str = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-    ) -> CommitInfo | Future | None:
-        """As [`push_to_hub`], but without saving first: for an `output_dir` that was saved and then added to."""
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
+        self.wait()
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
         snapshot = take_snapshot(files_of_model(self.args.output_dir), self.args.output_dir)
-        job = (snapshot, self.hub_model_id, commit_message, token, revision)
+        job = (snapshot, self.repo_id, message, token, revision)
         return send(*job) if blocking else hf_api().run_as_future(send, *job)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # called at every save, before old checkpoints are removed
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        in_flight = self.push_in_progress is not None and not self.push_in_progress.is_done()
+    def push_checkpoint(self, folder: str, step: int, message: str) -> bool:
+        """Begin to send a checkpoint that was just saved, where `hub_strategy` asks for it; it does not wait.
+
+        Args:
+            folder (`str`): The checkpoint.
+            step (`int`): Of the encoder, for the log.
+            message (`str`): Of the commit.
+
+        Returns:
+            `bool`: Whether a push was begun or tried.
+        """
+        if self.args.hub_strategy == HubStrategy.END:
+            return False
+        in_flight = self._in_progress is not None and not self._in_progress.is_done()
         if in_flight and not self.args.hub_always_push:
-            self.pushes["skipped"] += 1
-            return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        step = self.state.global_step
+            self.counts["skipped"] += 1
+            return False
         try:
-            snapshot = take_snapshot(self._files_of_push(checkpoint_folder), self.args.output_dir)
+            snapshot = take_snapshot(self._files_of_push(folder), self.args.output_dir)
         except PushError as error:
             self._count_failure(step, error)
-            return
-        by_steps = self.args.save_strategy == SaveStrategy.STEPS
-        message = f"Training in progress, {f'step {step}' if by_steps else f'epoch {int(self.state.epoch)}'}"
+            return True
         job = hf_api().run_as_future(self._send_and_count, snapshot, step, message)
         if in_flight:
-            self.push_in_progress.jobs.append(job)
+            self._in_progress.jobs.append(job)
         else:
-            self.push_in_progress = PushInProgress([job])
+            self._in_progress = PushInProgress([job])
+        return True
 
-    def _files_of_push(self, checkpoint_folder: str) -> dict[str, Path]:
+    def wait(self) -> None:
+        """Wait for the push in progress, if there is one."""
+        if self._in_progress is not None and not self._in_progress.is_done():
+            _tell(logging.INFO, "push_to_hub: waiting for the push that is in progress")
+            self._in_progress.wait_until_done()
+
+    def finish(self) -> None:
+        """Wait for the push in progress, and log how many pushes failed or were skipped."""
+        self.wait()
+        if self.counts["failed"] or self.counts["skipped"]:
+            _tell(
+                logging.WARNING if self.counts["failed"] else logging.INFO,
+                "push_to_hub: of the saves during training {sent} were pushed, {failed} failed, and {skipped} were "
+                "skipped because the push before them was still in progress".format(**self.counts),
+            )
+
+    def _files_of_push(self, folder: str) -> dict[str, Path]:
         paths = {name: Path(self.args.output_dir, name) for name in self.run_files}
-        files = files_of_model(checkpoint_folder) | {name: path for name, path in paths.items() if path.exists()}
+        files = files_of_model(folder) | {name: path for name, path in paths.items() if path.exists()}
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
-            files |= files_of_checkpoint(checkpoint_folder, "last-checkpoint")
+            files |= files_of_checkpoint(folder, "last-checkpoint")
         elif self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
-            files |= files_of_checkpoint(checkpoint_folder, Path(checkpoint_folder).name)
+            files |= files_of_checkpoint(folder, Path(folder).name)
         return files
 
     def _send_and_count(self, snapshot: Snapshot, step: int, message: str) -> None:
         # runs in the client's one background thread
         try:
-            send(snapshot, self.hub_model_id, message, self.args.hub_token, self.args.hub_revision)
+            send(snapshot, self.repo_id, message, self.args.hub_token, self.args.hub_revision)
         except PushError as error:
             self._count_failure(step, error)
         else:
-            self.pushes["sent"] += 1
-            _tell(logging.INFO, f"push_to_hub: step {step} is in {self.hub_model_id}")
+            self.counts["sent"] += 1
+            _tell(logging.INFO, f"push_to_hub: step {step} was pushed to {self.repo_id}")
 
     def _count_failure(self, step: int, error: PushError) -> None:
-        self.pushes["failed"] += 1
-        if self.pushes["failed"] == 1:
+        self.counts["failed"] += 1
+        if self.counts["failed"] == 1:
             _tell(
                 logging.WARNING,
-                f"push_to_hub: step {step} was not pushed: {error}; training goes on, the next save tries again, and "
-                "further failures are counted",
+                f"push_to_hub: step {step} was not pushed: {error}; training continues, the next save tries again, "
+                "and further failures are counted",
             )
-
-    def _finish_current_push(self) -> None:
-        push = getattr(self, "push_in_progress", None)  # which the stock trainer sets where there is a repository
-        if push is not None and not push.is_done():
-            _tell(logging.INFO, "push_to_hub: waiting for the push that is under way")
-        super()._finish_current_push()
-
-    def _finalize_training(self, *args, **kwargs):
-        output = super()._finalize_training(*args, **kwargs)  # which waits for the push that is under way
-        if self.args.push_to_hub and (self.pushes["failed"] or self.pushes["skipped"]):
-            _tell(
-                logging.WARNING if self.pushes["failed"] else logging.INFO,
-                "push_to_hub: of the saves during training {sent} were pushed, {failed} could not be, {skipped} were "
-                "skipped because the push before them was under way".format(**self.pushes),
-            )
-        return output
 
 
 def _tell(level: int, line: str) -> None:

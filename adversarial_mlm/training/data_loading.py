@@ -1,12 +1,20 @@
 """Loaders over keyed records: the encoder's, evaluation's, and the noiser's own stream."""
 
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 
-from adversarial_mlm.data.order import NOISER_STREAM, KeyedRecords, NoiserBatchSampler, data_seed
+from adversarial_mlm.data.order import (
+    ENCODER_STREAM,
+    NOISER_STREAM,
+    KeyedRecords,
+    NoiserBatchSampler,
+    data_seed,
+    global_rows,
+)
 from adversarial_mlm.data.stream_order import StreamBatches
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.utils.signals import spare_worker
@@ -108,3 +116,76 @@ def stream_batches(
     first = first_update * args.gradient_accumulation_steps * args.train_batch_size * world
     batches = StreamBatches(dataset, data_seed(args), stream, args.train_batch_size, world, rank, first, shuffle)
     yield from plain_loader(batches, args, sequence_encoder, None)
+
+
+class TrainingBatches:
+    """The micro-batches of one process for both networks, update by update.
+
+    Args:
+        dataset: The training set.
+        args (`TrainingArguments`): Batch size, workers, seeds.
+        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
+        noiser_micro_steps (`Callable[[int], int]`): Micro-batches that the noiser has read before one of its updates.
+        world (`int`): Number of processes.
+        rank (`int`): Number of this one.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        args: TrainingArguments,
+        sequence_encoder: SequenceEncoder,
+        noiser_micro_steps: Callable[[int], int],
+        world: int,
+        rank: int,
+    ):
+        self.dataset, self.args, self.sequence_encoder = dataset, args, sequence_encoder
+        self.noiser_micro_steps, self.world, self.rank = noiser_micro_steps, world, rank
+        self.close()
+
+    def close(self) -> None:
+        """Let the loaders' workers go."""
+        self._of_encoder: Iterator[dict] | None = None  # of a stream
+        self._of_noiser: Iterator[dict] | None = None
+        self._next_noiser_update = 0  # of that iterator
+
+    def of_encoder(self, update: int, epoch_iterator: Iterator[dict], count: int) -> list[dict]:
+        """The next micro-batches of the encoder, fewer at the end of an epoch.
+
+        Args:
+            update (`int`): Its number, with which a stream begins.
+            epoch_iterator (`Iterator[dict]`): The stock trainer's. Of a stream nothing is read from it, because it can
+                neither end with a whole update nor begin at one.
+            count (`int`): How many.
+        """
+        if isinstance(self.dataset, IterableDataset):
+            if self._of_encoder is None:
+                place = (ENCODER_STREAM, update, self.world, self.rank)
+                self._of_encoder = stream_batches(self.dataset, self.args, self.sequence_encoder, *place)
+            epoch_iterator = self._of_encoder
+        return list(itertools.islice(epoch_iterator, count))
+
+    def of_noiser(self, update: int, count: int) -> list[dict]:
+        """The micro-batches of an update of the noiser.
+
+        Args:
+            update (`int`): Its number. If it does not follow the last one, the loader is opened anew.
+            count (`int`): How many.
+        """
+        if self._of_noiser is None or self._next_noiser_update != update:
+            first = self.noiser_micro_steps(update)
+            place = (update, first, self.world, self.rank)
+            self._of_noiser = noiser_batches(self.dataset, self.args, self.sequence_encoder, *place)
+        self._next_noiser_update = update + 1
+        return [next(self._of_noiser) for _ in range(count)]
+
+    def numbered(self, batches: list[dict]) -> list[dict]:
+        """The micro-batches of an update, each with `row` `(batch,)`: its rows' indices in the global batch.
+
+        The indices key the rows' noise.
+        """
+        size = self.args.train_batch_size
+        return [
+            {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, self.world, self.rank)}
+            for micro_step, batch in enumerate(batches)
+        ]

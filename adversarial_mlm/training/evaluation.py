@@ -1,11 +1,12 @@
 """How well an encoder recovers hidden residues: under masks that every run shares, and under the noiser's."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
-from adversarial_mlm.data.order import KeyedRecords
+from adversarial_mlm.data.order import KeyedRecords, global_rows
 from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM, SequenceEncoder
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
@@ -92,6 +93,26 @@ def _sums(encoder: nn.Module, corrupted: CorruptedBatch, log_shares: torch.Tenso
         torch.tensor(len(masked), device=logits.device),
     ]
     return torch.stack([value.double() for value in sums])
+
+
+def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches with `row` `(batch,)`, the index of each protein in the held-out set, which keys its masks.
+
+    Rows that pad the last round of processes are left out.
+
+    Args:
+        loader (`DataLoader`): Of this process.
+        batch_size (`int`): Of one process.
+        world (`int`): Number of processes.
+        rank (`int`): Number of this one.
+    """
+    streamed = isinstance(loader.dataset, IterableDataset)
+    for step, batch in enumerate(loader):
+        batch = {**batch, "row": global_rows(batch_size, len(batch["input_ids"]), step, world, rank)}
+        if not streamed:
+            real = batch["row"] < len(loader.dataset)
+            batch = {name: tensor[real] for name, tensor in batch.items()}
+        yield batch
 
 
 def background_log_shares(dataset, sequence_encoder: SequenceEncoder) -> torch.Tensor:

@@ -1,66 +1,186 @@
-"""The noiser's side of the trainer: when it moves, what it climbs, and what both networks read."""
+"""The game between noiser and encoder: what is masked, what the encoder reads of it, and how the noiser learns.
+
+Algorithms 2 to 4 of the paper, apart from the encoder's own update, which is the trainer's `compute_loss`.
+"""
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import nn
+from transformers.modeling_outputs import MaskedLMOutput
 
+from adversarial_mlm.data.length_chunks import cut_by_length
 from adversarial_mlm.masking.corruption import CorruptedBatch
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import NOISER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
-from adversarial_mlm.training.batch_schedule import micro_steps_before
+from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.training.cpu_dropout import QuickDropout
-from adversarial_mlm.training.data_loading import noiser_batches
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
+from adversarial_mlm.training.metrics_log import Means
 from adversarial_mlm.training.noiser_schedule import Alternation
-from adversarial_mlm.training.packed_attention import padding_index_of, read_packed
-from adversarial_mlm.training.rewards import NoiserReward
+from adversarial_mlm.training.packed_attention import packed_rows, padding_index_of, read_packed
+from adversarial_mlm.training.precision import compiled_as, not_compiled
+from adversarial_mlm.training.rewards import REWARDS, NoiserReward
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
-from adversarial_mlm.training.update_guard import NOISER, spoil_gradient
+from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gradient
 from adversarial_mlm.utils.ramp import Ramp
 
 
-class NoiserTurns:
-    """The half of [`AdversarialMLMTrainer`] that deals with its noiser. It is of no use alone."""
+class NoiserGame:
+    """Corrupts batches, has the encoder read them, and updates the noiser.
 
-    def _set_up_noiser(self, args: AdversarialMLMTrainingArguments, noiser) -> None:
-        self.noiser = noiser
-        self._noiser_wrapped: nn.Module | None = noiser
-        self._frozen_encoder: nn.Module | None = None  # as the noiser's updates call it: compiled, where that is asked
-        self._noiser_iterator: Iterator | None = None
-        self._next_noiser_update = 0  # of that iterator
-        self._reward: NoiserReward | None = None
-        self._rewarded_step = 0
-        self._alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
+    Every method that draws noise takes the keys of its rows, and every method that depends on a schedule takes the
+    encoder's step. So nothing of the game has to be saved but the two networks and the reward.
+
+    Args:
+        encoder (`nn.Module`): Any `...ForMaskedLM`.
+        noiser ([`NoiserModel`], *optional*): Without one all masks are random.
+        collator ([`DataCollatorForRandomMLM`]): Masks batches.
+        args ([`AdversarialMLMTrainingArguments`]): Arguments.
+        accelerator (`Accelerator`): Of the run.
+
+    Attributes:
+        alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
+        reward ([`NoiserReward`], *optional*): What the noiser maximises; there from [`prepare`] on.
+        figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        noiser: NoiserModel | None,
+        collator: DataCollatorForRandomMLM,
+        args: AdversarialMLMTrainingArguments,
+        accelerator: Accelerator,
+    ):
+        self.encoder, self.noiser, self.collator = encoder, noiser, collator
+        self.args, self.accelerator = args, accelerator
+        self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
+        self.reward: NoiserReward | None = None
+        self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
+        self._wrapped: nn.Module | None = (
+            noiser  # as the noiser's updates call it: wrapped where training is distributed
+        )
+        self._frozen_encoder = encoder  # as the noiser's updates call it: compiled, where that is asked for
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
 
-    # ---- Both networks ----
+    def prepare(self, log_shares: Callable[[], torch.Tensor | None], checkpoint: str | None = None) -> None:
+        """Wrap the noiser for training and build its reward. The encoder has to be prepared before.
 
-    def _corrupt(self, inputs: dict, keys: torch.Tensor, differentiable: bool = False) -> CorruptedBatch:
+        Args:
+            log_shares (`Callable`): See [`NoiserReward.build`].
+            checkpoint (`str`, *optional*): The checkpoint from which the run resumes.
+
+        Raises:
+            CheckpointError: If the checkpoint lacks what the reward needs.
+        """
         if self.noiser is None:
-            return self.data_collator.corrupt(inputs, keys)
-        return self.data_collator.corrupt(
+            return
+        self._wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
+        self._frozen_encoder = compiled_as(self.accelerator, self.encoder)
+        # in training mode only where it is trained: in its own phase, or all along
+        self.noiser.train(self.args.noiser_update == "reversal")
+        self.reward = REWARDS[self.args.noiser_reward].build(self.encoder, log_shares, self.args.slow_encoder_decay)
+        if checkpoint is not None:
+            self.reward.load(checkpoint)
+
+    # ---- What is masked, and what the encoder reads ----
+
+    def is_trained(self, step: int) -> bool:
+        """Whether the noiser masks at this step of the encoder, and learns from it."""
+        if self.noiser is None or self.args.noiser_update == "none":
+            return False
+        return self._adversarial_share(step) > 0
+
+    def moves_along(self, step: int) -> bool:
+        """Whether the noiser learns from the encoder's own backward pass at this step (`noiser_update: reversal`)."""
+        args = self.args
+        return args.noiser_update == "reversal" and step % args.noiser_every == 0 and self.is_trained(step)
+
+    def reversal_strength(self, step: int) -> float:
+        """What the noiser's gradient of that pass is multiplied by."""
+        return self._reversal_strength(step)
+
+    def chunks(self, batch: dict, packed: bool = False) -> list[dict]:
+        """The parts of a batch that are read at once (`chunk_overhead`).
+
+        Each has either `packed`, or `padded`: whether any of its tokens is padding.
+        """
+        whole = packed and self.args.chunk_overhead is None
+        if not self.collator.rules.gated:  # a row's masks then depend on the others of its batch
+            whole = True
+        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk)
+        if packed:
+            return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
+        return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
+
+    def to_device(self, batch: dict) -> dict:
+        """A batch on the device, without waiting for it."""
+        return send_to_device(batch, self.args.device, non_blocking=True)
+
+    def count_items(self, batches: list[dict]) -> torch.Tensor | None:
+        """What all residues of an update count in the loss: all micro-batches, all processes; `None` without batches.
+
+        Known before any mask is drawn: the budgets (`selection: threshold` may use fewer), and the residues that are
+        not masked times their weight.
+        """
+        if not batches:
+            return None
+        items, of_unmasked = torch.zeros((), dtype=torch.float64), self.args.weight_of_unmasked
+        for batch in batches:
+            budget = self.collator.mask_budget(batch["num_residues"])
+            items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
+        items = items.to(self.args.device, non_blocking=True)
+        return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
+
+    def corrupt(self, inputs: dict, keys: torch.Tensor, step: int, differentiable: bool = False) -> CorruptedBatch:
+        """Mask a batch (Algorithms 2 and 3).
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`): What the collator's CPU stage returned, on the device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise.
+            step (`int`): Of the encoder.
+            differentiable (`bool`, *optional*, defaults to `False`): Whether a gradient is to reach the noiser.
+        """
+        if self.noiser is None:
+            return self.collator.corrupt(inputs, keys)
+        return self.collator.corrupt(
             inputs,
             keys,
             differentiable=differentiable,
-            one_hot=differentiable and self._reward.through_encoder,
-            noiser=self._noiser_wrapped if differentiable else None,
-            adversarial_share=self._adversarial_share(self.state.global_step),
+            one_hot=differentiable and self.reward.through_encoder,
+            noiser=self._wrapped if differentiable else None,
+            adversarial_share=self._adversarial_share(step),
         )
 
-    def _read(self, model: nn.Module, corrupted: CorruptedBatch, inputs: dict, reversal: float | None = None) -> tuple:
-        """The encoder's output on a corrupted batch, the cross-entropies `(batch, length)`, and what each counts."""
+    def read(
+        self, model: nn.Module, corrupted: CorruptedBatch, inputs: dict, reversal: float | None = None
+    ) -> tuple[MaskedLMOutput, torch.Tensor, torch.Tensor]:
+        """Have an encoder read a corrupted batch.
+
+        Args:
+            model (`nn.Module`): The encoder, wrapped or not.
+            corrupted ([`CorruptedBatch`]): What it reads.
+            inputs (`dict[str, torch.Tensor]`): The batch before corruption.
+            reversal (`float`, *optional*): Multiplies the gradient that reaches the noiser, with the opposite sign.
+
+        Returns:
+            `MaskedLMOutput`, the cross-entropies `(batch, length)`, and what each of them counts `(batch, length)`.
+        """
         read = {"input_ids": corrupted.input_ids}
         if corrupted.one_hot is not None:
-            read = {"inputs_embeds": soft_embeddings(corrupted, self.model.get_input_embeddings(), reversal)}
+            read = {"inputs_embeds": soft_embeddings(corrupted, self.encoder.get_input_embeddings(), reversal)}
         if "packed" in inputs:
-            outputs = read_packed(model, inputs["packed"], padding_index_of(self.model), **read)
+            outputs = read_packed(model, inputs["packed"], padding_index_of(self.encoder), **read)
         else:
-            mask = encoder_mask(self.model, corrupted.attention_mask, inputs.get("padded", True))
+            mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True))
             outputs = model(**read, attention_mask=mask)
         labels, residues = corrupted.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
@@ -74,115 +194,145 @@ class NoiserTurns:
         )
         return outputs, token_losses(outputs.logits, labels), weights
 
-    def _normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
+    def normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
+        """A sum over this process as its part of the mean over the update."""
         # times the processes, because DistributedDataParallel takes the mean of their gradients
         return total / items * self.accelerator.num_processes
 
-    # ---- Turns ----
-
-    def _noiser_is_trained(self) -> bool:
-        """Whether the noiser has a part in this step, and learns from it."""
-        if self.noiser is None or self.args.noiser_update == "none":
-            return False
-        return self._adversarial_share(self.state.global_step) > 0
-
-    def _noiser_phase(self) -> None:
-        """The updates of the noiser that come before this step of the encoder; often none."""
-        updates = self._alternation.noiser_updates_before(self.state.global_step)
-        if not updates:
-            return
-        if self._noiser_iterator is None or self._next_noiser_update != updates.start:
-            self._noiser_iterator = self._noiser_batches(updates.start)
-        dropout = self.args.encoder_dropout_in_noiser_phase
-        with frozen(self.model, training=dropout), self._dropout_of_its_own(updates.start), self._quick_dropout():
-            self.noiser.train()
-            for update in updates:
-                with self._clock("data"):
-                    batches = [next(self._noiser_iterator) for _ in range(self.args.gradient_accumulation_steps)]
-                with self._clock("noiser"):
-                    batches = self._guard.remember(NOISER, update, batches)
-                    self._noiser_update(update, self._number_rows(batches))
-            self.noiser.eval()
-        self._next_noiser_update = updates.stop
-
-    def _quick_dropout(self) -> contextlib.AbstractContextManager:
-        # what is compiled has kernels of its own, and what is computed twice has to come out the same
-        # (who made the encoder may have switched that on, too)
-        twice = any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
-        usual = self.args.device.type != "cpu" or self.args.torch_compile or twice
-        return contextlib.nullcontext() if usual else QuickDropout()
+    # ---- The noiser's updates ----
 
     @contextlib.contextmanager
-    def _dropout_of_its_own(self, update: int) -> Iterator[None]:
+    def noiser_phase(self, first_update: int) -> Iterator[None]:
+        """The encoder is frozen and the noiser trained in here.
+
+        Args:
+            first_update (`int`): Number of the first update of the noiser in it, which keys its dropout.
+        """
+        with (
+            frozen(self.encoder, training=self.args.encoder_dropout_in_noiser_phase),
+            self._separate_dropout(first_update),
+            self.quick_dropout(),
+        ):
+            self.noiser.train()
+            yield
+            self.noiser.eval()
+
+    def update_noiser(
+        self, update: int, batches: list[dict], step: int, optimizer: torch.optim.Optimizer, guard: UpdateGuard
+    ) -> None:
+        """One update of the noiser, which climbs its reward (`update_noiser` of Algorithm 4).
+
+        Args:
+            update (`int`): Its number, which keys its noise.
+            batches (`list[dict]`): Micro-batches of this process, with `row` `(batch,)`.
+            step (`int`): Of the encoder.
+            optimizer (`AcceleratedOptimizer`): Of both networks, as accelerate wraps it.
+            guard ([`UpdateGuard`]): Leaves out the update if its gradient is not finite.
+        """
+        items = self.count_items(batches)
+        total = torch.zeros((), device=self.args.device)
+        chunks = [chunk for batch in batches for chunk in self.chunks(batch, self.args.packed_attention)]
+        for index, chunk in enumerate(chunks):
+            last = index == len(chunks) - 1
+            # accelerate's optimizer steps only if this is set, which is otherwise left to its `accumulate`
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            inputs = self.to_device(chunk)
+            keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self._wrapped):
+                reward = self.noiser_reward(inputs, keys, items, step)
+                self.accelerator.backward(-spoil_gradient(reward))
+            total += reward.detach()
+        grad_norm = self.clip_noiser(self.accelerator.clip_grad_norm_)
+        skipped = guard.check({NOISER: grad_norm}, optimizer.optimizer)
+        optimizer.step()
+        self.noiser.zero_grad(set_to_none=True)
+        self.figures.add(noiser_reward=torch.where(skipped, math.nan, total), noiser_grad_norm=grad_norm)
+
+    def noiser_reward(
+        self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor, step: int
+    ) -> torch.Tensor:
+        """What the noiser maximises on a micro-batch; a scalar with a graph to the noiser.
+
+        Args:
+            inputs (`dict[str, torch.Tensor]`): What the collator's CPU stage returned, on the device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise.
+            items (`torch.Tensor`): See [`count_items`].
+            step (`int`): Of the encoder.
+        """
+        corrupted = self.corrupt(inputs, keys, step, differentiable=True)
+        through = self.reward.through_encoder
+        with contextlib.nullcontext() if through else torch.no_grad():
+            _, losses, weights = self.read(self._frozen_encoder, corrupted, inputs)
+        reward = self.reward.direct(corrupted, losses.detach())
+        if through:
+            reward = reward + (losses * weights).sum()
+        return self.normalised(reward, items)
+
+    def clip_noiser(self, clip: Callable[..., torch.Tensor]) -> torch.Tensor:
+        """Clip the noiser's gradient (`noiser_max_grad_norm`); returns its norm before.
+
+        Args:
+            clip (`Callable`): `clip_grad_norm_` of accelerate, or of PyTorch where no scale has to be taken out.
+        """
+        return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
+
+    def clip_moved_along(self) -> torch.Tensor | None:
+        """Clip the gradient that the encoder's backward pass left in the noiser; `None` where it left none."""
+        if self.noiser is None or all(p.grad is None for p in self.noiser.parameters()):
+            return None
+        norm = self.clip_noiser(nn.utils.clip_grad_norm_)
+        self.figures.add(noiser_grad_norm=norm)
+        return norm
+
+    def compare_half_batches(self, batch: dict, step: int) -> None:
+        """Every `noiser_cosine_steps`, log the cosine between the noiser's gradients on two halves of a micro-batch.
+
+        The run itself is not changed.
+        """
+        every = self.args.noiser_cosine_steps
+        if not every or step % every or len(batch["row"]) < 2:
+            return
+        inputs, wrapped, encoder = self.to_device(batch), self._wrapped, self._frozen_encoder
+        keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
+        items = torch.ones((), device=self.args.device)
+        gradients = []
+        self._wrapped = self.noiser  # without the wrapper, so that no process waits for another
+        self._frozen_encoder = self.encoder  # half a batch is not worth compiling for
+        was_training = self.noiser.training
+        self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
+        with frozen(self.encoder), self._separate_dropout(step):
+            for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
+                half = {name: tensor[rows] for name, tensor in inputs.items()}
+                reward = self.noiser_reward(half, keys[rows], items, step)
+                gradients.append(torch.autograd.grad(reward, list(self.noiser.parameters())))
+        self._wrapped, self._frozen_encoder = wrapped, encoder
+        self.noiser.train(was_training)
+        self.figures.add(noiser_cosine=cosine(*gradients))
+
+    # ---- Contexts ----
+
+    @contextlib.contextmanager
+    def no_sync(self, *networks: nn.Module) -> Iterator[None]:
+        """The gradients of these networks and of the noiser stay with this process in here."""
+        with contextlib.ExitStack() as stack:
+            for network in (*networks, self._wrapped):
+                if network is not None:
+                    stack.enter_context(self.accelerator.no_sync(network))
+            yield
+
+    def quick_dropout(self) -> contextlib.AbstractContextManager:
+        """Faster dropout in here, on a CPU (`quick_cpu_dropout`)."""
+        args = self.args
+        # what is compiled has kernels of its own, and what is computed twice has to come out the same
+        # (whoever made the encoder may have switched checkpointing on, too)
+        twice = any(getattr(module, "gradient_checkpointing", False) for module in self.encoder.modules())
+        quick = args.quick_cpu_dropout and args.device.type == "cpu" and not args.torch_compile and not twice
+        return QuickDropout() if quick else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _separate_dropout(self, update: int) -> Iterator[None]:
         # dropout in the noiser's phase must not shift the encoder's, which draws from the global generator
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.args.seed + update)
             yield
-
-    def _noiser_update(self, update: int, batches: list[dict]) -> None:
-        """One step up what the noiser is paid (`update_noiser` of Algorithm 4)."""
-        items = self._get_num_items_in_batch(batches, self.args.device)
-        total = torch.zeros((), device=self.args.device)
-        chunks = [chunk for batch in batches for chunk in self._chunks(batch, self.args.packed_attention)]
-        for index, chunk in enumerate(chunks):
-            last = index == len(chunks) - 1
-            self.accelerator.gradient_state._set_sync_gradients(last)
-            inputs = self._prepare_inputs(chunk)
-            keys = row_keys(self.args.seed, NOISER_PHASE, update, inputs["row"])
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self._noiser_wrapped):
-                pay = self._noiser_pay(inputs, keys, items)
-                self.accelerator.backward(-spoil_gradient(pay))
-            total += pay.detach()
-        grad_norm = self._clip_noiser(self.accelerator.clip_grad_norm_)
-        skipped = self._judge({NOISER: grad_norm})
-        self.optimizer.step()
-        self.noiser.zero_grad(set_to_none=True)
-        self._noiser_figures.add(noiser_pay=torch.where(skipped, math.nan, total), noiser_grad_norm=grad_norm)
-
-    def _noiser_pay(self, inputs: dict[str, torch.Tensor], keys: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        """What the noiser climbs on a micro-batch; a scalar with a graph to the noiser."""
-        corrupted = self._corrupt(inputs, keys, differentiable=True)
-        through = self._reward.through_encoder
-        with contextlib.nullcontext() if through else torch.no_grad():
-            _, losses, weights = self._read(self._frozen_encoder, corrupted, inputs)
-        pay = self._reward.direct(corrupted, losses.detach())
-        if through:
-            pay = pay + (losses * weights).sum()
-        return self._normalised(pay, items)
-
-    def _clip_noiser(self, clip) -> torch.Tensor:
-        return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
-
-    def _compare_half_batches(self, batch: dict) -> None:
-        """Now and then: do two halves of a micro-batch pull the noiser the same way? The run itself is not changed."""
-        every, step = self.args.noiser_cosine_steps, self.state.global_step
-        if not every or step % every or len(batch["row"]) < 2:
-            return
-        inputs, wrapped, encoder = self._prepare_inputs(batch), self._noiser_wrapped, self._frozen_encoder
-        keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
-        items = torch.ones((), device=self.args.device)
-        gradients = []
-        self._noiser_wrapped = self.noiser  # a look that the other processes need not wait for
-        self._frozen_encoder = self.model  # and for whose half batches nothing is compiled
-        was_training = self.noiser.training
-        self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
-        with frozen(self.model), self._dropout_of_its_own(step):
-            for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
-                half = {name: tensor[rows] for name, tensor in inputs.items()}
-                pay = self._noiser_pay(half, keys[rows], items)
-                gradients.append(torch.autograd.grad(pay, list(self.noiser.parameters())))
-        self._noiser_wrapped, self._frozen_encoder = wrapped, encoder
-        self.noiser.train(was_training)
-        self._noiser_figures.add(noiser_cosine=cosine(*gradients))
-
-    def _noiser_batches(self, first_update: int) -> Iterator[dict]:
-        return noiser_batches(
-            self.train_dataset,
-            self.args,
-            self._sequence_encoder(is_training=True),
-            first_update,
-            micro_steps_before(first_update, self._noiser_stages()),
-            self.accelerator.num_processes,
-            self.accelerator.process_index,
-        )

@@ -1,8 +1,22 @@
-"""The trainer: encoder and noiser in turns, on top of `transformers.Trainer`."""
+"""The trainer: Algorithms 4 and 5 of the paper on top of `transformers.Trainer`.
+
+A reader finds the parts in the order in which a run uses them: position in the data, the noiser's phase, the encoder's
+update, optimizer, evaluation, log. The work is done by objects that can be built without a trainer:
+
+| attribute | object | what it does |
+| --- | --- | --- |
+| `game` | [`NoiserGame`] | masks, has the encoder read, updates the noiser |
+| `position` | [`DataPosition`] | knows where in the data an update begins |
+| `guard` | [`UpdateGuard`] | leaves out updates that are not finite |
+| `store` | [`CheckpointStore`] | writes checkpoints whole, finds the newest, removes old ones |
+| `uploads` | [`HubUploader`] | pushes to the Hub |
+
+Overrides of private methods of `Trainer`, here and in [`checkpointing_trainer`], were checked with transformers
+5.23.0. A comment in each says which stock behaviour it replaces; a test fails if one changes its signature upstream.
+"""
 
 import contextlib
 import copy
-import logging
 import os
 from collections.abc import Iterator
 
@@ -10,12 +24,10 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.trainer_utils import EvalLoopOutput
 
-from adversarial_mlm.data.length_chunks import cut_by_length
-from adversarial_mlm.data.order import ENCODER_STREAM, global_rows
 from adversarial_mlm.masking.data_collator import (
     DataCollatorForAdversarialMLM,
     DataCollatorForRandomMLM,
@@ -23,58 +35,66 @@ from adversarial_mlm.masking.data_collator import (
 )
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
-from adversarial_mlm.saving.hub import HubPushes
-from adversarial_mlm.saving.model_card import CardFacts
+from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.run_files import METRICS_FILE
+from adversarial_mlm.training.callbacks import (
+    EpochMarker,
+    MetricsLog,
+    RewardTracker,
+    ShortProteinsWarning,
+    StepTimer,
+)
 from adversarial_mlm.training.card_facts import card_facts
-from adversarial_mlm.training.checkpointing import Checkpointing
+from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.checks import check_fit, check_game, check_stream
-from adversarial_mlm.training.collapse import collapse_message, has_collapsed, random_loss_above_best
-from adversarial_mlm.training.data_loading import plain_loader, stream_batches
+from adversarial_mlm.training.collapse import CollapseAlarm, collapse_figures
+from adversarial_mlm.training.data_loading import TrainingBatches, plain_loader
 from adversarial_mlm.training.data_position import DataPosition
 from adversarial_mlm.training.encoder_checks import check_soft_inputs, freeze_what_is_not_reached
-from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks
+from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks, numbered_batches
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
-from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, Means, MetricsFile
-from adversarial_mlm.training.noiser_game import NoiserTurns
-from adversarial_mlm.training.packed_attention import pack_attention, packed_rows
-from adversarial_mlm.training.precision import compiled_as, not_compiled
+from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
+from adversarial_mlm.training.noiser_game import NoiserGame
+from adversarial_mlm.training.optimizer import add_groups, groups_of, holds, scale_schedule
+from adversarial_mlm.training.packed_attention import pack_attention
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
-from adversarial_mlm.training.update_guard import FiniteUpdates, spoil_gradient
+from adversarial_mlm.training.update_guard import ENCODER, NOISER, UpdateGuard, mean_of_made, spoil_gradient
 from adversarial_mlm.utils.ramp import Ramp
-
-logger = logging.getLogger(__name__)
 
 _UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
-class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpdates, HubPushes, Trainer):
+class AdversarialMLMTrainer(CheckpointingTrainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
     A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
-    count those. With `noiser_update: alternate`, whenever `encoder_steps` of them are done, and before the first, the
-    noiser makes `noiser_steps` updates in the opposite direction, on batches of its own; no gradient of the encoder's
-    weights is computed then. With `reversal` the noiser moves along with the encoder, on the same batch and by the
-    same backward pass. Either way the encoder sees the same batches at the same step as without a noiser.
+    count those. With `noiser_update: alternate`, the noiser makes `noiser_steps` updates before every `encoder_steps`
+    of the encoder. It maximises its reward on batches that the encoder does not train on, and the encoder's weights
+    get no gradient. With `reversal`, the noiser learns from the encoder's own batch and backward pass. In both cases
+    the encoder sees the same batches at the same steps as it would without a noiser.
 
-    What the noiser climbs is in [`noiser_rewards`], when it moves in [`noiser_schedule`], what goes to the Hub
-    in [`hub`].
+    Saving, resuming, signals and the Hub are in [`CheckpointingTrainer`].
 
     Args:
-        model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`; parameters that are frozen stay so. With
-            `noiser_reward: loss` it has to take `inputs_embeds` for what they are (an ESM with token dropout does
-            not).
+        model (`PreTrainedModel`): The encoder, any `...ForMaskedLM`. Frozen parameters stay frozen. With
+            `noiser_reward: loss` it must treat `inputs_embeds` as it treats `input_ids` (an ESM with token dropout
+            does not).
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         data_collator ([`DataCollatorForAdversarialMLM`] or [`DataCollatorForRandomMLM`]): With the noiser, or without
             one for the random baseline.
         **kwargs: As for `transformers.Trainer`: `train_dataset` and `eval_dataset` (with a `sequence` column; a
             dictionary of several evaluation sets is possible), `processing_class`, `callbacks`, `optimizers`.
 
+    Attributes:
+        noiser ([`NoiserModel`], *optional*): The collator's.
+        run_facts (`dict`): Facts for the model card, see [`card_facts`].
+        batch_stages (`list[BatchStage]`): Accumulation of every stage of the run (`global_batch_size`).
+
     Raises:
         ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
             if an option needs what the data, the encoder or the masking rules do not have, or if several devices are
-            used in another way than by a process for each (see [`distribution`]).
+            used in another way than by a process for each (see [`launch_checks`]).
     """
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
@@ -91,55 +111,112 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
         check_fit(model, args, data_collator)
         check_devices(model, args)
-        self._set_up_noiser(args, data_collator.noiser)
-        self._stream_iterator: Iterator | None = None
-        self._short_rows_said = False
-        self._background: torch.Tensor | None = None
         self.run_facts: dict = {}
-        self.loaded_best_step: int | None = None
-        super().__init__(model=model, args=args, data_collator=data_collator, **kwargs)
+        super().__init__(data_collator.noiser, args, model=model, data_collator=data_collator, **kwargs)
         check_accelerator(self.accelerator)
-        self._set_up_position()
+        self._set_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         check_game(self.args, data_collator, self.train_dataset)
         check_stream(self.args, self.train_dataset)
-        if (
-            self.noiser is not None
-            and self.args.noiser_update != "none"
-            and REWARDS[self.args.noiser_reward].through_encoder
-        ):
-            check_soft_inputs(self.model, data_collator)
-        freeze_what_is_not_reached(self.model, data_collator)
-        if self.args.packed_attention:
-            pack_attention(self.model, data_collator)
-        if self.noiser is not None:
-            self._move_model_to_device(self.noiser, self.args.device)
+        self._prepare_networks()
+        self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator)
+        self.guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
+        self._batches = self._training_batches()
+        self._background: torch.Tensor | None = None
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
-        self._noiser_figures = Means("noiser_pay", "noiser_grad_norm", "noiser_cosine", device=self.args.device)
         self._clock = Clock()
-        self._metrics_file = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
+        self._add_callbacks()
+
+    def _prepare_networks(self) -> None:
+        is_trained = self.noiser is not None and self.args.noiser_update != "none"
+        if is_trained and REWARDS[self.args.noiser_reward].through_encoder:
+            check_soft_inputs(self.model, self.data_collator)
+        freeze_what_is_not_reached(self.model, self.data_collator)
+        if self.args.packed_attention:
+            pack_attention(self.model, self.data_collator)
+        if self.noiser is not None:
+            self.noiser.to(self.args.device)
+
+    def _add_callbacks(self) -> None:
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
+        self.add_callback(MetricsLog(MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))))
+        if isinstance(self.train_dataset, IterableDataset):
+            self.add_callback(ShortProteinsWarning())
+        if self.noiser is not None:
+            self.add_callback(RewardTracker(self.game, lambda: self.guard.skipped))
+            self.add_callback(CollapseAlarm(self.noiser.config.view, stop=self.args.on_collapse == "stop"))
+        # before all callbacks that read `state.epoch` or take time
+        self.callback_handler.callbacks[:0] = [EpochMarker(self._epochs_after), StepTimer(self._clock)]
 
-    # ---- Data ----
+    # ---- The run: where it begins and how it ends ----
 
-    def _get_eval_sampler(self, eval_dataset=None):
-        return SequentialSampler(eval_dataset)
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        # Stock: wraps the encoder, makes optimizer and scheduler, loads their states. Added: the noiser is wrapped and
+        # the reward built, when the encoder is where it belongs and has its weights.
+        self.guard = UpdateGuard(
+            self.args.max_skipped_updates, self.args.device, scaled=self.accelerator.scaler is not None
+        )
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self.game.prepare(self._background_log_shares, resume_from_checkpoint)
+        self._batches = self._training_batches()
+        return prepared
+
+    def _finalize_training(self, *args, **kwargs):
+        # Stock: logs the mean loss. Changed: the mean is of the updates that were not left out.
+        self._batches.close()
+        self.guard.look()
+        self._stop_if_too_many_skipped()
+        if self.guard.totals[ENCODER]:
+            updates = self.state.global_step - self._initial_global_step
+            share = mean_of_made(updates, self.guard.totals[ENCODER])
+            self._total_loss_scalar, self._tr_loss = self._total_loss_scalar * share, self._tr_loss * share
+        return super()._finalize_training(*args, **kwargs)
+
+    # ---- Data: which batches come next ----
+
+    def _set_position(self) -> None:
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        self.position = DataPosition(self.args, self.train_dataset, world, rank)
+        self.batch_stages = self.position.stages
+        self.args.gradient_accumulation_steps = self.batch_stages[0].size
+
+    def _epochs_after(self, updates: int) -> float | None:
+        return None if self.position.passes is None else self.position.epochs_after(updates)
+
+    def _training_batches(self) -> TrainingBatches:
+        return TrainingBatches(
+            self.train_dataset,
+            self.args,
+            self._sequence_encoder(is_training=True),
+            lambda update: self.position.noiser_micro_steps(update, self.game.alternation),
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The encoder's loader, for the training set as it is now."""
+        if not self.position.is_of(self.train_dataset):
+            self._set_position()
+        return super().get_train_dataloader()
 
     def _get_dataloader(
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
     ) -> DataLoader:
+        # Stock: removes columns and lets accelerate divide the batches among the processes. Replaced: a loader of
+        # keyed records whose batch sampler knows the processes, so that it can begin anywhere. Batches stay on the
+        # CPU, where they are cut by length.
+        batch_sampler = self.position.batches if is_training else None
         loader = plain_loader(
             dataset,
             self.args,
             self._sequence_encoder(is_training),
             batch_size,
-            sampler_fn=sampler_fn,
-            batch_sampler=self._batches if is_training else None,
+            sampler_fn=SequentialSampler,
+            batch_sampler=batch_sampler,
             is_training=is_training,
         )
-        # batches are cut by length before they go to the device
-        if is_training and self._batches is not None:  # they are this process' own already
+        if batch_sampler is not None:  # its batches are this process's own already
             return prepare_data_loader(loader, self.accelerator.device, 1, 0)
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
@@ -150,130 +227,140 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         return sequence_encoder
 
-    def _number_rows(self, batches: list[dict]) -> list[dict]:
-        """Tell every row its index in the global batch, which keys its noise."""
-        size = self.args.train_batch_size
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        return [
-            {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, world, rank)}
-            for micro_step, batch in enumerate(batches)
-        ]
+    def set_initial_training_values(self, args, dataloader):
+        """As in `Trainer`, with a pass of the loop for every piece of an epoch that has one size of updates."""
+        self.args.gradient_accumulation_steps = self.batch_stages[0].size
+        values = super().set_initial_training_values(args, dataloader)
+        if self.position.passes is None:
+            return values
+        _, updates, examples, samples, batch, steps, max_steps = values
+        if len(self.position.stages) > 1:
+            samples = self.position.samples(max_steps)
+        return self.position.passes.index(max_steps - 1) + 1, updates, examples, samples, batch, steps, max_steps
 
-    def _chunks(self, batch: dict, packed: bool = False) -> list[dict]:
-        """What of a batch is read at once, each with `padded` (whether any of its tokens is padding) or `packed`."""
-        whole = packed and self.args.chunk_overhead is None
-        if not self.data_collator.rules.gated:  # a row's masks then depend on the others of its batch
-            whole = True
-        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk)
-        if packed:
-            return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
-        return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args):
+        # Stock: the epoch, and the batches of it that a resumed run skips, by the size of an epoch. Replaced: the pass
+        # that the next update belongs to, of which nothing is skipped.
+        begin = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args)
+        if self.position.passes is None:
+            return begin
+        done = self.state.global_step
+        if self.is_world_process_zero():
+            self.position.warn_if_elsewhere(self.state.epoch or 0, done)
+        return (num_train_epochs if done >= max_steps else self.position.passes.index(done)), 0
 
-    def _prepare_input(self, data):
-        if isinstance(data, torch.Tensor):  # the stock trainer waits for the device at every one of them
-            return data.to(self.args.device, non_blocking=True)
-        return super()._prepare_input(data)
+    def _run_epoch(self, **inputs):
+        # Stock: one epoch. Replaced: one pass, which begins at any update and is an epoch to the stock loop. A run
+        # that has made all its updates makes no more, where the stock loop would make one.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        if self.position.passes is not None:
+            here = self.position.begin_pass(self.state.global_step)
+            self.args.gradient_accumulation_steps = here.accumulation
+            inputs.update(
+                steps_in_epoch=here.stop - here.first,
+                num_update_steps_per_epoch=here.updates,
+                steps_trained_in_current_epoch=0,
+            )
+        super()._run_epoch(**inputs)
+
+    # ---- Algorithm 5: updates of the noiser before those of the encoder ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        # called once per step: the place to let the noiser move before the encoder does
-        if isinstance(self.train_dataset, IterableDataset):
-            # the stock iterator, of which nothing was read, can neither end with a whole update nor begin at one
-            if self._stream_iterator is None:
-                encoder, step = self._sequence_encoder(is_training=True), self.state.global_step
-                place = (self.accelerator.num_processes, self.accelerator.process_index)
-                self._stream_iterator = stream_batches(
-                    self.train_dataset, self.args, encoder, ENCODER_STREAM, step, *place
-                )
-            epoch_iterator = self._stream_iterator
+        """The micro-batches of the encoder's next update; the noiser's updates that come before it are made first."""
+        step = self.state.global_step
         with self._clock("data"):
-            batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        batches = self._number_rows(batches)
+            batches = self._batches.of_encoder(step, epoch_iterator, num_batches)
+            num_items = self.game.count_items(batches)
+        # what the update adds to these is taken back if it is skipped
+        self._sums_before = self._statistics.sums.clone(), self._tr_loss.clone()
+        batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
         if self.noiser is not None:
             self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
-        if batches and self._noiser_is_trained():
+        if batches and self.game.is_trained(step):
             with self._clock("checks"):
-                self._compare_half_batches(batches[0])
+                self.game.compare_half_batches(batches[0], step)
             if self.args.noiser_update == "alternate":
-                self._noiser_phase()
+                self._train_noiser(step)
         self._clock.start("encoder")
         return batches, num_items
 
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """What the residues of the whole update count in the loss: all micro-batches, all processes.
+    def _train_noiser(self, step: int) -> None:
+        """The noiser's phase before a step of the encoder; often there is none."""
+        updates = self.game.alternation.noiser_updates_before(step)
+        if not updates:
+            return
+        with self.game.noiser_phase(updates.start):
+            for update in updates:
+                with self._clock("data"):
+                    batches = self._batches.of_noiser(update, self.args.gradient_accumulation_steps)
+                with self._clock("noiser"):
+                    batches = self._batches.numbered(self.guard.record(NOISER, update, batches))
+                    self.game.update_noiser(update, batches, step, self.optimizer, self.guard)
 
-        Known before any mask is drawn: the budgets (of which `selection: threshold` spends a part only), and the
-        residues beside them with the weight of unmasked ones.
-        """
-        if not batch_samples:
-            return None
-        items, of_unmasked = 0, self.args.weight_of_unmasked
-        for batch in batch_samples:
-            budget = self.data_collator.mask_budget(batch["num_residues"])
-            items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
-        items = items.to(device, non_blocking=True)
-        return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
-
-    # ---- Encoder ----
+    # ---- Algorithm 4: the encoder's update (`update_noiser` is in the game) ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        *chunks, last = self._chunks(inputs, self.args.packed_attention)
+        """Forward and backward pass of a micro-batch, in chunks of proteins of similar length."""
+        *chunks, last = self.game.chunks(inputs, self.args.packed_attention)
         loss = 0.0
-        with self._no_sync(model), self._quick_dropout():
+        with self.game.no_sync(model), self.game.quick_dropout():
             for chunk in chunks:
-                loss = loss + super().training_step(model, chunk, num_items_in_batch)
-        synced = self.noiser is None or self.accelerator.sync_gradients
-        noiser_waits = contextlib.nullcontext() if synced else self.accelerator.no_sync(self._noiser_wrapped)
-        with noiser_waits, self._quick_dropout():
-            return loss + super().training_step(model, last, num_items_in_batch)
-
-    @contextlib.contextmanager
-    def _no_sync(self, model) -> Iterator[None]:
-        """Gradients of both networks stay with this process for a while."""
-        with contextlib.ExitStack() as stack:
-            for network in (model, self._noiser_wrapped):
-                if network is not None:
-                    stack.enter_context(self.accelerator.no_sync(network))
-            yield
+                loss = loss + super().training_step(model, self.game.to_device(chunk), num_items_in_batch)
+        noiser_waits = contextlib.nullcontext() if self.accelerator.sync_gradients else self.game.no_sync()
+        with noiser_waits, self.game.quick_dropout():
+            return loss + super().training_step(model, self.game.to_device(last), num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
 
-        Where the noiser moves along (`noiser_update: reversal`) the backward pass of this loss reaches it, too.
+        With `noiser_update: reversal` the backward pass of this loss also reaches the noiser.
 
         Args:
             model (`nn.Module`): The encoder, wrapped where training is distributed.
             inputs (`dict[str, torch.Tensor]`): What the collator's CPU stage returned, with `row` `(batch,)`.
             return_outputs (`bool`, *optional*, defaults to `False`): Whether to return the encoder's output, too.
-            num_items_in_batch (`torch.Tensor`, *optional*): What the residues of the update count (without weights,
-                its masked residues); without it, those of this batch.
+            num_items_in_batch (`torch.Tensor`, *optional*): See [`NoiserGame.count_items`]; without it, the weights of
+                this batch.
 
         Returns:
             `torch.Tensor`, a scalar, or that and the encoder's output.
         """
-        step = self.state.global_step
-        moves_along = (
-            self.args.noiser_update == "reversal" and self._noiser_is_trained() and step % self.args.noiser_every == 0
-        )
-        corrupted = self._corrupt(inputs, row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"]), moves_along)
-        strength = self._reversal_strength(step)
-        outputs, losses, weights = self._read(model, corrupted, inputs, reversal=strength if moves_along else None)
+        step, game = self.state.global_step, self.game
+        along, strength = game.moves_along(step), game.reversal_strength(step)
+        keys = row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"])
+        corrupted = game.corrupt(inputs, keys, step, differentiable=along)
+        outputs, losses, weights = game.read(model, corrupted, inputs, reversal=strength if along else None)
         self._statistics.update(corrupted, losses, inputs["input_ids"], inputs["residue_mask"])
         items = num_items_in_batch
         if items is None:  # of this batch alone, so that the number of processes is taken out again
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
-        loss = self._normalised((losses * weights).sum(), items)
-        if moves_along:
-            pay = strength * self._normalised(self._reward.direct(corrupted, losses.detach()), items)
-            loss = loss - (pay - pay.detach())  # a gradient for the noiser, and nothing for the log
+        loss = game.normalised((losses * weights).sum(), items)
+        if along:
+            reward = strength * game.normalised(game.reward.direct(corrupted, losses.detach()), items)
+            loss = loss - (reward - reward.detach())  # a gradient for the noiser, and nothing for the log
         loss = spoil_gradient(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        # Stock: the norm of the encoder's gradient. Called once before every step of the optimizer, when gradients are
+        # complete and no longer scaled. Added: the noiser's gradient is clipped, and the update is left out if either
+        # norm is not finite.
+        norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
+        of_noiser = self.game.clip_moved_along()
+        if of_noiser is not None:
+            norms[NOISER] = of_noiser
+        skipped = self.guard.check(norms, self.optimizer.optimizer)
+        statistics, loss = self._sums_before
+        self._statistics.sums = torch.where(skipped, statistics, self._statistics.sums)
+        self._tr_loss = torch.where(skipped, loss, self._tr_loss)
+        return norms[ENCODER]
 
     # ---- Optimizer ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """One optimizer with groups of its own for the noiser.
-
-        A parameter without a gradient is skipped entirely and keeps its own step count, so this equals two optimizers.
+        """One optimizer for both networks; the noiser has parameter groups of its own, see [`training.optimizer`].
 
         Raises:
             ValueError: If an optimizer was passed to the trainer that does not hold the noiser's parameters.
@@ -282,20 +369,12 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         super().create_optimizer(model)
         if self.noiser is None:
             return self.optimizer
-        if given:
-            held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
-            if not all(id(parameter) in held for parameter in self.noiser.parameters()):
-                raise ValueError("the optimizer passed to the trainer does not hold the noiser's parameters")
-            return self.optimizer
-        decayed = set(self.get_decay_parameter_names(self.noiser))
-        for decay in (True, False):
-            self.optimizer.add_param_group(
-                {
-                    "params": [p for name, p in self.noiser.named_parameters() if (name in decayed) == decay],
-                    "lr": self.args.noiser_learning_rate,
-                    "weight_decay": self.args.noiser_weight_decay if decay else 0.0,
-                }
-            )
+        if not given:
+            decayed = set(self.get_decay_parameter_names(self.noiser))
+            rate, decay = self.args.noiser_learning_rate, self.args.noiser_weight_decay
+            add_groups(self.optimizer, self.noiser, decayed, rate, decay)
+        elif not holds(self.optimizer, self.noiser):
+            raise ValueError("the optimizer passed to the trainer does not hold the noiser's parameters")
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -309,41 +388,10 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         if self.noiser is None or factor.values == [1.0]:
             return scheduler
         if not isinstance(scheduler, LambdaLR):
-            raise ValueError(
-                f"noiser_learning_rate_factor does not go with lr_scheduler_type {self.args.lr_scheduler_type.value}"
-            )
-        for index, group in enumerate(scheduler.optimizer.param_groups):
-            if self._is_noisers(group):
-                shape = scheduler.lr_lambdas[index]
-                scheduler.lr_lambdas[index] = lambda step, shape=shape: shape(step) * factor(step)
-                group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+            kind = self.args.lr_scheduler_type.value
+            raise ValueError(f"noiser_learning_rate_factor cannot be combined with lr_scheduler_type {kind}")
+        scale_schedule(scheduler, groups_of(scheduler.optimizer, self.noiser), factor)
         return scheduler
-
-    def _is_noisers(self, group: dict) -> bool:
-        own = {id(parameter) for parameter in self.noiser.parameters()}
-        return any(id(parameter) in own for parameter in group["params"])
-
-    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-        if self.noiser is not None:
-            self._noiser_wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
-            self._frozen_encoder = compiled_as(self.accelerator, self.model)
-            # in training mode only where it is trained: in its own phase, or all along
-            self.noiser.train(self.args.noiser_update == "reversal")
-            self._reward = REWARDS[self.args.noiser_reward].build(
-                self.model, self._background_log_shares, self.args.slow_encoder_decay
-            )
-            if resume_from_checkpoint is not None:
-                self._reward.load(resume_from_checkpoint)
-            self._rewarded_step = self.state.global_step
-        self._noiser_iterator = self._stream_iterator = None
-        if self.is_world_process_zero():
-            self._metrics_file.begin(self.state.global_step if resume_from_checkpoint is not None else None)
-        return prepared
-
-    def _finalize_training(self, *args, **kwargs):
-        self._noiser_iterator = self._stream_iterator = None  # and with them the workers of both streams
-        return super()._finalize_training(*args, **kwargs)
 
     # ---- Evaluation ----
 
@@ -353,8 +401,8 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         """Figures under fixed random masks and under the noiser's masks, see [`evaluation.evaluate_masks`].
 
         The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`, whatever the
-        run's seed, the batch size, the number of processes and the masks used in training. Of a protein that is too
-        long every run sees the same window.
+        run's seed, the batch size, the number of processes and the masks used in training. Every run sees the same
+        window of a protein that is too long.
 
         Returns:
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
@@ -371,7 +419,7 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             mask_rate=self.args.eval_mask_rate,
             mask_seed=self.args.eval_mask_seed,
             log_shares=self._background_log_shares(),
-            reduce=lambda sums: self.accelerator.reduce(sums, reduction="sum"),
+            reduce=self._sum_over_processes,
             device=self.args.device,
         )
         for network, training in zip(networks, was_training, strict=True):
@@ -381,15 +429,10 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=proteins)
 
     def _eval_batches(self, dataloader) -> Iterator[dict[str, torch.Tensor]]:
-        """Batches on the device with the rows' positions, without the rows that pad the last round of processes."""
+        """Chunks of numbered batches on the device."""
         size, world, rank = self.args.eval_batch_size, self.accelerator.num_processes, self.accelerator.process_index
-        streamed = isinstance(dataloader.dataset, IterableDataset)
-        for step, batch in enumerate(dataloader):
-            batch = {**batch, "row": global_rows(size, len(batch["input_ids"]), step, world, rank)}
-            if not streamed:
-                real = batch["row"] < len(dataloader.dataset)
-                batch = {name: tensor[real] for name, tensor in batch.items()}
-            yield from map(self._prepare_inputs, self._chunks(batch))
+        for batch in numbered_batches(dataloader, size, world, rank):
+            yield from map(self.game.to_device, self.game.chunks(batch))
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _background_log_shares(self) -> torch.Tensor | None:
@@ -399,70 +442,59 @@ class AdversarialMLMTrainer(NoiserTurns, DataPosition, Checkpointing, FiniteUpda
             self._background = shares.to(self.args.device)
         return self._background
 
-    # ---- Logging ----
+    def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(sums, reduction="sum")
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs):
-        self._clock.stop("encoder")
-        if self._reward is not None and self.state.global_step > self._rewarded_step:  # also called between epochs
-            self._reward.after_encoder_update(self.model, self._guard.skipped)
-            self._rewarded_step = self.state.global_step
-        if self.args.logging_strategy == IntervalStrategy.STEPS and self.state.global_step >= self.state.max_steps:
-            self.control.should_log = True  # the last updates, where they are fewer than logging_steps
-        return super()._maybe_log_save_evaluate(*args, **kwargs)
+    # ---- Log ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too."""
+        """Log to the trackers and to `metrics.jsonl`; training logs get the figures of the masks, too.
+
+        Raises:
+            NonFiniteError: If `max_skipped_updates` updates in a row were not finite.
+        """
         if "loss" in logs and "learning_rate" in logs:
-            logs = {**logs, **self._training_figures(), **self._skipped_figures(logs)}
-            self._say_short_rows(logs)
-            self._watch_for_collapse(logs)
+            skipped = self.guard.figures(logs["loss"], self.state.global_step, warn=self.is_world_process_zero())
+            logs = {**logs, **self._training_figures(), **skipped}
+            logs |= collapse_figures(logs, self.state.log_history, self.args)
+        if "train_loss" in logs:  # the last entry; others count from one to the next
+            logs = {**logs, **self.guard.total_figures()}
         super().log(logs, start_time)
-        if self.is_world_process_zero():
-            self._metrics_file.append(self.state.log_history[-1])
-        self._stop_where_too_many()
-
-    @property
-    def collapsed_at(self) -> int | None:
-        """Step of the first log entry at which the alarm for a collapse rang; `None` where it did not."""
-        return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
-
-    def card_facts(self) -> CardFacts:
-        """Everything that the model card of this run is made from, as it stands now."""
-        return card_facts(self)
-
-    def _say_short_rows(self, logs: dict[str, float]) -> None:
-        # of a dataset with lengths it was said before; a stream shows its short proteins as they come
-        short = logs.get("rows_without_mask", 0)
-        if short and not self._short_rows_said and isinstance(self.train_dataset, IterableDataset):
-            self._short_rows_said = True
-            if self.is_world_process_zero():
-                logger.warning(
-                    f"{short:.0f} proteins of the updates up to step {self.state.global_step} are so short that no "
-                    "residue of them is masked; `rows_without_mask` in the log counts on"
-                )
-
-    def _watch_for_collapse(self, logs: dict[str, float]) -> None:
-        if not {"random_loss", "enrichment_max"} <= logs.keys():
-            return
-        earlier = [entry["random_loss"] for entry in self.state.log_history if "random_loss" in entry]
-        above = logs["random_loss_above_best"] = random_loss_above_best([*earlier, logs["random_loss"]])
-        args, enrichment = self.args, logs["enrichment_max"]
-        logs["collapse"] = float(has_collapsed(above, enrichment, args.collapse_margin, args.collapse_enrichment))
-        if not logs["collapse"]:
-            return
-        if self.collapsed_at is None and self.is_world_process_zero():  # this entry is not in the history yet
-            logger.warning(collapse_message(self.state.global_step, above, enrichment, self.noiser.config.view))
-        if args.on_collapse == "stop":
-            self.control.should_training_stop = True
+        self._stop_if_too_many_skipped()
 
     def _training_figures(self) -> dict[str, float]:
-        figures = self._statistics.figures(lambda x: self.accelerator.reduce(x, reduction="sum"))
+        figures = self._statistics.figures(self._sum_over_processes)
         seconds = self._clock.read()
         residues = figures.pop("residues", 0.0)
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         if self.noiser is not None:
             # each process holds its own share of the loss, times the number of processes
-            figures.update(self._noiser_figures.read(lambda x: self.accelerator.reduce(x, reduction="sum")))
-            figures["noiser_learning_rate"] = next(g["lr"] for g in self.optimizer.param_groups if self._is_noisers(g))
+            figures.update(self.game.figures.read(self._sum_over_processes))
+            first = groups_of(self.optimizer, self.noiser)[0]
+            figures["noiser_learning_rate"] = self.optimizer.param_groups[first]["lr"]
         return figures
+
+    def _stop_if_too_many_skipped(self) -> None:
+        self.guard.stop_if_too_many(
+            self.state.global_step,
+            self.args.output_dir,
+            self.accelerator.process_index,
+            self.is_world_process_zero(),
+        )
+
+    @property
+    def collapsed_at(self) -> int | None:
+        """Step of the first log entry that reports a collapse; `None` where there is none."""
+        return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
+
+    def card_facts(self) -> model_card.CardFacts:
+        """What the model card tells of this run as it stands."""
+        return card_facts(self)
+
+    def _write_card(self, folder: str) -> None:
+        model_card.write(self.card_facts(), folder)
+
+    def _save_more(self, folder: str) -> None:
+        if self.game.reward is not None:
+            self.game.reward.save(folder)

@@ -1,8 +1,8 @@
-"""Updates whose loss or gradient is not finite: left out on all processes, counted, and in the end the run's end.
+"""Leave out updates whose loss or gradient is not finite, count them, and stop a run that has too many in a row.
 
-Nothing here waits for the device at a step. Whether an update is good is a number on the device, made from norms of
-gradients that are the same on all processes, and PyTorch's fused optimizers read it there (their `found_inf`, which
-`torch.amp.GradScaler` sets, too). The counts are read when the trainer logs.
+Nothing here waits for the device at a step. Whether an update is finite is a flag on the device, computed from the
+norms of gradients that are the same on all processes. PyTorch's fused optimizers read the flag there (their
+`found_inf`, which `torch.amp.GradScaler` sets, too). The counts are read when the trainer logs.
 """
 
 import json
@@ -12,8 +12,8 @@ import os
 from collections import deque
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch import nn
 
 from adversarial_mlm.masking.data_collator import RECORDS
 from adversarial_mlm.saving.run_files import RECORDS_FILE
@@ -26,10 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 def spoil_gradient(loss: torch.Tensor) -> torch.Tensor:
-    """The same loss, whose gradient is nan where the loss is not finite.
+    """The same loss, with a gradient of nan if the loss is not finite.
 
-    An infinite loss may have a finite gradient (a cross-entropy has). This way a bad loss on one process is in the
-    gradients of all, with no message of its own, and a `GradScaler` sees it, too.
+    An infinite loss may have a finite gradient (a cross-entropy has). With this, a bad loss on one process reaches the
+    gradients of all processes without a message of its own, and a `GradScaler` sees it.
 
     Args:
         loss (`torch.Tensor`): A scalar.
@@ -63,25 +63,31 @@ def leave_out_step(optimizer: torch.optim.Optimizer, skipped: torch.Tensor) -> N
 
 
 class UpdateGuard:
-    """Which updates are not finite, how many there were, and what was in their batches.
+    """Which updates are not finite, how many there were, and which records were in their batches.
 
     Args:
-        limit (`int`): How many updates of one network in a row may be skipped before the run stops, and how many are
-            remembered for that; 0 for no limit.
+        limit (`int`): `max_skipped_updates`: how many updates of one network in a row may be skipped before the run
+            stops, and how many are remembered for the message; 0 for no limit.
         device (`torch.device`): Of the gradients.
+        scaled (`bool`, *optional*, defaults to `False`): Whether a `GradScaler` leaves out the steps by itself; it
+            looks at the same gradients.
+
+    Attributes:
+        skipped (`torch.Tensor`): A scalar, bool: whether the latest update was skipped.
+        totals (`list[int]`): Skipped updates of encoder and noiser, as far as they were read back.
     """
 
-    def __init__(self, limit: int, device: torch.device | str = "cpu"):
-        self.limit = limit
-        self.skipped = torch.zeros((), dtype=torch.bool, device=device)  # the latest update
+    def __init__(self, limit: int, device: torch.device | str = "cpu", scaled: bool = False):
+        self.limit, self.scaled = limit, scaled
+        self.skipped = torch.zeros((), dtype=torch.bool, device=device)
+        self.totals = [0] * len(_NETWORKS)
+        self.too_many: int | None = None  # the network that has reached the limit
         self._new = torch.zeros(len(_NETWORKS), dtype=torch.int64, device=device)  # since the last look
         self._in_a_row = torch.zeros_like(self._new)
         self._updates = [0] * len(_NETWORKS)  # since the last look
-        self._batches = [deque(maxlen=limit) for _ in _NETWORKS]
-        self.totals = [0] * len(_NETWORKS)  # skipped, as far as looked at
-        self.too_many: int | None = None  # the network that has reached the limit
+        self._batches: list[deque] = [deque(maxlen=limit) for _ in _NETWORKS]
 
-    def remember(self, network: int, update: int, batches: list[dict]) -> list[dict]:
+    def record(self, network: int, update: int, batches: list[dict]) -> list[dict]:
         """Keep the names of an update's records, and return its micro-batches without them.
 
         Args:
@@ -93,12 +99,14 @@ class UpdateGuard:
         self._batches[network].append((update, names))
         return [{key: value for key, value in batch.items() if key != RECORDS} for batch in batches]
 
-    def judge(self, norms: dict[int, torch.Tensor]) -> torch.Tensor:
+    def check(self, norms: dict[int, torch.Tensor], optimizer: torch.optim.Optimizer | None = None) -> torch.Tensor:
         """Whether an update is to be skipped; counts it.
 
         Args:
-            norms (`dict[int, torch.Tensor]`): Of each network that is about to move, the norm of its gradient, the
-                same on all processes. One that is not finite holds back all.
+            norms (`dict[int, torch.Tensor]`): For each network that is about to move, the norm of its gradient, the
+                same on all processes. If one is not finite, none of the networks moves.
+            optimizer (`torch.optim.Optimizer`, *optional*): PyTorch's own; its next step changes nothing if the update
+                is to be skipped.
 
         Returns:
             `torch.Tensor`, a scalar, bool.
@@ -108,10 +116,12 @@ class UpdateGuard:
             self._updates[network] += 1
             self._new[network] += self.skipped
             self._in_a_row[network] = (self._in_a_row[network] + 1) * self.skipped
+        if optimizer is not None and not self.scaled:
+            leave_out_step(optimizer, self.skipped)
         return self.skipped
 
     def look(self) -> dict[int, tuple[int, int]]:
-        """Of each network that made any since the last look: its updates, and how many of them were skipped.
+        """For each network that made updates since the last look: how many, and how many of them were skipped.
 
         Reads the counts back from the device, and finds out whether the limit is reached.
         """
@@ -128,102 +138,72 @@ class UpdateGuard:
         """The latest updates of a network, at most `limit`, with the names of this process's records in them."""
         return list(self._batches[network])
 
+    # ---- Figures ----
 
-class FiniteUpdates:
-    """The part of [`AdversarialMLMTrainer`] that leaves out updates that are not finite. It is of no use alone."""
+    def figures(self, loss: float, step: int, warn: bool = True) -> dict[str, float]:
+        """Figures for a training entry of the log: updates skipped since the last one, and the loss of the others.
 
-    _guard: UpdateGuard | None = None  # while training, and after it
-
-    def _prepare_for_training(self, *args, **kwargs):
-        self._guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
-        return super()._prepare_for_training(*args, **kwargs)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        # what the update adds to these is taken back where it is skipped
-        self._sums_before = self._statistics.sums.clone(), self._tr_loss.clone()
-        return self._guard.remember(ENCODER, self.state.global_step, batches), num_items
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        # called once before every step of the optimizer, when the gradients are complete and no longer scaled
-        norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
-        if self.noiser is not None and any(p.grad is not None for p in self.noiser.parameters()):
-            norms[NOISER] = self._clip_noiser(nn.utils.clip_grad_norm_)
-        skipped = self._judge(norms)
-        if NOISER in norms:
-            self._noiser_figures.add(noiser_grad_norm=norms[NOISER])
-        statistics, loss = self._sums_before
-        self._statistics.sums = torch.where(skipped, statistics, self._statistics.sums)
-        self._tr_loss = torch.where(skipped, loss, self._tr_loss)
-        return norms[ENCODER]
-
-    def _judge(self, norms: dict[int, torch.Tensor]) -> torch.Tensor:
-        skipped = self._guard.judge(norms)
-        if self.accelerator.scaler is None:  # which looks at the same gradients, and leaves out the step by itself
-            leave_out_step(self.optimizer.optimizer, skipped)
-        return skipped
-
-    def _skipped_figures(self, logs: dict[str, float]) -> dict[str, float]:
-        """How many updates were skipped since the last entry, and the mean loss of the others."""
-        seen = self._guard.look()
+        Args:
+            loss (`float`): The mean over all updates since the last entry, in which a skipped one counts 0.
+            step (`int`): For the warning.
+            warn (`bool`, *optional*, defaults to `True`): Whether to warn if updates were skipped.
+        """
+        seen = self.look()
         figures = {"skipped_updates": float(seen[ENCODER][1])}
         if NOISER in seen:
             figures["noiser_skipped_updates"] = float(seen[NOISER][1])
-        made, skipped = seen[ENCODER]
-        if skipped:
-            figures["loss"] = logs["loss"] * made / (made - skipped) if skipped < made else math.nan
+        if seen[ENCODER][1]:
+            figures["loss"] = loss * mean_of_made(*seen[ENCODER])
         for network, (made, skipped) in seen.items():
-            if skipped and self.is_world_process_zero():
+            if skipped and warn:
                 logger.warning(
-                    f"step {self.state.global_step}: {skipped} of the last {made} updates of the {_NETWORKS[network]} "
-                    "were skipped, as their loss or gradient was not finite"
+                    f"step {step}: {skipped} of the last {made} updates of the {_NETWORKS[network]} were skipped "
+                    "because their loss or gradient was not finite"
                 )
         return figures
 
-    def _stop_where_too_many(self) -> None:
-        """End the run where a network has reached the limit; on all processes, which count the same.
+    def total_figures(self) -> dict[str, float]:
+        """Figures for the last entry of the log: the updates skipped in the whole run, where there were any."""
+        names = ("train_skipped_updates", "train_noiser_skipped_updates")
+        return {name: float(total) for name, total in zip(names, self.totals, strict=True) if total}
+
+    # ---- The limit ----
+
+    def stop_if_too_many(self, step: int, output_dir: str, rank: int, main_process: bool) -> None:
+        """End the run if a network has reached the limit; on all processes, which count the same.
 
         Raises:
-            NonFiniteError: Naming the file with the records.
+            NonFiniteError: Naming `nonfinite_records.json`, which lists the records of the skipped batches.
         """
-        network = None if self._guard is None else self._guard.too_many
-        if network is None:
+        if self.too_many is None:
             return
-        entries = [self._name_records(network, *batch) for batch in self._guard.batches_of(network)]
-        entries = sorted(gather_object(entries), key=lambda entry: (entry["update"], entry["rank"]))
-        path = os.path.join(self.args.output_dir, RECORDS_FILE)
-        if self.is_world_process_zero():
+        network = self.too_many
+        entries = gather_object([_entry(network, update, rank, names) for update, names in self.batches_of(network)])
+        path = os.path.join(output_dir, RECORDS_FILE)
+        if main_process:
+            entries = sorted(entries, key=lambda entry: (entry["update"], entry["rank"]))
             lines = ",\n".join(json.dumps(entry, default=str) for entry in entries)
             with open(path, "w", encoding="utf-8") as file:
-                file.write(f'{{"step": {self.state.global_step}, "updates": [\n{lines}\n]}}\n')
-        self.accelerator.wait_for_everyone()
+                file.write(f'{{"step": {step}, "updates": [\n{lines}\n]}}\n')
+        PartialState().wait_for_everyone()  # the file is there before any process ends
         raise NonFiniteError(
-            f"stopped at step {self.state.global_step}: the last {self._guard.limit} updates of the "
-            f"{_NETWORKS[network]} (max_skipped_updates) or more were skipped, as their loss or gradient was not "
-            f"finite; {path} names the records of their batches"
+            f"stopped at step {step}: the last {self.limit} updates of the {_NETWORKS[network]} (max_skipped_updates) "
+            f"or more were skipped because their loss or gradient was not finite; {path} names the records of their "
+            "batches"
         )
 
-    def _name_records(self, network: int, update: int, names: list[tuple]) -> dict:
-        records, ids = ([name[part] for name in names] for part in (0, 1))
-        return {
-            "network": _NETWORKS[network],
-            "update": update + 1,
-            "rank": self.accelerator.process_index,
-            "records": records,  # of a stream their places in it
-            "ids": None if all(name is None for name in ids) else ids,
-        }
 
-    def _finalize_training(self, *args, **kwargs):
-        self._guard.look()
-        self._stop_where_too_many()
-        made, skipped = self.state.global_step - self._initial_global_step, self._guard.totals[ENCODER]
-        if skipped:  # `train_loss` is the mean of what was made
-            share = made / (made - skipped) if skipped < made else math.nan
-            self._total_loss_scalar, self._tr_loss = self._total_loss_scalar * share, self._tr_loss * share
-        return super()._finalize_training(*args, **kwargs)
+def mean_of_made(updates: int, skipped: int) -> float:
+    """What turns a mean over all updates, a skipped one counting 0, into that of the others; nan without any."""
+    return updates / (updates - skipped) if skipped < updates else math.nan
 
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        if "train_loss" in logs:  # the last entry; others count from one to the next
-            totals = zip(("train_skipped_updates", "train_noiser_skipped_updates"), self._guard.totals, strict=True)
-            logs = {**logs, **{name: float(total) for name, total in totals if total}}
-        super().log(logs, *args, **kwargs)
+
+def _entry(network: int, update: int, rank: int, names: list[tuple]) -> dict:
+    records, ids = ([name[part] for name in names] for part in (0, 1))
+    return {
+        "network": _NETWORKS[network],
+        "update": update + 1,
+        "rank": rank,
+        "records": records,  # of a stream, their indices in it
+        "ids": None if all(name is None for name in ids) else ids,
+    }

@@ -60,7 +60,7 @@ def compare_logs(*files: str) -> int:
     """How many figures both have, which must be the same."""
     compared = 0
     for a, b in zip(*([json.loads(line) for line in open(file)] for file in files), strict=True):
-        for key in ("loss", "gap", "noiser_pay", "mask_rate", "eval_loss", "eval_accuracy", "eval_masked_residues",
+        for key in ("loss", "gap", "noiser_reward", "mask_rate", "eval_loss", "eval_accuracy", "eval_masked_residues",
             "eval_few_loss", "eval_few_gap", "eval_few_residues"):  # fmt: skip
             assert (key in a) == (key in b)
             if key in a:

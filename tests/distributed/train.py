@@ -54,7 +54,7 @@ def make_encoder(game: str):
 
 def check_wrapping(trainer: AdversarialMLMTrainer) -> None:
     """Both networks are under DistributedDataParallel, which neither looks for unused parameters nor sends buffers."""
-    for network in (trainer.model_wrapped, trainer._noiser_wrapped):
+    for network in (trainer.model_wrapped, trainer.game._wrapped):
         network = getattr(network, "_orig_mod", network)  # of a compiled one
         assert isinstance(network, DistributedDataParallel)
         assert not network.find_unused_parameters and not network.broadcast_buffers

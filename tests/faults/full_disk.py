@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store
+from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from tests.faults.small_run import SAVE_STEPS, Run, differences, wait
 
 _DISK = 4 << 20  # bytes of the small disk
@@ -80,7 +81,7 @@ def _run_out_of_room(folder: Path, place: Path, reason: str, take_room: Callable
 
 def _after_saves(saves: int, call: Callable) -> None:
     """In the process that trains: call a function when that many checkpoints are there."""
-    publish, done = checkpoint_store.publish, []
+    publish, done = CheckpointStore._publish, []
 
     def publish_and_call(*args) -> None:
         publish(*args)
@@ -88,7 +89,7 @@ def _after_saves(saves: int, call: Callable) -> None:
         if len(done) == saves:
             call()
 
-    checkpoint_store.publish = publish_and_call
+    CheckpointStore._publish = publish_and_call
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -2,12 +2,12 @@
 
 import math
 
-from adversarial_mlm import AdversarialMLMTrainer
+from tests.helpers.hooked_trainer import HookedTrainer
 
 ALWAYS = {(network, update) for network in ("encoder", "noiser") for update in range(99)}
 
 
-class Watched(AdversarialMLMTrainer):
+class Watched(HookedTrainer):
     """Knows which update is being made; spoils the losses of some, and simply leaves out the step of others.
 
     Attributes:
@@ -24,19 +24,19 @@ class Watched(AdversarialMLMTrainer):
         self.now = ("encoder", self.state.global_step)
         return super().compute_loss(*args, **kwargs)
 
-    def _noiser_update(self, update, batches):
+    def update_noiser(self, update, batches, *others):
         self.now = ("noiser", update)
-        return super()._noiser_update(update, batches)
+        return super().update_noiser(update, batches, *others)
 
-    def _read(self, *args, **kwargs):
-        outputs, losses, weights = super()._read(*args, **kwargs)
+    def read(self, *args, **kwargs):
+        outputs, losses, weights = super().read(*args, **kwargs)
         if self.now in self.spoiled and self.accelerator.process_index in self.ranks:
             losses = losses + self.fault  # an infinite one leaves the gradient finite
         return outputs, losses, weights
 
-    def _judge(self, norms):
+    def check(self, norms, optimizer=None):
         optimizer = self.optimizer.optimizer
-        step, skipped = optimizer.step, super()._judge(norms)
+        step, skipped = optimizer.step, super().check(norms, optimizer)
         if self.now in self.left_out:
 
             def nothing(*args, **kwargs):

@@ -1,5 +1,5 @@
-from adversarial_mlm.recipes.run import PushResult
 from adversarial_mlm.reports.summary import passes_gate, summary
+from adversarial_mlm.saving.hub import PushResult
 
 
 def figures(loss: float, adversarial: bool = True) -> dict[str, float]:

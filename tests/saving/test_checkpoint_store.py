@@ -3,7 +3,8 @@ import shutil
 
 import pytest
 
-from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store
+from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore, step_of
 
 
 class Killed(BaseException):
@@ -18,20 +19,18 @@ def run(tmp_path):
 
 
 def save(run, step, content="x"):
-    """Save as the trainer does: beside, with a manifest, and then under its name."""
-    folder = checkpoint_store.folder_of(run, step)
-    staging = checkpoint_store.staging_of(folder)
-    os.makedirs(staging)
-    for name in ("model.safetensors", "optimizer.pt"):
-        with open(os.path.join(staging, name), "w") as file:
-            file.write(content)
-    checkpoint_manifest.write(staging, step=step, number=checkpoint_store.next_number(run), processes=1)
-    checkpoint_store.publish(staging, folder)
-    return folder
+    """Save as the trainer does; returns why that failed, if it did."""
+
+    def fill(folder):
+        for name in ("model.safetensors", "optimizer.pt"):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(content)
+
+    return CheckpointStore(run).write(step, fill, processes=1)
 
 
 def names(run):
-    return [os.path.basename(folder) for folder in checkpoint_store.all_in(run)]
+    return [os.path.basename(folder) for folder in CheckpointStore(run).all()]
 
 
 def content_of(folder):
@@ -68,19 +67,19 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(run, monkeypatch, ste
             kill_at(patch, call)
             try:
                 save(run, step, content="new")
-                checkpoint_store.rotate(run, 1, None)
+                CheckpointStore(run).rotate(1, None)
             except Killed:
                 kills += 1
             else:
                 break
-        newest, passed_over = checkpoint_store.newest_complete(run)
+        newest, passed_over = CheckpointStore(run).newest_complete()
         assert newest is not None and passed_over == []
         assert (os.path.basename(newest), content_of(newest)) in (
             ("checkpoint-6", "old"),
             (f"checkpoint-{step}", "new"),
         )
-        checkpoint_store.remove_left_over(run)
-        for folder in checkpoint_store.all_in(run):
+        CheckpointStore(run).remove_left_over()
+        for folder in CheckpointStore(run).all():
             checkpoint_manifest.verify(folder)
         assert sorted(os.listdir(run)) == sorted(names(run))
     assert kills > 10
@@ -90,19 +89,19 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(run, monkeypatch, ste
 def test_the_limit_keeps_the_newest_and_the_best(run):
     for step in (2, 4, 6, 8, 10):
         save(run, step)
-    checkpoint_store.rotate(run, None, None)
-    checkpoint_store.rotate(run, 0, None)
+    CheckpointStore(run).rotate(None, None)
+    CheckpointStore(run).rotate(0, None)
     assert len(names(run)) == 5
-    checkpoint_store.rotate(run, 3, os.path.join(run, "checkpoint-4"))
+    CheckpointStore(run).rotate(3, os.path.join(run, "checkpoint-4"))
     assert names(run) == ["checkpoint-4", "checkpoint-8", "checkpoint-10"]
-    checkpoint_store.rotate(run, 1, os.path.join(run, "checkpoint-4"))
+    CheckpointStore(run).rotate(1, os.path.join(run, "checkpoint-4"))
     assert names(run) == ["checkpoint-4", "checkpoint-10"]
 
 
 def test_an_incomplete_checkpoint_neither_counts_nor_goes(run):
     save(run, 2)
     os.mkdir(os.path.join(run, "checkpoint-9"))
-    checkpoint_store.rotate(run, 1, None)
+    CheckpointStore(run).rotate(1, None)
     assert names(run) == ["checkpoint-2", "checkpoint-9"]
 
 
@@ -110,9 +109,9 @@ def test_after_going_back_the_newest_is_the_one_that_was_made_last(run):
     for step in (2, 4, 6):
         save(run, step)
     save(run, 4, content="of the second pass")
-    newest, passed_over = checkpoint_store.newest_complete(run)
+    newest, passed_over = CheckpointStore(run).newest_complete()
     assert content_of(newest) == "of the second pass" and passed_over == []
-    checkpoint_store.rotate(run, 1, None)
+    CheckpointStore(run).rotate(1, None)
     assert names(run) == ["checkpoint-4"]
 
 
@@ -123,7 +122,7 @@ def test_what_is_passed_over_is_said_with_its_reason(run):
         pass
     os.mkdir(os.path.join(run, "checkpoint-8"))
     os.mkdir(os.path.join(run, "checkpoint-1"))
-    newest, passed_over = checkpoint_store.newest_complete(run)
+    newest, passed_over = CheckpointStore(run).newest_complete()
     assert os.path.basename(newest) == "checkpoint-4"
     assert len(passed_over) == 2
     assert "checkpoint-6 has a damaged optimizer.pt (0 bytes instead of 1)" in passed_over[0]
@@ -139,11 +138,33 @@ def test_a_name_that_cannot_be_taken_leaves_the_earlier_one(run, monkeypatch):
         _real(source, target)
 
     monkeypatch.setattr(os, "rename", no_room)
-    with pytest.raises(OSError, match="No space left"):
-        save(run, 4, content="new")
+    assert "No space left on device" in save(run, 4, content="new")
     assert names(run) == ["checkpoint-4"] and content_of(os.path.join(run, "checkpoint-4")) == "old"
 
 
 def test_there_may_be_none(run):
-    assert checkpoint_store.newest_complete(run) == (None, [])
-    assert checkpoint_store.newest_complete(os.path.join(run, "nowhere")) == (None, [])
+    assert CheckpointStore(run).newest_complete() == (None, [])
+    assert CheckpointStore(os.path.join(run, "nowhere")).newest_complete() == (None, [])
+
+
+def test_a_mistake_in_filling_a_checkpoint_is_raised_and_leaves_no_checkpoint(run):
+    def fill(folder):
+        raise KeyError("of the program")
+
+    with pytest.raises(KeyError, match="of the program"):
+        CheckpointStore(run).write(2, fill, processes=1)
+    assert names(run) == []
+    assert CheckpointStore(run).remove_left_over() == ["checkpoint-2"]
+
+
+def test_the_best_checkpoint_is_there_or_being_written(run):
+    store = CheckpointStore(run)
+    save(run, 2)
+    assert store.will_have(2, being_written=4) and store.will_have(4, being_written=4)
+    assert not store.will_have(3, being_written=4)
+
+
+def test_a_name_that_is_no_checkpoints_has_no_step():
+    assert step_of("runs/x/checkpoint-12") == 12
+    with pytest.raises(ValueError, match="runs/x is not called checkpoint-N"):
+        step_of("runs/x")

@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from adversarial_mlm import AdversarialMLMTrainer
+from tests.helpers.hooked_trainer import HookedTrainer
 
 HIDDEN, INNER, VOCABULARY, LAYERS = 16, 32, 30, 2  # of make_encoder; the noiser has none of these sizes
 LINEAR = Counter({(HIDDEN, HIDDEN): 4 * LAYERS + 1, (HIDDEN, INNER): 2 * LAYERS, (HIDDEN, VOCABULARY): 1})
@@ -17,7 +17,7 @@ THROUGH_THE_TABLE = Counter({(HIDDEN, VOCABULARY): 2})  # the noiser's one-hots 
 ROWS, LENGTH = 3, 17
 
 
-class Profiled(AdversarialMLMTrainer):
+class Profiled(HookedTrainer):
     """Notes the shapes of all matrix products of one update of each network."""
 
     def __init__(self, *args, **kwargs):
@@ -34,8 +34,8 @@ class Profiled(AdversarialMLMTrainer):
         ]
         return result
 
-    def _noiser_update(self, *args):
-        return self._noted("noiser", super()._noiser_update, *args)
+    def update_noiser(self, *args):
+        return self._noted("noiser", super().update_noiser, *args)
 
     def training_step(self, *args):
         return self._noted("encoder", super().training_step, *args)

@@ -9,8 +9,9 @@ import torch
 from transformers import TrainerCallback
 
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest, checkpoint_store
-from adversarial_mlm.training import checkpointing
+from adversarial_mlm.saving import checkpoint_manifest, model_card, resume
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore
+from adversarial_mlm.training.callbacks import MetricsLog
 from adversarial_mlm.utils import atomic_files
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
@@ -18,7 +19,7 @@ SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.1}
 
 
 def folders(trainer):
-    return [os.path.basename(folder) for folder in checkpoint_store.all_in(trainer.args.output_dir)]
+    return [os.path.basename(folder) for folder in CheckpointStore(trainer.args.output_dir).all()]
 
 
 def damage(trainer, step, name="model.safetensors"):
@@ -63,9 +64,9 @@ def full(*args, **kwargs):
     ("module", "name"),
     [
         (checkpoint_manifest, "write"),
-        (checkpointing.model_card, "write"),
+        (model_card, "write"),
         (torch, "save"),
-        (checkpoint_store, "publish"),
+        (CheckpointStore, "_publish"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
@@ -87,7 +88,7 @@ def test_a_save_that_fails_is_counted_and_said_and_the_next_tries_again(
         trainer.train()
     assert folders(trainer) == ["checkpoint-2", "checkpoint-6"] and trainer.failed_saves == 1
     said = [record.message for record in caplog.records if "checkpoint-4 could not be written" in record.message]
-    assert len(said) == 1 and "No space left on device" in said[0] and "checkpoint-2 stays" in said[0]
+    assert len(said) == 1 and "No space left on device" in said[0] and "checkpoint-2 is kept" in said[0]
     assert [name for name in os.listdir(trainer.args.output_dir) if name.startswith(".")] == []
     assert largest_difference(parameters_of(straight), parameters_of(trainer)) == 0
 
@@ -105,7 +106,7 @@ def test_a_result_that_cannot_be_written_is_said_and_the_earlier_one_stays(make_
     trainer = make_trainer()
     trainer.save_model()
     before = {name: open(f"{trainer.args.output_dir}/{name}", "rb").read() for name in ("config.json", "README.md")}
-    monkeypatch.setattr(checkpointing.model_card, "write", full)
+    monkeypatch.setattr(model_card, "write", full)
     with pytest.raises(atomic_files.WritingError, match="run could not be written: No space left on device"):
         trainer.save_model()
     assert before == {name: open(f"{trainer.args.output_dir}/{name}", "rb").read() for name in before}
@@ -114,7 +115,7 @@ def test_a_result_that_cannot_be_written_is_said_and_the_earlier_one_stays(make_
 
 def test_the_log_waits_for_room(make_trainer, monkeypatch, caplog):
     trainer = make_trainer()
-    file = trainer._metrics_file
+    file = next(c for c in trainer.callback_handler.callbacks if isinstance(c, MetricsLog)).file
     os.makedirs(trainer.args.output_dir, exist_ok=True)
     file.append({"step": 1})
     real, path = open, file.path
@@ -230,10 +231,8 @@ def test_another_number_of_processes_is_said(make_trainer, caplog):
 def test_the_weights_are_read_once(make_trainer, monkeypatch):
     trainer = make_trainer(**SAVING)
     trainer.train()
-    read, real = [], checkpointing.resume.read_weights
-    monkeypatch.setattr(
-        checkpointing.resume, "read_weights", lambda folder, model: read.append(folder) or real(folder, model)
-    )
+    read, real = [], resume.read_weights
+    monkeypatch.setattr(resume, "read_weights", lambda folder, model: read.append(folder) or real(folder, model))
     resumed = make_trainer(max_steps=6)
     checkpoint = f"{trainer.args.output_dir}/checkpoint-4"
     resumed.check_checkpoint(checkpoint)

@@ -8,8 +8,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_callback import DefaultFlowCallback
 
-from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.data.order import NOISER_STREAM, EncoderBatchSampler, RecordOrder
+from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 # of 40 records in batches of 4 an epoch has 10 micro-batches: 7 updates of one, 2 of what is left of the epoch (two
@@ -22,16 +22,16 @@ GAMES = {
 }
 
 
-class Recorder(AdversarialMLMTrainer):
+class Recorder(HookedTrainer):
     """Notes the rows of every update of both networks."""
 
     def __init__(self, *args, **kwargs):
         self.encoders, self.noisers = [], []
         super().__init__(*args, **kwargs)
 
-    def _noiser_update(self, update, batches):
+    def update_noiser(self, update, batches, *others):
         self.noisers.append([ids_of(row) for batch in batches for row in batch["input_ids"]])
-        super()._noiser_update(update, batches)
+        super().update_noiser(update, batches, *others)
 
     def get_batch_samples(self, *args):
         batches, items = super().get_batch_samples(*args)
@@ -81,7 +81,7 @@ def test_a_run_with_stages_resumes_bitwise_before_at_and_after_the_change(make_t
     resumed.train(resume_from_checkpoint=True)
     assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0
     logs = [[entry for entry in log_of(trainer) if "loss" in entry] for trainer in (straight, resumed)]
-    for key in ("step", "epoch", "loss", "learning_rate", "noiser_pay"):
+    for key in ("step", "epoch", "loss", "learning_rate", "noiser_reward"):
         assert [entry.get(key) for entry in logs[0]] == [entry.get(key) for entry in logs[1]]
 
 
@@ -144,7 +144,7 @@ def test_what_fills_up_a_batch_has_no_part_in_training(make_trainer, monkeypatch
     filled.train()
     assert largest_difference(parameters_of(plain), parameters_of(filled)) < 1e-10
     for a, b in zip(log_of(plain), log_of(filled), strict=True):
-        for key in {"loss", "mask_rate", "gap", "noiser_pay", "enrichment_max", "rows_without_mask"} & a.keys():
+        for key in {"loss", "mask_rate", "gap", "noiser_reward", "enrichment_max", "rows_without_mask"} & a.keys():
             assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-9)
 
 

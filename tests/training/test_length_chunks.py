@@ -56,7 +56,7 @@ def test_a_batch_in_chunks_gives_the_update_of_the_whole(make_trainer, settings)
     assert sum(rows for rows, _ in cut.shapes) == sum(rows for rows, _ in whole.shapes)
     assert largest_difference(parameters_of(cut), parameters_of(whole)) < 1e-10
     for a, b in zip(log_of(cut), log_of(whole), strict=True):
-        for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
+        for key in ("loss", "grad_norm", "noiser_reward", "noiser_grad_norm", "mask_rate", "gap"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.masking.data_collator import RECORDS
+from tests.helpers.hooked_trainer import HookedTrainer
 
 BATCH, EPOCHS, NEVER = 8, 3, 10**9
 LETTERS = "AGLKW"  # from the shortest to the longest proteins
@@ -24,7 +24,7 @@ def dataset():
     return datasets.Dataset.from_dict({"sequence": [LETTERS[letter_of(n)] * n for n in _LENGTHS]})
 
 
-class Noted(AdversarialMLMTrainer):
+class Noted(HookedTrainer):
     """Notes the records of every update of both networks, and what the encoder's chunks hold; computes nothing."""
 
     def __init__(self, *args, **kwargs):
@@ -32,16 +32,16 @@ class Noted(AdversarialMLMTrainer):
         super().__init__(*args, **kwargs)
 
     def get_batch_samples(self, *args):
-        remember = self._guard.remember
+        remember = self.guard.record
 
         def noted(network, update, batches):
             records = (self.encoder_records, self.noiser_records)[network]
             records.append([record for batch in batches for record, _ in batch[RECORDS]])
             return remember(network, update, batches)
 
-        self._guard.remember = noted
+        self.guard.record = noted
         result = super().get_batch_samples(*args)
-        self._guard.remember = remember
+        self.guard.record = remember
         return result
 
     def compute_loss(self, model, inputs, **kwargs):
@@ -49,7 +49,7 @@ class Noted(AdversarialMLMTrainer):
         self.widths.append(inputs["input_ids"].shape[1])
         return sum(parameter.sum() for parameter in model.parameters()) * 0
 
-    def _noiser_update(self, update, batches):
+    def update_noiser(self, update, batches, *others):
         pass
 
 

@@ -20,6 +20,7 @@ from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
+from tests.helpers.hooked_trainer import HookedTrainer
 
 LENGTH = 128
 HOW = {"learned": (0.8, 0.1, 0.1), "[MASK] alone": (1.0, 0.0, 0.0)}  # of the random masks beside the noiser's
@@ -120,9 +121,9 @@ def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
             candidate_rate=0.5,
         )
 
-        class Signed(AdversarialMLMTrainer):
-            def _noiser_pay(self, *args):
-                return sign * super()._noiser_pay(*args)
+        class Signed(HookedTrainer):
+            def noiser_reward(self, *args):
+                return sign * super().noiser_reward(*args)
 
         settings = {"max_steps": 1, "noiser_steps": updates, "learning_rate": 0.0, "weight_decay": 0.0, "seed": seed}
         game = {"noiser_learning_rate": 1e-2, "noiser_reward": "credit", "lr_scheduler_type": "constant"}

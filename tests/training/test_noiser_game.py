@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 # ---- schedules ----
@@ -18,15 +18,15 @@ def test_a_share_that_rises_from_nothing_leaves_the_rest_to_chance(make_trainer)
     )
     before = parameters_of(trainer)
     counts = []
-    corrupt = trainer._corrupt
+    corrupt = trainer.game.corrupt
 
-    def watch(inputs, keys, differentiable=False):
-        corrupted = corrupt(inputs, keys, differentiable)
+    def watch(inputs, keys, step, differentiable=False):
+        corrupted = corrupt(inputs, keys, step, differentiable)
         if not differentiable:
             counts.append((int(corrupted.adversarial.sum()), int(corrupted.random.sum())))
         return corrupted
 
-    trainer._corrupt = watch
+    trainer.game.corrupt = watch
 
     class Stop(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
@@ -91,10 +91,10 @@ def test_a_factor_is_refused_where_the_schedule_is_no_function_of_the_step(make_
 def test_the_shared_counter_changes_the_phases(make_trainer):
     updates = []
 
-    class Watch(AdversarialMLMTrainer):
-        def _noiser_update(self, update, batches):
+    class Watch(HookedTrainer):
+        def update_noiser(self, update, batches, *others):
             updates.append((self.state.global_step, update))
-            super()._noiser_update(update, batches)
+            super().update_noiser(update, batches, *others)
 
     make_trainer(cls=Watch, max_steps=5, noiser_steps=4, encoder_steps=2, shared_phase_counter=True).train()
     # noiser 1-4, encoder 5-6, noiser 7-8, encoder 9-10, noiser 11-12, encoder 13
@@ -104,17 +104,17 @@ def test_the_shared_counter_changes_the_phases(make_trainer):
 def test_the_encoders_dropout_in_the_noisers_phase_is_an_option(make_trainer):
     seen = {}
 
-    class Watch(AdversarialMLMTrainer):
-        def _noiser_update(self, update, batches):
+    class Watch(HookedTrainer):
+        def update_noiser(self, update, batches, *others):
             seen[self.args.encoder_dropout_in_noiser_phase] = any(m.training for m in self.model.modules())
-            super()._noiser_update(update, batches)
+            super().update_noiser(update, batches, *others)
 
-    pays = []
+    rewards = []
     for on in (False, True):
         trainer = make_trainer(cls=Watch, folder=str(on), dropout=0.1, encoder_dropout_in_noiser_phase=on, max_steps=2)
         trainer.train()
-        pays.append(log_of(trainer)[0]["noiser_pay"])
-    assert seen == {False: False, True: True} and pays[0] != pays[1]
+        rewards.append(log_of(trainer)[0]["noiser_reward"])
+    assert seen == {False: False, True: True} and rewards[0] != rewards[1]
 
 
 # ---- whose loss counts ----
@@ -131,7 +131,7 @@ def test_the_loss_over_all_residues_weighs_the_unmasked_ones(make_trainer):
             folder=name, max_steps=1, logging_steps=1, noiser_update="none", double=True, **settings
         )
         by_hand = {}
-        read = trainer._read
+        read = trainer.game.read
 
         def watch(model, corrupted, inputs, reversal=None, read=read, by_hand=by_hand):
             logits = model(input_ids=corrupted.input_ids, attention_mask=corrupted.attention_mask).logits
@@ -143,7 +143,7 @@ def test_the_loss_over_all_residues_weighs_the_unmasked_ones(make_trainer):
             by_hand.update(counts=(int(masked.sum()), int(other.sum())))
             return read(model, corrupted, inputs, reversal)
 
-        trainer._read = watch
+        trainer.game.read = watch
         trainer.train()
         weight = {"masked": 0.0, "all": 1.0, "half": 0.5}[name]
         (a, b), (n, m) = by_hand["sums"], by_hand["counts"]
@@ -212,7 +212,7 @@ def test_weights_stay_finite_without_random_masks(make_trainer):
 
 
 def test_surprise_is_refused_on_a_stream(make_trainer, dataset):
-    with pytest.raises(ValueError, match="which a stream cannot tell"):
+    with pytest.raises(ValueError, match="which are not known for a stream"):
         make_trainer(data=dataset.to_iterable_dataset(), noiser_reward="surprise")
 
 
@@ -256,13 +256,13 @@ def test_comparing_half_batches_changes_nothing_else(make_trainer, update):
 
 def test_half_batches_that_are_the_same_pull_the_same_way(make_trainer, proteins):
     same = datasets.Dataset.from_dict({"sequence": [proteins[0][:60]] * 8})
-    trainer = make_trainer(data=same, max_steps=1, logging_steps=1, noiser_reward="credit")
     keys = torch.arange(4).repeat_interleave(2)
 
-    class Same(type(trainer)):
-        def _noiser_pay(self, inputs, noise, items):
-            return super()._noiser_pay(inputs, keys[: len(noise)], items)
+    class Same(HookedTrainer):
+        def noiser_reward(self, inputs, noise, items, step):
+            return super().noiser_reward(inputs, keys[: len(noise)], items, step)
 
-    trainer.__class__ = Same  # both halves draw the same masks
+    # both halves draw the same masks
+    trainer = make_trainer(cls=Same, data=same, max_steps=1, logging_steps=1, noiser_reward="credit")
     trainer.train()
     assert log_of(trainer)[0]["noiser_cosine"] == pytest.approx(1, abs=1e-4)

@@ -8,8 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend
 from transformers import AutoModelForMaskedLM
 
-from adversarial_mlm import AdversarialMLMTrainer
 from adversarial_mlm.training import packed_attention
+from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 BLIND = {"noiser_config": {"view": "blind"}, "masking_rules": {"sampler": "gumbel_topk", "learned_options": False}}
@@ -37,7 +37,7 @@ def dataset(proteins):
     return datasets.Dataset.from_dict({"sequence": [p[: 20 + 7 * i % 40] for i, p in enumerate(proteins[:40])]})
 
 
-class Seen(AdversarialMLMTrainer):
+class Seen(HookedTrainer):
     """Notes what the encoder is given, and all masks."""
 
     def __init__(self, *args, **kwargs):
@@ -54,8 +54,8 @@ class Seen(AdversarialMLMTrainer):
             with_kwargs=True,
         )
 
-    def _corrupt(self, inputs, *args, **kwargs):
-        corrupted = super()._corrupt(inputs, *args, **kwargs)
+    def corrupt(self, inputs, *args, **kwargs):
+        corrupted = super().corrupt(inputs, *args, **kwargs)
         self.masks += [tuple(row[row > 0].tolist()) for row in corrupted.input_ids]
         return corrupted
 
@@ -71,7 +71,7 @@ def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
     assert sorted(packed.masks) == sorted(padded.masks)  # chunks have another order of the rows
     assert largest_difference(parameters_of(packed), parameters_of(padded)) < 1e-10
     for a, b in zip(log_of(packed), log_of(padded), strict=True):
-        for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
+        for key in ("loss", "grad_norm", "noiser_reward", "noiser_grad_norm", "mask_rate", "gap"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
     # one row each, and no token of padding; the slow copy of the encoder reads padded rows
     own = [(rows, columns) for rows, columns in packed.shapes if rows == 1 or run != "reducible"]

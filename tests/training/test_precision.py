@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM
+from adversarial_mlm import DataCollatorForAdversarialMLM
 from adversarial_mlm.masking import corruption, sampling
 from adversarial_mlm.masking.keyed_random import row_keys
 from adversarial_mlm.masking.losses import loss_weights, token_losses
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
 from adversarial_mlm.training import noiser_game
+from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 GAMES = {
@@ -59,8 +60,8 @@ def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, 
     hidden, losses = [], []
     trainer = make_trainer(bf16=True, max_steps=2, logging_steps=1, masking_rules={"sampler": sampler}, **GAMES[game])
     trainer.model.bert.encoder.layer[0].intermediate.register_forward_hook(lambda m, i, out: hidden.append(out.dtype))
-    normalised = trainer._normalised
-    trainer._normalised = lambda *args: (losses.append(normalised(*args)), losses[-1])[1]
+    normalised = trainer.game.normalised
+    trainer.game.normalised = lambda *args: (losses.append(normalised(*args)), losses[-1])[1]
     trainer.train()
     assert set(hidden) == {torch.bfloat16}  # the encoder is in bf16, in its own updates and in the noiser's
     assert {loss.dtype for loss in losses} <= {torch.float32, torch.float64}  # the divisor is a float64
@@ -109,7 +110,7 @@ def test_no_matrix_product_is_in_sampler_or_loss_so_that_tf32_reaches_neither(
 # ---- fp16 ----
 
 
-class Scaled(AdversarialMLMTrainer):
+class Scaled(HookedTrainer):
     """fp16 with a scaler on a CPU, which accelerate has for other devices only."""
 
     initial_scale = 2.0**10
@@ -144,16 +145,16 @@ def test_the_scaler_and_the_count_agree_on_what_is_skipped(scaled, game, optim):
 
     trainer = scaled(Huge, max_steps=30, logging_steps=30, max_skipped_updates=0, optim=optim, **GAMES[game])
     halvings, taken = [], {"encoder": 0, "noiser": 0}
-    judge = trainer._judge
+    judge = trainer.check
 
-    def counted(norms):
-        skipped = judge(norms)
+    def counted(norms, optimizer):
+        skipped = judge(norms, optimizer)
         halvings.append(bool(skipped))
         for network in norms:
             taken[("encoder", "noiser")[network]] += not skipped
         return skipped
 
-    trainer._judge = counted
+    trainer.check = counted
     trainer.train()
     assert 10 < sum(halvings) < len(halvings)
     assert trainer.accelerator.scaler.get_scale() == 2.0 ** (40 - sum(halvings))
@@ -221,7 +222,7 @@ def test_an_encoder_that_came_with_checkpoints_drops_the_same_values_on_the_way_
 
 
 def losses_of(trainer) -> list[dict]:
-    names = ("loss", "noiser_pay", "grad_norm", "noiser_grad_norm")
+    names = ("loss", "noiser_reward", "grad_norm", "noiser_grad_norm")
     return [{name: entry[name] for name in names if name in entry} for entry in log_of(trainer)]
 
 
@@ -243,8 +244,8 @@ def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, protein
     plain = make_trainer(folder="plain", **settings)
     plain.train()
     trainer = make_trainer(folder="compiled", torch_compile=True, torch_compile_backend="aot_eager", **settings)
-    widths, read = set(), trainer._read
-    trainer._read = lambda model, corrupted, *args, **kwargs: (
+    widths, read = set(), trainer.game.read
+    trainer.game.read = lambda model, corrupted, *args, **kwargs: (
         widths.add(corrupted.input_ids.shape[1]),
         read(model, corrupted, *args, **kwargs),
     )[1]

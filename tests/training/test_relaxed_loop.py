@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, presets
+from adversarial_mlm import DataCollatorForAdversarialMLM, presets
 from adversarial_mlm.masking import sampling
+from tests.helpers.hooked_trainer import HookedTrainer
 
 GAME = presets.game("paper")
 PAPER = {
@@ -38,9 +39,9 @@ def watched(loops):
         loops.doing = before
         return result
 
-    class Doing(AdversarialMLMTrainer):
-        def _noiser_update(self, *args):
-            return during("noiser", super()._noiser_update, *args)
+    class Doing(HookedTrainer):
+        def update_noiser(self, *args):
+            return during("noiser", super().update_noiser, *args)
 
         def training_step(self, *args):
             return during("encoder", super().training_step, *args)
@@ -48,8 +49,8 @@ def watched(loops):
         def evaluation_loop(self, *args, **kwargs):
             return during("evaluation", super().evaluation_loop, *args, **kwargs)
 
-        def _compare_half_batches(self, *args):
-            return during("half batches", super()._compare_half_batches, *args)
+        def compare_half_batches(self, *args):
+            return during("half batches", super().compare_half_batches, *args)
 
     return Doing
 

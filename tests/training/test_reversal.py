@@ -19,7 +19,7 @@ def prepared(make_trainer):
         trainer = make_trainer(double=True, max_steps=1, folder="prepared", **settings)
         trainer.train()
         batch = next(iter(trainer.get_train_dataloader()))
-        return trainer, {**trainer._prepare_inputs(batch), "row": torch.arange(len(batch["input_ids"]))}
+        return trainer, {**trainer.game.to_device(batch), "row": torch.arange(len(batch["input_ids"]))}
 
     return prepare
 
@@ -42,7 +42,7 @@ def test_its_noiser_gradient_is_lambda_times_that_of_the_noisers_own_phase(prepa
     items = torch.tensor(50.0)
 
     # the noiser's own phase maximises, so that the optimizer is given minus this
-    (-trainer._noiser_pay(batch, keys, items)).backward()
+    (-trainer.game.noiser_reward(batch, keys, items, trainer.state.global_step)).backward()
     alternating = gradients(trainer.noiser)
     trainer.model.zero_grad()
     trainer.noiser.zero_grad()

@@ -12,20 +12,21 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.data.order import EncoderBatchSampler
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 
-class Recorder(AdversarialMLMTrainer):
+class Recorder(HookedTrainer):
     """Notes what happens in which phase."""
 
     def __init__(self, *args, **kwargs):
         self.events, self.encoder_batches = [], []
         super().__init__(*args, **kwargs)
 
-    def _noiser_update(self, update, batches):
+    def update_noiser(self, update, batches, *others):
         assert not any(module.training for module in self.model.modules())  # no dropout
         assert all(module.training for module in self.noiser.modules())
-        super()._noiser_update(update, batches)
+        super().update_noiser(update, batches, *others)
         self.events.append(("noiser", update))
 
     def compute_loss(self, model, inputs, **kwargs):
@@ -170,7 +171,7 @@ def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, settings):
     parts.train()
     assert largest_difference(parameters_of(whole), parameters_of(parts)) < 1e-10
     for a, b in zip(log_of(whole), log_of(parts), strict=True):
-        for key in ("loss", "grad_norm", "noiser_pay", "noiser_grad_norm", "mask_rate", "gap"):
+        for key in ("loss", "grad_norm", "noiser_reward", "noiser_grad_norm", "mask_rate", "gap"):
             assert (key in a) == (key in b)
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
 
@@ -375,7 +376,7 @@ def test_bfloat16_trains_both_networks_close_to_float32(make_trainer):
     full.train()
     half.train()
     for a, b in zip(log_of(full), log_of(half), strict=True):
-        for key in ("loss", "noiser_pay", "adversarial_loss"):
+        for key in ("loss", "noiser_reward", "adversarial_loss"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), abs=0.02)
     assert largest_difference(parameters_of(full), parameters_of(half)) > 0
     assert all(value.dtype == torch.float32 for value in parameters_of(half).values())

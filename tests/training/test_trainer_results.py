@@ -75,7 +75,7 @@ def test_everything_promised_is_logged(make_trainer):
     entry = next(entry for entry in log_of(trainer) if "loss" in entry)
     promised = {
         "loss", "adversarial_loss", "random_loss", "gap", "mask_rate", "share_mask", "share_keep", "share_replace",
-        "entropy", "enrichment_A", "enrichment_max", "grad_norm", "noiser_grad_norm", "noiser_pay", "learning_rate",
+        "entropy", "enrichment_A", "enrichment_max", "grad_norm", "noiser_grad_norm", "noiser_reward", "learning_rate",
         "noiser_learning_rate", "residues_per_second", "seconds_encoder", "seconds_noiser", "seconds_data",
     }  # fmt: skip
     assert promised <= set(entry)

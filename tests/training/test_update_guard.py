@@ -86,32 +86,32 @@ def norm(value: float) -> torch.Tensor:
 def test_updates_are_counted_from_one_look_to_the_next():
     guard = UpdateGuard(limit=9)
     for value in (1.0, math.nan, math.inf, 2.0):
-        assert guard.judge({ENCODER: norm(value)}).item() == (not math.isfinite(value))
-    guard.judge({NOISER: norm(1.0)})
+        assert guard.check({ENCODER: norm(value)}).item() == (not math.isfinite(value))
+    guard.check({NOISER: norm(1.0)})
     assert guard.look() == {ENCODER: (4, 2), NOISER: (1, 0)}
-    guard.judge({ENCODER: norm(-math.inf)})
+    guard.check({ENCODER: norm(-math.inf)})
     assert guard.look() == {ENCODER: (1, 1)} and guard.totals == [3, 0] and guard.too_many is None
 
 
 def test_networks_that_move_together_are_held_back_together():
     guard = UpdateGuard(limit=9)
-    assert guard.judge({ENCODER: norm(1.0), NOISER: norm(math.nan)}).item()
+    assert guard.check({ENCODER: norm(1.0), NOISER: norm(math.nan)}).item()
     assert guard.look() == {ENCODER: (1, 1), NOISER: (1, 1)}
 
 
 def test_the_limit_is_of_updates_in_a_row_of_one_network():
     guard = UpdateGuard(limit=3)
     for value in (math.nan, math.nan, 1.0, math.nan, math.nan):
-        guard.judge({ENCODER: norm(value)})
-        guard.judge({NOISER: norm(1.0)})
+        guard.check({ENCODER: norm(value)})
+        guard.check({NOISER: norm(1.0)})
     guard.look()
     assert guard.too_many is None
-    guard.judge({ENCODER: norm(math.nan)})
+    guard.check({ENCODER: norm(math.nan)})
     guard.look()
     assert guard.too_many == ENCODER
     endless = UpdateGuard(limit=0)
     for _ in range(50):
-        endless.judge({NOISER: norm(math.nan)})
+        endless.check({NOISER: norm(math.nan)})
     endless.look()
     assert endless.too_many is None and endless.totals == [0, 50]
 
@@ -120,7 +120,7 @@ def test_the_latest_batches_are_remembered_by_name_and_go_on_without_the_names()
     guard = UpdateGuard(limit=2)
     for update in range(4):
         batches = [{"input_ids": update, RECORDS: [update, 10 + update]}, {"input_ids": update, RECORDS: ["a"]}]
-        assert guard.remember(ENCODER, update, batches) == [{"input_ids": update}] * 2
+        assert guard.record(ENCODER, update, batches) == [{"input_ids": update}] * 2
     assert guard.batches_of(ENCODER) == [(2, [2, 12, "a"]), (3, [3, 13, "a"])]
     assert guard.batches_of(NOISER) == []
 
@@ -129,5 +129,5 @@ def test_nothing_but_a_look_waits_for_the_device():
     guard = UpdateGuard(limit=2)
     with HostReads() as host:
         for value in (norm(1.0), norm(math.nan)):
-            guard.judge({ENCODER: value, NOISER: value})
+            guard.check({ENCODER: value, NOISER: value})
     assert host.count == 0

@@ -74,7 +74,7 @@ def main(settings: dict) -> None:
             outcomes.append(str(trainer.push_to_hub().repo_url))
         except hub.PushError as error:
             outcomes.append(f"{error}")
-    result = {"steps": trainer.state.global_step, "pushes": trainer.pushes, "outcomes": outcomes}
+    result = {"steps": trainer.state.global_step, "pushes": trainer.uploads.counts, "outcomes": outcomes}
     Path(f"{trainer.args.output_dir}.json").write_text(json.dumps(result))
 
 

@@ -1,0 +1,93 @@
+"""What a checkpoint holds: networks, tokenizer, arguments, the trainer's state, and the random generators' states."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+
+from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
+from adversarial_mlm.utils import atomic_files, distributed
+
+
+def write_networks(
+    folder: str,
+    encoder: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    noiser: NoiserModel | None,
+    arguments: Mapping[str, Any],
+) -> None:
+    """Write encoder and tokenizer at the root, the noiser in `noiser/`, and the arguments as JSON.
+
+    Args:
+        folder (`str`): Exists.
+        encoder (`nn.Module`): With `save_pretrained`.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's.
+        noiser ([`NoiserModel`], *optional*): Where there is one.
+        arguments (`Mapping[str, Any]`): Of the run, without tokens.
+    """
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if noiser is not None:
+        noiser.save_pretrained(os.path.join(folder, NOISER_FOLDER))
+    with open(os.path.join(folder, ARGUMENTS_FILE), "w", encoding="utf-8") as file:
+        json.dump(arguments, file, indent=2, sort_keys=True, default=str)
+
+
+def write_state(
+    folder: str, state: TrainerState, callbacks: Iterable[object], generators: Mapping[str, bytes | str]
+) -> None:
+    """Write the trainer's state, with those of its callbacks, and the states of the random generators.
+
+    Args:
+        folder (`str`): Exists.
+        state (`TrainerState`): Gets the states of the callbacks that export one.
+        callbacks (`Iterable`): Of the trainer, and its control.
+        generators (`Mapping[str, bytes | str]`): See [`generator_states`].
+
+    Raises:
+        OSError: If a process could not give the state of its generators.
+    """
+    for name, content in generators.items():
+        if isinstance(content, str):
+            raise OSError(content)
+        Path(folder, name).write_bytes(content)
+    for callback in callbacks:
+        if isinstance(callback, ExportableState):
+            name, states = type(callback).__name__, state.stateful_callbacks
+            if isinstance(states[name], list):
+                states[name].append(callback.state())
+            else:
+                states[name] = callback.state()
+    state.save_to_json(os.path.join(folder, TRAINER_STATE_NAME))
+
+
+def generator_states(save: Callable[[str], None], rank: int) -> dict[str, bytes | str]:
+    """The states of the random generators of all processes.
+
+    They are gathered, so that process 0 alone writes into the run's folder, on whatever machine the others are.
+
+    Args:
+        save (`Callable[[str], None]`): Writes this process's states into a folder.
+        rank (`int`): Number of this process.
+
+    Returns:
+        `dict[str, bytes | str]`: From the name of a file to its content, or to the reason why there is none.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            save(folder)
+            own: dict[str, bytes | str] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    except atomic_files.ERRORS as error:
+        if not atomic_files.is_about_writing(error):
+            raise
+        reason = atomic_files.reason(error, tempfile.gettempdir())
+        own = {f"rng_state_{rank}.pth": f"{reason} in {tempfile.gettempdir()}"}
+    return {name: content for files in distributed.gather(own) for name, content in files.items()}

@@ -1,0 +1,317 @@
+"""A trainer whose runs survive: atomic checkpoints, exact resuming, signals that save, one commit for every push.
+
+It knows nothing of the game. [`AdversarialMLMTrainer`] is built on it.
+"""
+
+import logging
+from concurrent.futures import Future
+
+import torch
+from huggingface_hub import CommitInfo
+from torch import nn
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+
+from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.saving import checkpoint_contents, resume
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint, step_of
+from adversarial_mlm.saving.hub import HubUploader
+from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.utils.signals import GracefulStop
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointingTrainer(Trainer):
+    """Saves, resumes and pushes an encoder and, where there is one, a noiser.
+
+    A checkpoint is atomic: process 0 writes it into a hidden folder with a manifest, and renames the folder when its
+    content is on the disk. If a checkpoint cannot be written (for lack of space, for example), the trainer warns and
+    counts it, continues training, and tries again at the next save. SIGTERM and SIGINT let [`train`] finish the
+    update, save (whatever `save_strategy` says), and return.
+
+    A subclass writes its card in `_write_card`, and more files of a checkpoint in `_save_more`.
+
+    Args:
+        noiser ([`NoiserModel`], *optional*): Saved and loaded together with the encoder.
+        args (`TrainingArguments`): Arguments.
+        **kwargs: As for `transformers.Trainer`.
+
+    Attributes:
+        store ([`CheckpointStore`]): The checkpoints in `output_dir`.
+        uploads ([`HubUploader`]): The pushes.
+        interrupted_by (`signal.Signals`, *optional*): The signal that stopped the last call of [`train`].
+        last_checkpoint (`str`, *optional*): The checkpoint that was written last, or from which training resumed.
+        failed_saves (`int`): Checkpoints that could not be written.
+        loaded_best_step (`int`, *optional*): Step of the best checkpoint, if it was loaded at the end.
+    """
+
+    def __init__(self, noiser: NoiserModel | None, args: TrainingArguments, **kwargs):
+        self.noiser = noiser
+        self.store = CheckpointStore(args.output_dir)
+        self.uploads = HubUploader(args)  # the stock trainer makes the repository ready at once
+        self.interrupted_by = self.last_checkpoint = self.loaded_best_step = None
+        self.failed_saves = 0
+        self._read_ahead: tuple[str, dict] | None = None  # a checkpoint and its weights
+        self._stop: GracefulStop | None = None  # while training
+        self._saved_step: int | None = None
+        super().__init__(args=args, **kwargs)
+
+    def _write_card(self, folder: str) -> None:
+        """Write a model card into a folder."""
+
+    def _save_more(self, folder: str) -> None:
+        """Write what else a resumed run needs into a checkpoint."""
+
+    # ---- The run ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """Train as `Trainer.train` does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): A checkpoint's folder, or `True` or `"latest"` for
+                the newest complete one in `output_dir`.
+            *args, **kwargs: As for `Trainer.train`.
+
+        Returns:
+            `TrainOutput`; if a signal stopped training, of the steps until then (see `interrupted_by`).
+
+        Raises:
+            CheckpointError: If the checkpoint is damaged or does not fit this run, or if there is none.
+        """
+        checkpoint = self._choose_checkpoint(resume_from_checkpoint)
+        if self.is_world_process_zero():
+            for name in self.store.remove_left_over():
+                logger.warning(f"the save of {name} was interrupted; its incomplete folder was removed")
+        self.last_checkpoint, self._saved_step, self.interrupted_by = checkpoint, None, None
+        self._stop = GracefulStop(self.args.ddp_timeout_delta)
+        self.add_callback(self._stop)
+        try:
+            with self._stop.listening():
+                output = super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.remove_callback(self._stop)
+            stop, self._stop = self._stop, None
+        self.interrupted_by = stop.signal
+        return output
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
+        # Stock: logs, evaluates and saves where that is due. Added: the save and stop after a signal. No callback can
+        # do that: with `save_strategy: best` the stock method sets `should_save` itself.
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        if self._stop.signal is None:
+            return
+        if self._saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.control.should_training_stop = True  # after the save, because a checkpoint keeps the control, too
+
+    def _finalize_training(self, *args, **kwargs):
+        # Stock: logs the mean loss, loads the best model, removes checkpoints. Changed: our own store removes them
+        # (with a limit of 1 the stock trainer would remove the newest one in favour of the best). Added: the end of
+        # the pushes.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            output = super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+        self.uploads.finish()
+        if self.failed_saves and self.is_world_process_zero():
+            logger.warning(f"{self.failed_saves} checkpoints could not be written")
+        return output
+
+    # ---- Saving ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write encoder and tokenizer, the noiser in `noiser/`, the card, and the arguments as JSON; all or nothing.
+
+        The stock trainer's `training_args.bin` is not written: it is a pickle and may hold a token.
+
+        Args:
+            output_dir (`str`, *optional*): Defaults to `output_dir` of the arguments.
+        """
+        if self.args.should_save:
+            with atomic_files.replacing_files(self.args.output_dir if output_dir is None else output_dir) as folder:
+                self._write_model(folder)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _write_model(self, folder: str) -> None:
+        tokenizer = self.processing_class if self.processing_class is not None else self.data_collator.tokenizer
+        checkpoint_contents.write_networks(folder, self.model, tokenizer, self.noiser, self.args.to_dict())
+        self._write_card(folder)
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Write the card of this package into the output folder."""
+        if self.is_world_process_zero():
+            self._write_card(self.args.output_dir)
+
+    def _save_checkpoint(self, model: nn.Module, trial) -> None:
+        # Stock: writes into the checkpoint's folder itself, each process a part. Replaced: process 0 writes all of it
+        # into a hidden folder, with a manifest, and then renames it; a failure is counted and ends nothing.
+        if self.hp_search_backend is None and trial is None:
+            self.store_flos()
+        store, step = CheckpointStore(self._get_output_dir(trial=trial)), self.state.global_step
+        generators = {}
+        if not self.args.save_only_model:
+            generators = checkpoint_contents.generator_states(self._save_rng_state, self.args.process_index)
+        failure, best = distributed.on_main_process(lambda: self._write_checkpoint(store, step, generators))
+        self.state.best_model_checkpoint = best
+        self._saved_step = step
+        if failure is not None:
+            self._count_failed_save(store.folder_of(step), failure)
+            return
+        self.last_checkpoint = store.folder_of(step)
+        if self.args.push_to_hub and self.is_world_process_zero():
+            self._push_checkpoint(self.last_checkpoint)
+        if self.is_world_process_zero():
+            store.rotate(self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _write_checkpoint(
+        self, store: CheckpointStore, step: int, generators: dict[str, bytes | str]
+    ) -> tuple[str | None, str | None]:
+        """Write a checkpoint; returns why that failed, if it did, and the checkpoint of the best model."""
+        best_before = self.state.best_model_checkpoint
+
+        def fill(folder: str) -> None:
+            if self.state.best_global_step and store.will_have(self.state.best_global_step, step):
+                self.state.best_model_checkpoint = store.folder_of(self.state.best_global_step)
+            self._write_model(folder)
+            if not self.args.save_only_model:
+                self._save_optimizer_and_scheduler(folder)
+                self._save_scaler(folder)
+                self._save_more(folder)
+            callbacks = [*self.callback_handler.callbacks, self.control]
+            checkpoint_contents.write_state(folder, self.state, callbacks, generators)
+
+        failure = store.write(step, fill, processes=self.args.world_size)
+        if failure is not None:
+            self.state.best_model_checkpoint = best_before
+        return failure, self.state.best_model_checkpoint
+
+    def _count_failed_save(self, folder: str, failure: str) -> None:
+        self.failed_saves += 1
+        if self.is_world_process_zero():
+            kept = f"{self.last_checkpoint} is kept" if self.last_checkpoint else "there is no earlier one"
+            logger.warning(
+                f"the checkpoint {folder} could not be written ({failure}); {kept}, training continues, and the next "
+                "save tries again"
+            )
+
+    # ---- Resuming ----
+
+    def _choose_checkpoint(self, wanted: str | bool | None) -> str | None:
+        if wanted is None or wanted is False:
+            return None
+        if self._read_ahead is not None and self._read_ahead[0] == wanted:
+            return wanted  # checked a moment ago
+        choose = self.store.latest if is_latest(wanted) else lambda: named_checkpoint(wanted)
+        checkpoint = distributed.on_main_process(choose)
+        resume.check_everyone_has(checkpoint)
+        return checkpoint
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Make sure that this run can resume from a checkpoint whose manifest was verified.
+
+        The weights are read and kept for [`train`].
+
+        Raises:
+            CheckpointError: See [`resume.check_resumable`] and [`resume.read_weights`].
+        """
+        resume.check_everyone_has(checkpoint)
+        self._check_states(checkpoint)
+        self._read_ahead = (checkpoint, resume.read_networks(checkpoint, self.model, self.noiser))
+
+    def _check_states(self, checkpoint: str) -> None:
+        given = self.optimizer
+        optimizer = self.create_optimizer()
+        self.optimizer = given  # training makes its own when the networks are where they belong
+        tokenizer, has_scaler = self.data_collator.tokenizer, self.accelerator.scaler is not None
+        resume.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+        if self.is_world_process_zero():
+            resume.warn_of_other_processes(checkpoint, self.args.world_size)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # Stock: loads the encoder's weights, whatever fits of them. Replaced: both networks, and all of their tensors.
+        read_ahead, self._read_ahead = self._read_ahead, None
+        if read_ahead is not None and read_ahead[0] == resume_from_checkpoint:
+            self._load_networks(resume_from_checkpoint, read_ahead[1])
+            return
+        self._check_states(resume_from_checkpoint)
+        self._load_networks(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        # Stock: loads the encoder's weights, whatever fits of them. Replaced: both networks, and all of their tensors.
+        self._load_networks(self.state.best_model_checkpoint)
+        self.loaded_best_step = step_of(self.state.best_model_checkpoint)
+
+    def _load_networks(self, checkpoint: str, states: dict[str, dict[str, torch.Tensor]] | None = None) -> None:
+        states = resume.read_networks(checkpoint, self.model, self.noiser) if states is None else states
+        if "encoder" in states:
+            self.model.load_state_dict(states["encoder"])
+        else:
+            super()._load_from_checkpoint(checkpoint)
+        if self.noiser is not None:
+            self.noiser.load_state_dict(states["noiser"])
+
+    # ---- The Hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Create the repository where there is none, and make sure that the token may write to it.
+
+        Raises:
+            ValueError: If it may not, if the repository's name is not possible, or if the Hub cannot be used.
+        """
+        if self.is_world_process_zero():
+            self.hub_model_id = None
+            self.hub_model_id = self.uploads.create_repo(token=token, private=private)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | Future | None:
+        """Save the networks as they are into `output_dir`, and send what is there to the Hub in one commit.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): Of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): Whether to wait for the end of the upload.
+            token (`str`, *optional*): Defaults to `hub_token`, and that to the one of `hf auth login`.
+            revision (`str`, *optional*): The branch; defaults to `hub_revision`, and that to `main`.
+            private (`bool`, *optional*): Whether a new repository is private; defaults to `hub_private_repo`.
+
+        Returns:
+            `CommitInfo`, or a `Future` of it if not `blocking`; `None` on all processes but the first.
+
+        Raises:
+            ValueError: If there was no `push_to_hub` in the arguments, and the repository cannot be made ready.
+            PushError: If the push fails; the files in `output_dir` are then complete. If not `blocking` it is the
+                future that raises it.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        return self.push_output_dir(commit_message, blocking=blocking, token=token, revision=revision)
+
+    def push_output_dir(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> CommitInfo | Future | None:
+        """As [`push_to_hub`], but without saving first: for an `output_dir` that was saved and then added to."""
+        if not self.is_world_process_zero():
+            return None
+        return self.uploads.push_output_dir(commit_message, blocking=blocking, token=token, revision=revision)
+
+    def _push_checkpoint(self, checkpoint: str) -> None:
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        step = self.state.global_step
+        when = f"step {step}" if by_steps else f"epoch {int(self.state.epoch)}"
+        if self.uploads.push_checkpoint(checkpoint, step, f"Training in progress, {when}"):
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
