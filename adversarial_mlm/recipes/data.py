@@ -5,6 +5,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,39 +62,63 @@ def load_data(args: DataArguments) -> ProteinData:
         RecipeError: If options contradict each other.
         CorpusError: If the data cannot be read.
     """
-    holds_out = any((args.holdout_families, args.holdout_members, args.holdout_random))
-    if args.cluster_table and not (args.holdout_families or args.holdout_members):
+    _check_holdout(args)
+    corpus = _load(args, args.train_data, streaming=args.streaming)
+    facts: dict[str, Any] = {"train_data": args.train_data}
+    train, held_out = _hold_out(args, corpus.dataset, facts)
+    train = _add_validation(args, train, held_out, facts)
+    if not args.streaming:
+        facts["train_records"] = len(train)
+    facts["held_out_records_found"] = {name: len(dataset) for name, dataset in held_out.items()}
+    held_out = {name: _at_most(part, args.max_eval_records, args.holdout_seed) for name, part in held_out.items()}
+    facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
+    return ProteinData(train, held_out, facts, corpus)
+
+
+def _holds_out(args: DataArguments) -> bool:
+    return any((args.holdout_families, args.holdout_members, args.holdout_random))
+
+
+def _check_holdout(args: DataArguments) -> None:
+    """Refuse options about held-out proteins that are out of range or contradict each other."""
+    by_family = args.holdout_families or args.holdout_members
+    if args.cluster_table and not by_family:
         raise RecipeError("cluster_table is given, but neither holdout_families nor holdout_members uses it")
     for name in ("holdout_families", "holdout_members", "holdout_random"):
         if not 0 <= getattr(args, name) < 1:
             raise RecipeError(f"{name} must be at least 0 and less than 1, got {getattr(args, name)}")
-    if (args.holdout_families or args.holdout_members) and not args.cluster_table:
+    if by_family and not args.cluster_table:
         raise RecipeError("holdout_families and holdout_members need cluster_table, to know the families")
     if args.holdout_seed < 0:
         raise RecipeError(f"holdout_seed must be 0 or more, got {args.holdout_seed}")
-    if args.streaming and holds_out:
+    if args.streaming and _holds_out(args):
         raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
-    corpus = _load(args, args.train_data, streaming=args.streaming)
-    facts = {"train_data": args.train_data}
-    train, held_out = corpus.dataset, {}
-    if args.max_eval_records is not None and not (holds_out or args.validation_data):
+    if args.max_eval_records is not None and not (_holds_out(args) or args.validation_data):
         # no refusal: a recipe that holds out by default could not be told otherwise on the command line
         logger.warning("max_eval_records has no effect, as no proteins are held out to evaluate on")
-    if holds_out:
-        clusters = read_cluster_table(args.cluster_table) if args.cluster_table else None
-        splits = split_corpus(
-            train,
-            clusters=clusters,
-            clusters_name=args.cluster_table or "the cluster table",
-            holdout_families=args.holdout_families,
-            holdout_members=args.holdout_members,
-            holdout_random=args.holdout_random,
-            holdout_seed=args.holdout_seed,
-            cache_dir=args.cache_dir,
-        )
-        train, held_out = splits.train, dict(splits.held_out)
-        facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
-        facts["not_in_cluster_table"] = splits.missing_in_clusters
+
+
+def _hold_out(args: DataArguments, proteins: Any, facts: dict[str, Any]) -> tuple[Any, dict[str, Dataset]]:
+    """Training proteins and held-out sets, by the holdout options; writes into `facts` what was left out."""
+    if not _holds_out(args):
+        return proteins, {}
+    splits = split_corpus(
+        proteins,
+        clusters=read_cluster_table(args.cluster_table) if args.cluster_table else None,
+        clusters_name=args.cluster_table or "the cluster table",
+        holdout_families=args.holdout_families,
+        holdout_members=args.holdout_members,
+        holdout_random=args.holdout_random,
+        holdout_seed=args.holdout_seed,
+        cache_dir=args.cache_dir,
+    )
+    facts["removed_as_identical_to_held_out"] = splits.duplicates_removed
+    facts["not_in_cluster_table"] = splits.missing_in_clusters
+    return splits.train, dict(splits.held_out)
+
+
+def _add_validation(args: DataArguments, train: Any, held_out: dict[str, Dataset], facts: dict[str, Any]) -> Any:
+    """Read `validation_data` into `held_out`, and return the training proteins that are in none of its sets."""
     for name, sources in _by_name(args.validation_data).items():
         if name in held_out:
             raise RecipeError(f"validation_data has a set named {name}, and so have the holdout options")
@@ -104,12 +129,7 @@ def load_data(args: DataArguments) -> ProteinData:
         if not args.streaming:
             train, removed = remove_shared_sequences(train, validation.dataset, cache_dir=args.cache_dir)
             facts[f"removed_as_identical_to_{name}"] = removed
-    if not args.streaming:
-        facts["train_records"] = len(train)
-    facts["held_out_records_found"] = {name: len(dataset) for name, dataset in held_out.items()}
-    held_out = {name: _at_most(part, args.max_eval_records, args.holdout_seed) for name, part in held_out.items()}
-    facts["held_out_records"] = {name: len(dataset) for name, dataset in held_out.items()}
-    return ProteinData(train, held_out, facts, corpus)
+    return train
 
 
 def _by_name(sources: list[str]) -> dict[str, list[str]]:

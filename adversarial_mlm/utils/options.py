@@ -219,6 +219,7 @@ def _choices(members: tuple[Any, ...]) -> list[str]:
 
 
 def _read_choice(members: tuple[Any, ...], known: list[str], value: Any, source: Source, key: str) -> Any:
+    value = value.value if isinstance(value, enum.Enum) else value
     text = "no" if value is False and "no" in known else str(value)  # YAML reads a bare `no` as false
     if text not in known:
         near = nearest(text, known)

@@ -1,0 +1,308 @@
+import dataclasses
+import enum
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.options import (
+    OptionSet,
+    Source,
+    did_you_mean,
+    documented,
+    nearest,
+    option,
+    read_dataclass,
+    read_value,
+)
+
+FILE = Source("x.yaml")
+
+
+class Colour(enum.StrEnum):
+    RED, BLUE, NO = "red", "blue", "no"
+
+
+@dataclass
+class Sizes:
+    """What is large.
+
+    Args:
+        width (`int`, *optional*, defaults to 3): Of the thing, in `mm`
+            or 100 % of it.
+        share (`float`, *optional*): Of all.
+    """
+
+    width: int = 3
+    share: float | None = None
+
+    def __post_init__(self):
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+
+@dataclass
+class Names:
+    title: str = option("untitled", "What it is called.")
+    words: list[str] = option([], "All of them.")
+    numbers: list[float] = option([0.5], "Some.")
+    colour: Colour | str = option("red", "Of it.")
+    mode: str = option("fast", "How.", ("fast", "slow"))
+    bold: bool = option(True, "Whether.")
+    extra_kwargs: dict | str | None = option(None, "For others.")
+    config: dict | str | None = option(None, "For others, or a path.")
+
+
+@dataclass
+class Inner:
+    name: str
+    sizes: Sizes = field(default_factory=Sizes)
+
+
+@dataclass
+class Outer:
+    path: str
+    first: Inner
+    others: dict[str, Inner] = field(default_factory=dict)
+    listed: list[Inner] = field(default_factory=list)
+    counts: list[int] | None = None
+    verbatim: dict = field(default_factory=dict)
+
+
+OPTIONS = OptionSet(Sizes, Names, helps=documented(Sizes))
+
+
+def refusal(function, *args, **kwargs) -> str:
+    with pytest.raises(RecipeError) as error:
+        function(*args, **kwargs)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        *((int, value, 7) for value in (7, "7", " 7 ")),
+        *((float, value, 1e-4) for value in (1e-4, "1e-4", "0.0001")),
+        (float, 2, 2.0),
+        (float, "inf", float("inf")),
+        *((bool, value, True) for value in (True, 1, "yes", "True", "1")),
+        *((bool, value, False) for value in (False, 0, "No", "false", "f")),
+        (str, 3, "3"),
+        (str, "1e-4", "1e-4"),
+        (str, "", ""),
+        (int | None, None, None),
+        (float | None, "3e-1", 0.3),
+        (list[str], "a", ["a"]),
+        (list[str], 0.5, ["0.5"]),
+        (list[float], ["1e-1", 2], [0.1, 2.0]),
+        (list[int] | None, [], []),
+        (dict[str, float], {"a": "1e-1", 2: 3}, {"a": 0.1, "2": 3.0}),
+        (dict | str | None, {"a": "1e-1"}, {"a": "1e-1"}),
+        (dict | str | None, '{"a": 1}', {"a": 1}),
+        (dict | str | None, "a.json", "a.json"),
+        (None | str | list[str], ["a", "b"], ["a", "b"]),
+        (None | str | list[str], "a", "a"),
+        (str | bool, "yes", True),
+        (str | bool, "all", "all"),
+        (Colour, "blue", Colour.BLUE),
+        (Colour | str, "blue", Colour.BLUE),
+        (Colour | str, Colour.BLUE, Colour.BLUE),
+        (Colour | str, False, Colour.NO),
+        (list[Colour], ["red"], [Colour.RED]),
+        (Literal["a", "b"], "b", "b"),
+        (str | None | Literal[False], "x", "x"),
+    ],
+)
+def test_values_become_what_the_annotation_says(kind, value, expected):
+    found = read_value(kind, value, FILE, "name")
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        (int, "many", "must be a whole number, got 'many'"),
+        (int, 3.0, "must be a whole number, got 3.0"),
+        (int, True, "must be a whole number, got True"),
+        (float, "nan", "must be a number, got 'nan'"),
+        (float, False, "must be a number, got False"),
+        (float, 10**400, "must be a number, got 1000"),
+        (bool, "perhaps", "must be true or false, got 'perhaps'"),
+        (str, ["a"], "must be a text, got ['a']"),
+        (str, None, "has no value"),
+        (list[int], 3, "must be a list, got 3"),
+        (list[int], ["a"], "[0] must be a whole number, got 'a'"),
+        (dict, "a", "must be a mapping of names to values, got 'a'"),
+        (dict | None, "{'a': 1}", "must be a mapping in JSON"),
+        (Colour, "rde", "must be one of red, blue, no, got 'rde'; did you mean 'red'?"),
+        (Literal["a", "b"], "c", "must be one of a, b, got 'c'"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_by_name(kind, value, reason):
+    assert refusal(read_value, kind, value, FILE, "name").startswith(f"x.yaml: name{'' if '[0]' in reason else ' '}")
+    assert reason in refusal(read_value, kind, value, FILE, "name")
+    assert refusal(read_value, kind, value, Source(), "name").startswith("--name")
+
+
+def test_nested_mappings_become_nested_dataclasses():
+    content = {
+        "first": {"name": 1},
+        "others": {"a": {"name": "b", "sizes": {"width": "5", "share": "1e-2"}}},
+        "listed": [{"name": "c"}],
+        "counts": None,
+        "verbatim": {"x": "1e-3"},
+    }
+    found = read_dataclass(Outer, content, FILE, path="x.yaml")
+    assert found == Outer(
+        "x.yaml", Inner("1"), {"a": Inner("b", Sizes(5, 0.01))}, [Inner("c")], verbatim={"x": "1e-3"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([], "x.yaml: the file must be a mapping of names to values"),
+        ({}, "x.yaml: first is missing"),
+        ({"first": {}}, "x.yaml: first.name is missing"),
+        ({"frist": {}}, "x.yaml: unknown option 'frist'; did you mean 'first'?"),
+        ({"first": {"name": "a", "szes": {}}}, "x.yaml: unknown option 'first.szes'; did you mean 'sizes'?"),
+        (
+            {"first": {"name": "a"}, "others": {"b": {"name": "c", "sizes": {"widht": 3}}}},
+            "x.yaml: unknown option 'others.b.sizes.widht'; did you mean 'width'?",
+        ),
+        ({"first": {"name": "a", "qqq": 1}}, "x.yaml: unknown option 'first.qqq'; there are name, sizes"),
+        ({"first": {"name": "a"}, "path": "y"}, "x.yaml: unknown option 'path'; there are first,"),
+        ({"first": {"name": "a", "sizes": {"width": 0}}}, "x.yaml: first.sizes: width must be at least 1, got 0"),
+        ({"first": {"name": "a"}, "listed": [{"name": []}]}, "x.yaml: listed[0].name must be a text, got []"),
+        ({"first": {"name": "a"}, "counts": 3}, "x.yaml: counts must be a list, got 3"),
+        ({"first": "a"}, "x.yaml: first must be a mapping of names to values, got 'a'"),
+    ],
+)
+def test_a_mistake_in_a_nested_file_names_file_and_key(content, sentence):
+    assert refusal(read_dataclass, Outer, content, FILE, path="x.yaml").startswith(sentence)
+
+
+def test_sources_are_merged_and_the_rest_has_its_default():
+    from_file = OPTIONS.read({"title": "a", "width": "4", "words": "b", "share": None, "colour": False}, FILE)
+    said = OPTIONS.read_words(["--width", "5", "--no_bold", "--numbers", "1", "2e-1"])
+    assert (from_file, said) == (
+        {"title": "a", "width": 4, "words": ["b"], "colour": Colour.NO},
+        {"width": 5, "bold": False, "numbers": [1.0, 0.2]},
+    )
+    sizes, names = OPTIONS.build({**from_file, **said})
+    assert sizes == Sizes(width=5)
+    assert names == Names("a", ["b"], [1.0, 0.2], Colour.NO, "fast", False)
+
+
+def test_defaults_are_not_shared_between_instances():
+    Names().words.append("a")
+    assert Names().words == []
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"widht": 3}, "x.yaml: unknown option 'widht'; did you mean 'width'?"),
+        ({7: 3}, "x.yaml: unknown option '7'"),
+        ({"width": None}, "x.yaml: width has no value; leave the line out for its default"),
+        ({"numbers": []}, "x.yaml: numbers has no value; leave the line out for its default"),
+        ({"title": ["a", "b"]}, "x.yaml: title must be a text, got ['a', 'b']"),
+        ({"title": "a\nb"}, "x.yaml: title holds a line break or another control character"),
+        ({"words": ["a", "--width"]}, "x.yaml: words holds '--width', which is an option: give it a line of its own"),
+        ({"mode": "flow"}, "x.yaml: mode must be one of fast, slow, got 'flow'; did you mean 'slow'?"),
+        ({"extra_kwargs": "a.json"}, "x.yaml: extra_kwargs must be a mapping of names to values, got 'a.json'"),
+        ({"extra_kwargs": {"a": {1, 2}}}, "x.yaml: extra_kwargs holds what JSON cannot hold"),
+        ({"title": "hf_abcdefghijklmnopqrst\n"}, "x.yaml: title holds a line break"),
+        ({"width": "hf_abcdefghijklmnopqrst"}, "x.yaml: width must be a whole number, got 'hf_...'"),
+    ],
+)
+def test_a_mistake_in_a_flat_file_names_file_and_option(content, sentence):
+    assert refusal(OPTIONS.read, content, FILE).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--widht", "3"], "unknown option 'widht' on the command line; did you mean 'width'?"),
+        (["--wid", "3"], "unknown option 'wid' on the command line; did you mean 'width'?"),  # not abbreviated
+        (["--width=a"], "--width must be a whole number, got 'a'"),
+        (["--width"], "--width: expected one argument"),
+        (["--numbers", "1", "b"], "--numbers[1] must be a number, got 'b'"),
+        (["--colour", "bleu"], "--colour must be one of red, blue, no, got 'bleu'; did you mean 'blue'?"),
+        (["--extra_kwargs", "{a}"], "--extra_kwargs must be a mapping in JSON"),
+        (["stray"], "cannot make sense of 'stray' on the command line; options look like --name value"),
+    ],
+)
+def test_a_mistake_on_the_command_line_names_the_option(words, sentence):
+    assert refusal(OPTIONS.read_words, words).startswith(sentence)
+
+
+def test_numbers_that_yaml_takes_for_texts_are_numbers_inside_lists_and_mappings_too():
+    content = {"extra_kwargs": {"a": "1e-5", "b": {"c": ["2E+3", "x1", "-.5", "7"]}, "d": "true", "e": None, 1: "1-2"}}
+    plain = {"a": 1e-5, "b": {"c": [2000.0, "x1", -0.5, 7]}, "d": True, "e": None, "1": "1-2"}
+    assert OPTIONS.read(content, FILE) == {"extra_kwargs": plain}
+    assert OPTIONS.read_words(["--extra_kwargs", '{"a": "1e-5"}']) == {"extra_kwargs": {"a": 1e-5}}
+    assert OPTIONS.read({"config": "1e-5.json", "title": "1e-5"}, FILE) == {"config": "1e-5.json", "title": "1e-5"}
+
+
+VALUES: dict[str, Any] = {
+    "width": st.integers(1, 99),
+    "share": st.floats(0, 1),
+    "title": st.text("abc -=", min_size=1).filter(lambda text: not text.startswith("-")),
+    "words": st.lists(st.sampled_from(["a", "b c", "1e-4", "x=y"]), min_size=1),
+    "numbers": st.lists(st.floats(0, 1), min_size=1),
+    "colour": st.sampled_from(["red", "blue", "no"]),
+    "bold": st.booleans(),
+}
+SOME_OPTIONS = st.fixed_dictionaries({}, optional=VALUES)
+
+
+def words_of(name: str, value: Any) -> list[str]:
+    return [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(SOME_OPTIONS, st.randoms(use_true_random=False))
+def test_a_command_line_in_any_order_says_what_a_file_says(content, random):
+    groups = [words_of(name, value) for name, value in content.items()]
+    random.shuffle(groups)
+    assert OPTIONS.read_words(sum(groups, [])) == OPTIONS.read(content, FILE)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(SOME_OPTIONS)
+def test_what_was_read_reads_the_same_again(content):
+    parts = OPTIONS.build(OPTIONS.read(content, FILE))
+    resolved = {name: value for part in parts for name, value in dataclasses.asdict(part).items()}
+    assert OPTIONS.build(OPTIONS.read(resolved, FILE)) == parts
+
+
+def test_of_an_option_that_is_said_twice_the_last_counts():
+    assert OPTIONS.read_words(["--width", "1", "--width=2"]) == {"width": 2}
+    assert OPTIONS.read_words(["--no_bold", "--bold"]) == {"bold": True}
+
+
+def test_a_parser_shows_help_from_fields_and_docstrings_and_leaves_the_fields_alone(capsys):
+    before = [(field.name, field.type) for part in (Sizes, Names) for field in dataclasses.fields(part)]
+    with pytest.raises(SystemExit) as stop:
+        OPTIONS.read_words(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert "--width WIDTH Of the thing, in mm or 100 % of it. (default: 3)" in shown
+    assert "--colour {red,blue,no} Of it. (default: red)" in shown
+    assert [(field.name, field.type) for part in (Sizes, Names) for field in dataclasses.fields(part)] == before
+
+
+def test_a_field_can_be_kept_from_being_an_option():
+    assert "unknown option 'share'" in refusal(OptionSet(Sizes, without=("share",)).read_words, ["--share", "1"])
+
+
+def test_the_nearest_name_is_offered_or_all_where_they_are_few():
+    assert nearest("lerning_rate", ["learning_rate", "seed"]) == "learning_rate"
+    assert nearest("x", ["learning_rate"]) is None
+    assert did_you_mean("sed", ["learning_rate", "seed"]) == "; did you mean 'seed'?"
+    assert did_you_mean("x", ["learning_rate", "seed"]) == "; there are learning_rate, seed"
+    assert did_you_mean("x", [f"option_{number}" for number in range(99)]) == ""
