@@ -1,1 +1,1 @@
-"""What a trained encoder or noiser tells about proteins: embeddings and scores."""
+"""Use a trained encoder or noiser: embeddings of proteins, and scores of variants."""

@@ -1,4 +1,4 @@
-"""Examples of a task to padded batches, for any tokenizer with one token per residue."""
+"""Turn examples into padded batches, with any tokenizer that reads one residue as one token."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,39 +13,44 @@ _LABEL_TYPES = {"regression": torch.float32, "classification": torch.int64}
 
 
 class DataCollatorForTask:
-    """Proteins, and their labels where they have some, to tensors. Of one that is too long the beginning is read.
+    """Collate proteins, and their labels if given, into tensors. Proteins that are too long are cut at the end.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
         kind (`str`): `"regression"`, `"classification"` or `"token_classification"`.
-        max_length (`int`): Longest row in tokens, special tokens included.
+        max_length (`int`): Largest number of tokens in a row, including special tokens.
 
     Raises:
-        ValueError: If the tokenizer does not read one residue as one token, has no padding token, or if no residue
-            has room.
+        ValueError: If the tokenizer does not read one residue as one token or has no padding token, or if `max_length`
+            is too small for a residue.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str, max_length: int):
         self.table = ByteTable.from_tokenizer(tokenizer)
         if tokenizer.pad_token_id is None:
-            raise ValueError("the tokenizer has no padding token, so that proteins cannot be batched")
+            raise ValueError(
+                "the tokenizer has no padding token, so proteins cannot be batched: set tokenizer.pad_token"
+            )
         self.pad_token_id = tokenizer.pad_token_id
         self.kind = kind
         self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)
         if self.max_residues < 1:
-            raise ValueError(f"max_length is {max_length}, which leaves no room for a residue beside special tokens")
+            raise ValueError(
+                f"max_length is {max_length}, which leaves no room for a residue next to the special tokens: use at "
+                f"least {max_length - self.max_residues + 1}"
+            )
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """Encode and pad.
 
         Args:
-            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`) and, all or none, a `label` as in
+            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`). All or none have a `label`, as in
                 [`TaskData`].
 
         Returns:
-            `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool, where a
-            letter of the protein stands), each `(batch, length)`; with labels `labels`, `(batch,)` float32 or int64,
-            or `(batch, length)` int64 with -100 where no residue stands or none counts.
+            `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool, true at
+            residues), each `(batch, length)`. With labels also `labels`: `(batch,)` float32 or int64, or
+            `(batch, length)` int64 with -100 at tokens that are no residues or do not count.
         """
         rows = [self.table.encode(example["sequence"])[: self.max_residues] for example in examples]
         before, after = self.table.prefix, self.table.suffix

@@ -1,4 +1,4 @@
-"""What a frozen encoder says of proteins and of their residues, computed in batches of similar lengths."""
+"""Embeddings of proteins and residues from a frozen encoder, computed in batches of similar length."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -20,11 +20,11 @@ _BATCH_TOKENS_ON_ACCELERATORS = 65_536
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
-    """Return the same architecture with fresh weights, in evaluation mode; the global generator is left alone.
+    """Return the same architecture with fresh weights, in evaluation mode, without changing the global generator.
 
     Args:
         model (`PreTrainedModel`): An encoder without a head.
-        seed (`int`): Of the weights.
+        seed (`int`): Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -33,27 +33,30 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
 
 
 def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the encoder is given at once: as many as its tokenizer says, but never more than it has positions.
+    """Return the number of tokens to read at once: the tokenizer's limit, at most the encoder's positions.
 
-    Tokenizers of this package say with what length the encoder was trained; one that sets no limit gives 1,024.
+    Tokenizers of this package store the length that the encoder was trained with. Without a limit it is 1,024.
     """
     longest = min(tokenizer.model_max_length, number_of_positions(model) or tokenizer.model_max_length)
     return longest if longest < 10**6 else _LONGEST_BY_DEFAULT
 
 
 def check_max_length(model: PreTrainedModel, max_length: int) -> None:
-    """Make sure that the encoder has so many positions.
+    """Check that the encoder has at least `max_length` positions.
 
     Raises:
-        ValueError: If not.
+        ValueError: If it has fewer.
     """
     positions = number_of_positions(model)
     if positions is not None and max_length > positions:
-        raise ValueError(f"max_length is {max_length}, but the encoder has {positions} positions")
+        raise ValueError(
+            f"max_length is {max_length}, but the encoder has {positions} positions: use --max_length {positions} or "
+            "less"
+        )
 
 
 def segments_for(width: int) -> int:
-    """Into how many segments proteins are pooled: up to 16, and no more than give 4,096 numbers per protein."""
+    """Return the number of segments to pool proteins into: up to 16, and at most 4,096 numbers per protein."""
     segments = _MOST_SEGMENTS
     while segments > 1 and segments * width > _MOST_COLUMNS:
         segments //= 2
@@ -61,7 +64,7 @@ def segments_for(width: int) -> int:
 
 
 def segment_edges(length: int, segments: int) -> np.ndarray:
-    """Where the segments of a protein begin and end: `(segments + 1,)`. Edges of 4 segments are among those of 16."""
+    """Return the edges of a protein's segments: `(segments + 1,)`. The edges of 4 segments are among those of 16."""
     return np.floor(np.arange(segments + 1) * (length / segments) + 0.5).astype(np.int64)
 
 
@@ -76,30 +79,29 @@ def encode_proteins(
     dtype: str = "bfloat16",
     layer: int | None = None,
 ) -> np.ndarray:
-    """Means of what the encoder says of the residues of a protein, in each of several segments of equal length.
+    """Return the mean embedding of each of several segments of equal length, for every protein.
 
-    A protein that is longer than the encoder reads is cut into equal parts, which are read one by one, so that every
-    residue counts.
+    A protein that is longer than `max_length` is cut into equal parts that are read separately: every residue counts.
 
     Args:
         model (`PreTrainedModel`): An encoder without a head, in evaluation mode, on its device.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
         sequences (`Sequence[str]`): The proteins.
-        segments (`int`, defaults to 1): Segments of a protein; with 1 the mean over all of its residues.
-        max_length (`int`, *optional*): Longest input in tokens, special tokens included; by default
+        segments (`int`, defaults to 1): Segments per protein; 1 gives the mean over all residues.
+        max_length (`int`, *optional*): Largest number of tokens in a row, including special tokens; by default
             [`default_max_length`].
-        batch_tokens (`int`, *optional*): Tokens in a batch, padding included; by default 4,096 on a CPU and 65,536
-            elsewhere. A protein that is longer is a batch of its own.
-        dtype (`str`, defaults to `"bfloat16"`): `"bfloat16"` (autocast) or `"float32"`, of the computation.
-        layer (`int`, *optional*): Number of the layer, 0 for the embeddings; by default the encoder's output.
+        batch_tokens (`int`, *optional*): Tokens in a batch, including padding; by default 4,096 on a CPU and 65,536
+            elsewhere. A longer protein is one batch.
+        dtype (`str`, defaults to `"bfloat16"`): Precision of the computation: `"bfloat16"` (autocast) or `"float32"`.
+        layer (`int`, *optional*): Layer to read, 0 for the embeddings; by default the encoder's output.
 
     Returns:
-        `np.ndarray` of shape `(proteins, segments, width)`, float32. A segment without residues, as of a protein
-        that has fewer of them than there are segments, is 0.
+        `np.ndarray` of shape `(proteins, segments, width)`, float32. Segments without residues are 0, as in a protein
+        with fewer residues than segments.
 
     Raises:
-        ValueError: If the tokenizer does not read one residue as one token, if an option is out of range, or if the
-            encoder's output is not finite.
+        ValueError: If the tokenizer does not read one residue as one token, if an option is out of range, or if an
+            output is not finite.
     """
     sums = None
     lengths = np.array([len(sequence) for sequence in sequences])
@@ -110,11 +112,11 @@ def encode_proteins(
         if sums is None:
             sums = np.zeros((len(sequences) * segments, hidden.shape[-1]))
         residues = mask.sum(dim=1).tolist()
-        places = zip(owners, first, residues, strict=True)
+        parts = zip(owners, first, residues, strict=True)
         row = np.concatenate(
             [
                 owner * segments + np.searchsorted(edges[owner], np.arange(begin, begin + count), side="right") - 1
-                for owner, begin, count in places
+                for owner, begin, count in parts
             ]
         )
         rows, local = np.unique(row, return_inverse=True)
@@ -127,12 +129,12 @@ def encode_proteins(
 
 
 def merge_segments(features: np.ndarray, lengths: np.ndarray, segments: int) -> np.ndarray:
-    """The means of fewer, longer segments.
+    """Merge segments into fewer, longer ones.
 
     Args:
-        features (`np.ndarray` of shape `(proteins, n, width)`): As from [`encode_proteins`].
-        lengths (`np.ndarray` of shape `(proteins,)`): Residues of the proteins.
-        segments (`int`): A number that divides n.
+        features (`np.ndarray` of shape `(proteins, n, width)`): Result of [`encode_proteins`].
+        lengths (`np.ndarray` of shape `(proteins,)`): Number of residues of each protein.
+        segments (`int`): New number of segments, a divisor of n.
 
     Returns:
         `np.ndarray` of shape `(proteins, segments * width)`, float32.
@@ -155,10 +157,10 @@ def encode_residues(
     dtype: str = "bfloat16",
     layer: int | None = None,
 ) -> np.ndarray:
-    """What the encoder says of every residue, protein after protein. Arguments are as in [`encode_proteins`].
+    """Return the embedding of every residue, protein after protein. The arguments are those of [`encode_proteins`].
 
     Returns:
-        `np.ndarray` of shape `(residues, width)`, float16; float32 where a value is too large for that.
+        `np.ndarray` of shape `(residues, width)`, float16, or float32 if a value is too large for float16.
 
     Raises:
         ValueError: As [`encode_proteins`].
@@ -189,7 +191,7 @@ def _hidden_states(
     dtype: str,
     layer: int | None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]]:
-    """Yield batches of parts of proteins: whose part it is, with which residue it begins, states, and residue mask."""
+    """Yield batches of parts: index of the protein, first residue, hidden states, residue mask."""
     max_length = max_length or default_max_length(model, tokenizer)
     check_max_length(model, max_length)
     if dtype not in DTYPES:
@@ -200,7 +202,7 @@ def _hidden_states(
     special = max_length - collator.max_residues
     parts = _parts([len(sequence) for sequence in sequences], collator.max_residues)
     mixed = dtype == "bfloat16"
-    # no inference mode: what a module keeps from here, such as tables of rotations, may be trained with later
+    # not inference mode: tensors that a module caches, such as rotary tables, may be used in training later
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
         for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, batch_tokens):
             examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
@@ -209,7 +211,7 @@ def _hidden_states(
             output = model(**batch, output_hidden_states=layer is not None)
             hidden = _of_layer(output, layer)
             if not hidden[residue_mask].isfinite().all():
-                raise ValueError("the encoder's output is not finite: are its weights damaged?")
+                raise ValueError("the encoder's output is not finite: its weights may be damaged, or try float32")
             yield parts[rows, 0], parts[rows, 1], hidden, residue_mask
 
 
@@ -217,12 +219,12 @@ def _of_layer(output, layer: int | None) -> torch.Tensor:
     if layer is None:
         return output.last_hidden_state
     if not 0 <= layer < len(output.hidden_states):
-        raise ValueError(f"layer is {layer}, but the encoder's layers are 0 to {len(output.hidden_states) - 1}")
+        raise ValueError(f"layer is {layer}, but must be 0 to {len(output.hidden_states) - 1} for this encoder")
     return output.hidden_states[layer]
 
 
 def _parts(lengths: Sequence[int], most: int) -> np.ndarray:
-    """Cut proteins into as few nearly equal parts as can be read: `(parts, 3)`, owner, start and stop."""
+    """Cut proteins into as few nearly equal parts as possible: `(parts, 3)` with protein, start and stop."""
     parts = []
     for owner, length in enumerate(lengths):
         edges = np.linspace(0, length, -(-length // most) + 1).round().astype(np.int64)
@@ -231,7 +233,7 @@ def _parts(lengths: Sequence[int], most: int) -> np.ndarray:
 
 
 def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Yield the indices of all rows in batches that hold `batch_tokens` with their padding, long rows first."""
+    """Yield the indices of all rows in batches of at most `batch_tokens` with padding, long rows first."""
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -1,4 +1,4 @@
-"""Features on disk, under a name that is a hash of everything they depend on."""
+"""Cache of features on disk. The file name is a hash of everything that the features depend on."""
 
 import json
 import logging
@@ -19,20 +19,20 @@ from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
 
 logger = logging.getLogger(__name__)
 
-# Raise it whenever the same encoder and sequences would give other features.
+# Raise it when the same encoder and sequences give other features.
 FEATURES_VERSION = 1
 
-# Of a configuration, what says who wrote it and not what the network does.
+# entries of a configuration that do not describe the network
 _NOT_THE_NETWORK = ("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype")
 
 
 def default_cache_dir() -> str:
-    """The folder `adversarial_mlm/features` in that of HuggingFace's libraries (`HF_HOME`)."""
+    """Return the default folder: `adversarial_mlm/features` below `HF_HOME`."""
     return os.path.join(os.path.expanduser(HF_HOME), "adversarial_mlm", "features")
 
 
 def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return 32 hexadecimal digits that depend on the weights, the configuration and the tokens of letters."""
+    """Hash the weights, the configuration and the tokens of residues to 32 hexadecimal digits."""
     config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_THE_NETWORK}
     table = ByteTable.from_tokenizer(tokenizer)
 
@@ -48,17 +48,17 @@ def encoder_fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 class FeatureCache:
-    """Arrays on disk. Each is a file `.npy`, mapped into memory, and beside it a `.json` with its checksum.
+    """Arrays on disk: memory-mapped `.npy` files, each with a `.json` file that holds its checksum.
 
     Args:
-        folder (`str`, *optional*): Where to keep them; by default [`default_cache_dir`]. If that cannot be written,
-            this is said once and features are computed anew each time.
+        folder (`str`, *optional*): Folder of the cache; by default [`default_cache_dir`]. If the default cannot be
+            written, a warning is logged and nothing is cached.
 
     Attributes:
-        hits, misses (`int`): Arrays found, and arrays computed.
+        hits, misses (`int`): Number of arrays found, and of arrays computed.
 
     Raises:
-        [`CorpusError`]: If a folder that was asked for cannot be written.
+        [`CorpusError`]: If `folder` is given and cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike | None = None):
@@ -71,17 +71,21 @@ class FeatureCache:
         except OSError as error:
             if folder:
                 raise CorpusError(
-                    f"feature_cache_dir {folder}: the folder cannot be written ({error.strerror or error})."
+                    f"feature_cache_dir {folder} cannot be written ({error.strerror or error}): choose another folder."
                 ) from error
-            logger.warning("%s cannot be written (%s): features are not kept.", self.folder, error.strerror or error)
+            logger.warning(
+                "%s cannot be written (%s): features are not cached; set feature_cache_dir to a folder that can.",
+                self.folder,
+                error.strerror or error,
+            )
             self.folder = None
 
     def get(self, key: dict[str, Any], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """Return the array of a key: from disk if it is there and whole, else computed and put there.
+        """Return the array of a key from disk; if it is missing or damaged, compute and store it.
 
         Args:
-            key (`dict`): Everything that the array depends on, as JSON takes it.
-            compute (`Callable`): Makes the array.
+            key (`dict`): Everything that the array depends on, as plain values for JSON.
+            compute (`Callable`): Function that computes the array.
         """
         if self.folder is None:
             self.misses += 1
@@ -96,8 +100,8 @@ class FeatureCache:
         array = compute()
         try:
             _write(path, array, text)
-        except OSError as error:  # a full disk must not cost the work that is done
-            logger.warning("%s: features could not be kept (%s).", self.folder, error.strerror or error)
+        except OSError as error:  # a full disk must not lose the computed features
+            logger.warning("%s: features could not be cached (%s).", self.folder, error.strerror or error)
         return array
 
 
@@ -112,7 +116,7 @@ def _read(path: Path) -> np.ndarray | None:
             return array
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    logger.warning("%s is damaged and is computed again.", path)
+    logger.warning("%s is damaged: its features are computed again.", path)
     return None
 
 

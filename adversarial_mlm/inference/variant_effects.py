@@ -1,8 +1,8 @@
-"""Scores of substitutions from a masked language model as it is: no training, no labels (Meier et al. 2021).
+"""Zero-shot scores of substitutions from a masked language model (Meier et al. 2021).
 
-With L(i, a) the logarithm of the probability that the model gives residue a at position i of the wild type, a variant
-has the score Σ L(i, new) − L(i, old) over its substitutions. For *masked* marginals L is read where i alone is masked,
-for *wild-type* marginals where nothing is.
+Let L(i, a) be the log-probability of residue a at position i of the wild type. A variant's score is
+Σ L(i, new) − L(i, old) over its substitutions. *Masked* marginals mask position i only, *wild-type* marginals mask
+nothing.
 """
 
 import dataclasses
@@ -47,17 +47,17 @@ def marginals(
     max_length: int | None = None,
     batch_tokens: int | None = None,
 ) -> np.ndarray:
-    """Logarithms of the probabilities of all tokens at positions of a protein.
+    """Return the log-probabilities of all tokens at positions of a protein.
 
-    Each position is read within a window around it where the protein is longer than the model reads.
+    If the protein is longer than `max_length`, each position is read within a window around it.
 
     Args:
         model (`PreTrainedModel`): A masked language model in evaluation mode, on its device.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         wild_type (`str`): The protein.
         positions (`Sequence[int]`, *optional*): Positions from 0; by default all.
-        masked (`bool`, defaults to `True`): Whether the position is masked, one at a time.
-        max_length (`int`, *optional*): Longest input in tokens; by default [`default_max_length`].
+        masked (`bool`, defaults to `True`): Whether to mask each position in turn.
+        max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
         batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096.
 
     Returns:
@@ -69,32 +69,35 @@ def marginals(
     """
     table = ByteTable.from_tokenizer(tokenizer)
     if masked and tokenizer.mask_token_id is None:
-        raise ValueError("the tokenizer has no mask token, so that no position can be masked")
+        raise ValueError("the tokenizer has no mask token: use marginals wild_type, or a masked language model")
     max_length = max_length or default_max_length(model, tokenizer)
     check_max_length(model, max_length)
     ids = table.encode(wild_type)
     positions = np.arange(len(ids)) if positions is None else np.unique(np.asarray(positions, dtype=np.int64))
     room = max_length - len(table.prefix) - len(table.suffix)
     if room < 1:
-        raise ValueError(f"max_length is {max_length}, which leaves no room for a residue beside special tokens")
+        raise ValueError(
+            f"max_length is {max_length}, which leaves no room for a residue next to the special tokens: use at least "
+            f"{max_length - room + 1}"
+        )
     window = min(room, len(ids))
     starts = np.clip(positions - window // 2, 0, len(ids) - window)
     found = None
     at_once = max(1, (batch_tokens or _BATCH_TOKENS) // (window + max_length - room))
     for begin in range(0, len(positions), at_once):
         chosen, first = positions[begin : begin + at_once], starts[begin : begin + at_once]
-        if not masked:  # of equal windows one is enough
+        if not masked:  # read equal windows once
             first, of_row = np.unique(first, return_inverse=True)
         rows = [np.concatenate([table.prefix, ids[start : start + window], table.suffix]) for start in first]
         batch = torch.from_numpy(np.stack(rows).astype(np.int64)).to(model.device)
         row = torch.arange(len(chosen)) if masked else torch.from_numpy(of_row)
-        place = torch.from_numpy(chosen - first[row.numpy()] + len(table.prefix))
+        column = torch.from_numpy(chosen - first[row.numpy()] + len(table.prefix))
         if masked:
-            batch[row, place] = tokenizer.mask_token_id
+            batch[row, column] = tokenizer.mask_token_id
         logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
-        logs = torch.log_softmax(logits[row, place].double(), dim=-1).cpu().numpy()
+        logs = torch.log_softmax(logits[row, column].double(), dim=-1).cpu().numpy()
         if np.isnan(logs).any():
-            raise ValueError("the model's output is not finite: are its weights damaged?")
+            raise ValueError("the model's output is not finite: its weights may be damaged")
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
@@ -102,34 +105,36 @@ def marginals(
 
 
 def substitutions(wild_type: str, sequence: str) -> list[tuple[int, str]] | None:
-    """Positions from 0 and new residues of a variant; None if its length is another one."""
+    """Return positions (from 0) and new residues of a variant; `None` if its length differs."""
     if len(sequence) != len(wild_type):
         return None
-    return [(place, new) for place, (old, new) in enumerate(zip(wild_type, sequence, strict=True)) if old != new]
+    return [(position, new) for position, (old, new) in enumerate(zip(wild_type, sequence, strict=True)) if old != new]
 
 
 def apply_mutations(wild_type: str, text: str) -> str:
-    """The sequence of a variant such as `A12G:L30F`: old residue, position from 1, new residue.
+    """Return the sequence of a variant such as `A12G:L30F` (old residue, position from 1, new residue).
 
-    An empty text is the wild type.
+    An empty text gives the wild type.
 
     Raises:
-        ValueError: If a part is not of this form, or the wild type has another residue there; the message is the
-            reason.
+        ValueError: If a part has another form, or the wild type has another residue at the position; the message is
+            the end of a sentence.
     """
     sequence = list(wild_type)
     for part in filter(None, re.split(r"[:;,\s]+", text.strip())):
         match = _SUBSTITUTION.fullmatch(part.upper())
         if match is None:
-            raise ValueError(f"holds {shorten(part)}, which is no substitution such as A12G")
-        old, place, new = match[1], int(match[2]), match[3]
-        if not 1 <= place <= len(wild_type):
-            raise ValueError(f"holds {part}, but the wild type has {len(wild_type)} residues")
-        if wild_type[place - 1] != old:
-            raise ValueError(f"holds {part}, but the wild type has {wild_type[place - 1]} at position {place}")
-        if sequence[place - 1] != old:
-            raise ValueError(f"holds two substitutions at position {place}")
-        sequence[place - 1] = new
+            raise ValueError(f"contains {shorten(part)}, which is not a substitution such as A12G")
+        old, position, new = match[1], int(match[2]), match[3]
+        if not 1 <= position <= len(wild_type):
+            raise ValueError(f"contains {part}, but the wild type has {len(wild_type)} residues")
+        if wild_type[position - 1] != old:
+            raise ValueError(
+                f"contains {part}, but the wild type has {wild_type[position - 1]} at position {position}"
+            )
+        if sequence[position - 1] != old:
+            raise ValueError(f"contains two substitutions at position {position}")
+        sequence[position - 1] = new
     return "".join(sequence)
 
 
@@ -143,18 +148,18 @@ def score_variants(
     max_length: int | None = None,
     batch_tokens: int | None = None,
 ) -> np.ndarray:
-    """Score variants of a wild type. Arguments are as in [`marginals`].
+    """Score variants of a wild type. The arguments are those of [`marginals`].
 
     Returns:
-        `np.ndarray` of shape `(variants,)`, float64; nan where the length is another one than the wild type's, or a
-        residue has no token.
+        `np.ndarray` of shape `(variants,)`, float64; nan if the length differs from the wild type's, or a residue has
+        no token.
     """
     variants = [substitutions(wild_type, sequence) for sequence in sequences]
-    places = sorted({place for variant in variants for place, _ in variant or ()})
-    if not places:
+    positions = sorted({position for variant in variants for position, _ in variant or ()})
+    if not positions:
         return np.array([np.nan if variant is None else 0.0 for variant in variants])
     logs = marginals(
-        model, tokenizer, wild_type, places, masked=masked, max_length=max_length, batch_tokens=batch_tokens
+        model, tokenizer, wild_type, positions, masked=masked, max_length=max_length, batch_tokens=batch_tokens
     )
     table = ByteTable.from_tokenizer(tokenizer)
     ids = {letter: int(table.encode(letter)[0]) for letter in {*wild_type, *"".join(sequences)}}
@@ -162,22 +167,22 @@ def score_variants(
     for row, variant in enumerate(variants):
         if variant is None:
             continue
-        pairs = [(place, ids[new], ids[wild_type[place]]) for place, new in variant]
+        pairs = [(position, ids[new], ids[wild_type[position]]) for position, new in variant]
         if all(tokenizer.unk_token_id not in pair[1:] for pair in pairs):
-            scores[row] = sum(logs[place, new] - logs[place, old] for place, new, old in pairs)
+            scores[row] = sum(logs[position, new] - logs[position, old] for position, new, old in pairs)
     return scores
 
 
 def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict[str, Any]]:
-    """Correlation of the scores with what was measured, for every task of the command line.
+    """Correlate the scores with the measurements, for every task of the command line.
 
-    The baseline beside it is the number of substitutions: the fewer, the better.
+    The baseline is the number of substitutions: the fewer, the better.
 
     Returns:
-        `list[dict]`: Records as from [`record`].
+        `list[dict]`: Results of [`record`].
 
     Raises:
-        ValueError: If a task has no wild type, or data or model cannot be used.
+        ValueError: If a task has no wild type, or if the data or the model cannot be used.
     """
     prepared = []
     for name in args.task:
@@ -204,8 +209,8 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
             rows = np.flatnonzero(np.isfinite(scores))
             if len(rows) < 2:
                 raise CorpusError(
-                    f"{data.task.name}: {len(rows)} of the {len(scores):,} records of {split} are substitutions of "
-                    f"the wild type ({len(wild_type)} residues)."
+                    f"{data.task.name}: only {len(rows)} of the {len(scores):,} records of {split} are substitutions "
+                    f"of the wild type ({len(wild_type)} residues), and 2 are needed: check wild_type."
                 )
             kept[split], predictions[split] = dataset.select(rows), scores[rows]
             counted[split] = -np.array([len(substitutions(wild_type, item)) for item in kept[split]["sequence"][:]])
@@ -232,7 +237,7 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
 
 
 def _restricted(data: TaskData, kept: dict[str, Dataset]) -> TaskData:
-    """The data with the records that could be scored, and a note of how many could not."""
+    """Return the data with the records that were scored, and a note of the number of others."""
     facts = {**data.facts, "notes": list(data.facts["notes"])}
     facts["rows"] = {split: len(dataset) for split, dataset in kept.items()}
     facts["fingerprints"] = {split: fingerprint(dataset) for split, dataset in kept.items()}
@@ -240,8 +245,8 @@ def _restricted(data: TaskData, kept: dict[str, Dataset]) -> TaskData:
         left = len(data.splits[split]) - len(dataset)
         if left:
             facts["notes"].append(
-                f"{split}: {left:,} of {len(data.splits[split]):,} records are left out, as they have another length "
-                "than the wild type, or a residue without a token."
+                f"{split}: {left:,} of {len(data.splits[split]):,} records are left out, because their length differs "
+                "from the wild type's, or a residue has no token."
             )
             logger.warning("%s: %s", data.task.name, facts["notes"][-1])
     return dataclasses.replace(data, splits=kept, facts=facts)
@@ -249,46 +254,48 @@ def _restricted(data: TaskData, kept: dict[str, Dataset]) -> TaskData:
 
 def _tape_variants(args: TapeArguments, name: str) -> TaskData:
     if name != "fluorescence":
-        raise CorpusError(f"task {name} has no wild type, so that mode: zero_shot cannot score it.")
+        raise CorpusError(
+            f"task {name} has no wild type, so mode zero_shot cannot score it: use fluorescence or your own table."
+        )
     return load_task(
         name, args.data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records
     )
 
 
 def _given_wild_type(args: TapeArguments) -> str | None:
-    """The wild type of the command line.
+    """Return the wild type of the command line.
 
     Raises:
-        [`CorpusError`]: If there is something else than letters of residues in it.
+        [`CorpusError`]: If it contains anything but residues.
     """
     if args.wild_type is None:
         return None
     cleaned = clean_sequence(args.wild_type.strip())
     if not cleaned.sequence or cleaned.stops or cleaned.gaps or cleaned.whitespace or cleaned.unknown:
-        raise CorpusError(f"wild_type is {shorten(args.wild_type)}, which is not a protein in letters of residues.")
+        raise CorpusError(f"wild_type is {shorten(args.wild_type)}, but must be a protein in one-letter code.")
     return cleaned.sequence
 
 
 def _wild_type_among(data_dir: str, data: TaskData) -> str:
-    """The record without mutations, which need not be one of those that are used."""
+    """Find the record without mutations in all files, also among records that are not used."""
     column = data.task.sequence_column
     for file in data.facts["files"].values():
         for _, values in read_records(os.path.join(os.path.expanduser(data_dir), file), [column], ["num_mutations"]):
             if read_whole_number(values.get("num_mutations")) == 0:
                 return clean_sequence(read_sequence(values[column])).sequence
-    raise CorpusError(
-        f"{data.task.name}: no record has num_mutations 0, which would be the wild type; give it as wild_type."
-    )
+    raise CorpusError(f"{data.task.name}: no record has num_mutations 0, so the wild type is unknown: set wild_type.")
 
 
 def _own_variants(args: TapeArguments) -> TaskData:
-    """The table of the user as one split, `test`: nothing is trained."""
+    """Load the user's table as a single split, `test`, since nothing is trained."""
     if args.task[0] != "regression":
-        raise CorpusError(f"task is {args.task[0]}, but mode: zero_shot compares with measured numbers: regression.")
+        raise CorpusError(
+            f"task is {args.task[0]}, but mode zero_shot compares with measured numbers: use task regression."
+        )
     task = own_task("regression", args.target, sequence_column=args.mutations_column or args.sequence_column)
     wild_type = _given_wild_type(args)
     if wild_type is None:
-        raise CorpusError("wild_type is missing, which mode: zero_shot needs for a task of one's own.")
+        raise CorpusError("wild_type is missing: mode zero_shot needs it for your own table.")
     ids, sequences, labels = [], [], []
     for number, (where, values) in enumerate(read_records(args.train_file, [task.sequence_column, args.target])):
         column = task.sequence_column

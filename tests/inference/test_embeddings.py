@@ -108,7 +108,7 @@ def test_options_out_of_range_are_refused(backbone, tokenizer):
     for options, words in (
         ({"max_length": 600}, "max_length is 600, but the encoder has 512 positions"),
         ({"max_length": 2}, "leaves no room for a residue"),
-        ({"layer": 3}, "layer is 3, but the encoder's layers are 0 to 2"),
+        ({"layer": 3}, "layer is 3, but must be 0 to 2 for this encoder"),
         ({"dtype": "int8"}, "dtype must be one of bfloat16, float32"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -190,7 +190,7 @@ def test_a_cache_folder_that_cannot_be_written_is_refused_and_the_default_one_do
         FeatureCache(tmp_path / "file" / "below")
     monkeypatch.setattr("adversarial_mlm.inference.feature_cache.HF_HOME", str(tmp_path / "file"))
     cache = FeatureCache()
-    assert "features are not kept" in caplog.text
+    assert "features are not cached" in caplog.text
     assert cache.get({"a": 1}, lambda: np.ones(3)).sum() == 3 and cache.misses == 1
     assert default_cache_dir().startswith(str(tmp_path))
 

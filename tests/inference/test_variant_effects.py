@@ -77,11 +77,11 @@ def test_variants_of_another_length_or_with_letters_without_a_token_have_no_scor
 @pytest.mark.parametrize(
     "text, reason",
     [
-        ("A5W", "holds A5W, but the wild type has Y at position 5"),
-        ("A40W", "holds A40W, but the wild type has 28 residues"),
+        ("A5W", "contains A5W, but the wild type has Y at position 5"),
+        ("A40W", "contains A40W, but the wild type has 28 residues"),
         ("M0K", "the wild type has 28 residues"),
-        ("A4del", "holds 'A4del', which is no substitution"),
-        ("A4W:A4C", "holds two substitutions at position 4"),
+        ("A4del", "contains 'A4del', which is not a substitution"),
+        ("A4W:A4C", "contains two substitutions at position 4"),
     ],
 )
 def test_mutations_that_do_not_fit_the_wild_type_are_refused(text, reason):
@@ -119,7 +119,9 @@ def test_a_table_of_mutations_is_compared_with_what_was_measured(saved, model, t
     result, _ = run(saved, *words, "--max_records", "5")
     assert result["notes"] == [f"5 of {len(texts)} records are used (max_records)."]
     (tmp_path / "mine.csv").write_text("mutant,activity\nA4W,1\nK4W,2\n")
-    with pytest.raises(CorpusError, match='line 3: column "mutant" holds K4W, but the wild type has A at position 4'):
+    with pytest.raises(
+        CorpusError, match='line 3: column "mutant" contains K4W, but the wild type has A at position 4'
+    ):
         run(saved, *words)
 
 
@@ -164,10 +166,10 @@ def test_what_cannot_be_scored_is_refused(saved, write_task, make_encoder, token
     words = ["--task", "regression", "--train_file", str(tmp_path / "mine.csv"), "--target", "activity"]
     with pytest.raises(CorpusError, match="wild_type is missing"):
         run(saved, *words)
-    with pytest.raises(CorpusError, match="0 of the 2 records of test are substitutions"):
+    with pytest.raises(CorpusError, match="only 0 of the 2 records of test are substitutions"):
         run(saved, *words, "--wild_type", WILD_TYPE)
     for wild_type in ("", "MKT 1", "MK-T"):
-        with pytest.raises(CorpusError, match="wild_type is .*, which is not a protein in letters of residues"):
+        with pytest.raises(CorpusError, match="wild_type is .*, but must be a protein in one-letter code"):
             run(saved, *words, "--wild_type", wild_type)
     headless = tmp_path / "headless"
     make_encoder().bert.save_pretrained(headless)
