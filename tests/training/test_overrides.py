@@ -36,7 +36,8 @@ SIGNATURES = {
     "get_train_dataloader": "(self)",
     "init_hf_repo": "(self, token=None, private=None)",
     "log": "(self, logs, start_time=None)",
-    "push_to_hub": "(self, commit_message='End of training', blocking=True, token=None, revision=None, private=None, **kwargs)",
+    "push_to_hub": "(self, commit_message='End of training', blocking=True, token=None, revision=None, "
+    "private=None, **kwargs)",
     "save_model": "(self, output_dir=None, _internal_call=False)",
     "set_initial_training_values": "(self, args, dataloader)",
     "train": "(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None)",
