@@ -135,6 +135,20 @@ def test_files_that_the_pages_name_exist(repository, read):
     assert not missing and len(named) > 8
 
 
+def test_the_answers_of_the_map_are_in_the_files_that_it_names(repository, read):
+    page = read("design.md").split("## Which file answers my question?")[1].split("## Which folder may")[0]
+    questions = re.findall(r"(?m)^\| .*\? \| `([\w/]+\.py)` \| (.*) \|$", page)
+    objects = [(path, name) for name, path in re.findall(r"(?m)^\| (`\w+`) \| `([\w/]+\.py)` \|", page)]
+    assert len(questions) >= 10 and len(objects) >= 5
+    missing = []
+    for path, names in questions + objects:
+        code = (repository / "adversarial_mlm" / path).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            if not re.search(rf"(?m)^\s*(?:(?:def|class) {name}\b|{name}(?:: .*)? = )", code):
+                missing.append((path, name))
+    assert not missing
+
+
 def test_the_map_has_a_line_for_every_folder(repository, read):
     folders = {path.parent.name for path in (repository / "adversarial_mlm").glob("*/__init__.py")}
     first_table = read("design.md").split("\n## ")[0]
