@@ -9,6 +9,7 @@ from accelerate import Accelerator
 
 from adversarial_mlm import AdversarialMLMTrainingArguments, DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, NOISER_PHASE, row_keys
+from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.data_position import DataPosition
 from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.noiser_schedule import Alternation
@@ -120,6 +121,24 @@ def test_the_noiser_moves_along_at_every_so_many_steps_while_it_has_a_share(make
     game, _ = make_game(noiser_update="reversal", noiser_every=3, adversarial_share=["0@2", "1@3"])
     assert [game.moves_along(step) for step in range(8)] == [False, False, False, True, False, False, True, False]
     assert [game.is_trained(step) for step in range(5)] == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "quick"),
+    [
+        ({}, True),
+        ({"quick_cpu_dropout": False}, False),
+        ({"torch_compile": True}, False),
+        ({"activation_checkpointing": True}, False),
+    ],
+)
+def test_quick_dropout_is_an_option_that_compilation_and_checkpointing_rule_out(make_game, settings, quick):
+    compiled = {name: value for name, value in settings.items() if name == "torch_compile"}
+    game, _ = make_game(**{name: value for name, value in settings.items() if name not in compiled})
+    game.args.torch_compile = bool(compiled)
+    if settings.get("activation_checkpointing"):
+        game.encoder.gradient_checkpointing_enable()
+    assert isinstance(game.quick_dropout(), QuickDropout) is quick
 
 
 # ---- position in the data ----
