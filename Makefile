@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest demo test test-fast coverage fuzz faults bench lint imports types clean
+.PHONY: help install install-newest demo test test-fast test-all coverage fuzz faults bench lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -43,11 +43,14 @@ demo: install ## Train a small encoder against a noiser on the example proteins 
 		examples/run_adv_mlm.py examples/recipes/demo.yaml
 
 # two processes with one thread each: torch's own threads would get into each other's way
-test: install ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: install ## Run the tests: every behaviour, in one case of each kind
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-fast: install ## Run the tests that take seconds
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not exhaustive"
+
+test-all: install ## Run all cases of all tests (twice as long)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 coverage: install ## Run all tests and show which lines they reach (also coverage.xml)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=xml

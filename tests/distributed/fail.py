@@ -1,7 +1,6 @@
-"""Starts a recipe of which one process cannot read what it needs: `fail.py RANK OUTPUT_DIR [--option value ...]`."""
+"""Starts recipes that fail on one process or on both: `fail.py OUTPUT_DIR --train_data FILE [--option value ...]`."""
 
 import sys
-import time
 
 from accelerate import PartialState
 
@@ -9,26 +8,32 @@ from adversarial_mlm.recipes import run
 from adversarial_mlm.recipes.recipe import parse_recipe
 
 
-def main(rank: int, output_dir: str, options: list[str]) -> int:
-    recipe = parse_recipe(["--output_dir", output_dir, "--use_cpu", "true", *options])
+def attempt(name: str, output_dir: str, options: list[str], fails_on: int | None = None) -> None:
+    """Start a run that cannot build its trainer on one process; each process prints the error that ends its run."""
     state = PartialState()
-    assert state.num_processes == 2
+    recipe = parse_recipe(["--output_dir", f"{output_dir}-{name}", "--use_cpu", "true", *options])
     build = run.build_trainer
 
-    def build_or_not(*args):
-        if state.process_index == rank:
+    def build_or_fail(*args):
+        if state.process_index == fails_on:
             raise run.RecipeError("the Hub does not take the token")
         return build(*args)
 
-    run.build_trainer = build_or_not
+    run.build_trainer = build_or_fail
     try:
         run.pretrain(recipe)
     except ValueError as error:
-        print(f"rank {state.process_index}: {error}", file=sys.stderr, flush=True)
-        time.sleep(3)  # so that the launcher does not end the other before it has spoken
-        return 2
-    return 0
+        print(f"{name}, rank {state.process_index}: {error}", file=sys.stderr, flush=True)
+    finally:
+        run.build_trainer = build
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))
+    assert PartialState(cpu=True).num_processes == 2
+    folder, *words = sys.argv[1:]
+    attempt("first", folder, words, fails_on=0)
+    attempt("second", folder, words, fails_on=1)
+    attempt("both", folder, [*words, "--train_data", "nowhere.fasta"])
+    PartialState().wait_for_everyone()  # the launcher ends the other process when one has ended
+    PartialState().destroy_process_group()
+    sys.exit(2)

@@ -8,24 +8,20 @@ SMALL = ["--encoder", "tiny", "--noiser", "tiny", "--max_steps", "1"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words(tmp_path, rank):
+def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words(tmp_path):
     data = ["--train_data", str(ROOT / "examples" / "data" / "demo.fasta"), *SMALL]
+    script = str(ROOT / "tests" / "distributed" / "fail.py")
     began = time.perf_counter()
-    result = run(
-        [
-            *accelerate("cpu.yaml"),
-            str(ROOT / "tests" / "distributed" / "fail.py"),
-            str(rank),
-            str(tmp_path / "run"),
-            *data,
-        ]
-    )
+    result = run([*accelerate("cpu.yaml"), script, str(tmp_path / "run"), *data])
     assert result.returncode != 0 and time.perf_counter() - began < 120  # gloo itself would wait for half an hour
-    assert f"rank {rank}: the Hub does not take the token" in result.stderr
-    assert f"rank {1 - rank}: process {rank} stopped: the Hub does not take the token" in result.stderr
+    for rank, name in enumerate(("first", "second")):
+        assert f"{name}, rank {rank}: the Hub does not take the token" in result.stderr
+        assert f"{name}, rank {1 - rank}: process {rank} stopped: the Hub does not take the token" in result.stderr
+    for rank in range(2):
+        assert f"both, rank {rank}: nowhere.fasta: there is no such file" in result.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_data_that_are_missing_are_said_and_nobody_waits(tmp_path):
     words = ["--train_data", str(tmp_path / "nowhere.fasta"), "--output_dir", str(tmp_path / "run"), *SMALL]

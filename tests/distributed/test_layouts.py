@@ -6,54 +6,54 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.launching import ROOT, accelerate, run
 
-LAYOUTS = {"2 x 4": (2, 4), "4 x 2": (4, 2), "2 x 2, accumulated twice": (2, 2)}
 GAMES = ("alternate", "reversal", "credit", "stages")
-ON_TWO = ("checkpointed", "checkpointed-reversal", "compiled", "stream")
+OTHERS = ("checkpointed", "checkpointed-reversal", "compiled", "stream")
+# name → processes, and the size of a process's batch in every game
+LAYOUTS = {
+    "2 x 2 accumulated twice, others 2 x 4": (2, {**dict.fromkeys(GAMES, 2), **dict.fromkeys(OTHERS, 4)}),
+    "2 x 4": (2, dict.fromkeys(GAMES, 4)),
+    "4 x 2": (4, dict.fromkeys(GAMES, 2)),
+}
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a layout's runs, all games in one start."""
-    folders = {}
+    """Start games on some processes with some batch sizes; returns the folder of the runs."""
 
-    def train(processes: int, batch_size: int, games: tuple[str, ...] = (*GAMES, *ON_TWO)) -> str:
-        if (processes, batch_size) not in folders:
-            folder = str(tmp_path_factory.mktemp("splits"))
-            launch = [sys.executable]
-            if processes > 1:
-                launch = accelerate("cpu.yaml", "--num_processes", str(processes))
-            result = run(
-                [
-                    *launch,
-                    str(ROOT / "tests" / "distributed" / "train.py"),
-                    folder,
-                    str(processes),
-                    str(batch_size),
-                    *games,
-                ],
-                900,
-            )
-            assert result.returncode == 0, result.stderr[-3000:]
-            folders[processes, batch_size] = folder
-        return folders[processes, batch_size]
+    def train(processes: int, batch_sizes: dict[str, int]) -> str:
+        folder = str(tmp_path_factory.mktemp("splits"))
+        launch = [sys.executable]
+        if processes > 1:
+            launch = accelerate("cpu.yaml", "--num_processes", str(processes))
+        words = [f"{game}={size}" for game, size in batch_sizes.items()]
+        script = str(ROOT / "tests" / "distributed" / "train.py")
+        result = run([*launch, script, folder, str(processes), *words], 900)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return folder
 
     return train
 
 
+@pytest.fixture(scope="module")
+def alone(trained) -> str:
+    """The folder of all games on one process without accumulation."""
+    return trained(1, dict.fromkeys((*GAMES, *OTHERS), 8))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_split_of_a_batch_trains_the_same_networks(trained, layout):
-    processes, batch_size = LAYOUTS[layout]
-    games = (*GAMES, *ON_TWO) if layout == "2 x 4" else GAMES
-    for game in games:
-        alone, split = f"{trained(1, 8)}/{game}", f"{trained(processes, batch_size, games)}/{game}"
-        one = load_file(f"{alone}/rank0.safetensors")
+@pytest.mark.parametrize("layout", [next(iter(LAYOUTS)), *map(exhaustive, list(LAYOUTS)[1:])])
+def test_every_split_of_a_batch_trains_the_same_networks(trained, alone, layout):
+    processes, batch_sizes = LAYOUTS[layout]
+    split = trained(processes, batch_sizes)
+    for game in batch_sizes:
+        one = load_file(f"{alone}/{game}/rank0.safetensors")
         for rank in range(processes):
-            other = load_file(f"{split}/rank{rank}.safetensors")
+            other = load_file(f"{split}/{game}/rank{rank}.safetensors")
             assert max((one[name] - other[name]).abs().max().item() for name in one) < 1e-10, game
-        assert compare_logs(f"{alone}/metrics.jsonl", f"{split}/metrics.jsonl") > 20
+        assert compare_logs(f"{alone}/{game}/metrics.jsonl", f"{split}/{game}/metrics.jsonl") > 20
 
 
 def compare_logs(*files: str) -> int:

@@ -1,5 +1,5 @@
 """Short runs in float64 without dropout, 8 proteins an update; each writes parameters and log. Started by the tests:
-`train.py OUTPUT_DIR WORLD_SIZE BATCH_SIZE GAME...`."""
+`train.py OUTPUT_DIR WORLD_SIZE GAME=BATCH_SIZE...`."""
 
 import sys
 
@@ -20,6 +20,7 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
+UPDATES = 11
 GAMES = {
     "alternate": {"noiser_steps": 3, "encoder_steps": 2},
     "stream": {"noiser_steps": 3, "encoder_steps": 2},
@@ -34,7 +35,7 @@ GAMES = {
     "checkpointed": {"noiser_steps": 3, "encoder_steps": 2, "activation_checkpointing": True},
     "checkpointed-reversal": {"noiser_update": "reversal", "noiser_every": 2, "activation_checkpointing": True},
     "compiled": {"noiser_steps": 3, "encoder_steps": 2, "torch_compile": True, "torch_compile_backend": "aot_eager"},
-    # of 37 proteins an epoch has 5 updates of 8, the last of them of 5, so that the size changes within the second
+    # an epoch of 37 proteins has 5 updates of 8 (the last has 5), so the size changes within the second epoch
     "stages": {"noiser_steps": 3, "encoder_steps": 2, "global_batch_size": ["8@0", "16@7"]},
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -79,14 +80,14 @@ def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
     noiser = noiser.double()
     args = AdversarialMLMTrainingArguments(
         output_dir=output_dir,
-        max_steps=20,
+        max_steps=UPDATES,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=3,
         learning_rate=1e-3,
         noiser_learning_rate=1e-3,
         logging_steps=1,
         eval_strategy="steps",
-        eval_steps=20,
+        eval_steps=UPDATES,
         save_strategy="no",
         optim="adamw_torch",
         use_cpu=True,
@@ -114,7 +115,7 @@ def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
 
 
 if __name__ == "__main__":
-    folder, world, batch, *games = sys.argv[1:]
-    for name in games:
+    folder, world, *games = sys.argv[1:]
+    for name, batch in (word.split("=") for word in games):
         main(f"{folder}/{name}", int(world), int(batch), name)
     Accelerator().end_training()  # gloo's threads may abort a process that ends without
