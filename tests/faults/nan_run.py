@@ -1,6 +1,7 @@
-"""One process of two that train while the losses of the second go wrong: `nan_run.py FOLDER MODE`.
+"""One process of two that train while the losses of the second go wrong: `nan_run.py FOLDER`.
 
-`spoiled`: in two updates; `left_out`: in none, but the steps of those two are left out; `always`: in all of them.
+It trains three times, in a subfolder each. `spoiled`: losses go wrong in two updates; `left_out`: in none, but the
+steps of those two are left out; `always`: in all updates. The exit status is that of the last run.
 """
 
 import sys
@@ -42,10 +43,8 @@ def main(output_dir: str, mode: str) -> int:
         trainer.train()
     except NonFiniteError as error:
         print(error, file=sys.stderr)
-        PartialState().destroy_process_group()
         return 1
     save_file(state_of(trainer), f"{output_dir}/rank{trainer.accelerator.process_index}.safetensors")
-    trainer.accelerator.end_training()  # gloo's threads may abort a process that ends without
     return 0
 
 
@@ -99,4 +98,8 @@ def state_of(trainer: Faulty) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    for name in ("spoiled", "left_out"):
+        assert main(f"{sys.argv[1]}/{name}", name) == 0
+    status = main(f"{sys.argv[1]}/always", "always")
+    PartialState().destroy_process_group()  # gloo's threads may abort a process that ends without
+    sys.exit(status)
