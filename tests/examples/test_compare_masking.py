@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 
 import pytest
 import yaml
+from transformers.utils import logging as transformers_logging
 
 
 @pytest.fixture
@@ -95,6 +97,7 @@ def test_killed_stopped_and_started_again_it_comes_to_its_tables(start, tmp_path
     assert "game − random" in output and f"Written     {tmp_path}/study/study.md" in output
 
 
+@pytest.mark.exhaustive  # tests/comparison/test_compare.py has runs that another process is at
 @pytest.mark.slow
 def test_two_processes_share_the_runs_of_one_folder(start, tmp_path):
     both = [start(), start()]
@@ -105,14 +108,34 @@ def test_two_processes_share_the_runs_of_one_folder(start, tmp_path):
     assert not list((tmp_path / "study").glob("runs/*/*/*/.checkpoint*"))
 
 
-def test_a_mistake_ends_with_status_2_and_one_sentence(start, recipe):
+@pytest.fixture
+def call(repository, recipe, monkeypatch, capsys):
+    """Call the script's `main` in this process; returns the exit status and what it wrote to stderr."""
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["examples/compare_masking.py", str(recipe), *words])
+        try:
+            status = runpy.run_path(str(repository / "examples" / "compare_masking.py"))["main"]()
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().err
+
+    verbosity = transformers_logging.get_verbosity()
+    yield call
+    transformers_logging.set_verbosity(verbosity)
+    transformers_logging.enable_progress_bar()
+
+
+def test_a_mistake_ends_with_status_2_and_one_sentence(call, recipe):
     recipe.write_text(recipe.read_text().replace("against", "agianst"))
-    _, errors = finish(start(), 2)
+    status, errors = call()
+    assert status == 2
     assert errors.splitlines()[-1].endswith("unknown option 'arms.game.agianst'; did you mean 'against'?")
     assert errors.splitlines()[-1].startswith("compare_masking.py: ") and "Traceback" not in errors
 
 
-def test_an_unknown_option_on_the_command_line_is_named(start):
-    _, errors = finish(start("--learning_rat", "1"), 2)
+def test_an_unknown_option_on_the_command_line_is_named(call):
+    status, errors = call("--learning_rat", "1")
+    assert status == 2
     assert "unknown option 'learning_rat' on the command line; did you mean 'learning_rate'?" in errors
     assert "Traceback" not in errors

@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from adversarial_mlm import NoiserModel
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hub_helpers import SENT, files_below
 from tests.helpers.hub_server import SIGNATURE, TOKEN
 
@@ -101,8 +102,8 @@ def refused_port() -> str:
     ("options", "sentence"),
     [
         ({"HF_TOKEN": "hf_" + "Wrong" * 6}, "push_to_hub: .*somebody/tiny-proteins.* 401 .*hub_token"),
-        ({"fault": ("auth", 403)}, "push_to_hub: .*somebody/tiny-proteins.* 403 .*hub_token"),
-        ({"hub_model_id": "a//b"}, "hub_model_id: 'a//b' cannot be the name of a repository"),
+        exhaustive({"fault": ("auth", 403)}, "push_to_hub: .*somebody/tiny-proteins.* 403 .*hub_token"),
+        exhaustive({"hub_model_id": "a//b"}, "hub_model_id: 'a//b' cannot be the name of a repository"),
         ({"HF_ENDPOINT": refused_port()}, "push_to_hub: the Hub at http.* cannot be used: ConnectError"),
     ],
 )  # fmt: skip
