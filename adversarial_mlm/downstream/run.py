@@ -44,7 +44,7 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
     read_grid(args.grid)  # a mistake is said before any work is done
     cache = FeatureCache(args.feature_cache_dir) if args.mode == "probe" and args.use_feature_cache else None
     if args.mode == "zero_shot":
-        from adversarial_mlm.inference.variant_effects import evaluate_zero_shot
+        from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
 
         return evaluate_zero_shot(args, settings.max_length)
     encoder = None
