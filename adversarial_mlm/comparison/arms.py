@@ -36,6 +36,8 @@ _NOT_OF_THE_RESULT = (
     *("log_level", "logging_first_step", "save_steps", "save_strategy", "save_total_limit", "eval_strategy"),
     *("eval_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory"),
 )
+# options that came after 0.1.0, with their defaults: comparisons that began without them can still be continued
+_NEWER = {"quick_cpu_dropout": True}
 
 
 def arm_recipe(
@@ -101,7 +103,11 @@ def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe)
 
 def fingerprint(recipe: Recipe) -> str:
     """Hash the options that a run's result depends on, except seed and length, to 16 hexadecimal digits."""
-    options = {name: value for name, value in recipe.resolved().items() if name not in _NOT_OF_THE_RESULT}
+    options = {
+        name: value
+        for name, value in recipe.resolved().items()
+        if name not in _NOT_OF_THE_RESULT and not (name in _NEWER and value == _NEWER[name])
+    }
     return hashing.fingerprint(options, digits=16)
 
 

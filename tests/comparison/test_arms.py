@@ -80,6 +80,9 @@ def test_a_fingerprint_is_of_what_a_result_depends_on(write):
     assert fingerprint(arm_recipe(recipe, "game", words=["--train_data", "elsewhere.fasta"])) == one
     assert fingerprint(arm_recipe(recipe, "game", words=["--learning_rate", "2e-3"])) != one
     assert fingerprint(arm_recipe(recipe, "random")) != one
+    # an option that older comparisons did not have counts where it is not at its default
+    assert fingerprint(arm_recipe(recipe, "game", words=["--quick_cpu_dropout", "true"])) == one
+    assert fingerprint(arm_recipe(recipe, "game", words=["--quick_cpu_dropout", "false"])) != one
 
 
 def test_a_fork_starts_from_the_warm_up_whatever_the_command_line_says(write):
