@@ -1,37 +1,37 @@
-"""Which tokens an encoder attends to, made so that nobody has to ask the device."""
+"""Attention masks that are made without waiting for the device."""
 
 import torch
 from transformers import PreTrainedModel
 
-PACKED_ATTENTION = "adversarial_mlm_packed"  # an attn_implementation that is `sdpa` where rows are padded
+PACKED_ATTENTION = "adversarial_mlm_packed"  # attn_implementation; acts as `sdpa` for padded rows
 
 
 def square_mask(attention_mask: torch.Tensor) -> torch.Tensor:
-    """The mask that transformers makes of a batch's padding for `sdpa`.
+    """The mask that transformers makes for `sdpa` from the padding of a batch.
 
-    Of a mask with two dimensions it first asks whether there is padding at all, and waits for the device in every
-    pass; one with four it takes as it is.
+    For a mask with two dimensions, transformers checks in every forward pass whether there is padding, which waits for
+    the device. It uses a mask with four dimensions as it is.
 
     Args:
         attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 1, length, length)`, bool, without memory of its own for the queries.
+        `torch.Tensor` of shape `(batch, 1, length, length)`, bool; the query dimension takes no memory.
     """
     return attention_mask[:, None, None, :].bool().expand(-1, 1, attention_mask.shape[1], -1)
 
 
 def encoder_mask(model: PreTrainedModel, attention_mask: torch.Tensor, padded: bool) -> torch.Tensor | None:
-    """What to give an encoder as `attention_mask`.
+    """The `attention_mask` for an encoder.
 
     Args:
-        model (`PreTrainedModel`): The encoder. A BERT reads its mask in attention alone, and gets one that is made
-            already; others do more with it, and get it as it is.
+        model (`PreTrainedModel`): The encoder. BERT uses the mask in attention only, so it gets a mask for `sdpa`.
+            Other models may use it elsewhere and get it unchanged.
         attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
-        padded (`bool`): Whether there is any, as the host knows.
+        padded (`bool`): Whether there is any padding.
 
     Returns:
-        `torch.Tensor`, or `None` for a BERT where nothing is padded.
+        `torch.Tensor`, or `None` for a BERT without padding.
     """
     if model.config.model_type != "bert" or model.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
         return attention_mask

@@ -18,34 +18,37 @@ VIEWS = ("full", "context", "blind")
 class NoiserConfig(PreTrainedConfig):
     """Configuration of a [`NoiserModel`]; the defaults are the paper's noiser.
 
-    The paper's "3-layer GRU with a 1024 input embedding layer and 512 output layer" is read as an embedding of 1024
-    and a bidirectional GRU with 256 units each way. `bidirectional=False` gives 512 units one way.
+    The paper describes "a 3-layer GRU with a 1024 input embedding layer and 512 output layer". This is implemented as
+    an embedding of width 1024 and a bidirectional GRU with 256 units in each direction. `bidirectional=False` gives
+    one direction with 512 units.
 
     Args:
-        vocab_size (`int`, *optional*, defaults to 30): Tokens of the tokenizer.
+        vocab_size (`int`, *optional*, defaults to 30): Number of tokens of the tokenizer.
         embedding_size (`int`, *optional*, defaults to 1024): Width of the token embedding.
         hidden_size (`int`, *optional*, defaults to 512): Width of the output, both directions together.
-        num_hidden_layers (`int`, *optional*, defaults to 3): Layers.
-        backbone (`str`, *optional*, defaults to `"gru"`): `"gru"` (the paper's), `"conv"` (residual dilated
-            convolutions, which need no loop over the protein) or `"transformer"` (a ModernBERT).
-        view (`str`, *optional*, defaults to `"full"`): What the noiser sees. `"full"`: the whole protein (the paper).
-            `"context"`: all but the residue that is scored, for the `gru` only. `"blind"`: the protein without a
-            random set of candidates, among which it then chooses, so that the choice tells nothing of what is hidden.
-        bidirectional (`bool`, *optional*, defaults to `True`): Whether the GRU reads both ways.
-        kernel_size (`int`, *optional*, defaults to 5): Of the convolutions, odd. Layer l has the dilation 2^l.
-        num_attention_heads (`int`, *optional*, defaults to 8): Of the transformer.
+        num_hidden_layers (`int`, *optional*, defaults to 3): Number of layers.
+        backbone (`str`, *optional*, defaults to `"gru"`): `"gru"` (the paper), `"conv"` (residual dilated
+            convolutions, which process all positions at once) or `"transformer"` (a ModernBERT).
+        view (`str`, *optional*, defaults to `"full"`): What the noiser sees. `"full"`: all residues (the paper).
+            `"context"`: all residues except the one that is scored; `gru` only. `"blind"`: propose, then choose. A
+            random candidate set is hidden from the noiser, and it chooses among these candidates. Because it does not
+            see their residues, its choice cannot reveal them to the encoder.
+        bidirectional (`bool`, *optional*, defaults to `True`): Whether the GRU reads in both directions.
+        kernel_size (`int`, *optional*, defaults to 5): Kernel size of the convolutions, odd. Layer l has dilation 2^l.
+        num_attention_heads (`int`, *optional*, defaults to 8): Attention heads of the transformer.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0): Dropout between layers.
-        residue_ids (`list[int]`, *optional*): Tokens that may be masked. Defaults to TAPE's 25 residue letters.
-        replacement_ids (`list[int]`, *optional*): Tokens that may stand in for a residue, one option score each.
-            Defaults to the 20 standard residues in TAPE's vocabulary.
-        mask_token_id (`int`, *optional*, defaults to 1): The token of the [MASK] option.
-        initial_mask_options (`list[float]`, *optional*, defaults to `[0.8, 0.1, 0.1]`): Shares of [MASK], keep and
-            replace before any training; the option biases start there.
-        pad_token_id (`int`, *optional*, defaults to 0): Padding.
+        residue_ids (`list[int]`, *optional*): Tokens that may be masked. Defaults to the 25 residues of TAPE's
+            vocabulary.
+        replacement_ids (`list[int]`, *optional*): Tokens that may replace a residue, with one option score each.
+            Defaults to the 20 standard residues of TAPE's vocabulary.
+        mask_token_id (`int`, *optional*, defaults to 1): Token of the [MASK] option.
+        initial_mask_options (`list[float]`, *optional*, defaults to `[0.8, 0.1, 0.1]`): Corruption mix ([MASK], keep,
+            replace) of an untrained noiser.
+        pad_token_id (`int`, *optional*, defaults to 0): Token of padding.
 
     Raises:
-        ValueError: If `hidden_size` does not suit the backbone, if there is no such backbone or view, if they do not
-            go together, if the shares are not positive or do not sum to 1, or if an id lies outside of the vocabulary.
+        ValueError: If there is no such backbone or view, if backbone, view and `hidden_size` do not fit together, if
+            the shares are not positive or do not sum to 1, or if an id is not in the vocabulary.
     """
 
     model_type = "adversarial_mlm_noiser"
@@ -93,29 +96,33 @@ class NoiserConfig(PreTrainedConfig):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
         if self.view == "context" and self.backbone != "gru":
-            raise ValueError(f"the view 'context' needs the backbone gru, and backbone is {self.backbone}")
+            raise ValueError(f"the view 'context' needs the backbone gru, but the backbone is {self.backbone}")
         if self.backbone == "gru" and self.bidirectional and self.hidden_size % 2:
-            raise ValueError(f"hidden_size is {self.hidden_size}; a bidirectional noiser needs an even one")
+            raise ValueError(f"hidden_size is {self.hidden_size}, but must be even for a bidirectional noiser")
         if self.backbone == "conv" and not self.kernel_size % 2:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd, so that a window has a middle")
+            raise ValueError(f"kernel_size is {self.kernel_size}, but must be odd")
         if self.backbone == "transformer" and self.hidden_size % (2 * self.num_attention_heads):
             raise ValueError(
-                f"hidden_size is {self.hidden_size}; a transformer needs a multiple of twice its "
-                f"num_attention_heads, {self.num_attention_heads}"
+                f"hidden_size is {self.hidden_size}, but for a transformer it must be a multiple of "
+                f"twice its num_attention_heads ({self.num_attention_heads})"
             )
         shares = self.initial_mask_options
         if len(shares) != 3 or min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
             raise ValueError(f"initial_mask_options must be three positive shares that sum to 1, got {shares}")
         ids = [*self.residue_ids, *self.replacement_ids, self.mask_token_id, self.pad_token_id]
         if min(ids) < 0 or max(ids) >= self.vocab_size:
-            raise ValueError(f"a token id of the noiser lies outside of its vocabulary of {self.vocab_size} tokens")
+            raise ValueError(
+                "residue_ids, replacement_ids, mask_token_id and pad_token_id must lie between 0 and "
+                f"vocab_size - 1 = {self.vocab_size - 1}"
+            )
 
     @classmethod
     def from_tokenizer(cls, tokenizer, **kwargs) -> "NoiserConfig":
-        """A configuration whose vocabulary, residues and special tokens are those of `tokenizer`.
+        """A configuration with the vocabulary, residues and special tokens of a tokenizer.
 
         Args:
-            tokenizer (`PreTrainedTokenizerBase`): With a mask token, a padding token and the 20 standard residues.
+            tokenizer (`PreTrainedTokenizerBase`): It must have a mask token, a padding token and the 20 standard
+            residues.
             **kwargs: Any other argument of [`NoiserConfig`].
 
         Raises:
@@ -125,7 +132,7 @@ class NoiserConfig(PreTrainedConfig):
 
     @classmethod
     def from_vocabulary(cls, vocabulary: ResidueVocabulary, **kwargs) -> "NoiserConfig":
-        """As [`NoiserConfig.from_tokenizer`], from a vocabulary that is at hand."""
+        """As [`NoiserConfig.from_tokenizer`], but from the vocabulary of a tokenizer."""
         return cls(**cls._token_fields(vocabulary), **kwargs)
 
     @staticmethod
@@ -139,10 +146,10 @@ class NoiserConfig(PreTrainedConfig):
         }
 
     def check_vocabulary(self, vocabulary: ResidueVocabulary) -> None:
-        """Refuse a vocabulary other than the one that this noiser was made for.
+        """Check that a vocabulary is the one that this noiser was made for.
 
         Raises:
-            ValueError: Naming the first field that differs.
+            ValueError: If it is not; the message names the first field that differs.
         """
         for name, wanted in self._token_fields(vocabulary).items():
             if getattr(self, name) != wanted:

@@ -1,13 +1,13 @@
-"""What an encoder can take, whoever made it, and which of its parameters are trained."""
+"""The longest input of any encoder, and which of its parameters are trained."""
 
 from torch import nn
 from transformers import PreTrainedModel
 
 
 def number_of_positions(model: PreTrainedModel) -> int | None:
-    """Longest input that the encoder can take, in tokens; `None` where its configuration sets no limit.
+    """Longest input of an encoder in tokens; `None` if its configuration sets no limit.
 
-    RoBERTa and its kin count positions from behind the padding token's id, so that their table is longer than that.
+    Models such as RoBERTa count positions from the padding token's id + 1, so their position table is longer.
     """
     for name, module in model.base_model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
@@ -16,20 +16,20 @@ def number_of_positions(model: PreTrainedModel) -> int | None:
 
 
 def train_last_layers(model: PreTrainedModel, count: int) -> None:
-    """Freeze the embeddings and all layers but the last `count`; what comes after the layers stays trainable.
+    """Freeze the embeddings and all layers but the last `count`; the head stays trainable.
 
     Args:
-        model (`PreTrainedModel`): A masked language model. An output layer that is tied to the embeddings is frozen
-            with them, but for its bias.
-        count (`int`): Layers to train; with 0 the head alone.
+        model (`PreTrainedModel`): A masked language model. If its output weights are tied to the embeddings, they are
+            frozen, too, except for the bias.
+        count (`int`): Number of layers to train; 0 trains only the head.
 
     Raises:
-        ValueError: If the encoder has fewer layers, or none that can be told apart.
+        ValueError: If the encoder has fewer layers, or if its layers share their weights.
     """
     total = model.config.num_hidden_layers
     below, layers = below_and_layers(model)
     if not layers:
-        raise ValueError(f"trained_layers is {count}, but the layers of a {type(model).__name__} share their weights")
+        raise ValueError(f"trained_layers is {count}, but the layers of {type(model).__name__} share their weights")
     if not 0 <= count <= total:
         raise ValueError(f"trained_layers must lie between 0 and the encoder's {total} layers, got {count}")
     for module in [*below, *layers[: total - count]]:
@@ -37,9 +37,9 @@ def train_last_layers(model: PreTrainedModel, count: int) -> None:
 
 
 def below_and_layers(model: PreTrainedModel) -> tuple[list[nn.Module], list[nn.Module]]:
-    """What stands below the encoder's layers, embeddings above all, and the layers from the bottom up.
+    """The modules below the encoder's layers, such as the embeddings, and the layers from the first to the last.
 
-    The second list is empty where layers share their weights, so that they cannot be told apart.
+    The list of layers is empty if the layers share their weights.
     """
     total = model.config.num_hidden_layers
     stacks = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == total]

@@ -1,6 +1,6 @@
 """Load an encoder or a noiser from a folder or the Hub.
 
-Nothing here runs code that comes with a checkpoint. Weights are safetensors, the rest is JSON.
+Code that comes with a checkpoint is never run. Weights are read from safetensors, everything else from JSON.
 """
 
 import contextlib
@@ -8,8 +8,9 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -34,12 +35,12 @@ logger = transformers_logging.get_logger(__name__)
 NOISER_FOLDER = "noiser"
 
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# safetensors alone, and a report of what does not fit in place of a message on the console
-STRICTLY = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-# Foreign and damaged files make the libraries raise whatever comes: a bare Exception from the tokenizers, an
-# ImportError for a quantiser, a validator's error of its own. There is no list of them to keep.
+# read safetensors only, and return a report of what does not fit instead of printing it
+STRICTLY: dict[str, Any] = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+# Foreign and damaged files make the libraries raise any kind of error: a bare Exception from the tokenizers, an
+# ImportError for a quantiser, errors of validators.
 LOADING_ERRORS = Exception
-_LONGEST_REASON = 300  # characters of a library's message; some quote a whole file
+_LONGEST_REASON = 300  # characters of a library's message; some messages quote a whole file
 
 
 def load_encoder(
@@ -48,119 +49,125 @@ def load_encoder(
     """Load a masked language model and its tokenizer, in float32.
 
     Args:
-        name_or_path (`str`): A folder, or a model's name on the Hub.
+        name_or_path (`str`): A folder, or the name of a model on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        needs_head (`bool`, *optional*, defaults to `False`): Whether a missing head is refused, too.
+        needs_head (`bool`, *optional*, defaults to `False`): Whether to refuse a model without a masked-language-
+            modelling head. By default, there is a warning and the head starts with random weights.
 
     Returns:
-        `PreTrainedModel` (as `AutoModelForMaskedLM` makes it) and `PreTrainedTokenizerBase`.
+        `PreTrainedModel` (from `AutoModelForMaskedLM`) and `PreTrainedTokenizerBase`.
 
     Raises:
-        CheckpointError: If there is no such model, if it is no encoder for masked language modelling, if its files
-            are damaged, do not fit its configuration or lack weights of the encoder (a missing head is only said), if
-            there are no safetensors, if it is an adapter or quantised, if its tokenizer cannot be used for proteins,
-            or if it needs code of its own.
+        CheckpointError: If there is no such model, if it is not an encoder for masked-language modelling, if its files
+            are damaged, do not fit its configuration or lack weights of the encoder, if there are no safetensors, if
+            it is an adapter or quantised, if its tokenizer cannot be used for proteins, or if it needs its own code.
     """
-    said = f"model_name_or_path is {name_or_path}"
-    where = _where(name_or_path, revision, said)
-    check_no_adapter(said, name_or_path, where)
-    with explaining_failure(said, name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path, **where)
-        check_weight_files(said, name_or_path, config, where)
-        with quiet_loading():
-            model, report = AutoModelForMaskedLM.from_pretrained(
-                name_or_path, config=config, dtype=torch.float32, **STRICTLY, **where
-            )
-    _check_weights(said, model, report)
+    subject = f"model_name_or_path is {name_or_path}"
+    source = _source(name_or_path, revision, subject)
+    check_no_adapter(subject, name_or_path, source)
+    with explaining_failure(subject, name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, **source)
+        check_weight_files(subject, name_or_path, config, source)
+        model, report = _load_strictly(AutoModelForMaskedLM, name_or_path, config=config, **source)
+    _check_weights(subject, model, report)
     if needs_head and report["missing_keys"]:
-        raise CheckpointError(f"{said}, which has no masked-language-modelling head")
-    _check_no_decoder(said, model)
-    return model, _load_tokenizer(said, name_or_path, where, needs_mask=True)
+        raise CheckpointError(f"{subject}, which has no masked-language-modelling head; use a ...ForMaskedLM model")
+    _check_no_decoder(subject, model)
+    return model, _load_tokenizer(subject, name_or_path, source, needs_mask=True)
 
 
 def load_backbone(
     name_or_path: str, revision: str | None = None, *, from_scratch: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load an encoder without any head, and its tokenizer, in float32.
+    """Load an encoder without a head, and its tokenizer, in float32.
 
     Args:
-        name_or_path (`str`): A folder, or a model's name on the Hub; any model that `AutoModel` knows.
+        name_or_path (`str`): A folder, or the name of a model on the Hub; any model that `AutoModel` supports.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        from_scratch (`bool`, *optional*, defaults to `False`): Take the configuration alone, and fresh weights.
+        from_scratch (`bool`, *optional*, defaults to `False`): Use only the configuration, with random weights.
 
     Returns:
-        `PreTrainedModel` (as `AutoModel` makes it, without a pooler) and `PreTrainedTokenizerBase`.
+        `PreTrainedModel` (from `AutoModel`, without a pooler) and `PreTrainedTokenizerBase`.
 
     Raises:
-        CheckpointError: As [`load_encoder`], and if the model is one with a head for a task.
+        CheckpointError: As [`load_encoder`], and if the model is a task model with an encoder in it.
     """
-    said = f"model_name_or_path is {name_or_path}"
-    where = _where(name_or_path, revision, said)
-    check_no_adapter(said, name_or_path, where)
-    with explaining_failure(said, name_or_path):
-        config = AutoConfig.from_pretrained(name_or_path, **where)
+    subject = f"model_name_or_path is {name_or_path}"
+    source = _source(name_or_path, revision, subject)
+    check_no_adapter(subject, name_or_path, source)
+    with explaining_failure(subject, name_or_path):
+        config = AutoConfig.from_pretrained(name_or_path, **source)
         if hasattr(config, "encoder_config"):
-            raise CheckpointError(f"{said}, which has an encoder in it and is none itself ({config.model_type})")
+            raise CheckpointError(f"{subject}, which contains an encoder but is not one itself ({config.model_type})")
         if from_scratch:
             model, report = new_backbone(config), None
         else:
-            check_weight_files(said, name_or_path, config, where)
-            options = _without_pooler(config)
-            with quiet_loading():
-                model, report = AutoModel.from_pretrained(
-                    name_or_path, config=config, dtype=torch.float32, **options, **STRICTLY, **where
-                )
+            check_weight_files(subject, name_or_path, config, source)
+            options = {"config": config, **_without_pooler(config), **source}
+            model, report = _load_strictly(AutoModel, name_or_path, **options)
     if report is not None:
-        _check_weights(said, model, report)
-    _check_no_decoder(said, model)
-    return model, _load_tokenizer(said, name_or_path, where, needs_mask=False)
+        _check_weights(subject, model, report)
+    _check_no_decoder(subject, model)
+    return model, _load_tokenizer(subject, name_or_path, source, needs_mask=False)
+
+
+def _load_strictly(model_class: Any, name_or_path: str, **options) -> tuple[Any, dict[str, Any]]:
+    """Load a model in float32.
+
+    Returns:
+        The model, and the library's report of missing and mismatched weights.
+    """
+    with quiet_loading():
+        return model_class.from_pretrained(name_or_path, dtype=torch.float32, **STRICTLY, **options)
 
 
 def new_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A fresh encoder without any head or pooler, in PyTorch's default precision."""
+    """A new encoder with random weights, without a head or pooler, in PyTorch's default precision."""
     return AutoModel.from_config(config, dtype=torch.get_default_dtype(), **_without_pooler(config))
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict:
-    """The option that leaves out a pooler, which masked-language modelling does not train; not all models have it."""
-    model_class = MODEL_MAPPING[type(config)]
-    if isinstance(model_class, tuple) or "add_pooling_layer" not in inspect.signature(model_class).parameters:
-        return {}
-    return {"add_pooling_layer": False}
+    """The option that leaves out the pooler, if the model has this option. Masked-LM training does not train it."""
+    return {"add_pooling_layer": False} if has_optional_pooler(config) else {}
 
 
-def _check_no_decoder(said: str, model: PreTrainedModel) -> None:
+def has_optional_pooler(config: PreTrainedConfig) -> bool:
+    """Whether `AutoModel` takes `add_pooling_layer` for this configuration, and otherwise adds a pooler."""
+    model_class = MODEL_MAPPING.get(type(config), None)
+    if model_class is None or isinstance(model_class, tuple):
+        return False
+    return "add_pooling_layer" in inspect.signature(model_class).parameters
+
+
+def _check_no_decoder(subject: str, model: PreTrainedModel) -> None:
     if model.config.is_encoder_decoder:
-        raise CheckpointError(f"{said}, a {type(model).__name__}, which has a decoder; an encoder alone is needed")
+        raise CheckpointError(f"{subject}, a {type(model).__name__}, which has a decoder; only encoders are supported")
 
 
 def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
-    """Load a trained noiser: from a folder or Hub name that is a noiser, or that has one in `noiser/`.
+    """Load a trained noiser.
 
     Args:
-        name_or_path (`str`): A folder, or a name on the Hub (there the noiser is in `noiser/`).
+        name_or_path (`str`): The folder of a noiser, or the folder or Hub name of a model with a noiser in `noiser/`.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
-        CheckpointError: If there is none, or if its files are damaged or do not fit its configuration.
+        CheckpointError: If there is no noiser, or if its files are damaged or do not fit its configuration.
     """
-    said = f"noiser_name_or_path is {name_or_path}"
-    where = _where(name_or_path, revision, said)
+    subject = f"noiser_name_or_path is {name_or_path}"
+    source = _source(name_or_path, revision, subject)
     is_noiser = Path(name_or_path).is_dir() and _model_type(name_or_path) == NoiserModel.config_class.model_type
     subfolder = "" if is_noiser else NOISER_FOLDER
     path = os.path.join(name_or_path, subfolder) if subfolder else name_or_path
     if Path(name_or_path).is_dir() and not Path(path).is_dir():
-        raise CheckpointError(f"{said}, which is neither a noiser nor has one in {NOISER_FOLDER}/")
-    where["subfolder"] = subfolder
-    check_no_adapter(said, name_or_path, where)
-    with explaining_failure(said, path):
-        config = NoiserModel.config_class.from_pretrained(name_or_path, **where)
-        check_weight_files(said, name_or_path, config, where)
-        with quiet_loading():
-            noiser, report = NoiserModel.from_pretrained(
-                name_or_path, config=config, dtype=torch.float32, **STRICTLY, **where
-            )
-    _check_weights(said, noiser, report)
+        raise CheckpointError(f"{subject}, which is not a noiser and has none in {NOISER_FOLDER}/")
+    source["subfolder"] = subfolder
+    check_no_adapter(subject, name_or_path, source)
+    with explaining_failure(subject, path):
+        config = NoiserModel.config_class.from_pretrained(name_or_path, **source)
+        check_weight_files(subject, name_or_path, config, source)
+        noiser, report = _load_strictly(NoiserModel, name_or_path, config=config, **source)
+    _check_weights(subject, noiser, report)
     return noiser
 
 
@@ -171,30 +178,31 @@ def _model_type(folder: str) -> str | None:
         return None
 
 
-def _where(name_or_path: str, revision: str | None, said: str) -> dict:
+def _source(name_or_path: str, revision: str | None, subject: str) -> dict[str, Any]:
+    """Options of `from_pretrained` that say what to read."""
     if not Path(name_or_path).is_dir():
         if not _HUB_NAME.fullmatch(name_or_path) or Path(name_or_path).exists():
-            raise CheckpointError(f"{said}, but there is no such folder")
+            raise CheckpointError(f"{subject}, but there is no such folder")
     elif revision is not None:
-        raise CheckpointError(f"{said}, which is a folder, and a revision, {revision}, belongs to a name on the Hub")
-    # said openly: where it is left open the library asks at the terminal
+        raise CheckpointError(f"{subject}, which is a folder; revision {revision} applies only to a name on the Hub")
+    # trust_remote_code is explicit, because the library would otherwise ask at the terminal
     return {"revision": revision or "main", "trust_remote_code": False}
 
 
 @contextlib.contextmanager
-def explaining_failure(said: str, name_or_path: str) -> Iterator[None]:
-    """Whatever is raised in here becomes one sentence."""
+def explaining_failure(subject: str, name_or_path: str) -> Iterator[None]:
+    """Turn every error into a [`CheckpointError`] of one sentence."""
     try:
         yield
     except CheckpointError:
         raise
     except LOADING_ERRORS as error:
-        raise CheckpointError(f"{said}, {_why_not_loaded(name_or_path, error)}") from error
+        raise CheckpointError(f"{subject}, {_why_not_loaded(name_or_path, error)}") from error
 
 
 @contextlib.contextmanager
 def without_panic() -> Iterator[None]:
-    """The tokenizers' Rust code answers some damaged files with a panic, which is no `Exception`."""
+    """Turn a panic of the tokenizers' Rust code, which is not an `Exception`, into a `RuntimeError`."""
     try:
         yield
     except BaseException as error:
@@ -205,7 +213,7 @@ def without_panic() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the library's warnings about weights that do not fit; what matters of them is said here."""
+    """Silence the library's warnings about weights that do not fit; this module reports them."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
@@ -214,100 +222,106 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def check_no_adapter(said: str, name_or_path: str, where: dict) -> None:
-    """Refuse an adapter before anything is loaded, since its configuration may name any other model to be fetched."""
-    with explaining_failure(said, name_or_path):
-        if find_adapter_config_file(name_or_path, **_subfolder_and_revision(where)) is not None:
+def check_no_adapter(subject: str, name_or_path: str, source: dict[str, Any]) -> None:
+    """Refuse an adapter before anything is loaded, because its configuration may name any model to download."""
+    with explaining_failure(subject, name_or_path):
+        if find_adapter_config_file(name_or_path, **_subfolder_and_revision(source)) is not None:
             raise CheckpointError(
-                f"{said}, which is an adapter; merge it into its model first: give the folder that save_pretrained "
-                "writes after peft's merge_and_unload"
+                f"{subject}, which is an adapter; merge it into its model first (merge_and_unload of peft, then "
+                "save_pretrained) and give that folder"
             )
 
 
-def check_weight_files(said: str, name_or_path: str, config: PreTrainedConfig, where: dict) -> None:
-    """Refuse quantised weights, and weights in files that are no safetensors."""
+def check_weight_files(subject: str, name_or_path: str, config: PreTrainedConfig, source: dict[str, Any]) -> None:
+    """Refuse quantised weights, and weights that are not safetensors."""
     if getattr(config, "quantization_config", None) is not None:
-        raise CheckpointError(f"{said}, which is quantised (quantization_config in its config.json)")
-    names = [getattr(config, "transformers_weights", None) or ""]  # of a file to take in place of model.safetensors
+        raise CheckpointError(f"{subject}, which is quantised (quantization_config in config.json); use full weights")
+    names = [getattr(config, "transformers_weights", None) or ""]  # replaces model.safetensors
     index = cached_file(
         name_or_path,
         SAFE_WEIGHTS_INDEX_NAME,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
-        **_subfolder_and_revision(where),
+        **_subfolder_and_revision(source),
     )
     if index is not None:
         names += json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
     for name in names:
         if name and not str(name).endswith(".safetensors"):
-            raise CheckpointError(f"{said}, whose weights are in {shortened(name)}, which is not a safetensors file")
+            raise CheckpointError(f"{subject}, whose weights are in {shortened(name)}; use safetensors files")
 
 
-def _subfolder_and_revision(where: dict) -> dict:
-    return {name: where[name] for name in ("revision", "subfolder") if where.get(name)}
+def _subfolder_and_revision(source: dict[str, Any]) -> dict:
+    return {name: source[name] for name in ("revision", "subfolder") if source.get(name)}
 
 
-def _load_tokenizer(said: str, name_or_path: str, where: dict, *, needs_mask: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer, after a look at whether it can be used: many a damage shows only there."""
+def _load_tokenizer(
+    subject: str, name_or_path: str, source: dict[str, Any], *, needs_mask: bool
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer and check that it can be used, because some damage shows only then."""
     try:
         with without_panic():
-            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **where)
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path, **source)
             vocabulary = tokenizer.get_vocab()
-            if set(vocabulary) <= set(tokenizer.all_special_tokens):  # what is made up where there are no files
-                raise CheckpointError(f"{said}, which has no tokenizer, or one without any token for a residue")
+            if set(vocabulary) <= set(tokenizer.all_special_tokens):  # the library's default if there are no files
+                raise CheckpointError(f"{subject}, which has no tokenizer, or one without tokens for residues")
             ByteTable.from_tokenizer(tokenizer)
             if needs_mask:
                 ResidueVocabulary.from_tokenizer(tokenizer)
     except CheckpointError:
         raise
     except LOADING_ERRORS as error:
-        raise CheckpointError(f"{said}, whose tokenizer cannot be used ({first_sentence(error)})") from error
+        raise CheckpointError(f"{subject}, whose tokenizer cannot be used ({first_sentence(error)})") from error
     return tokenizer
 
 
 def _why_not_loaded(name_or_path: str, error: Exception) -> str:
-    """A clause; the libraries' messages are long and speak of their own arguments."""
+    """Why a model was not loaded, as a clause; the libraries' own messages are long and name other options."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        return f"which is no folder here, and could not be loaded from the Hub ({first_sentence(error)})"
+        return f"which is not a folder on this machine and could not be loaded from the Hub ({first_sentence(error)})"
     if not (folder / "config.json").is_file():
-        return "but there is no config.json in it"
+        return "which has no config.json"
     if not list(folder.glob("*.safetensors")):
         pickled = "; convert its pickled weights first" if list(folder.glob("*.bin")) else ""
-        return f"but there is no model.safetensors in it{pickled}"
+        return f"which has no model.safetensors{pickled}"
     return f"which could not be loaded ({first_sentence(error)})"
 
 
 def first_sentence(error: Exception) -> str:
+    """The first sentence of a library's message, on one line."""
     if "trust_remote_code" in str(error):
-        return "it needs code of its own, which is never run"
+        return "it needs its own code, which is never run"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    if lines[0].endswith(":"):  # a title
+    if lines[0].endswith(":"):  # a heading
         lines[0] = " ".join(lines[:2])
     if isinstance(error, KeyError):
         lines[0] = f"it lacks {lines[0]}"
     return shortened(lines[0].split(". ")[0].rstrip(".:"))
 
 
-def shortened(text) -> str:
-    """A text out of a foreign file, short and on one line, that can be written to any log."""
+def shortened(text: object) -> str:
+    """A text from a foreign file on one line, cut to a length that fits into a log."""
     return clip(" ".join(str(text).encode("utf-8", "replace").decode().split()), _LONGEST_REASON)
 
 
-def _check_weights(said: str, model: PreTrainedModel, report: dict) -> None:
+def _check_weights(subject: str, model: PreTrainedModel, report: dict) -> None:
     if report["mismatched_keys"]:
         name, found, wanted = min(report["mismatched_keys"])
         raise CheckpointError(
-            f"{said}, whose weights do not fit its config.json: {name} is {shape_of(found)} and not {shape_of(wanted)}"
+            f"{subject}, whose weights do not fit its config.json: {name} is {shape_of(found)}, not {shape_of(wanted)}"
         )
     missing = sorted(report["missing_keys"])
     whole = model.base_model is model
     inside = [name for name in missing if whole or name.startswith(f"{model.base_model_prefix}.")]
     if inside:
-        raise CheckpointError(f"{said}, which lacks {len(inside)} of its tensors, such as {inside[0]}")
+        raise CheckpointError(f"{subject}, which lacks {len(inside)} of its weights, such as {inside[0]}")
     if missing:
-        logger.warning(f"{said}, which has no masked-language-modelling head: {len(missing)} tensors start at random")
+        logger.warning(
+            f"{subject}, which has no masked-language-modelling head: {len(missing)} tensors start at random"
+        )
 
 
-def shape_of(sizes) -> str:
+def shape_of(sizes: Iterable[int]) -> str:
+    """Sizes of a tensor, as `30×16`."""
     return "×".join(map(str, sizes)) or "a number"

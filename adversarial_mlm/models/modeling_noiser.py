@@ -1,4 +1,4 @@
-"""The noiser: a network that scores every residue for being masked, and for how."""
+"""The noiser: a network that scores for each residue whether to mask it, and how."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ from adversarial_mlm.models.noiser_backbones import DilatedConvolutions, NoiserT
 
 _BACKBONES = {"gru": ResidueGRU, "conv": DilatedConvolutions, "transformer": NoiserTransformer}
 
-# Order of the option scores; the scores from REPLACE on belong to config.replacement_ids, one each.
+# order of the option scores; from REPLACE on, there is one score for each of config.replacement_ids
 MASK, KEEP, REPLACE = 0, 1, 2
 
 
 @dataclass
 class NoiserOutput(ModelOutput):
-    """Scores of the noiser, unnormalised, float32 at least.
+    """Unnormalised scores of the noiser, in float32 or higher precision.
 
     Attributes:
-        any_mask_scores (`torch.Tensor` of shape `(batch, length)`): `s[:, :, 0]` of the paper: whether to mask at all.
-        option_scores (`torch.Tensor` of shape `(batch, length, 2 + replacements)`): `s[:, :, 1:]` of the paper: given
-            that it is masked, [MASK], keep the residue, or put one of `config.replacement_ids` there.
+        any_mask_scores (`torch.Tensor` of shape `(batch, length)`): `s[:, :, 0]` of the paper: whether to mask a
+            position.
+        option_scores (`torch.Tensor` of shape `(batch, length, 2 + replacements)`): `s[:, :, 1:]` of the paper: how to
+            mask it: [MASK], keep the residue, or replace it by one of `config.replacement_ids`.
     """
 
     any_mask_scores: torch.Tensor | None = None
@@ -33,13 +34,13 @@ class NoiserOutput(ModelOutput):
 
 
 class NoiserModel(PreTrainedModel):
-    """Token embedding, backbone, one linear score head (section 2 and Algorithm 2, `M_noiser^(seq)`).
+    """Token embedding, backbone and one linear score head (section 2 and Algorithm 2, `M_noiser^(seq)`).
 
-    The paper's backbone is a GRU. Nothing is shared with the encoder. What `config.view` hides from the noiser is
-    hidden by the backbone (`context`) or by whoever calls it (`blind`, in [`noising.corrupt_batch`]).
+    The paper's backbone is a GRU. The noiser shares no weights with the encoder. With the view `context`, the backbone
+    hides the scored residue. With `blind`, the caller hides the candidates ([`corruption.corrupt_batch`]).
 
-    An untrained noiser is exactly a random masker: the head's weights start at zero, so all positions have the same
-    any-mask score and the options have the shares `config.initial_mask_options`.
+    An untrained noiser masks exactly at random. The weights of its head are zero, so all positions have the same
+    any-mask score, and the corruption mix is `config.initial_mask_options`.
     """
 
     config_class = NoiserConfig
@@ -55,7 +56,7 @@ class NoiserModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
-            # unit variance, PyTorch's own: with BERT's 0.02 the GRU would hardly see which residue it reads
+            # PyTorch's unit variance; with BERT's 0.02 the GRU could hardly tell residues apart
             init.normal_(module.weight, mean=0.0, std=1.0)
             init.zeros_(module.weight[module.padding_idx])
         elif isinstance(module, nn.GRU):
@@ -83,10 +84,10 @@ class NoiserModel(PreTrainedModel):
         """Score every position.
 
         Args:
-            input_ids (`torch.Tensor` of shape `(batch, length)`): The protein, special tokens included, padded on the
-                right; where the view is `blind`, with [MASK] at the candidates.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding. Padding does not
-                change the scores of the other positions. The default takes every position for real.
+            input_ids (`torch.Tensor` of shape `(batch, length)`): Proteins with special tokens, padded on the right.
+                With the view `blind`, candidates are [MASK].
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding, by default nowhere.
+                Padding does not change the scores of other positions.
 
         Returns:
             [`NoiserOutput`]

@@ -1,4 +1,4 @@
-"""What a noiser reads a protein with: from token embeddings to one vector for each position."""
+"""The backbones of a noiser: from token embeddings to one vector for each position."""
 
 import torch
 from torch import nn
@@ -10,16 +10,16 @@ from adversarial_mlm.models.configuration_noiser import NoiserConfig
 
 
 class ResidueGRU(nn.Module):
-    """Layers of GRUs over right-padded rows, each direction starting at the protein's own end.
+    """Layers of GRUs over right-padded rows; the backward direction starts at the end of each protein.
 
-    Rows are turned round within their own length instead of being packed: nothing is read back from the device, and on
-    a CPU forward and backward take less than half the time that packed rows take.
+    Instead of packing rows, each row is reversed within its own length. This never waits for the device, and on a CPU
+    it takes less than half the time of packed rows.
 
-    With the view `context` the two directions never meet before the output, and the output at position i joins what
-    each of them knows before it has read residue i: no score depends on the residue that is scored.
+    With the view `context`, the two directions are separate until the output. The output at position i joins the
+    states of both directions before they read residue i, so no score depends on the residue that it scores.
 
     Args:
-        config ([`NoiserConfig`]): Sizes, directions, view.
+        config ([`NoiserConfig`]): Sizes, directions and view.
     """
 
     def __init__(self, config: NoiserConfig):
@@ -36,29 +36,29 @@ class ResidueGRU(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, embedding)` and `(batch, length)` to `(batch, length, hidden)`."""
+        """From `(batch, length, embedding)` and the mask `(batch, length)` to `(batch, length, hidden)`."""
         lengths = attention_mask.sum(dim=1, keepdim=True)
         position = torch.arange(hidden.shape[1], device=hidden.device)
-        # 0 … n-1 becomes n-1 … 0, and padding stays where it is; turning twice gives the row back
-        turned = torch.where(position < lengths, lengths - 1 - position, position)[..., None]
-        return self._shifted(hidden, turned) if self.context_only else self._interleaved(hidden, turned)
+        # positions 0 … n-1 become n-1 … 0, padding stays; reversing twice restores the row
+        reversal = torch.where(position < lengths, lengths - 1 - position, position)[..., None]
+        return self._shifted(hidden, reversal) if self.context_only else self._interleaved(hidden, reversal)
 
-    def _interleaved(self, hidden: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
-        """Both directions in every layer, as PyTorch's bidirectional GRU has them."""
+    def _interleaved(self, hidden: torch.Tensor, reversal: torch.Tensor) -> torch.Tensor:
+        """Both directions in every layer, as in PyTorch's bidirectional GRU."""
         for layer, ahead in enumerate(self.forwards):
             if layer:
                 hidden = self.dropout(hidden)
             outputs = [ahead(hidden)[0]]
             if self.backwards:
-                outputs.append(_turn(self.backwards[layer](_turn(hidden, turned))[0], turned))
+                outputs.append(_reverse(self.backwards[layer](_reverse(hidden, reversal))[0], reversal))
             hidden = torch.cat(outputs, dim=-1)
         return hidden
 
-    def _shifted(self, hidden: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
-        """Each direction through all its layers, and one position late."""
-        outputs = [_one_late(self._stack(self.forwards, hidden))]
+    def _shifted(self, hidden: torch.Tensor, reversal: torch.Tensor) -> torch.Tensor:
+        """Each direction through all its layers, shifted by one position."""
+        outputs = [_shift(self._stack(self.forwards, hidden))]
         if self.backwards:
-            outputs.append(_turn(_one_late(self._stack(self.backwards, _turn(hidden, turned))), turned))
+            outputs.append(_reverse(_shift(self._stack(self.backwards, _reverse(hidden, reversal))), reversal))
         return torch.cat(outputs, dim=-1)
 
     def _stack(self, layers: nn.ModuleList, hidden: torch.Tensor) -> torch.Tensor:
@@ -67,19 +67,19 @@ class ResidueGRU(nn.Module):
         return hidden
 
 
-def _turn(hidden: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
-    return hidden.gather(1, turned.expand_as(hidden))
+def _reverse(hidden: torch.Tensor, reversal: torch.Tensor) -> torch.Tensor:
+    return hidden.gather(1, reversal.expand_as(hidden))
 
 
-def _one_late(hidden: torch.Tensor) -> torch.Tensor:
+def _shift(hidden: torch.Tensor) -> torch.Tensor:
     return F.pad(hidden, (0, 0, 1, 0))[:, :-1]
 
 
 class DilatedConvolutions(nn.Module):
-    """Residual convolutions whose windows double from layer to layer; all positions at once.
+    """Residual convolutions with a dilation that doubles in every layer; all positions are processed at once.
 
     Args:
-        config ([`NoiserConfig`]): Sizes, kernel.
+        config ([`NoiserConfig`]): Sizes and kernel size.
     """
 
     def __init__(self, config: NoiserConfig):
@@ -95,20 +95,20 @@ class DilatedConvolutions(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, embedding)` and `(batch, length)` to `(batch, length, hidden)`."""
+        """From `(batch, length, embedding)` and the mask `(batch, length)` to `(batch, length, hidden)`."""
         real = attention_mask[..., None].to(hidden.dtype)
         hidden = self.project(hidden)
         for norm, convolution in zip(self.norms, self.convolutions, strict=True):
-            inner = (norm(hidden) * real).transpose(1, 2)  # padding reads as the zeros beyond the ends
+            inner = (norm(hidden) * real).transpose(1, 2)  # zero at padding, as beyond the ends of the row
             hidden = hidden + self.dropout(F.gelu(convolution(inner).transpose(1, 2)))
         return self.final_norm(hidden)
 
 
 class NoiserTransformer(nn.Module):
-    """A ModernBERT of the noiser's size: rotary positions, so that no length is too long.
+    """A ModernBERT of the noiser's size. Its rotary positions set no limit to the length.
 
     Args:
-        config ([`NoiserConfig`]): Sizes, heads.
+        config ([`NoiserConfig`]): Sizes and attention heads.
     """
 
     def __init__(self, config: NoiserConfig):
@@ -116,23 +116,27 @@ class NoiserTransformer(nn.Module):
         self.project = nn.Linear(config.embedding_size, config.hidden_size)
         self.transformer = ModernBertModel(
             ModernBertConfig(
-                vocab_size=1,  # it is given embeddings; its own table is taken out below
+                vocab_size=1,  # its token embedding is not used, and removed below
                 hidden_size=config.hidden_size,
                 intermediate_size=2 * config.hidden_size,
                 num_hidden_layers=config.num_hidden_layers,
                 num_attention_heads=config.num_attention_heads,
-                global_attn_every_n_layers=1,
+                layer_types=["full_attention"] * config.num_hidden_layers,
                 attention_dropout=config.hidden_dropout_prob,
                 mlp_dropout=config.hidden_dropout_prob,
                 embedding_dropout=config.hidden_dropout_prob,
-                **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
+                pad_token_id=0,
+                bos_token_id=0,
+                eos_token_id=0,
+                cls_token_id=0,
+                sep_token_id=0,
             )
         )
-        self.transformer.embeddings.tok_embeddings = nn.Identity()
+        self.transformer.embeddings.add_module("tok_embeddings", nn.Identity())
 
     def forward(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """`(batch, length, embedding)` and `(batch, length)` to `(batch, length, hidden)`."""
+        """From `(batch, length, embedding)` and the mask `(batch, length)` to `(batch, length, hidden)`."""
         hidden = self.project(hidden)
-        if self.transformer.config._attn_implementation == "sdpa":  # written-out attention adds its mask to the scores
+        if self.transformer.config._attn_implementation == "sdpa":  # `eager` attention adds its mask to the scores
             attention_mask = square_mask(attention_mask)
         return self.transformer(inputs_embeds=hidden, attention_mask=attention_mask).last_hidden_state

@@ -1,29 +1,31 @@
-"""Sizes of encoders and noisers, and readings of the paper, by name."""
+"""Named sizes of encoders and noisers, and named sets of masking options."""
+
+from typing import Any
 
 from transformers import BertConfig
 
 from adversarial_mlm.models.configuration_noiser import NoiserConfig
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-# `tape-38m` is the transformer that TAPE's paper profiles, which McDermott et al. say they match; `tape-92m` is TAPE's
-# released PyTorch model. Both are BERTs of that size and not TAPE's architecture, which normalises before each layer
-# and has sinusoidal positions (the 38M one).
-ENCODERS = {
+# `tape-38m` has the size of the transformer in TAPE's paper, which McDermott et al. say they match. `tape-92m` has the
+# size of TAPE's released PyTorch model. Both are BERTs. TAPE's own networks normalise before each layer, and the 38M
+# one has sinusoidal positions.
+ENCODERS: dict[str, dict[str, int]] = {
     "tape-38m": {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048},
     "tape-92m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
     "small": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 1024},
     "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
 }
 
-# `paper` is NoiserConfig's default; the others have its shape and the width of the encoder of the same name.
-NOISERS = {
+# `paper` is the default of NoiserConfig; the others are smaller GRUs for the encoders of the same name
+NOISERS: dict[str, dict[str, int]] = {
     "paper": {},
     "small": {"embedding_size": 256, "hidden_size": 256, "num_hidden_layers": 2},
     "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
 }
 
-# Options of a recipe. `paper` follows the paper's text, `paper-literal` its pseudocode where that says otherwise.
-GAMES = {
+# Options of a recipe. `paper` follows the text of the paper, `paper-literal` its pseudocode where the two differ.
+GAMES: dict[str, dict[str, Any]] = {
     "paper": {
         "masking": "adversarial",
         "adversarial_rate": 0.1,
@@ -58,8 +60,7 @@ GAMES["paper-literal"] = {
     "unmasked_weight": 1.0,
 }
 
-# The game that does the encoder no harm (docs/results.md), at the cost of little more than the
-# noiser's own passes.
+# An adversary that does not harm the encoder (docs/results.md), at little more than the cost of running the noiser.
 GAMES["blind"] = {
     "masking": "adversarial",
     "adversarial_rate": 0.2,
@@ -71,11 +72,11 @@ GAMES["blind"] = {
     "noiser_reward": "credit",
 }
 
-# The same, with a noiser that reads all residues at once.
+# The same with a noiser that processes all positions at once.
 GAMES["fast"] = {**GAMES["blind"], "noiser": "small", "noiser_backbone": "conv"}
 
-# What the studies support (docs/study.md, docs/study_stability.md): no game, but more masks than the paper's, mostly
-# by [MASK].
+# What the studies support (docs/study.md, docs/study_stability.md): random masks, mostly [MASK], at a higher mask rate
+# than the paper's.
 GAMES["recommended"] = {
     "masking": "random",
     "adversarial_rate": 0.2,
@@ -85,13 +86,13 @@ GAMES["recommended"] = {
 
 
 def game(name: str) -> dict:
-    """Options of a recipe that make a whole game, or none.
+    """Options of a recipe that a preset sets.
 
     Args:
         name (`str`): `paper`, `paper-literal`, `blind`, `fast` or `recommended`.
 
     Raises:
-        ValueError: If there is no game of that name.
+        ValueError: If there is no preset of that name.
     """
     return dict(_named(name, GAMES, "game"))
 
@@ -101,8 +102,8 @@ def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **ove
 
     Args:
         name (`str`): `tape-38m` (38.4 M parameters at 512 positions), `tape-92m` (86.1 M; 92 M at TAPE's 8,192
-            positions), `small` (4.9 M) or `tiny` (0.9 M). All have dropout 0.1, as BERT has.
-        vocabulary ([`ResidueVocabulary`], *optional*): Of the tokenizer. Defaults to TAPE's 30 tokens.
+            positions), `small` (4.9 M) or `tiny` (0.9 M). All have dropout 0.1, as BERT.
+        vocabulary ([`ResidueVocabulary`], *optional*): Vocabulary of the tokenizer. Defaults to TAPE's 30 tokens.
         **overrides: Any argument of `BertConfig`, for example `max_position_embeddings` (512 by default).
 
     Raises:
@@ -119,7 +120,7 @@ def noiser_config(name: str, vocabulary: ResidueVocabulary, **overrides) -> Nois
 
     Args:
         name (`str`): `paper` (4.4 M parameters), `small` or `tiny`.
-        vocabulary ([`ResidueVocabulary`]): Of the tokenizer.
+        vocabulary ([`ResidueVocabulary`]): Vocabulary of the tokenizer.
         **overrides: Any argument of [`NoiserConfig`].
 
     Raises:

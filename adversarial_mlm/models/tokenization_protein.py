@@ -1,13 +1,14 @@
-"""Tokens of proteins: TAPE's vocabulary as a fast tokenizer, the byte table of any tokenizer, what is a residue.
+"""Tokens of proteins: TAPE's vocabulary as a fast tokenizer, the residues of any tokenizer, and a fast byte table.
 
-- [`build_protein_tokenizer`] returns an ordinary HuggingFace fast tokenizer with TAPE's 30-token IUPAC vocabulary. It
-  is saved beside a model, and `AutoTokenizer.from_pretrained` loads it where this package is not installed.
-- [`ByteTable`] does the work of a tokenizer that has one token per residue, whoever made it, by one look into a table
-  for each letter. That is many times faster, and the data collators use nothing else.
+- [`build_protein_tokenizer`] returns a HuggingFace fast tokenizer with TAPE's 30-token IUPAC vocabulary. It is saved
+  with the model, and `AutoTokenizer.from_pretrained` loads it without this package.
+- [`ResidueVocabulary`] tells which tokens of a tokenizer are residues.
+- [`ByteTable`] replaces any tokenizer with one token per residue by a table from letters to ids, which is many times
+  faster. The data collators use only this table.
 
-A table differs from its tokenizer on one thing, on purpose. The tokenizer reads the text of a special token inside a
-sequence as that token, so that `"MK<mask>T"` works in a fill-mask pipeline. The table reads the same six characters as
-characters (`<unk> M A S K <unk>`), since a sequence from a file has no masks.
+The table and its tokenizer differ in one respect. The tokenizer reads `<mask>` in a sequence as the mask token, which
+a fill-mask pipeline needs (`"MK<mask>T"`). The table reads it as six characters (`<unk> M A S K <unk>`), because
+sequences in files contain no masks.
 """
 
 import string
@@ -38,28 +39,28 @@ _LETTERS = "ABCDEFGHIKLMNOPQRSTUVWXYZ"  # no J
 _WHITE_SPACE = " \t\n\r\v\f"
 
 VOCABULARY: tuple[str, ...] = (*_SPECIAL_TOKENS.values(), *_LETTERS)
-"""The 30 tokens; a token's index is its id, as in TAPE."""
+"""The 30 tokens of TAPE; the index of a token is its id."""
 
 STANDARD_RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 """The 20 standard amino acids."""
 
 AMBIGUOUS_RESIDUES = "BZXUO"
-"""Asx, Glx, any residue, selenocysteine and pyrrolysine: residues, but rare or not resolved to one of the 20."""
+"""Residues that are rare or not one of the 20: Asx, Glx, any residue, selenocysteine and pyrrolysine."""
 
 IGNORED_BYTE = -1
-"""The entry of a [`ByteTable`] for white space, which has no token."""
+"""Entry of a [`ByteTable`] for white space, which has no token."""
 
 
 def build_protein_tokenizer(model_max_length: int = 512) -> PreTrainedTokenizerFast:
-    """Build the tokenizer of TAPE's IUPAC vocabulary: one token per character, as `<cls> residues <sep>`.
+    """Build the tokenizer of TAPE's IUPAC vocabulary: one token per residue, `<cls> residues <sep>`.
 
-    Lower-case letters are read as upper-case ones and ASCII white space is ignored. Every other character that is
-    not in the vocabulary gives one `<unk>`. Padding and truncation act on the right, and only `input_ids` and
-    `attention_mask` are returned. Decoding joins the letters without spaces.
+    Lower-case letters become upper-case, and ASCII white space is ignored. Any other character outside the vocabulary
+    becomes one `<unk>`. Padding and truncation are on the right. The tokenizer returns `input_ids` and
+    `attention_mask`. Decoding joins the letters without spaces.
 
     Args:
         model_max_length (`int`, *optional*, defaults to 512):
-            Longest input in tokens, `<cls>` and `<sep>` included, that `truncation=True` leaves.
+            Longest row in tokens after `truncation=True`, with `<cls>` and `<sep>`.
 
     Returns:
         `PreTrainedTokenizerFast`: A tokenizer that `AutoTokenizer` loads without this package and without remote code.
@@ -82,10 +83,10 @@ def build_protein_tokenizer(model_max_length: int = 512) -> PreTrainedTokenizerF
 
 def _build_backend() -> Tokenizer:
     token_ids = {token: index for index, token in enumerate(VOCABULARY)}
-    # BPE without merges splits into single characters by itself, several times faster than WordLevel behind a Split.
+    # BPE without merges splits into single characters, several times faster than WordLevel after a Split
     model = models.BPE(vocab=token_ids, merges=[], unk_token=_SPECIAL_TOKENS["unk_token"], fuse_unk=False)
     backend = Tokenizer(model)
-    # The library has no upper-case normalizer. Special tokens are cut out before this runs, so "<mask>" stays whole.
+    # the library has no upper-case normalizer; special tokens such as "<mask>" are separated before this runs
     drop_white_space = normalizers.Replace(Regex(f"[{_WHITE_SPACE}]+"), "")
     upper_case = [normalizers.Replace(letter.lower(), letter) for letter in _LETTERS]
     backend.normalizer = normalizers.Sequence([drop_white_space, *upper_case])
@@ -101,24 +102,23 @@ def _build_backend() -> Tokenizer:
 
 @dataclass(frozen=True)
 class ResidueVocabulary:
-    """What a residue is, in the ids of one tokenizer.
+    """The residues and special tokens of a tokenizer, as ids.
 
     Attributes:
         vocab_size (`int`):
-            One more than the largest id, added tokens included.
+            Largest id + 1, with added tokens.
         pad_token_id (`int`):
             Id of the padding token.
         mask_token_id (`int`):
             Id of the mask token.
         unk_token_id (`int`, *optional*):
-            Id of the unknown token, or `None` where the tokenizer has none.
+            Id of the unknown token; `None` if the tokenizer has none.
         residue_ids (`tuple[int, ...]`):
-            Ids that may be masked: the 20 standard residues in the order of `STANDARD_RESIDUES`, then those of
-            `AMBIGUOUS_RESIDUES` that are single tokens.
+            Ids that may be masked: `STANDARD_RESIDUES` in this order, then those `AMBIGUOUS_RESIDUES` that are tokens.
         replacement_ids (`tuple[int, ...]`):
-            Ids that may replace a residue: the 20 standard ones, in the order of `STANDARD_RESIDUES`.
+            Ids that may replace a residue: `STANDARD_RESIDUES` in this order.
         residue_letters (`dict[int, str]`):
-            The letter of every id in `residue_ids`, in the same order, for reports.
+            Letter of each id in `residue_ids`, in the same order.
     """
 
     vocab_size: int
@@ -131,11 +131,11 @@ class ResidueVocabulary:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "ResidueVocabulary":
-        """Read the ids off a tokenizer that has one token per residue.
+        """Read the vocabulary of a tokenizer with one token per residue.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
-                The tokenizer of [`build_protein_tokenizer`], or another one such as ESM's.
+                From [`build_protein_tokenizer`], or another one such as ESM's.
 
         Returns:
             `ResidueVocabulary`: Its residues and special tokens.
@@ -174,18 +174,18 @@ def _required_token_id(tokenizer: PreTrainedTokenizerBase, kind: str) -> int:
 
 @dataclass(frozen=True)
 class ByteTable:
-    """From letters to the ids of one tokenizer, without calling it.
+    """A table from letters to the token ids of a tokenizer.
 
     Attributes:
         ids (`np.ndarray` of shape `(256,)`, int64, read-only):
-            From a Latin-1 byte to its token id, or to [`IGNORED_BYTE`] for white space. Lower-case letters have the
-            ids of upper-case ones; what is no token has the id of the unknown token.
+            Token id of each Latin-1 byte; [`IGNORED_BYTE`] for white space. Lower-case letters have the ids of
+            upper-case ones. Bytes without a token have the id of the unknown token.
         prefix (`tuple[int, ...]`):
             Special tokens that the tokenizer puts before a protein.
         suffix (`tuple[int, ...]`):
-            Special tokens that it puts after one.
+            Special tokens that the tokenizer puts after a protein.
         spaced (`bool`):
-            Whether the tokenizer itself needs the residues with spaces between them (`"M K T"`), as ProtBert's does.
+            Whether the tokenizer needs spaces between residues (`"M K T"`), as ProtBert's does.
     """
 
     ids: np.ndarray = field(hash=False, compare=False)
@@ -195,23 +195,23 @@ class ByteTable:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> "ByteTable":
-        """Read the table off a tokenizer, and make sure that the tokenizer gives the same ids.
+        """Make the table of a tokenizer, and check that both give the same ids.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`):
-                Any tokenizer that reads one residue as one token, with or without spaces between them.
+                Any tokenizer with one token per residue, with or without spaces between residues.
 
         Returns:
             `ByteTable`
 
         Raises:
-            `ValueError`: If the tokenizer lacks a standard residue, reads residues otherwise, or has no unknown token.
+            `ValueError`: If the tokenizer has no unknown token, or does not have one token per residue.
         """
         unknown = _required_token_id(tokenizer, "unk")
         vocabulary = tokenizer.get_vocab()
         _check_residues(vocabulary)
         ids = np.array([vocabulary.get(chr(byte), unknown) for byte in range(256)], dtype=np.int64)
-        ids[np.isin(ids, tokenizer.all_special_ids)] = unknown  # a character of a file is no padding and no mask
+        ids[np.isin(ids, tokenizer.all_special_ids)] = unknown  # no character in a file is a special token
         ids[list(string.ascii_lowercase.encode())] = ids[list(string.ascii_uppercase.encode())]
         ids[list(_WHITE_SPACE.encode())] = IGNORED_BYTE
         ids.setflags(write=False)
@@ -223,39 +223,39 @@ class ByteTable:
 
         Args:
             sequence (`str`):
-                The protein, in either case; white space is ignored and every unknown character gives one unknown
-                token.
+                The protein, in upper or lower case. White space is ignored; each unknown character becomes one
+                unknown token.
 
         Returns:
             `np.ndarray`: `(residues,)` int64 token ids, without special tokens.
         """
-        # "replace" turns what is not Latin-1 into "?"
+        # "replace" turns characters outside Latin-1 into "?"
         ids = self.ids[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
         return ids[ids != IGNORED_BYTE] if not sequence.isalpha() else ids
 
 
 def _surrounding_tokens(tokenizer: PreTrainedTokenizerBase, residue: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and after a protein of the one residue A."""
+    """The special tokens that the tokenizer puts before and after a protein."""
     ids = list(tokenizer("A", verbose=False)["input_ids"])
     if ids.count(residue) != 1:
         raise ValueError(
             "the tokenizer does not encode the residue A as one token between special tokens; it gives "
             f"{tokenizer.convert_ids_to_tokens(ids)}"
         )
-    place = ids.index(residue)
-    return tuple(ids[:place]), tuple(ids[place + 1 :])
+    position = ids.index(residue)
+    return tuple(ids[:position]), tuple(ids[position + 1 :])
 
 
 def _needs_spaces(tokenizer: PreTrainedTokenizerBase, ids: np.ndarray) -> bool:
-    """Whether the tokenizer gives one token for each residue only if there are spaces between them."""
+    """Whether the tokenizer needs spaces between residues to give one token for each."""
     vocabulary = tokenizer.get_vocab()
     letters = [letter for letter in STANDARD_RESIDUES + AMBIGUOUS_RESIDUES if letter in vocabulary]
-    # every letter beside every other, so that a tokenizer which has merged any two of them is found out
+    # all pairs of letters, to find tokenizers that merge some of them
     proteins = ["".join(first + second for second in letters) for first in letters]
     wanted = [ids[list(protein.encode())].tolist() for protein in proteins]
     for spaced, separator in ((False, ""), (True, " ")):
         texts = [separator.join(protein) for protein in proteins]
-        # not verbose: a short model_max_length is no matter of this look
+        # verbose=False: no warning if the row is longer than model_max_length
         given = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         if [list(row) for row in given] == wanted:
             return spaced

@@ -229,7 +229,7 @@ def test_a_head_has_its_default(kind, head):
 
 def test_a_model_with_a_head_is_no_encoder_to_start_from(build, tmp_path):
     build()[0].save_pretrained(tmp_path / "task")
-    with pytest.raises(CheckpointError, match="which has an encoder in it and is none itself"):
+    with pytest.raises(CheckpointError, match="which contains an encoder but is not one itself"):
         load_backbone(str(tmp_path / "task"))
 
 

@@ -32,7 +32,7 @@ def test_a_noiser_made_for_another_tokenizer_is_refused_by_the_field_that_differ
         ({"hidden_size": 7}, "hidden_size"),
         ({"initial_mask_options": [0.8, 0.2, 0.0]}, "initial_mask_options"),
         ({"initial_mask_options": [0.8, 0.1, 0.2]}, "initial_mask_options"),
-        ({"vocab_size": 20}, "vocabulary of 20"),
+        ({"vocab_size": 20}, "vocab_size - 1 = 19"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(settings, word):

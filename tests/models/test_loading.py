@@ -109,20 +109,20 @@ def with_a_layer_more(folder):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (without("config.json"), "there is no config.json in it"),
+        (without("config.json"), "which has no config.json"),
         (with_text("config.json", "{"), "could not be loaded .*not a valid JSON file"),
         (lambda folder: change_config(folder, model_type="nonsense"), "model type `nonsense`"),
-        (lambda folder: change_config(folder, model_type="gpt2"), r"could not be loaded|lacks \d+ of its tensors"),
-        (lambda folder: change_config(folder, intermediate_size=64), r"is 32×16 and not 64×16|is 32 and not 64"),
-        (without("model.safetensors"), "there is no model.safetensors in it$"),
+        (lambda folder: change_config(folder, model_type="gpt2"), r"could not be loaded|lacks \d+ of its weights"),
+        (lambda folder: change_config(folder, intermediate_size=64), r"is 32×16, not 64×16|is 32, not 64"),
+        (without("model.safetensors"), "which has no model.safetensors$"),
         (with_pickled_weights, "convert its pickled weights first"),
         (lambda folder: cut_short(f"{folder}/model.safetensors"), "could not be loaded .*file not fully covered"),
         (with_text("model.safetensors", "garbage"), "could not be loaded"),
-        (without_a_layer, r"lacks \d+ of its tensors, such as bert.encoder.layer.1."),
+        (without_a_layer, r"lacks \d+ of its weights, such as bert.encoder.layer.1."),
         (with_text("tokenizer.json", "{"), "whose tokenizer cannot be used"),
         (with_text("tokenizer.json", "{}"), "whose tokenizer cannot be used"),
         (with_a_template_of_unknown_tokens, "whose tokenizer cannot be used"),
-        (without_tokenizer, "which has no tokenizer, or one without any token for a residue"),
+        (without_tokenizer, "which has no tokenizer, or one without tokens for residues"),
         (lambda folder: cut_short(f"{folder}/tokenizer.json"), "whose tokenizer cannot be used"),
         (
             lambda folder: change_json(folder, "tokenizer.json", model={"type": "BPE"}),
@@ -139,11 +139,11 @@ def with_a_layer_more(folder):
         ),
         (
             lambda folder: change_config(folder, transformers_weights="adapter_model.bin"),
-            "adapter_model.bin, which is",
+            "adapter_model.bin; use safetensors",
         ),
-        (with_weights_of_an_index, "weights are in pytorch_model.bin, which is not a safetensors file"),
+        (with_weights_of_an_index, "weights are in pytorch_model.bin; use safetensors files"),
         (with_text("model.safetensors.index.json", "[]"), "could not be loaded"),
-        (as_an_adapter, "which is an adapter; merge it into its model first: "),
+        (as_an_adapter, "which is an adapter; merge it into its model first "),
     ],
 )
 @pytest.mark.parametrize("load", [load_encoder, load_backbone])
@@ -176,7 +176,7 @@ def test_code_that_comes_with_a_model_is_never_run(save_encoder, tmp_path):
     folder = save_encoder("bert")
     Path(folder, "theirs.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
     change_config(folder, model_type="theirs", auto_map={"AutoConfig": "theirs.C", "AutoModelForMaskedLM": "theirs.M"})
-    with pytest.raises(CheckpointError, match="needs code of its own, which is never run"):
+    with pytest.raises(CheckpointError, match="needs its own code, which is never run"):
         load_encoder(folder)
     assert not (tmp_path / "was_run").exists()
 
@@ -199,12 +199,12 @@ def test_a_folder_that_is_not_there_is_named(name):
 
 
 def test_a_name_that_the_hub_does_not_give_is_named():
-    with pytest.raises(CheckpointError, match="someone/something, which is no folder here, and could not be loaded"):
+    with pytest.raises(CheckpointError, match="someone/something, which is not a folder on this machine"):
         load_encoder("someone/something")
 
 
 def test_a_revision_of_a_folder_makes_no_sense(save_encoder):
-    with pytest.raises(CheckpointError, match="which is a folder, and a revision, v2, belongs to a name on the Hub"):
+    with pytest.raises(CheckpointError, match="which is a folder; revision v2 applies only to a name on the Hub"):
         load_encoder(save_encoder("bert"), revision="v2")
 
 
@@ -218,7 +218,7 @@ def test_an_encoder_with_a_decoder_is_refused(tmp_path):
     config = BartConfig(vocab_size=30, d_model=8, max_position_embeddings=64, pad_token_id=0, **sizes, **heads)
     BartForConditionalGeneration(config).save_pretrained(tmp_path)
     build_protein_tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="has a decoder; an encoder alone is needed"):
+    with pytest.raises(CheckpointError, match="has a decoder; only encoders are supported"):
         load_encoder(str(tmp_path))
 
 
@@ -238,16 +238,16 @@ def test_a_noiser_loads_from_its_folder_and_from_the_model_beside_it(make_noiser
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda folder: shutil.rmtree(f"{folder}/noiser"), "neither a noiser nor has one in noiser/"),
+        (lambda folder: shutil.rmtree(f"{folder}/noiser"), "is not a noiser and has none in noiser/"),
         (lambda folder: cut_short(f"{folder}/noiser/model.safetensors"), "could not be loaded"),
         (lambda folder: change_config(f"{folder}/noiser", hidden_size=24), "whose weights do not fit its config.json"),
         (lambda folder: change_config(f"{folder}/noiser", view="all"), "view must be one of full, context, blind"),
-        (lambda folder: change_config(f"{folder}/noiser", num_hidden_layers=3), r"lacks \d+ of its tensors"),
+        (lambda folder: change_config(f"{folder}/noiser", num_hidden_layers=3), r"lacks \d+ of its weights"),
         (lambda folder: change_config(f"{folder}/noiser", hidden_size="x"), "could not be loaded"),
         (lambda folder: change_config(f"{folder}/noiser", quantization_config={"bits": 4}), "is quantised"),
         (
             lambda folder: with_weights_of_an_index(f"{folder}/noiser"),
-            "pytorch_model.bin, which is not a safetensors file",
+            "pytorch_model.bin; use safetensors files",
         ),
         (lambda folder: as_an_adapter(f"{folder}/noiser"), "which is an adapter"),
     ],
@@ -339,7 +339,7 @@ def replace_tensor(path, find, change):
         (lambda f: cut_short(f"{f}/rng_state.pth"), "damaged rng_state.pth"),
         (with_text("tokenizer.json", "{"), "has a tokenizer that could not be loaded"),
         (with_text("tokenizer.json", "{}"), "has a tokenizer that could not be loaded"),
-        (with_weights_of_an_index, "pytorch_model.bin, which is not a safetensors file"),
+        (with_weights_of_an_index, "pytorch_model.bin; use safetensors files"),
         (as_an_adapter, "which is an adapter"),
         (lambda f: torch.save({"scale": 2.0}, f"{f}/scaler.pt"), "scaler.pt that is not the state of a scaler"),
         (with_text("scaler.pt", "x"), "scaler.pt"),

@@ -1,13 +1,12 @@
 """Reading an encoder into plain facts."""
 
-import inspect
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from adversarial_mlm.models.encoders import below_and_layers
+from adversarial_mlm.models.loading import has_optional_pooler
 from adversarial_mlm.saving.model_card.facts import AdapterFacts, EncoderFacts
 
 # parts that the masked-language-modelling loss never reaches; they are frozen in every run
@@ -25,7 +24,8 @@ def describe_encoder(model: PreTrainedModel, trained_layers: int | None = None) 
             from the output folder does not know which of its parameters were frozen.
     """
     configs = adapters(model)
-    encoder = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(model, "get_base_model", None)
+    encoder = model if inner is None else inner()
     frozen = set() if trained_layers is None else _below_the_last(model, trained_layers)
     trained = [p for p in model.parameters() if p.requires_grad and id(p) not in frozen]
     names = [config.base_model_name_or_path for config in configs]
@@ -42,7 +42,7 @@ def describe_encoder(model: PreTrainedModel, trained_layers: int | None = None) 
         ),
         trained_layers=trained_layers,
         has_tied_output=_has_tied_output(model),
-        has_pooler=not configs and _can_have_pooler(model),
+        has_pooler=not configs and has_optional_pooler(model.config),
         has_contact_head=any("contact_head" in name.split(".") for name, _ in model.named_parameters()),
         adapters=tuple(_describe_adapter(config) for config in configs),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -52,7 +52,7 @@ def describe_encoder(model: PreTrainedModel, trained_layers: int | None = None) 
 def adapters(model: nn.Module) -> list[Any]:
     """The configurations of a model's adapters; empty if it has none."""
     wrapped_or_injected = hasattr(model, "get_base_model") or getattr(model, "_hf_peft_config_loaded", False)
-    return list(model.peft_config.values()) if wrapped_or_injected and hasattr(model, "peft_config") else []
+    return list(getattr(model, "peft_config", {}).values()) if wrapped_or_injected else []
 
 
 def _describe_adapter(config: Any) -> AdapterFacts:
@@ -77,11 +77,6 @@ def _below_the_last(model: PreTrainedModel, count: int) -> set[int]:
     """Ids of the parameters below the last `count` layers."""
     below, layers = below_and_layers(model)
     return {id(p) for module in [*below, *layers[: len(layers) - count]] for p in module.parameters()}
-
-
-def _can_have_pooler(model: PreTrainedModel) -> bool:
-    base = MODEL_MAPPING.get(type(model.config), None)
-    return base is not None and "add_pooling_layer" in inspect.signature(base.__init__).parameters
 
 
 def _has_tied_output(model: PreTrainedModel) -> bool:

@@ -40,7 +40,7 @@ def _training_range(facts: CardFacts) -> str:
         told += "How it behaves on other kinds of sequences is unknown."
     else:
         told += f"It inherits the limits of `{base_model(facts)}`, whose weights it started from."
-    positions, trained = getattr(facts.encoder.config, "max_position_embeddings", None), facts.inputs.max_length
+    positions, trained = getattr(facts.encoder.config, "max_position_embeddings", 0), facts.inputs.max_length
     if preset_name(facts) is not None and positions > trained:
         told += (
             f" The embeddings of token positions {trained:,} to {positions - 1:,} are untrained: cut longer sequences."

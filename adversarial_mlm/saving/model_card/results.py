@@ -5,8 +5,9 @@ import numbers
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from adversarial_mlm.masking.statistics import most_masked
 from adversarial_mlm.saving.model_card.text import table
@@ -115,11 +116,12 @@ def add_results(path: str | os.PathLike, results: list[EvalResult]) -> None:
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist: add_results needs a saved model card")
     card = ModelCard.load(path)
-    merged = {_same_metric(result): result for result in card.data.eval_results or []}
+    data = cast(ModelCardData, card.data)
+    merged = {_same_metric(result): result for result in data.eval_results or []}
     merged.update((_same_metric(result), replace(result, metric_value=_yaml_value(result))) for result in results)
-    card.data.eval_results = list(merged.values())
-    card.data.model_name = card.data.model_name or os.path.basename(os.path.dirname(os.path.abspath(path)))
-    kept = ModelCard(str(card)).data.eval_results or []
+    data.eval_results = list(merged.values())
+    data.model_name = data.model_name or os.path.basename(os.path.dirname(os.path.abspath(path)))
+    kept = cast(ModelCardData, ModelCard(str(card)).data).eval_results or []
     for result in merged.values():
         if result not in kept:
             raise ValueError(
