@@ -1,12 +1,14 @@
-"""Evaluation of encoders on TAPE's four downstream tasks, or on a task of the user's own.
+"""Evaluate encoders on TAPE's four downstream tasks, or on your own table.
 
-[`load_task`] reads TAPE's files as they are published, [`load_own_task`] a table of the user's, and both return
-[`TaskData`]: datasets with the columns `id`, `sequence` and `label`, the classes, and what is known about the data.
+[`load_task`] reads TAPE's files as published, [`load_own_task`] your own table. Both return [`TaskData`]: datasets
+with the columns `id`, `sequence` and `label`, the classes, and facts about the data.
 
-Inside, a module imports only from those above it: `unpickling` (entries of LMDB folders, without running what they
-hold), `reading` (files to records), `labels` (one value of a record to a sequence, a label, a mask), `definitions`
-(which tasks there are), `records` (one split: records to columns), `tasks` (the splits of a task together), `encoding`
-(proteins to batches), `scoring` (the figure that counts), `modeling` (encoder and head), `finetune_settings`
-(options), `task_trainer` (training and prediction), `finetune_results` (what a run leaves), `finetune` (runs, seeds,
-grids).
+Each module imports only from those above it:
+
+- `lmdb_entries`: entries of LMDB folders, read without executing them; `reading`: files to records;
+- `labels`: one value of a record; `definitions`: the tasks; `records`: one split; `tasks`: all splits of a task;
+- `scoring`: metrics of predictions; `metrics`: the same for the library `evaluate`;
+- `alignment`, `linear_heads`, `probes`, `baselines`, `probe_callback`: frozen probes and baselines;
+- `modeling`, `finetune_settings`, `task_trainer`, `finetune_results`, `finetune`: fine-tuning;
+- `results`: records, tables and cards; `arguments`, `run`: the command line.
 """

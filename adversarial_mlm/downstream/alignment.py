@@ -1,4 +1,4 @@
-"""Columns for variants of one protein, without an alignment program."""
+"""Align variants of one protein into columns, without an alignment program."""
 
 from collections.abc import Sequence
 
@@ -9,30 +9,30 @@ from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 GAP = 0
 
 _MOST_DIFFERENCE = 8
-_NUMBERS = np.full(256, len(STANDARD_RESIDUES) + 1, dtype=np.uint8)  # the last for everything that is not standard
+_NUMBERS = np.full(256, len(STANDARD_RESIDUES) + 1, dtype=np.uint8)  # the last number is for all other letters
 _NUMBERS[list(STANDARD_RESIDUES.encode())] = np.arange(1, len(STANDARD_RESIDUES) + 1)
 SYMBOLS = len(STANDARD_RESIDUES) + 2
-"""A gap, the 20 standard residues, and all others as one."""
+"""Number of symbols: a gap, the 20 standard residues, and one for all others."""
 
 
 def residue_numbers(sequence: str) -> np.ndarray:
-    """The residues of a protein as numbers from 1: the 20 standard ones, and 21 for all others."""
+    """Number the residues of a protein: 1 to 20 for the standard ones, 21 for all others."""
     return _NUMBERS[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
 
 
 def align_variants(train: Sequence[str], others: Sequence[Sequence[str]]) -> list[np.ndarray] | None:
-    """Put proteins of nearly the same length into columns.
+    """Align proteins of nearly the same length into columns.
 
-    Where they resemble one another (on average half of the residues agree with the most frequent ones of train),
-    shorter ones get gaps where they fit best; otherwise gaps stand at the end.
+    If the proteins are similar (on average half of the residues are the most frequent ones of train), gaps are placed
+    where they fit best. Otherwise they are at the end.
 
     Args:
-        train (`Sequence[str]`): Proteins that say what the most frequent residues are.
+        train (`Sequence[str]`): Proteins that define the most frequent residues.
         others (`Sequence[Sequence[str]]`): Further sets of proteins.
 
     Returns:
-        `list[np.ndarray]`, for train and each of the others `(proteins, columns)`, numbers as in
-        [`residue_numbers`] with 0 for gaps; None if lengths differ by more than 8 residues.
+        `list[np.ndarray]`: For train and each of the others `(proteins, columns)`, with the numbers of
+        [`residue_numbers`] and 0 for gaps; `None` if lengths differ by more than 8 residues.
     """
     sets = [train, *others]
     lengths = [len(sequence) for found in sets for sequence in found]
@@ -60,7 +60,7 @@ def _left_aligned(sequences: Sequence[str], longest: int) -> np.ndarray:
 
 
 def _place_gaps(residues: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Spread residues over the reference's columns, in their order, so that as many as can be agree with it."""
+    """Place residues in the columns of the reference, in order, with as many matches as possible."""
     gaps, length = len(reference) - len(residues), len(residues)
     # agreeing[g, i]: matches among the first i residues, each moved g columns to the right
     agreeing = np.stack(
@@ -71,13 +71,13 @@ def _place_gaps(residues: np.ndarray, reference: np.ndarray) -> np.ndarray:
     for gap in range(1, gaps + 1):
         gained = before - agreeing[gap]
         highest = np.maximum.accumulate(gained)
-        # the last place up to i at which the gap may stand without loss
-        place = np.maximum.accumulate(np.where(gained == highest, np.arange(length + 1), 0))
-        steps.append(place)
+        # the last position up to i at which a gap costs nothing
+        position = np.maximum.accumulate(np.where(gained == highest, np.arange(length + 1), 0))
+        steps.append(position)
         before = agreeing[gap] + highest
     shifts, end = np.zeros(length, dtype=np.int64), length
-    for place in reversed(steps):
-        end = int(place[end])
+    for position in reversed(steps):
+        end = int(position[end])
         shifts[end:] += 1
     row = np.zeros(len(reference), dtype=np.uint8)
     row[np.arange(length) + shifts] = residues

@@ -1,4 +1,4 @@
-"""What can be had without pre-training: the figures that a result has to beat."""
+"""Baselines without pre-training, which a result should beat."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +14,20 @@ from adversarial_mlm.downstream.tasks import TaskData
 logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 2048
-_MOST_COLUMNS = 8192  # memory grows with their square: half a gigabyte
+_MOST_COLUMNS = 8192  # memory grows with the square; this is half a gigabyte
 
 Predictions = dict[str, Any]
 
 
 def baselines_for(data: TaskData) -> dict[str, Callable[[], Predictions]]:
-    """The baselines that a task has, by name; each returns predictions by split, in the rows' order.
+    """Return the baselines of a task by name. Each is a function that returns predictions by split.
 
-    - `mean` or `majority`: of train's labels, the same for all.
-    - `one_hot_ridge` (regression on variants, [`align_variants`]): ridge on which residue stands in which column; left
-      out, which is said, where these are more than 8,192.
-    - `composition` (one label per protein): the probe's head on the shares of residues and of pairs of neighbours,
-      and the logarithm of the length.
-    - `trigram` (labels of residues): the most frequent class of a residue between these two neighbours.
+    - `mean` or `majority`: a constant, from the labels of train.
+    - `one_hot_ridge` (regression on variants, see [`align_variants`]): ridge regression on the residue in each column.
+      Left out with a warning if there are more than 8,192 residues in columns.
+    - `composition` (one label per protein): the probe's head on the shares of residues and of neighbouring pairs, and
+      the logarithm of the length.
+    - `trigram` (labels of residues): the most frequent class of a residue with these two neighbours.
 
     Args:
         data ([`TaskData`]): The task.
@@ -47,8 +47,8 @@ def baselines_for(data: TaskData) -> dict[str, Callable[[], Predictions]]:
     columns = len(_residues_that_vary(tables[0]))
     if columns > _MOST_COLUMNS:
         logger.warning(
-            "%s: the baseline one_hot_ridge is left out: train has %s residues in columns that vary, and at most %s "
-            "are solved for.", data.task.name, f"{columns:,}", f"{_MOST_COLUMNS:,}"
+            "%s: the baseline one_hot_ridge is left out, because train has %s residues in columns that vary and it "
+            "takes at most %s.", data.task.name, f"{columns:,}", f"{_MOST_COLUMNS:,}"
         )  # fmt: skip
         return baselines
     return {**baselines, "one_hot_ridge": lambda: one_hot_ridge(data, tables)}
@@ -74,25 +74,25 @@ def _majority_of_residues(data: TaskData) -> Predictions:
 
 
 def one_hot_ridge(data: TaskData, tables: list[np.ndarray]) -> Predictions:
-    """Additive ridge regression on the residue in each column; a residue that train never has there counts nothing.
+    """Fit additive ridge regression on the residue in each column. Residues unseen in that column count 0.
 
     Args:
-        data ([`TaskData`]): A regression.
-        tables (`list[np.ndarray]`): As from [`align_variants`], train first, then the others in the data's order.
+        data ([`TaskData`]): A regression task.
+        tables (`list[np.ndarray]`): Result of [`align_variants`]: train first, then the other splits in order.
     """
     names = ["train", *(split for split in data.splits if split != "train")]
-    places = np.arange(tables[0].shape[1]) * SYMBOLS
+    offsets = np.arange(tables[0].shape[1]) * SYMBOLS
     wanted = _residues_that_vary(tables[0])
-    number = np.full(len(places) * SYMBOLS, -1)
+    number = np.full(len(offsets) * SYMBOLS, -1)
     number[wanted] = np.arange(len(wanted))
 
     def rows_of(table: np.ndarray) -> Rows:
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, len(table), _ROWS_AT_ONCE):
-                columns = number[table[start : start + _ROWS_AT_ONCE] + places]
+                columns = number[table[start : start + _ROWS_AT_ONCE] + offsets]
                 block = np.zeros((len(columns), len(wanted)), dtype=np.float32)
-                row, place = np.nonzero(columns >= 0)
-                block[row, columns[row, place]] = 1.0
+                row, position = np.nonzero(columns >= 0)
+                block[row, columns[row, position]] = 1.0
                 yield block
 
         return Rows(len(table), len(wanted), blocks)
@@ -102,14 +102,14 @@ def one_hot_ridge(data: TaskData, tables: list[np.ndarray]) -> Predictions:
 
 
 def _residues_that_vary(table: np.ndarray) -> np.ndarray:
-    """Column · SYMBOLS + residue, for what some rows of a table have and others have not."""
-    places = np.arange(table.shape[1]) * SYMBOLS
-    seen = np.bincount((table + places).ravel(), minlength=len(places) * SYMBOLS)
+    """Return column · SYMBOLS + residue for all residues that some rows have in a column and others do not."""
+    offsets = np.arange(table.shape[1]) * SYMBOLS
+    seen = np.bincount((table + offsets).ravel(), minlength=len(offsets) * SYMBOLS)
     return np.flatnonzero((seen > 0) & (seen < len(table)))
 
 
 def composition(data: TaskData) -> Predictions:
-    """The head of a probe on the shares of residues and of pairs of neighbours, and the logarithm of the length."""
+    """Fit a probe's head on the shares of residues and of neighbouring pairs, and the logarithm of the length."""
     rows = {split: Rows.of(_composition(dataset["sequence"][:])) for split, dataset in data.splits.items()}
     return fit_head(data, rows).predictions
 
@@ -127,10 +127,10 @@ def _composition(sequences: Sequence[str]) -> np.ndarray:
 
 
 def trigram(data: TaskData) -> Predictions:
-    """The most frequent class in train of a residue with these neighbours.
+    """Predict the most frequent class in train of a residue with these two neighbours.
 
-    The ends of a protein are neighbours like any other. A trigram that train does not have gets the class of its
-    middle residue, and a residue that train does not have the most frequent class of all.
+    The ends of a protein count as neighbours. A trigram that train lacks gets the most frequent class of its middle
+    residue, and a residue that train lacks the most frequent class of all.
     """
     classes = len(data.classes)
     train = data.splits["train"]

@@ -1,4 +1,4 @@
-"""Which tasks there are: plain data."""
+"""Definitions of the downstream tasks, as plain data."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,30 +11,29 @@ KINDS = ("regression", "classification", "token_classification")
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be predicted, and where it stands in the files.
+    """What to predict, and which files and columns hold it.
 
     Attributes:
-        name (`str`): the name, which is also that of the task's folder in TAPE's data.
+        name (`str`): the name, also of the task's folder in TAPE's data.
         kind (`str`): `"regression"`, `"classification"` (of proteins) or `"token_classification"` (of residues).
-        target (`str`): the column that holds the labels.
+        target (`str`): the column with the labels.
         file_prefix (`str`, defaults to `""`): files are named `<file_prefix>_<split>`; empty for a user's own task.
-        splits (`tuple[str]`): train, valid and the tests, in this order.
-        headline (`str`, defaults to `"test"`): the test whose figure stands in the paper's Table 2.
-        optional_splits (`tuple[str]`, defaults to none): tests that TAPE does not have; nothing is said if they are
-            not there.
-        table_1 (`dict[str, int]`, defaults to none): records by split, as in the paper's Table 1 (train, valid,
-            headline) and in TAPE (the other tests).
-        class_names (`tuple[str]`, *optional*): the classes, where they are fixed; a class's index is its number.
-        sequence_column (`str`, defaults to `"primary"`): the column that holds the sequences.
-        id_column (`str`, *optional*): the column that holds the ids; by default `id` if it is there, else records are
+        splits (`tuple[str]`): train, valid and the test sets, in this order.
+        headline (`str`, defaults to `"test"`): the test set of the paper's Table 2.
+        optional_splits (`tuple[str]`, defaults to none): test sets that TAPE lacks; no warning if they are missing.
+        table_1 (`dict[str, int]`, defaults to none): number of records by split, from the paper's Table 1 (train,
+            valid, headline) and from TAPE (other test sets).
+        class_names (`tuple[str]`, *optional*): the classes, if they are fixed; a class's index is its number.
+        sequence_column (`str`, defaults to `"primary"`): the column with the sequences.
+        id_column (`str`, *optional*): the column with the ids; by default `id` if it exists, else records are
             numbered.
-        mask_column (`str`, *optional*): the column that says which residues count.
-        mask_required (`bool`, defaults to `False`): whether every record must have a mask. If not, all residues of a
+        mask_column (`str`, *optional*): the column that marks the residues that count.
+        mask_required (`bool`, defaults to `False`): whether every record must have a mask. Otherwise all residues of a
             record without a mask count.
-        remarks (`dict[str, str]`, defaults to none): columns that metrics need, kept if there, with their type,
-            `"string"` or `"int32"`.
-        levels (`dict[str, str]`, defaults to none): by test, which level of homology it asks for.
-        tape_target (`str`, *optional*): a column that, where files have it, is what TAPE calls the target.
+        remarks (`dict[str, str]`, defaults to none): columns that metrics need, with their type, `"string"` or
+            `"int32"`; kept if they exist.
+        levels (`dict[str, str]`, defaults to none): level of homology by test set.
+        tape_target (`str`, *optional*): the column with TAPE's target in files that have several.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Task:
 
     @property
     def tests(self) -> tuple[str, ...]:
-        """The splits after train and valid."""
+        """The test sets."""
         return self.splits[2:]
 
 
@@ -92,7 +91,7 @@ TASKS: dict[str, Task] = {
                 "test_superfamily_holdout": 1254,
                 "test_family_holdout": 1272,
             },
-            # TAPE's files have numbers where others have names.
+            # TAPE's files have numbers, other files have names
             remarks=dict.fromkeys(("superfamily", "family", "superfamily_label", "family_label"), "string"),
             levels={
                 "test_fold_holdout": "fold",
@@ -119,7 +118,7 @@ TASKS: dict[str, Task] = {
         ),
     )
 }
-"""TAPE's tasks by name. Sizes are those of the paper's Table 1 and of TAPE."""
+"""TAPE's tasks by name. Sizes are from the paper's Table 1 and from TAPE."""
 
 
 def with_labels(labels: str) -> Task:
@@ -129,18 +128,18 @@ def with_labels(labels: str) -> Task:
         labels (`str`): `"ss3"` (helix H, strand E, coil C) or `"ss8"` (the DSSP states G H I B E S T C).
 
     Raises:
-        [`CorpusError`]: if there are no such labels.
+        [`CorpusError`]: if `labels` has another value.
     """
     if labels not in RESIDUE_CLASSES:
-        raise CorpusError(f"labels must be one of {', '.join(RESIDUE_CLASSES)}, and not {labels!r}.")
+        raise CorpusError(f"labels must be one of {', '.join(RESIDUE_CLASSES)}, got {labels!r}.")
     return dataclasses.replace(TASKS["secondary_structure"], target=labels, class_names=RESIDUE_CLASSES[labels])
 
 
 def with_target(task: Task, target: str) -> Task:
     """Return the task with another column as its target.
 
-    For stability this chooses the score: TAPE's and the paper's figures are of the chymotrypsin score, which TAPE's
-    own files call `stability_score`, and files with both scores `stability_score_c`.
+    For stability this selects the score. TAPE and the paper use the chymotrypsin score. TAPE's files call it
+    `stability_score`; files with both scores call it `stability_score_c`.
     """
     if task.name == "secondary_structure":
         return with_labels(target)
@@ -156,31 +155,33 @@ def own_task(
     mask_column: str | None = None,
     name: str = "own_task",
 ) -> Task:
-    """Describe a user's own task, for [`load_own_task`].
+    """Describe your own task, for [`load_own_task`].
 
     Args:
         kind (`str`): `"regression"`, `"classification"` or `"token_classification"`.
-        target (`str`): the column with the labels. A regression has one number per protein. A class is a whole number
-            or a name. Labels of residues are text of one letter each, or a list of numbers or names (in CSV: as JSON),
-            in which null and -100 stand for residues that do not count.
+        target (`str`): the column with the labels: for regression a number, for classification a whole number or a
+            name. For residues a text with one letter each, or a list of numbers or names (in CSV as JSON). null and
+            -100 mark residues that do not count.
         sequence_column (`str`, defaults to `"sequence"`): the column with the sequences.
-        id_column (`str`, *optional*): the column with the ids; by default `id` if it is there, else records are
+        id_column (`str`, *optional*): the column with the ids; by default `id` if it exists, else records are
             numbered.
-        mask_column (`str`, *optional*): for labels of residues, the column that says with ones and zeros which
-            residues count.
-        name (`str`, defaults to `"own_task"`): a name for results.
+        mask_column (`str`, *optional*): for labels of residues, the column with 1 for residues that count and 0 for
+            others.
+        name (`str`, defaults to `"own_task"`): the name in results.
 
     Raises:
-        [`CorpusError`]: if there is no such kind, one column is to serve for two things, or a mask is given to a task
-            that has one label per protein.
+        [`CorpusError`]: if `kind` is unknown, if one column has two roles, or if a mask is given for a task with one
+            label per protein.
     """
     if kind not in KINDS:
-        raise CorpusError(f"The kind of a task must be one of {', '.join(KINDS)}, and not {kind!r}.")
+        raise CorpusError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}.")
     if mask_column is not None and kind != "token_classification":
-        raise CorpusError(f"mask_column={mask_column!r} has no meaning for {kind}, which has one label per protein.")
+        raise CorpusError(
+            f"mask_column={mask_column!r} does not apply to {kind}, which has one label per protein: remove it."
+        )
     columns = [column for column in (sequence_column, target, id_column, mask_column) if column is not None]
     if len(set(columns)) != len(columns):
-        raise CorpusError(f"Sequence, target, id and mask need columns of their own, but the columns are {columns}.")
+        raise CorpusError(f"sequence, target, id and mask need different columns, got {columns}.")
     return Task(
         name=name,
         kind=kind,

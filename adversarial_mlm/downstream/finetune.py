@@ -1,4 +1,4 @@
-"""Fine-tuning of an encoder on a task: one run, runs with several seeds, and a search over options."""
+"""Fine-tune an encoder on a task: one run, several seeds, or a grid search."""
 
 import contextlib
 import dataclasses
@@ -49,26 +49,26 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune an encoder on train, choose the best weights on valid, save them and predict all splits but train.
 
-    `output_dir` then holds the model ([`ProteinTaskModel`]), its tokenizer, `predictions.npz` and `result.json`. A run
-    that is complete is not made again: its result is read. One that was killed starts anew. With the same seed two
-    runs are equal, on a CPU to the last bit.
+    `output_dir` gets the model ([`ProteinTaskModel`]), its tokenizer, `predictions.npz` and `result.json`. A complete
+    run is not repeated; its result is read. A killed run starts again. Two runs with the same seed are equal, on a CPU
+    bitwise.
 
     Args:
         data ([`TaskData`]): The task.
         model_name_or_path (`str`): The encoder with its tokenizer: a folder, or a name on the Hub.
-        output_dir (`str`): Where the model and the result go.
-        settings ([`FinetuneSettings`], *optional*): How; by default with its defaults.
-        from_scratch (`bool`, *optional*, defaults to `False`): Take the encoder's configuration and tokenizer alone:
-            the baseline without pre-training. The head starts from the same weights as with them.
+        output_dir (`str`): Folder for the model and the result.
+        settings ([`FinetuneSettings`], *optional*): Options of fine-tuning.
+        from_scratch (`bool`, *optional*, defaults to `False`): Whether to use fresh encoder weights: the baseline
+            without pre-training. The head starts from the same weights in both cases.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Returns:
-        [`FinetuneResult`]
+        [`FinetuneResult`]: Predictions and metrics.
 
     Raises:
         CheckpointError: If the encoder cannot be loaded.
         ValueError: If an option does not suit the task or the encoder, if the loss is not finite, or if `output_dir`
-            holds something else.
+            has other content.
     """
     start = _prepare(data, _load(model_name_or_path, revision, from_scratch), settings or FinetuneSettings())
     splits = [split for split in data.splits if split != "train"]
@@ -127,10 +127,10 @@ def finetune_seeds(
     from_scratch: bool = False,
     revision: str | None = None,
 ) -> list[FinetuneResult]:
-    """[`finetune`] once for every seed, into `output_dir/seed-<seed>`; a seed that is done is not run again.
+    """Call [`finetune`] for every seed, with `output_dir/seed-<seed>`; complete seeds are not repeated.
 
     Raises:
-        ValueError: If there are no seeds or one is there twice, or as [`finetune`].
+        ValueError: If there are no seeds or one occurs twice, or as [`finetune`].
     """
     if not seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
@@ -160,29 +160,29 @@ def grid_search(
     from_scratch: bool = False,
     revision: str | None = None,
 ) -> tuple[FinetuneSettings, list[dict[str, Any]]]:
-    """Fine-tune with every combination of some options, and choose by the score on valid. Tests are not looked at.
+    """Fine-tune with every combination of options, and choose by the score on valid. Test sets are not used.
 
-    Every trial is one line of `output_dir/trials.jsonl` as soon as it is done; a search that was killed goes on behind
-    the last one. No models are kept.
+    Every complete trial is a line of `output_dir/trials.jsonl`; a killed search continues after the last one. Models
+    are not kept.
 
     Args:
-        data ([`TaskData`]): The task; of its splits train and valid are read.
-        model_name_or_path (`str`): As of [`finetune`].
-        output_dir (`str`): Where `trials.jsonl` goes.
-        base_settings ([`FinetuneSettings`]): What is not searched over.
-        grid (`Mapping[str, Sequence]`): By option the values to try. Of equally good trials the first is taken.
-        seed (`int`, *optional*, defaults to 0): Of all trials.
-        from_scratch (`bool`, *optional*, defaults to `False`): As of [`finetune`].
-        revision (`str`, *optional*): As of [`finetune`].
+        data ([`TaskData`]): The task; only train and valid are used.
+        model_name_or_path (`str`): See [`finetune`].
+        output_dir (`str`): Folder for `trials.jsonl`.
+        base_settings ([`FinetuneSettings`]): Options outside the grid.
+        grid (`Mapping[str, Sequence]`): Values to try, by option. The first of equally good trials is chosen.
+        seed (`int`, *optional*, defaults to 0): Seed of all trials.
+        from_scratch (`bool`, *optional*, defaults to `False`): See [`finetune`].
+        revision (`str`, *optional*): See [`finetune`].
 
     Returns:
-        [`FinetuneSettings`], the best ones, and the trials in the order of the grid: `options`, `validation_score`
-        (`None` where it is not defined), `best_step`, `steps`, `epochs`, `seconds`, `fingerprint`, and `failure`, the
-        reason where a trial diverged.
+        The best [`FinetuneSettings`], and the trials in the order of the grid: `options`, `validation_score` (`None`
+        if it is not defined), `best_step`, `steps`, `epochs`, `seconds`, `fingerprint`, and `failure`, the reason if
+        a trial diverged.
 
     Raises:
-        ValueError: If an option is not known or has no values, if a combination makes no sense, if no trial has a
-            score, or as [`finetune`].
+        ValueError: If an option is unknown or has no values, if a combination is invalid, if no trial has a score, or
+            as [`finetune`].
     """
     candidates = _combinations(base_settings.replace({"seed": seed}), grid)
     backbone = _load(model_name_or_path, revision, from_scratch)
@@ -202,7 +202,7 @@ def grid_search(
     scores = [-math.inf if trial["validation_score"] is None else trial["validation_score"] for trial in trials]
     if max(scores) == -math.inf:
         reason = trials[0]["failure"] or "the score on valid is not defined"
-        raise ValueError(f"none of the {len(trials)} trials of the grid has a score on valid; of the first, {reason}")
+        raise ValueError(f"none of the {len(trials)} trials of the grid has a score on valid; the first: {reason}")
     return candidates[int(np.argmax(scores))][1], trials
 
 
@@ -211,7 +211,9 @@ def _combinations(
 ) -> list[tuple[dict[str, Any], FinetuneSettings]]:
     for name, values in grid.items():
         if name == "seed":
-            raise ValueError("seed cannot be searched over: the best seed is chance; use the seeds of the final runs")
+            raise ValueError(
+                "seed cannot be in the grid, because the best seed is chance: use seeds for the final runs"
+            )
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise ValueError(f"the grid has no list of values for {name}")
     found = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
@@ -219,7 +221,7 @@ def _combinations(
 
 
 def _read_trials(path: Path) -> list[dict[str, Any]]:
-    """The finished trials; a last line that was cut off by a kill is taken away."""
+    """Read the complete trials; an incomplete last line is removed from the file."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
@@ -232,7 +234,9 @@ def _read_trials(path: Path) -> list[dict[str, Any]]:
             trial = json.loads(line)
             trials.append({name: trial[name] for name in ("options", *_TRIAL_FIELDS, "fingerprint")})
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"line {number} of {path} is no trial of a grid; remove it or the file") from error
+            raise ValueError(
+                f"line {number} of {path} is not a trial of a grid: remove the line or the file"
+            ) from error
     return trials
 
 
@@ -240,7 +244,7 @@ _TRIAL_FIELDS = ("validation_score", "best_step", "steps", "epochs", "seconds", 
 
 
 def _try(data: TaskData, start: "_Start", output_dir: str) -> dict[str, Any]:
-    """One trial."""
+    """Run one trial."""
     start.count_cut(data, ["train", "valid"])
     try:
         trainer, seconds = _train(data, start, output_dir)
@@ -258,7 +262,7 @@ def _try(data: TaskData, start: "_Start", output_dir: str) -> dict[str, Any]:
 
 @dataclass
 class _Backbone:
-    """An encoder as it was loaded; `checksum` is of its weights, `None` where they do not matter."""
+    """A loaded encoder; `checksum` is of its weights, or `None` if they are not used."""
 
     name: str
     encoder: PreTrainedModel
@@ -275,7 +279,7 @@ def _load(model_name_or_path: str, revision: str | None, from_scratch: bool) -> 
 
 @dataclass
 class _Start:
-    """What a run starts from, checked."""
+    """Checked inputs of a run."""
 
     settings: FinetuneSettings
     config: TaskModelConfig
@@ -283,7 +287,7 @@ class _Start:
     collator: DataCollatorForTask
 
     def build_model(self) -> ProteinTaskModel:
-        """The model; the head is the same one for the same seed, whatever the weights of the encoder."""
+        """Build the model. For the same seed the head is the same, with any encoder weights."""
         set_seed(self.settings.seed)
         model = ProteinTaskModel(self.config)
         if self.backbone.checksum is not None:
@@ -293,7 +297,7 @@ class _Start:
         return model
 
     def fingerprint(self, data: TaskData, splits: Sequence[str]) -> str:
-        """Of everything that the result of a run depends on, but for the versions of libraries and the machine."""
+        """Hash everything that the result depends on, except library versions and the machine."""
         settings = dataclasses.asdict(self.settings)
         table = self.collator.table
         plain = {
@@ -307,7 +311,7 @@ class _Start:
         return fingerprint(plain)
 
     def count_cut(self, data: TaskData, splits: Sequence[str]) -> dict[str, dict[str, int]]:
-        """Count the proteins that are read in part, by split, and say so, once for the same counts."""
+        """Count the proteins that are cut, by split, and log a warning once."""
         cut = {}
         for split in splits:
             beyond = [len(sequence) - self.collator.max_residues for sequence in data.splits[split]["sequence"]]
@@ -316,9 +320,9 @@ class _Start:
                 cut[split] = {"proteins": len(beyond), "residues": sum(beyond)}
         if cut:
             counts = ", ".join(f"{c['proteins']:,} of {len(data.splits[s]):,} in {s}" for s, c in cut.items())
-            _say_once(
-                f"{data.task.name}: with max_length {self.config.max_length} the beginning alone is read of proteins "
-                f"with more than {self.collator.max_residues:,} residues: {counts}."
+            _warn_once(
+                f"{data.task.name}: max_length is {self.config.max_length}, so proteins with more than "
+                f"{self.collator.max_residues:,} residues are cut: {counts}."
             )
         return cut
 
@@ -328,18 +332,20 @@ def _prepare(data: TaskData, backbone: _Backbone, settings: FinetuneSettings) ->
     head = HEADS[kind][0] if settings.head is None else settings.head
     check_head(kind, head)
     if "valid" not in data.splits:
-        raise ValueError(f"{data.task.name} has no valid split, which early stopping needs")
+        raise ValueError(f"{data.task.name} has no split valid, which early stopping needs: add one")
     max_length = settings.row_length(number_of_positions(backbone.encoder))
     collator = DataCollatorForTask(backbone.tokenizer, kind, max_length)
     table, embeddings = collator.table, backbone.encoder.get_input_embeddings().num_embeddings
     largest = max(table.ids.max(), collator.pad_token_id, *table.prefix, *table.suffix)
     if largest >= embeddings:
         raise ValueError(
-            f"model_name_or_path is {backbone.name}, whose encoder has {embeddings} token embeddings, but whose "
-            f"tokenizer has a token {largest}"
+            f"model_name_or_path is {backbone.name}: its encoder has {embeddings} token embeddings, but its tokenizer "
+            f"has a token {largest}. Use the tokenizer that the encoder was trained with"
         )
     if head == "cls" and not table.prefix:
-        raise ValueError("head: cls needs a token in front of the protein, and the tokenizer puts none there")
+        raise ValueError(
+            "head: cls needs a token before the protein, but the tokenizer adds none: use head attention or mean"
+        )
     numbers = {"num_labels": len(data.classes)} if data.classes else _moments(data)
     config = TaskModelConfig(
         encoder_config=_without_origin(backbone.encoder.config.to_dict()),
@@ -362,7 +368,7 @@ def _moments(data: TaskData) -> dict[str, float]:
 
 
 def _train(data: TaskData, start: _Start, output_dir: str) -> tuple[TaskTrainer, float]:
-    """Train; the trainer then has the best weights. Returns the seconds too."""
+    """Train, and return the trainer with the best weights, and the seconds."""
     trainer = TaskTrainer(
         start.build_model(), start.settings, start.collator, data.splits["train"], data.splits["valid"], output_dir
     )
@@ -375,7 +381,7 @@ def _train(data: TaskData, start: _Start, output_dir: str) -> tuple[TaskTrainer,
 
 
 def _without_origin(config: dict) -> dict:
-    """A configuration without the folder that it was read from, and without the version of transformers."""
+    """Remove the folder and the version of transformers from a configuration."""
     plain = {name: value for name, value in config.items() if name not in ("transformers_version", "_name_or_path")}
     return {name: _without_origin(value) if isinstance(value, dict) else value for name, value in plain.items()}
 
@@ -384,10 +390,10 @@ def _earlier_result(folder: str, fingerprint: str) -> FinetuneResult:
     result = FinetuneResult.load(folder)
     if result.fingerprint != fingerprint:
         raise ValueError(
-            f"output_dir {folder} holds the result of other settings, other data or another encoder; choose another "
-            "folder, or remove it"
+            f"output_dir {folder} contains the result of other settings, other data or another encoder: choose "
+            "another folder, or delete it"
         )
-    logger.info("%s is complete and is not made again", folder)
+    logger.info("%s is complete and is not repeated", folder)
     return result
 
 
@@ -397,12 +403,12 @@ def _check_no_other_model(folder: str) -> None:
     except (OSError, ValueError, AttributeError):
         return
     if model_type != TaskModelConfig.model_type:
-        raise ValueError(f"output_dir {folder} holds another model (a {model_type}); choose another folder")
+        raise ValueError(f"output_dir {folder} contains another model (a {model_type}): choose another folder")
 
 
 @contextlib.contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars, and no reports of heads that were left out on purpose."""
+    """Silence progress bars, and reports of heads that are left out on purpose."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -414,10 +420,10 @@ def _quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def _say_once(sentence: str) -> None:
-    if sentence not in _said:
-        _said.add(sentence)
-        logger.warning(sentence)
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning(message)

@@ -1,4 +1,4 @@
-"""What a fine-tuning run leaves: predictions and figures, as JSON and plain arrays."""
+"""Results of a fine-tuning run: predictions and metrics, as JSON and plain arrays."""
 
 import dataclasses
 import json
@@ -22,25 +22,25 @@ _OFFSETS = ".offsets"
 
 @dataclass
 class FinetuneResult:
-    """How a fine-tuning run went.
+    """The result of a fine-tuning run.
 
     Attributes:
-        predictions (`dict[str, np.ndarray | list[np.ndarray]]`): For every split but train, one for every row, as
-            [`predict`] gives them; made by the saved model as it is read back from its folder.
-        validation_score (`float`): [`headline_score`] of `predictions["valid"]`; nan where it is not defined.
-        settings ([`FinetuneSettings`]): As asked for.
-        max_length (`int`): Longest row in tokens, as it was.
-        epochs (`float`): Passes over train.
+        predictions (`dict[str, np.ndarray | list[np.ndarray]]`): Results of [`predict`] by split, without train, from
+            the saved model after loading it.
+        validation_score (`float`): [`headline_score`] of `predictions["valid"]`; nan if it is not defined.
+        settings ([`FinetuneSettings`]): The settings as given.
+        max_length (`int`): Largest number of tokens in a row.
+        epochs (`float`): Epochs of training.
         steps (`int`): Updates.
         best_step (`int`): The update whose weights were kept.
-        seconds (`float`): Duration of training, evaluation on valid included.
-        history (`list[dict]`): By evaluation: `step`, `epoch`, `train_loss`, `validation_score` (-1 where it is not
+        seconds (`float`): Duration of training, including evaluation on valid.
+        history (`list[dict]`): By evaluation: `step`, `epoch`, `train_loss`, `validation_score` (-1 if it is not
             defined).
-        cut (`dict[str, dict[str, int]]`): By split, where a protein was longer than `max_length`: how many `proteins`,
-            and the `residues` that were not read.
-        fingerprint (`str`): 32 hexadecimal digits of the options, the data and the encoder that this came from.
-        facts (`dict`): `model_name_or_path` and `from_scratch` as given; `task`, `kind`, `target` of the data; the
-            `head`; the number of `parameters`, and of `trained_parameters`; `device`.
+        cut (`dict[str, dict[str, int]]`): By split, the number of `proteins` longer than `max_length`, and of their
+            `residues` that were not read.
+        fingerprint (`str`): 32 hexadecimal digits that identify options, data and encoder.
+        facts (`dict`): `model_name_or_path` and `from_scratch` as given; `task`, `kind` and `target`; `head`; numbers
+            of `parameters` and `trained_parameters`; `device`.
     """
 
     predictions: dict[str, np.ndarray | list[np.ndarray]]
@@ -57,7 +57,7 @@ class FinetuneResult:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str) -> None:
-        """Write `predictions.npz` and, last of all, `result.json`: where that is, the run is complete."""
+        """Write `predictions.npz`, and then `result.json`, which marks the run as complete."""
         arrays = {}
         for split, found in self.predictions.items():
             if isinstance(found, list):
@@ -87,7 +87,10 @@ class FinetuneResult:
             with np.load(os.path.join(folder, PREDICTIONS_FILE), allow_pickle=False) as arrays:
                 return cls(predictions=_predictions(arrays), **plain)
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{folder} has no {RESULT_FILE} and {PREDICTIONS_FILE} that can be read") from error
+            raise ValueError(
+                f"{folder}: {RESULT_FILE} or {PREDICTIONS_FILE} is missing or damaged ({error}): delete the "
+                "folder and repeat the run"
+            ) from error
 
 
 def _predictions(arrays: np.lib.npyio.NpzFile) -> dict[str, np.ndarray | list[np.ndarray]]:

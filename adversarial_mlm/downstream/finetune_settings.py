@@ -1,4 +1,4 @@
-"""The options of fine-tuning, and what they may be."""
+"""Options of fine-tuning, and their checks."""
 
 import dataclasses
 import math
@@ -11,44 +11,44 @@ _DEFAULT_MAX_LENGTH = 512
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How an encoder is fine-tuned on a task. An update sees `batch_size * gradient_accumulation` proteins.
+    """Options of fine-tuning an encoder on a task. An update uses `batch_size * gradient_accumulation` proteins.
 
-    The learning rate rises over the warm-up and then stays, as in TAPE: where early stopping ends a run is not known
-    at its start.
+    The learning rate rises during the warm-up and is then constant, as in TAPE, because early stopping leaves the
+    length of a run open.
 
     Args:
-        head (`str`, *optional*): Of proteins `attention` (the default), `mean` or `cls`; of residues `conv` (the
+        head (`str`, *optional*): For proteins `attention` (the default), `mean` or `cls`; for residues `conv` (the
             default) or `linear`. See [`TaskModelConfig`].
         head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer.
-        head_dropout (`float`, *optional*): By default 0.5 for `attention` and `mean`, 0 for the others.
-        learning_rate (`float`, *optional*, defaults to 1e-4): Of the head, and of the encoder's top.
-        encoder_learning_rate_decay (`float`, *optional*, defaults to 1.0): By what the rate is multiplied with every
-            layer further down: once for the last layer, L + 1 times for the embeddings below L layers. What is in
-            neither, such as a last norm, has the full rate.
-        weight_decay (`float`, *optional*, defaults to 0.01): AdamW's, of the matrices; not of norms and biases.
-        batch_size (`int`, *optional*, defaults to 32): Proteins that are read together.
-        gradient_accumulation (`int`, *optional*, defaults to 1): Batches to an update. Their losses are weighted as
-            if they were one batch; the batch norm of the `conv` head still sees each by itself.
-        max_epochs (`int`, *optional*, defaults to 30): Passes over train at most.
-        max_steps (`int`, *optional*): Updates at most, where that is less.
-        warmup_steps (`int`, *optional*, defaults to 100): Updates over which the learning rate rises from 0.
-        patience (`int`, *optional*, defaults to 5): Stop after so many evaluations on valid in a row without a new
-            best; what is kept is the best.
-        eval_steps (`int`, *optional*): Updates between two evaluations; by default there is one after every epoch.
-        max_length (`int`, *optional*): Longest row in tokens; of longer proteins the beginning is read. By default
-            512, or what the encoder has positions for where that is less.
-        max_grad_norm (`float`, *optional*, defaults to 1.0): Clip of the gradient; 0 for none.
-        length_bucketing (`bool`, *optional*, defaults to `True`): Read proteins of similar length together.
-        frozen_encoder (`bool`, *optional*, defaults to `False`): Train the head alone.
-        encoder_dropout (`bool`, *optional*, defaults to `True`): Whether the encoder has its own dropout while it is
-            trained. A frozen one never has.
-        bf16 (`bool`, *optional*, defaults to `False`): Train in bfloat16 where that is safe (autocast). The final
-            predictions are made in float32.
-        seed (`int`, *optional*, defaults to 0): Of the head, the order of the proteins and dropout.
+        head_dropout (`float`, *optional*): Dropout of the head; by default 0.5 for `attention` and `mean`, else 0.
+        learning_rate (`float`, *optional*, defaults to 1e-4): Learning rate of the head and of the encoder's top.
+        encoder_learning_rate_decay (`float`, *optional*, defaults to 1.0): Factor on the learning rate for each layer
+            further down: applied once for the last layer, and L + 1 times for the embeddings below L layers. Other
+            encoder parameters, such as a final norm, have the full rate.
+        weight_decay (`float`, *optional*, defaults to 0.01): AdamW's weight decay, for matrices only.
+        batch_size (`int`, *optional*, defaults to 32): Proteins in a batch.
+        gradient_accumulation (`int`, *optional*, defaults to 1): Batches in an update, weighted as one batch. The
+            batch norm of the `conv` head uses each batch separately.
+        max_epochs (`int`, *optional*, defaults to 30): Maximum number of epochs.
+        max_steps (`int`, *optional*): Maximum number of updates.
+        warmup_steps (`int`, *optional*, defaults to 100): Updates during which the learning rate rises from 0.
+        patience (`int`, *optional*, defaults to 5): Stop after this many evaluations on valid without a new best. The
+            best weights are kept.
+        eval_steps (`int`, *optional*): Updates between two evaluations; by default one evaluation per epoch.
+        max_length (`int`, *optional*): Largest number of tokens in a row; longer proteins are cut at the end. By
+            default 512, or the encoder's number of positions if it is smaller.
+        max_grad_norm (`float`, *optional*, defaults to 1.0): Gradient clipping; 0 for none.
+        length_bucketing (`bool`, *optional*, defaults to `True`): Whether to batch proteins of similar length.
+        frozen_encoder (`bool`, *optional*, defaults to `False`): Whether to train the head only.
+        encoder_dropout (`bool`, *optional*, defaults to `True`): Whether the encoder uses its dropout in training. A
+            frozen encoder never does.
+        bf16 (`bool`, *optional*, defaults to `False`): Whether to train with bfloat16 autocast. Final predictions are
+            in float32.
+        seed (`int`, *optional*, defaults to 0): Seed of the head, the order of the proteins and dropout.
         report_to (`str`, *optional*, defaults to `"none"`): A tracker, as in `TrainingArguments`.
 
     Raises:
-        ValueError: If a value is of the wrong type or out of range, or has no effect; the message names the option.
+        ValueError: If a value has the wrong type, is out of range or has no effect; the message names the option.
     """
 
     head: str | None = None
@@ -91,30 +91,36 @@ class FinetuneSettings:
         if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
         if self.frozen_encoder and self.encoder_learning_rate_decay != 1:
-            raise ValueError("encoder_learning_rate_decay is set, but with frozen_encoder the encoder is not trained")
+            raise ValueError(
+                "encoder_learning_rate_decay is set, but with frozen_encoder the encoder is not trained: remove one "
+                "of them"
+            )
 
     def replace(self, options: Mapping[str, Any]) -> "FinetuneSettings":
-        """The same settings with some options changed.
+        """Return the settings with some options changed.
 
         Raises:
-            ValueError: If there is no such option, or as above.
+            ValueError: If an option is unknown, or as above.
         """
         known = [option.name for option in dataclasses.fields(self)]
         for name in options:
             if name not in known:
-                raise ValueError(f"there is no option '{name}' of fine-tuning; the options are {', '.join(known)}")
+                raise ValueError(f"there is no option '{name}' of fine-tuning: choose one of {', '.join(known)}")
         return dataclasses.replace(self, **options)
 
     def row_length(self, positions: int | None) -> int:
-        """The longest row in tokens for an encoder with so many positions, or `None` for any number.
+        """Return the largest number of tokens in a row, for an encoder with `positions` positions (`None`: unlimited).
 
         Raises:
-            ValueError: If `max_length` is more.
+            ValueError: If `max_length` exceeds the number of positions.
         """
         if self.max_length is None:
             return _DEFAULT_MAX_LENGTH if positions is None else min(_DEFAULT_MAX_LENGTH, positions)
         if positions is not None and self.max_length > positions:
-            raise ValueError(f"max_length is {self.max_length}, but the encoder has {positions} positions")
+            raise ValueError(
+                f"max_length is {self.max_length}, but the encoder has {positions} positions: use "
+                f"--max_length {positions} or less"
+            )
         return self.max_length
 
 

@@ -1,7 +1,6 @@
-"""Linear heads with a closed form: ridge regression, and a discriminant for classes. Both are solved in seconds.
+"""Linear heads in closed form, solved in seconds: ridge regression, and a linear discriminant for classes.
 
-Penalties are chosen on validation. Of numbers that stand in many rows and columns only sums are kept, so that rows
-can be made as they are needed.
+Penalties are chosen on valid. Only sums over rows are kept in memory; rows are computed when they are needed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from adversarial_mlm.masking.losses import IGNORE_INDEX
 _ROWS_AT_ONCE = 8192
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
-"""What is added to the variance of every (standardised) column: 1e-6 to 100."""
+"""Penalties, added to the variance of every (standardised) column: 1e-6 to 100."""
 
 _DISCRIMINANT_PENALTIES = PENALTIES[2:14:2]
 _SHRINKAGES = (0.0, 1.0, 3.0, 10.0)
@@ -24,12 +23,12 @@ _SHRINKAGES = (0.0, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class Rows:
-    """A matrix that is given out in blocks of rows.
+    """A matrix that is computed in blocks of rows.
 
     Attributes:
         count (`int`): Number of rows.
         columns (`int`): Number of columns.
-        blocks (`Callable`): Returns an iterator over the blocks, `(some rows, columns)` float32.
+        blocks (`Callable`): Returns an iterator over blocks of shape `(some rows, columns)`, float32.
     """
 
     count: int
@@ -38,7 +37,7 @@ class Rows:
 
     @classmethod
     def of(cls, matrix: np.ndarray) -> "Rows":
-        """The rows of an array `(rows, columns)`."""
+        """Wrap an array of shape `(rows, columns)`."""
 
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, len(matrix), _ROWS_AT_ONCE):
@@ -49,12 +48,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Fit:
-    """A head that was fitted.
+    """A fitted head.
 
     Attributes:
         predictions (`dict[str, np.ndarray]`): By split, one number or class per row.
-        settings (`dict`): What validation chose.
-        valid_score (`float`): The score by which it chose.
+        settings (`dict`): Settings chosen on valid.
+        valid_score (`float`): Score on valid of these settings.
     """
 
     predictions: dict[str, np.ndarray]
@@ -64,7 +63,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Column means and factors; a column that is constant in train has the factor 0."""
+    """Means and factors of the columns; the factor of a column that is constant in train is 0."""
 
     mean: np.ndarray
     factor: np.ndarray
@@ -94,19 +93,19 @@ def fit_ridge(
     standardise: bool = True,
     penalties: Sequence[float] = PENALTIES,
 ) -> Fit:
-    """Least squares with a penalty on the squared weights, which validation chooses by Spearman correlation.
+    """Fit ridge regression, with the penalty that has the highest Spearman correlation on valid.
 
     Minimises mean((y - b - Xw)²) + penalty · |w|² for centred columns X; b is not penalised.
 
     Args:
-        features (`Mapping[str, Rows]`): By split; `train` and `valid` must be there.
+        features (`Mapping[str, Rows]`): Rows by split, including `train` and `valid`.
         labels (`Mapping[str, np.ndarray]`): Numbers of `train` and `valid`.
-        standardise (`bool`, defaults to `True`): Whether columns are scaled to the variance 1 in train.
-        penalties (`Sequence[float]`): To choose from.
+        standardise (`bool`, defaults to `True`): Whether to scale columns to variance 1 in train.
+        penalties (`Sequence[float]`): Penalties to choose from.
 
     Returns:
-        [`Fit`] with a float64 per row, and the setting `penalty`. Where the correlation is nowhere defined, the
-        penalty with the least squared error on validation.
+        [`Fit`] with a float64 per row, and the setting `penalty`. If no correlation is defined, the penalty with the
+        smallest squared error on valid is chosen.
     """
     scale = _Scale.of(features["train"], standardise)
     numbers = np.asarray(labels["train"], dtype=np.float64)
@@ -139,16 +138,16 @@ def fit_discriminant(
     penalties: Sequence[float] = _DISCRIMINANT_PENALTIES,
     shrinkages: Sequence[float] = _SHRINKAGES,
 ) -> Fit:
-    """Linear discriminant analysis: normal distributions with one covariance and a centre for each class.
+    """Fit linear discriminant analysis: normal distributions with a common covariance and one centre per class.
 
-    A class with n rows has its centre drawn towards the common one by n / (n + shrinkage), and the penalty is added
-    to the variance of every standardised column; validation chooses both by the share of right rows.
+    The centre of a class with n rows is multiplied by n / (n + shrinkage), which moves it towards the common centre.
+    The penalty is added to the variance of every standardised column. Both are chosen by accuracy on valid.
 
     Args:
-        features (`Mapping[str, Rows]`): By split; `train` and `valid` must be there.
+        features (`Mapping[str, Rows]`): Rows by split, including `train` and `valid`.
         labels (`Mapping[str, np.ndarray]`): Classes of `train` and `valid`. Rows with a negative class do not count.
-        num_classes (`int`): Number of classes; one that train does not have is never predicted.
-        penalties, shrinkages (`Sequence[float]`): To choose from.
+        num_classes (`int`): Number of classes; a class that train lacks is never predicted.
+        penalties, shrinkages (`Sequence[float]`): Values to choose from.
 
     Returns:
         [`Fit`] with an int64 per row, and the settings `penalty` and `shrinkage`.
@@ -192,7 +191,7 @@ def fit_discriminant(
 
 
 def _solve(matrix: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray | None:
-    """Solve (matrix + penalty · identity) x = right for a matrix of sums of squares; None if rounding forbids it."""
+    """Solve (matrix + penalty · identity) x = right for a positive matrix; `None` if rounding makes it singular."""
     system = torch.from_numpy(matrix).clone()
     system.diagonal().add_(penalty)
     factor, failed = torch.linalg.cholesky_ex(system)
@@ -202,7 +201,7 @@ def _solve(matrix: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray 
 
 
 def _apply(scale: _Scale, rows: Rows, weights: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """Return rows @ weights, or with a bias the number of the column in which a row is largest."""
+    """Return rows @ weights; with a bias, the index of the largest column of each row."""
     weights = weights.astype(np.float32)
     products = (block @ weights for block in scale.blocks(rows))
     if bias is not None:

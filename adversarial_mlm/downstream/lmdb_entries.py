@@ -1,8 +1,8 @@
-"""Entries of TAPE's LMDB folders are pickles. Here they are read without running anything that they hold.
+"""Read entries of TAPE's LMDB folders, which are pickles, without executing code from them.
 
-A pickle is a program. [`load_plain`] runs the part of its language that builds plain values and refuses the rest; of
-the functions that a pickle may call, it knows those with which numpy writes arrays, and puts own ones in their place,
-which build nothing but arrays of numbers and text out of bytes that are there.
+A pickle is a program. [`load_plain`] runs only the instructions that build plain values, and refuses all others. The
+functions with which numpy pickles arrays are replaced by our own. They build arrays of numbers and text from bytes in
+the pickle, and nothing else.
 """
 
 import math
@@ -24,16 +24,16 @@ _ARRAY_CLASS = "numpy.ndarray"
 
 
 def load_plain(data: bytes) -> Any:
-    """Read one pickle of plain values: None, numbers, text, bytes, lists, tuples, dictionaries and numpy arrays.
+    """Load a pickle of plain values: None, numbers, text, bytes, lists, tuples, dictionaries and numpy arrays.
 
     Args:
-        data (`bytes`): the pickle, of any protocol, written by Python 2 or 3 and numpy 1 or 2.
+        data (`bytes`): the pickle, of any protocol, from Python 2 or 3 and numpy 1 or 2.
 
     Returns:
-        The value. Tuples become lists, numpy's scalars become Python's. Arrays hold numbers, booleans or text.
+        The value. Tuples become lists, numpy scalars become Python values. Arrays contain numbers, booleans or text.
 
     Raises:
-        `ValueError`: if the pickle is damaged, or holds or asks for anything else; the message is the reason.
+        `ValueError`: if the pickle is damaged, or contains or calls anything else; the message is the reason.
     """
     if len(data) > _MAX_BYTES:
         raise ValueError(f"it is larger than {_MAX_BYTES // 2**20} MiB")
@@ -42,29 +42,29 @@ def load_plain(data: bytes) -> Any:
         return _Finisher(len(data)).finish(value, 0)
     except pickle.UnpicklingError as error:
         raise ValueError(str(error)) from error
-    except Exception as error:  # whatever a foreign or damaged pickle makes it raise
+    except Exception as error:  # other or damaged pickles raise errors of many classes
         raise ValueError(f"it is not a pickle of plain values ({type(error).__name__})") from error
 
 
 class _DType:
-    """Stands for a `numpy.dtype` while a pickle is read."""
+    """Replaces `numpy.dtype` during unpickling."""
 
     def __init__(self, name: str, *_: Any):
         if not isinstance(name, str) or not _PLAIN_DTYPE.fullmatch(name):
-            raise pickle.UnpicklingError(f"it holds an array of the type {shorten(str(name))}")
+            raise pickle.UnpicklingError(f"it contains an array of the type {shorten(str(name))}")
         self.dtype = np.dtype(name)
         if self.dtype.itemsize == 0:
-            raise pickle.UnpicklingError("it holds an array whose values have no size")
+            raise pickle.UnpicklingError("it contains an array whose values have no size")
 
     def set_state(self, state: tuple) -> None:
         _, byte_order, base, names, fields, *_ = state
         if base is not None or names is not None or fields is not None:
-            raise pickle.UnpicklingError("it holds an array of a composed type")
+            raise pickle.UnpicklingError("it contains an array of a composed type")
         self.dtype = self.dtype.newbyteorder(byte_order)
 
 
 class _Array:
-    """Stands for a `numpy.ndarray` while a pickle is read."""
+    """Replaces `numpy.ndarray` during unpickling."""
 
     def __init__(self):
         self.values: np.ndarray | None = None
@@ -76,27 +76,27 @@ class _Array:
     def fill(self, data: Any, dtype: Any, shape: Any, order: str) -> None:
         data = _as_bytes(data)
         shape = shape if isinstance(shape, tuple) else (shape,)
-        # Without the bound on each side, an array of no values could become any number of empty lists.
+        # bounded, because an array without values could otherwise become any number of empty lists
         if not all(type(side) is int and 0 <= side <= max(1, len(data)) for side in shape):
-            raise pickle.UnpicklingError("it holds an array of an impossible shape")
+            raise pickle.UnpicklingError("it contains an array of an impossible shape")
         if type(dtype) is not _DType or math.prod(shape) * dtype.dtype.itemsize != len(data):
-            raise pickle.UnpicklingError("it holds an array whose data do not fit its shape and type")
+            raise pickle.UnpicklingError("it contains an array whose data do not fit its shape and type")
         flat = np.frombuffer(data, dtype.dtype) if data else np.zeros(0, dtype.dtype)
         self.values = flat.reshape(shape, order=order)
 
 
 def _as_bytes(data: Any) -> bytes:
-    if isinstance(data, str):  # Python 2 had one type for text and bytes
+    if isinstance(data, str):  # Python 2 has one type for text and bytes
         return data.encode("latin-1")
     if not isinstance(data, bytes | bytearray):
-        raise pickle.UnpicklingError("it holds an array of Python objects")
+        raise pickle.UnpicklingError("it contains an array of Python objects")
     return bytes(data)
 
 
 def _new_array(array_class: Any, *_: Any) -> _Array:
-    """In place of numpy's `_reconstruct`: an array that is filled by the state that follows."""
+    """Replace numpy's `_reconstruct`: return an array that the following state fills."""
     if array_class is not _ARRAY_CLASS:
-        raise pickle.UnpicklingError("it holds an array of an unknown class")
+        raise pickle.UnpicklingError("it contains an array of an unknown class")
     return _Array()
 
 
@@ -111,9 +111,9 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """In place of `codecs.encode`, with which the oldest protocols spell bytes."""
+    """Replace `codecs.encode`, with which the oldest protocols write bytes."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"it holds bytes in the encoding {shorten(str(encoding))}")
+        raise pickle.UnpicklingError(f"it contains bytes in the encoding {shorten(str(encoding))}")
     return text.encode("latin-1")
 
 
@@ -134,8 +134,8 @@ for _builtins in ("builtins", "__builtin__"):
     _ALLOWED[_builtins, "bytes"] = _ALLOWED[_builtins, "bytearray"] = _new_bytes
 
 
-# The reader written in Python, because its instructions can be taken away, and because that in C reserves memory for
-# any memo index that a pickle names.
+# Python's own unpickler, because instructions can be removed from it. The one in C also allocates memory for any memo
+# index in the pickle.
 class _PlainUnpickler(pickle._Unpickler):
     dispatch = dict(pickle._Unpickler.dispatch)
     for _instruction in (
@@ -156,7 +156,7 @@ class _PlainUnpickler(pickle._Unpickler):
         target.set_state(state)
 
     def _read_bytearray(self) -> None:
-        # The original reserves as many bytes as the pickle says, before it looks whether they are there.
+        # the original allocates the size that the pickle names before checking it
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(size))
 
@@ -165,16 +165,16 @@ class _PlainUnpickler(pickle._Unpickler):
 
 
 class _Finisher:
-    """Turns what the unpickler has built into plain values, and refuses what is not."""
+    """Convert what the unpickler has built into plain values, and refuse everything else."""
 
     def __init__(self, budget: int):
-        # Every value takes at least a byte, unless one is used again and again to blow up a small pickle.
+        # every value takes at least a byte, unless a small pickle repeats one to become huge
         self.budget = budget
 
     def finish(self, value: Any, depth: int) -> Any:
         self.budget -= 1
         if depth > _MAX_DEPTH or self.budget < 0:
-            raise pickle.UnpicklingError("its values are nested too deeply, or repeat each other without end")
+            raise pickle.UnpicklingError("its values are nested too deeply, or repeat each other endlessly")
         kind = type(value)
         if value is None or kind in (str, bytes, bool, float):
             return value
@@ -186,4 +186,4 @@ class _Finisher:
             return [self.finish(item, depth + 1) for item in value]
         if kind is dict:
             return {self.finish(key, depth + 1): self.finish(item, depth + 1) for key, item in value.items()}
-        raise pickle.UnpicklingError(f"it holds a value of the type {kind.__name__}")
+        raise pickle.UnpicklingError(f"it contains a value of the type {kind.__name__}")

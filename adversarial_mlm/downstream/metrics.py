@@ -1,12 +1,11 @@
-"""Metrics of TAPE's tasks for the library `evaluate`, offline.
+"""Metrics of TAPE's tasks for the library `evaluate`, without network access.
 
-[`SpearmanCorrelation`], [`MeanSquaredError`] and [`BrightAndDark`] are of regressions, [`SequenceAccuracy`] and
-[`HomologyAccuracy`] of the classes of proteins, [`ResidueAccuracy`] of those of residues. Each is an
-`evaluate.Metric`: `add`, `add_batch`, `compute` and `evaluate.combine` work as usual. What they compute is in
-`statistics.py`.
+- regression: [`SpearmanCorrelation`], [`MeanSquaredError`], [`BrightAndDark`];
+- classes of proteins: [`SequenceAccuracy`], [`HomologyAccuracy`];
+- classes of residues: [`ResidueAccuracy`].
 
-Importing this module imports `evaluate`, which takes seconds; the package itself does so only when one of these names
-is asked for.
+Each is an `evaluate.Metric`: `add`, `add_batch`, `compute` and `evaluate.combine` work as usual. The formulas are in
+`utils/statistics.py`. This module imports `evaluate`, which takes seconds.
 """
 
 import os
@@ -26,11 +25,11 @@ HOMOLOGY_LEVELS = ("fold", "superfamily", "family")
 
 _OPTIONS = """
 Options of `compute`:
-    bootstrap_samples (`int`, defaults to 0): if not 0, the ends of an interval are added to every figure, as
-        `<name>_low` and `<name>_high`, from so many resamples of the proteins.
+    bootstrap_samples (`int`, defaults to 0): number of resamples of the proteins for an interval of every metric, as
+        `<name>_low` and `<name>_high`; 0 for none.
     bootstrap_seed (`int`, defaults to 0): seed of the resamples.
     level (`float`, defaults to 0.95): level of the interval.
-    groups (`list`, *optional*): one name per protein; proteins of one group are resampled together.
+    groups (`list`, *optional*): a name per protein; proteins of a group are resampled together.
 """
 
 _NUMBERS = """
@@ -41,11 +40,11 @@ Args:
 
 
 class _OfflineMetric(evaluate.Metric):
-    """What all metrics here share: they keep what they are given in memory, and so need no folder.
+    """Base class of metrics that keep predictions in memory and need no folder.
 
-    `evaluate` writes predictions to its cache folder, and creates the folder even if asked to keep them in memory. In
-    memory, metrics work where nothing can be written, and processes do not get into each other's way. Metrics that
-    gather over processes (`num_process` above 1) need a common folder, `cache_dir`, and use it as usual.
+    `evaluate` writes predictions to its cache folder, and creates the folder even with `keep_in_memory`. These metrics
+    also work where nothing can be written, and processes do not disturb each other. With `num_process` above 1 they
+    need a common folder, `cache_dir`, as usual.
     """
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool | None = None, **kwargs: Any):
@@ -60,7 +59,7 @@ class _OfflineMetric(evaluate.Metric):
 
     def _finalize(self) -> None:
         if self.keep_in_memory and self.writer is None:
-            raise ValueError(f"{self.name}: compute was called without any prediction; use add or add_batch before.")
+            raise ValueError(f"{self.name}: compute was called without any prediction: call add or add_batch first.")
         super()._finalize()
 
 
@@ -79,7 +78,7 @@ def _figure(
     bootstrap_seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float]:
-    """Return the value of a metric by name, with the ends of its interval where one is asked for."""
+    """Return the value of a metric by name, with its interval if `bootstrap_samples` is not 0."""
     figures = {name: metric(*arrays)}
     if bootstrap_samples:
         groups = None if groups is None else np.asarray(groups)
@@ -90,13 +89,13 @@ def _figure(
 
 
 def _of_rows(options: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
-    """Return the options of a figure for some of the rows."""
+    """Return the options for a subset of the rows."""
     groups = options.get("groups")
     return options if groups is None else {**options, "groups": np.asarray(groups)[rows]}
 
 
 class SpearmanCorrelation(_OfflineMetric):
-    """`spearman`: rank correlation of predictions and references; nan if either is constant."""
+    """`spearman`: rank correlation of predictions and references; nan if one is constant."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(self.__doc__, _NUMBERS, {"predictions": Value("float64"), "references": Value("float64")})
@@ -116,9 +115,8 @@ class MeanSquaredError(_OfflineMetric):
 
 
 class BrightAndDark(_OfflineMetric):
-    """Spearman correlation and mean squared error of fluorescence in its two modes, and the size of each:
-    `bright_spearman`, `bright_mse`, `bright_proteins`, and the same for `dark`. Bright are references above 2.0, dark
-    the others."""
+    """Spearman correlation, mean squared error and number of proteins in the two modes of fluorescence:
+    `bright_spearman`, `bright_mse`, `bright_proteins`, and the same for `dark`. References above 2.0 are bright."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _info(self.__doc__, _NUMBERS, {"predictions": Value("float64"), "references": Value("float64")})
@@ -135,13 +133,13 @@ class BrightAndDark(_OfflineMetric):
 
 
 class SequenceAccuracy(_OfflineMetric):
-    """`sequence_accuracy`: share of the proteins whose class is predicted. A negative reference is never right."""
+    """`sequence_accuracy`: share of proteins with the right class. Negative references always count as wrong."""
 
     def _info(self) -> evaluate.MetricInfo:
         inputs = """
 Args:
     predictions (`list[int]`): one class per protein.
-    references (`list[int]`): the true classes; -1 for a class that train never saw.
+    references (`list[int]`): the true classes; -1 for a class that train lacks.
 """
         return _info(self.__doc__, inputs, {"predictions": Value("int64"), "references": Value("int64")})
 
@@ -151,16 +149,15 @@ Args:
 
 
 class HomologyAccuracy(_OfflineMetric):
-    """Share of the proteins whose fold is predicted, by what was held out from train: `fold_accuracy` (whole
-    superfamilies), `superfamily_accuracy` (whole families), `family_accuracy` (single proteins), and the number of
-    proteins of each, such as `fold_proteins`. A negative reference is never right; levels without proteins are left
-    out."""
+    """Share of proteins with the right fold, by what was held out from train: `fold_accuracy` (whole superfamilies),
+    `superfamily_accuracy` (whole families), `family_accuracy` (single proteins), and the number of proteins, such as
+    `fold_proteins`. Negative references always count as wrong. Levels without proteins are left out."""
 
     def _info(self) -> evaluate.MetricInfo:
         inputs = """
 Args:
     predictions (`list[int]`): one fold per protein.
-    references (`list[int]`): the true folds; -1 for a fold that train never saw.
+    references (`list[int]`): the true folds; -1 for a fold that train lacks.
     levels (`list[str]`): `"fold"`, `"superfamily"` or `"family"`.
 """
         features = {"predictions": Value("int64"), "references": Value("int64"), "levels": Value("string")}
@@ -171,7 +168,7 @@ Args:
     ) -> dict[str, float]:
         foreign = sorted(set(levels) - set(HOMOLOGY_LEVELS))
         if foreign:
-            raise ValueError(f"levels must be {', '.join(HOMOLOGY_LEVELS)}, and not {foreign[0]!r}.")
+            raise ValueError(f"levels must be {', '.join(HOMOLOGY_LEVELS)}, got {foreign[0]!r}.")
         right, levels = _right(predictions, references), np.array(levels)
         figures = {}
         for level in HOMOLOGY_LEVELS:
@@ -184,16 +181,16 @@ Args:
 
 
 class ResidueAccuracy(_OfflineMetric):
-    """`residue_accuracy`: share of all scored residues whose class is predicted, and `scored_residues`, their number.
+    """`residue_accuracy`: share of scored residues with the right class, and `scored_residues`, their number.
 
-    Residues with the reference -100 are not scored. Other negative references are never right. Long proteins count
-    for more, as in TAPE; the interval is of resampled proteins, not residues."""
+    Residues with the reference -100 are not scored. Other negative references always count as wrong. Long proteins
+    weigh more, as in TAPE. The interval resamples proteins, not residues."""
 
     def _info(self) -> evaluate.MetricInfo:
         inputs = """
 Args:
-    predictions (`list[list[int]]`): for each protein the class of every residue.
-    references (`list[list[int]]`): the true classes, in rows of the same lengths; -100 where not scored.
+    predictions (`list[list[int]]`): the class of every residue, for each protein.
+    references (`list[list[int]]`): the true classes, in lists of the same lengths; -100 for unscored residues.
 """
         classes = SequenceOf(Value("int64"))
         return _info(self.__doc__, inputs, {"predictions": classes, "references": classes})
@@ -203,7 +200,7 @@ Args:
         for row, (predicted, reference) in enumerate(zip(predictions, references, strict=True)):
             if len(predicted) != len(reference):
                 raise ValueError(
-                    f"Protein {row + 1:,} has {len(predicted):,} predictions for {len(reference):,} residues."
+                    f"protein {row + 1:,} has {len(predicted):,} predictions for {len(reference):,} residues."
                 )
             counts = np.array(reference, dtype=np.int64) != IGNORE_INDEX
             scored[row] = counts.sum()

@@ -1,7 +1,6 @@
-"""An encoder with a head for a downstream task, as one model that saves and loads.
+"""An encoder with a head for a downstream task, as one model to save and load.
 
-One class serves all tasks: what differs between them is a head of one module and the loss, both named by the
-configuration. Classes of their own for each kind would differ in nothing else.
+One class serves all tasks. The configuration names the head and the loss.
 """
 
 from dataclasses import dataclass
@@ -25,33 +24,37 @@ HEADS = {
 }
 """The heads by kind of task; the first is the default."""
 
-_DROPOUT = {"attention": 0.5, "mean": 0.5}  # of the code behind TAPE's paper; TAPE's PyTorch heads have none
+_DROPOUT = {"attention": 0.5, "mean": 0.5}  # as in the code of TAPE's paper; TAPE's PyTorch heads have no dropout
 
 
 class TaskModelConfig(PreTrainedConfig):
     """Configuration of a [`ProteinTaskModel`].
 
     Args:
-        encoder_config (`PreTrainedConfig` or `dict`, *optional*): Of the encoder; by default a BERT's.
-        kind (`str`, *optional*, defaults to `"regression"`): Or `"classification"` (of proteins) or
+        encoder_config (`PreTrainedConfig` or `dict`, *optional*): Configuration of the encoder; by default a BERT's.
+        kind (`str`, *optional*, defaults to `"regression"`): `"regression"`, `"classification"` (of proteins) or
             `"token_classification"` (of residues).
-        head (`str`, *optional*): Of proteins `"attention"` (the default: a softmax over the residues, then layer norm
-            and two layers, as in the code behind TAPE's paper), `"mean"` (the same over the mean of the residues) or
-            `"cls"` (TAPE's weight-normed MLP over a tanh layer on the first token; that layer is a fresh one, as
-            masked-language modelling does not train it). Of residues `"conv"` (the default: TAPE's, batch norm and
-            two weight-normed convolutions) or `"linear"`.
-        id2label (`dict[int, str]`, *optional*): Names of the classes; with `num_labels` alone they are numbered. A
+        head (`str`, *optional*): For proteins, one of
+
+            - `"attention"` (default): softmax over the residues, layer norm and two layers, as in the code of TAPE's
+              paper;
+            - `"mean"`: the same over the mean of the residues;
+            - `"cls"`: TAPE's weight-normed MLP over a tanh layer on the first token. That layer is newly initialised,
+              because masked-language modelling does not train it.
+
+            For residues `"conv"` (default: TAPE's batch norm and two weight-normed convolutions) or `"linear"`.
+        id2label (`dict[int, str]`, *optional*): Names of the classes; with `num_labels` only, they are numbered. A
             regression has one output.
-        head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer, where it has one.
-        head_dropout (`float`, *optional*): In front of the last layer; by default 0.5 for `attention` and `mean`
+        head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer, if it has one.
+        head_dropout (`float`, *optional*): Dropout before the last layer; by default 0.5 for `attention` and `mean`,
             and 0 for the others.
-        label_mean (`float`, *optional*, defaults to 0.0): Of a regression's labels in training. The head works with
+        label_mean (`float`, *optional*, defaults to 0.0): Mean of a regression's training labels. The head works with
             labels of mean 0 and standard deviation 1; the model's output is in the task's units.
-        label_std (`float`, *optional*, defaults to 1.0): The standard deviation.
-        max_length (`int`, *optional*): Longest row in tokens that the model was fine-tuned with.
+        label_std (`float`, *optional*, defaults to 1.0): Standard deviation of the training labels.
+        max_length (`int`, *optional*): Largest number of tokens in a row during fine-tuning.
 
     Raises:
-        ValueError: If there is no such kind, the head is not one for it, or a number is out of range.
+        ValueError: If the kind is unknown, the head does not suit it, or a number is out of range.
     """
 
     model_type = "adversarial_mlm_task"
@@ -84,10 +87,10 @@ class TaskModelConfig(PreTrainedConfig):
 
 
 def check_head(kind: str, head: str) -> None:
-    """Make sure that a head is one for a kind of task.
+    """Check that a head suits a kind of task.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If it does not.
     """
     if head not in HEADS[kind]:
         raise ValueError(f"head must be one of {', '.join(HEADS[kind])} for {kind}, got '{head}'")
@@ -98,9 +101,9 @@ class TaskModelOutput(ModelOutput):
     """Output of a [`ProteinTaskModel`].
 
     Attributes:
-        loss (`torch.Tensor`, *optional*): A scalar, with labels.
-        logits (`torch.Tensor`): Of a regression `(batch,)`, in the task's units; of proteins `(batch, classes)`; of
-            residues `(batch, length, classes)`, of no meaning where no residue stands. float32 at least.
+        loss (`torch.Tensor`, *optional*): A scalar, if labels are given.
+        logits (`torch.Tensor`): For regression `(batch,)` in the task's units; for proteins `(batch, classes)`; for
+            residues `(batch, length, classes)`, undefined at other tokens. At least float32.
     """
 
     loss: torch.Tensor | None = None
@@ -114,7 +117,7 @@ class _ResidueMean(nn.Module):
 
 
 class _ResidueAttention(nn.Module):
-    """A mean over the residues whose weights are learned; each is a function of its own residue alone."""
+    """A mean over the residues with learned weights; the score of a residue depends on its own vector only."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
@@ -137,10 +140,10 @@ class _FirstToken(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """One vector for a protein, then two layers.
+    """Pool a protein into one vector, then apply two layers.
 
     Args:
-        config ([`TaskModelConfig`]): Of the model.
+        config ([`TaskModelConfig`]): The model's configuration.
         hidden_size (`int`): Width of the encoder's output.
     """
 
@@ -156,15 +159,15 @@ class PooledHead(nn.Module):
             self.layers = nn.Sequential(nn.LayerNorm(hidden_size), first, nn.ReLU(), dropout, last)
 
     def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden) and (batch, length) to (batch, outputs)."""
+        """Map (batch, length, hidden) and (batch, length) to (batch, outputs)."""
         return self.layers(self.pooling(hidden, residues))
 
 
 class ConvolutionHead(nn.Module):
-    """TAPE's head for residues. Whatever is no residue counts as zero, in both layers and in the batch norm.
+    """TAPE's head for residues. Other tokens are zero in both layers, and do not enter the batch norm.
 
     Args:
-        config ([`TaskModelConfig`]): Of the model.
+        config ([`TaskModelConfig`]): The model's configuration.
         hidden_size (`int`): Width of the encoder's output.
     """
 
@@ -176,11 +179,11 @@ class ConvolutionHead(nn.Module):
         self.last = weight_norm(nn.Conv1d(config.head_size, config.num_labels, 3, padding=1), dim=None)
 
     def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden) and (batch, length) to (batch, length, outputs)."""
+        """Map (batch, length, hidden) and (batch, length) to (batch, length, outputs)."""
         normed = hidden.new_zeros(hidden.shape)
         normed[residues] = self._normalise(hidden[residues]).to(hidden.dtype)
         mask = residues.unsqueeze(1)
-        # masked again, or what the first layer writes behind a row's end would come back with the second
+        # masked again: the first layer writes beyond the end of a row, which the second would read
         inner = torch.relu(self.first(normed.transpose(1, 2))) * mask
         return self.last(self.dropout(inner)).transpose(1, 2)
 
@@ -192,10 +195,10 @@ class ConvolutionHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """One layer, the same for every residue.
+    """One linear layer, the same for every residue.
 
     Args:
-        config ([`TaskModelConfig`]): Of the model.
+        config ([`TaskModelConfig`]): The model's configuration.
         hidden_size (`int`): Width of the encoder's output.
     """
 
@@ -205,7 +208,7 @@ class LinearHead(nn.Module):
         self.last = nn.Linear(hidden_size, config.num_labels)
 
     def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden) to (batch, length, outputs)."""
+        """Map (batch, length, hidden) to (batch, length, outputs)."""
         return self.last(self.dropout(hidden))
 
 
@@ -219,21 +222,21 @@ _HEAD_CLASSES = {
 
 
 def scored_items(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels count in the loss: all numbers, and of classes those that are not negative; a scalar, int64."""
+    """Count the labels in the loss: all numbers, and all classes that are not negative; a scalar, int64."""
     return torch.tensor(labels.numel()) if labels.is_floating_point() else (labels >= 0).sum()
 
 
 class ProteinTaskModel(PreTrainedModel):
-    """An encoder and a head. Any encoder of `AutoModel` will do, with its own tokenizer.
+    """An encoder with a head. Any encoder that `AutoModel` loads works, with its own tokenizer.
 
-    The prediction for a protein depends on that protein alone, not on what it is padded to. `AutoModel` loads a saved
-    one too, once this module is imported.
+    Predictions for a protein do not depend on padding. After importing this module, `AutoModel` also loads saved
+    models of this class.
 
     Args:
         config ([`TaskModelConfig`]): Encoder, head and task.
 
     Attributes:
-        encoder_dropout (`bool`): Whether the encoder has its dropout in training; `True` at first. It is not saved.
+        encoder_dropout (`bool`): Whether the encoder uses its dropout in training; initially `True`, not saved.
 
     Raises:
         ValueError: If the encoder's configuration has no `hidden_size`.
@@ -242,8 +245,8 @@ class ProteinTaskModel(PreTrainedModel):
     config_class = TaskModelConfig
     base_model_prefix = "task_model"
     main_input_name = "input_ids"
-    accepts_loss_kwargs = True  # Trainer: `loss` is divided by num_items_in_batch
-    # whether the encoder has it is the encoder's to say
+    accepts_loss_kwargs = True  # for Trainer: `loss` is divided by num_items_in_batch
+    # the encoder decides which of them it supports
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: TaskModelConfig):
@@ -251,14 +254,16 @@ class ProteinTaskModel(PreTrainedModel):
         self.encoder_dropout = True
         hidden_size = getattr(config.encoder_config, "hidden_size", None)
         if hidden_size is None:
-            raise ValueError(f"an encoder of the type {config.encoder_config.model_type} has no hidden_size")
+            raise ValueError(
+                f"an encoder of the type {config.encoder_config.model_type} has no hidden_size: use another encoder"
+            )
         self.encoder = new_backbone(config.encoder_config)
         self.head = _HEAD_CLASSES[config.head](config, hidden_size)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Of the head: Glorot's initialisation, as in the code behind TAPE's paper. The encoder has its own."""
+        """Initialise the head by Glorot's method, as in the code of TAPE's paper. The encoder has its own method."""
         if hasattr(module, "parametrizations"):  # weight norm
             parts = module.parametrizations.weight
             if not getattr(parts.original1, "_is_hf_initialized", False):
@@ -271,8 +276,7 @@ class ProteinTaskModel(PreTrainedModel):
             init.zeros_(module.bias)
 
     def train(self, mode: bool = True) -> "ProteinTaskModel":
-        """As of any module; without `encoder_dropout`, or if all its parameters are frozen, the encoder stays as in
-        evaluation."""
+        """Set the mode. The encoder stays in evaluation mode if it is frozen or has no `encoder_dropout`."""
         super().train(mode)
         trained = any(parameter.requires_grad for parameter in self.encoder.parameters())
         self.encoder.train(mode and trained and self.encoder_dropout)
@@ -286,21 +290,21 @@ class ProteinTaskModel(PreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> TaskModelOutput:
-        """Predict, and compare with labels where there are some; the arguments are what [`DataCollatorForTask`] makes.
+        """Predict, and compute the loss if labels are given. The arguments come from [`DataCollatorForTask`].
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch, length)`): Tokens.
             attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
-            residue_mask (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands; at least one in
-                every row.
+            residue_mask (`torch.Tensor` of shape `(batch, length)`, bool): True at residues; every row needs at least
+                one.
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, length)`, *optional*): Numbers in the task's units,
                 or classes. Negative classes do not count.
-            num_items_in_batch (`int`, *optional*): By how many labels the sum of the losses is divided; by default by
-                those of this batch that count.
+            num_items_in_batch (`int`, *optional*): Number by which the sum of the losses is divided; by default the
+                number of labels in this batch that count.
 
         Returns:
-            [`TaskModelOutput`]. The loss of a regression is the squared error in standard deviations of the labels in
-            training; else the cross-entropy in nats.
+            [`TaskModelOutput`]. The loss of a regression is the squared error, in standard deviations of the training
+            labels; otherwise it is the cross-entropy in nats.
         """
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         scores = self.head(hidden, residue_mask)

@@ -1,4 +1,4 @@
-"""Frozen probes of the encoder while it is pre-trained."""
+"""Frozen probes of the encoder during pre-training."""
 
 import logging
 import time
@@ -16,23 +16,23 @@ logger = logging.getLogger(__name__)
 
 
 class ProbeCallback(TrainerCallback):
-    """Every so many updates of the encoder, fits a frozen probe on tasks and logs its figure on validation.
+    """Fit a frozen probe on tasks at regular intervals, and log its metric on valid.
 
-    The figures are logged as `probe_<task>_<metric>`, such as `probe_fluorescence_spearman`, with `probe_seconds`,
-    like any other: they go to the trackers and to `metrics.jsonl`. They are of the validation splits: tests are not
-    looked at while a run goes. The first process does the work and the others wait. Training goes on as if nothing
-    had happened: no random number is drawn, and modules go back to the mode they were in.
+    The metrics are logged as `probe_<task>_<metric>`, such as `probe_fluorescence_spearman`, with `probe_seconds`.
+    Trackers and `metrics.jsonl` get them like any other. They are computed on valid; test sets are not used. The first
+    process does the work and the others wait. Training is not affected: no random number is drawn, and modules return
+    to their mode.
 
     Args:
-        trainer ([`AdversarialMLMTrainer`]): Whose encoder it is.
-        tasks (`Sequence[str]`): TAPE's tasks by name.
+        trainer ([`AdversarialMLMTrainer`]): The trainer of the encoder.
+        tasks (`Sequence[str]`): Names of TAPE's tasks.
         data_dir (`str`): The folder with their data.
-        every (`int`, defaults to 1000): Updates of the encoder between two probes.
-        max_records (`int`, defaults to 1000): Records of each split that are used.
-        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default as its tokenizer says.
+        every (`int`, defaults to 1000): Encoder updates between two probes.
+        max_records (`int`, defaults to 1000): Maximum number of records of each split.
+        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default its tokenizer's limit.
 
     Raises:
-        [`CorpusError`]: If a task is not known, or its data cannot be read.
+        [`CorpusError`]: If a task is unknown, or its data cannot be read.
         ValueError: If `every` or `max_records` is not positive.
     """
 
@@ -54,24 +54,24 @@ class ProbeCallback(TrainerCallback):
         self.data = {}
         for task in tasks:
             data = load_task(task, data_dir, max_records=max_records)
-            # what is not read is not encoded
+            # test sets are not encoded
             data.splits = {split: data.splits[split] for split in ("train", "valid")}
             self.data[task] = data
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Probe where the step is a multiple of `every`."""
+        """Fit the probes if the step is a multiple of `every`."""
         if state.global_step % self.every:
             return
         accelerator = self.trainer.accelerator
         clock = getattr(self.trainer, "_clock", None)
         if clock is not None:
-            clock.stop("encoder")  # the seconds that follow are not the encoder's
+            clock.stop("encoder")  # the time of the probes is not the encoder's
         figures: list[Any] = [self._figures() if accelerator.is_main_process else None]
         if accelerator.num_processes > 1:
             broadcast_object_list(figures)
         wants_log = control.should_log
         self.trainer.log(figures[0])
-        control.should_log = wants_log  # which logging sets back
+        control.should_log = wants_log  # `log` resets it
 
     def _figures(self) -> dict[str, float]:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
@@ -93,24 +93,26 @@ class ProbeCallback(TrainerCallback):
 def check_options(
     tasks: Sequence[str], data_dir: str | None, every: int | None, max_records: int | None, prefix: str = "probe_"
 ) -> None:
-    """Make sure that the options of a recipe make sense together.
+    """Check that the probe options of a recipe fit together.
 
     Raises:
-        ValueError: If not.
+        ValueError: If they do not.
     """
     given = {"data_dir": data_dir, "steps": every, "max_records": max_records}
     if not tasks:
         for name, value in given.items():
             if value is not None:
-                raise ValueError(f"{prefix}{name} is given, but there are no {prefix}tasks")
+                raise ValueError(f"{prefix}{name} is given, but there are no {prefix}tasks: set them, or remove it")
         return
     for task in tasks:
         if task not in TASKS:
-            raise ValueError(f"{prefix}tasks names {task}, but the tasks are {', '.join(TASKS)}")
+            raise ValueError(f"{prefix}tasks names {task}, but must be among {', '.join(TASKS)}")
     if len(set(tasks)) < len(tasks):
-        raise ValueError(f"{prefix}tasks names one task twice")
+        raise ValueError(f"{prefix}tasks names a task twice: {', '.join(tasks)}")
     if data_dir is None:
-        raise ValueError(f"{prefix}tasks is given, but there is no {prefix}data_dir with their data")
+        raise ValueError(
+            f"{prefix}tasks is given, but {prefix}data_dir is missing: set it to the folder with their data"
+        )
     for name in ("steps", "max_records"):
         if given[name] is not None and given[name] < 1:
             raise ValueError(f"{prefix}{name} must be at least 1, got {given[name]}")

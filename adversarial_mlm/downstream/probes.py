@@ -1,4 +1,4 @@
-"""Frozen probes: a linear head on what an encoder says, without a single update of the encoder."""
+"""Frozen probes: linear heads on the output of an encoder that is not trained."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -22,20 +22,20 @@ from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
 NEIGHBOURS = 2
-"""Residues on either side whose features a residue's head also reads, as the convolution of TAPE's head does."""
+"""Neighbours on either side that a residue's head also reads, like the convolution of TAPE's head."""
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How features are made and how many are used.
+    """How features are computed, and how many are used.
 
     Attributes:
-        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default as its tokenizer says.
-        layer (`int`, *optional*): Layer that is read; by default the encoder's output.
-        dtype (`str`, defaults to `"bfloat16"`): Of the computation, `"bfloat16"` or `"float32"`.
+        max_length (`int`, *optional*): Tokens that the encoder reads at once; by default its tokenizer's limit.
+        layer (`int`, *optional*): Layer to read; by default the encoder's output.
+        dtype (`str`, defaults to `"bfloat16"`): Precision of the computation, `"bfloat16"` or `"float32"`.
         batch_tokens (`int`, *optional*): Tokens in a batch, see [`encode_proteins`].
         max_train_residues (`int`, defaults to 200,000): For labels of residues, proteins are drawn from train until
-            they have so many residues with a label.
+            they have this many labelled residues.
     """
 
     max_length: int | None = None
@@ -45,21 +45,21 @@ class ProbeSettings:
     max_train_residues: int = 200_000
 
     def encoding(self) -> dict[str, Any]:
-        """The arguments of [`encode_proteins`]."""
+        """Return the arguments for [`encode_proteins`]."""
         return {name: value for name, value in asdict(self).items() if name != "max_train_residues"}
 
 
 @dataclass
 class ProbeResult:
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
-        predictions (`dict[str, Any]`): By split, aligned with the rows of the data: an array with a number or a class
-            per protein, or a list of arrays with the class of every residue. Train is left out where it was sampled.
-        valid_score (`float`): The figure by which validation chose.
-        settings (`dict`): What it chose.
+        predictions (`dict[str, Any]`): By split, in the order of the rows: an array with a number or a class per
+            protein, or a list of arrays with the class of every residue. Train is left out if it was sampled.
+        valid_score (`float`): Score on valid of the chosen settings.
+        settings (`dict`): Settings chosen on valid.
         seed_matters (`bool`): Whether another seed would give another result.
-        seconds (`dict[str, float]`): What `features` took (little if they were kept), and all with the head `in_all`.
+        seconds (`dict[str, float]`): Seconds of the `features` (few if they were cached), and `in_all` with the head.
     """
 
     predictions: dict[str, Any]
@@ -78,21 +78,20 @@ def probe(
     seed: int = 0,
     cache: FeatureCache | None = None,
 ) -> ProbeResult:
-    """Fit a head on a frozen encoder; penalties, and for proteins the number of segments, are chosen on validation.
+    """Fit a head on a frozen encoder. Penalties, and for proteins the number of segments, are chosen on valid.
 
-    Numbers of proteins are predicted by ridge regression, classes of proteins and residues by a linear discriminant.
+    Regression uses ridge regression; classes of proteins and residues use a linear discriminant.
 
     Args:
         data ([`TaskData`]): The task.
         model (`PreTrainedModel`): An encoder without a head, in evaluation mode.
-        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
-        settings ([`ProbeSettings`], *optional*): How features are made.
-        seed (`int`, defaults to 0): Of the proteins that a probe of residues is fitted on, where train has more
-            residues than are used.
-        cache ([`FeatureCache`], *optional*): Where to keep features; by default they are not kept.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
+        settings ([`ProbeSettings`], *optional*): How features are computed.
+        seed (`int`, defaults to 0): Seed of the draw of training proteins, if train has more residues than are used.
+        cache ([`FeatureCache`], *optional*): Cache of features; by default none.
 
     Raises:
-        ValueError: If the tokenizer has no residues, or an option is out of range.
+        ValueError: If the tokenizer does not know residues, or an option is out of range.
     """
     settings = settings or ProbeSettings()
     began = time.monotonic()
@@ -106,7 +105,7 @@ def probe(
 
 
 class _Features:
-    """Features of one encoder, out of the cache where there is one."""
+    """Features of one encoder, cached if there is a cache."""
 
     def __init__(
         self,
@@ -157,19 +156,19 @@ def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> 
     for segments in _divisions(most_segments):
         rows = {split: Rows.of(merge_segments(found, lengths[split], segments)) for split, found in fine.items()}
         fit = fit_head(data, rows)
-        if best is None or fit.valid_score > best[0].valid_score:  # where it is nowhere defined, the fewest segments
+        if best is None or fit.valid_score > best[0].valid_score:  # the fewest segments if no score is defined
             best = fit, segments
     fit, segments = best
     return ProbeResult(fit.predictions, fit.valid_score, {"segments": segments, **fit.settings})
 
 
 def _divisions(most: int) -> list[int]:
-    """1, 4, 16 as far as they go, and the most."""
+    """Return 1, 4 and 16 up to `most`, and `most`."""
     return sorted({number for number in (1, 4, 16) if number <= most} | {most})
 
 
 def fit_head(data: TaskData, rows: Mapping[str, Rows], *, standardise: bool = True) -> Fit:
-    """Fit the head of a task with one label per protein on rows of numbers."""
+    """Fit the head of a task with one label per protein."""
     labels = {split: np.asarray(data.splits[split]["label"][:]) for split in ("train", "valid")}
     if data.task.kind == "regression":
         return fit_ridge(rows, labels, standardise=standardise)
@@ -203,14 +202,14 @@ def _probe_residues(data: TaskData, features: _Features, max_train_residues: int
 
 
 def _draw_proteins(labels: list[np.ndarray], most_residues: int, seed: int) -> np.ndarray:
-    """Numbers of proteins drawn at random until they have so many residues with a label, in rising order."""
+    """Draw proteins until they have `most_residues` labelled residues; return their sorted indices."""
     order = np.random.default_rng(seed).permutation(len(labels))
     scored = np.cumsum([(labels[index] != IGNORE_INDEX).sum() for index in order])
     return np.sort(order[: np.searchsorted(scored, most_residues) + 1])
 
 
 def _with_neighbours(features: np.ndarray, lengths: list[int], reach: int) -> Rows:
-    """Rows of residues: their own features between those of their neighbours, zeros beyond a protein's ends."""
+    """Concatenate each residue's features with its neighbours', with zeros beyond the ends of a protein."""
     width = features.shape[1]
 
     def blocks() -> Iterator[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Files to records: TAPE's JSON lists and LMDB folders, JSON lines, CSV, TSV and Parquet."""
+"""Read records from files: TAPE's JSON lists and LMDB folders, JSON lines, CSV, TSV and Parquet."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,22 +19,21 @@ Record = dict[str, Any]
 def read_records(
     path: str | os.PathLike, required: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, Record]]:
-    """Yield every record of a file, reduced to the columns that are asked for.
+    """Yield every record of a file, with the requested columns only.
 
     Args:
         path (`str` or path): a file `.json`, `.jsonl` (one list, or one record per line), `.csv` or `.tsv`, each also
-            with `.gz`; a file `.parquet`; or a folder `.lmdb` as TAPE publishes them (needs the package `lmdb`).
-            Nothing in an LMDB folder is run, see [`load_plain`]; but the library is not made for files that somebody
-            has tampered with, which may end the process.
+            with `.gz`; a file `.parquet`; or a folder `.lmdb` as published by TAPE (needs the package `lmdb`). Nothing
+            in an LMDB folder is executed, see [`load_plain`]. But the library may crash on a manipulated file.
         required (`list[str]`): columns that every record must have.
-        optional (`list[str]`, defaults to none): columns to keep where a record has them.
+        optional (`list[str]`, defaults to none): columns to keep if a record has them.
 
     Yields:
-        `tuple[str, dict]`: where the record stands, such as `"line 3"`, and its values by column. Values are as found:
-        all text in CSV, lists or numpy arrays elsewhere.
+        `tuple[str, dict]`: location of the record, such as `"line 3"`, and its values by column. CSV gives text only,
+        other formats also numbers, lists or numpy arrays.
 
     Raises:
-        [`CorpusError`]: if the file is missing, empty, damaged, of no known format, or lacks a required column.
+        [`CorpusError`]: if the file is missing, empty or damaged, has an unknown format, or lacks a required column.
     """
     path = os.path.expanduser(os.fspath(path))
     if not os.path.exists(path):
@@ -43,14 +42,14 @@ def read_records(
     for where, record in _reader(path)(path, required, optional):
         count += 1
         if not isinstance(record, dict):
-            raise CorpusError(f"{path}: {where} is not a record with columns but {shorten(str(record)[:200])}.")
+            raise CorpusError(f"{path}: {where} must be a record with columns, but is {shorten(str(record)[:200])}.")
         for column in required:
             if column not in record:
                 there = ", ".join(f'"{name}"' for name in list(record)[:30])
                 raise CorpusError(f'{path}: {where} has no column "{column}"; its columns are {there or "none"}.')
         yield where, {column: record[column] for column in (*required, *optional) if column in record}
     if not count:
-        raise CorpusError(f"{path}: the file holds no records.")
+        raise CorpusError(f"{path}: the file contains no records.")
 
 
 def _reader(path: str) -> Callable[..., Iterator[tuple[str, Any]]]:
@@ -60,8 +59,8 @@ def _reader(path: str) -> Callable[..., Iterator[tuple[str, Any]]]:
     ending = os.path.splitext(name.removesuffix(".gz"))[1]
     if ending not in _READERS or name.endswith(".parquet.gz"):
         raise CorpusError(
-            f"{path}: the ending of the name tells no known format ({', '.join(_READERS)}; all but .parquet also "
-            "with .gz; .lmdb)."
+            f"{path}: the ending of the name is not that of a known format ({', '.join(_READERS)}; all but .parquet "
+            "also with .gz; .lmdb): rename or convert the file."
         )
     return _READERS[ending]
 
@@ -81,7 +80,7 @@ def _csv_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
 def _check_distinct(path: str, columns: list[str]) -> None:
     repeated = [column for column in columns if columns.count(column) > 1]
     if repeated:
-        raise CorpusError(f"{path}: the column {shorten(repeated[0])} is there more than once.")
+        raise CorpusError(f"{path}: the column {shorten(repeated[0])} occurs more than once: rename one.")
 
 
 def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -92,7 +91,7 @@ def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]
         with pq.ParquetFile(path, memory_map=True) as file:
             present = file.schema_arrow.names
             _check_distinct(path, present)
-            # Where a required column is missing, all are read, so that the complaint can name them.
+            # if a required column is missing, read all, because the error lists them
             if set(required) <= set(present):
                 present = [column for column in (*required, *optional) if column in present]
             for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):
@@ -101,7 +100,7 @@ def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]
                     yield f"record {number:,}", record
     except CorpusError:
         raise
-    except (OSError, ValueError, pa.ArrowException) as error:  # text that is not UTF-8 is a ValueError
+    except (OSError, ValueError, pa.ArrowException) as error:  # text that is not UTF-8 raises a ValueError
         raise CorpusError(f"{path}: could not be read ({one_line(error)}).") from error
 
 
@@ -118,10 +117,12 @@ def _lmdb_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
         raise CorpusError(f"{path}: could not be opened as an LMDB folder ({one_line(error)}).") from error
     try:
         with environment, environment.begin() as transaction:
-            # Pages that the file should have and has not would end the process when they are read.
+            # reading missing pages of a truncated file would crash the process
             needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
             if os.path.getsize(os.path.join(path, "data.mdb") if os.path.isdir(path) else path) < needed:
-                raise CorpusError(f"{path}: the file ends too early; it was probably not copied completely.")
+                raise CorpusError(
+                    f"{path}: the file ends too early; probably the copy or download is incomplete: get it again."
+                )
             for key in _lmdb_keys(path, transaction.get):
                 yield f"entry {shorten(key.decode('latin-1'))}", _lmdb_value(path, transaction.get, key)
     except lmdb.Error as error:
@@ -129,7 +130,7 @@ def _lmdb_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def _lmdb_keys(path: str, get: Callable[[bytes], bytes | None]) -> Iterator[bytes]:
-    """Yield the keys of the records: 0, 1, ... up to `num_examples`, or those that TAPE's converter listed."""
+    """Yield the keys of the records: 0, 1, ... up to `num_examples`, or those in the entry `keys`."""
     if get(b"num_examples") is None and get(b"keys") is not None:
         keys = _lmdb_value(path, get, b"keys")
         if not isinstance(keys, list) or not all(isinstance(key, bytes) and key for key in keys):
@@ -151,8 +152,8 @@ def _lmdb_value(path: str, get: Callable[[bytes], bytes | None], key: bytes) -> 
         return load_plain(bytes(data))
     except ValueError as error:
         raise CorpusError(
-            f"{path}: the entry {shorten(key.decode('latin-1'))} was not read: {error}; admitted are pickles of "
-            "numbers, text, lists, dictionaries and numpy arrays of these."
+            f"{path}: the entry {shorten(key.decode('latin-1'))} was not read: {error}. Only pickles of numbers, "
+            "text, lists, dictionaries and numpy arrays of these are read."
         ) from error
 
 

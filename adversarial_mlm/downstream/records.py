@@ -1,4 +1,4 @@
-"""One split: from the records of a file to sequences, labels and remarks, and on to a dataset."""
+"""One split: turn the records of a file into sequences, labels and remarks, and into a dataset."""
 
 import re
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _LABEL_FEATURES = {
     "token_classification": List(Value("int64")),
 }
 
-# What cleaning would remove from a sequence; beside labels of residues it is kept in place as an unknown residue.
+# Cleaning removes these characters. In sequences with labels of residues they become unknown residues instead.
 _REMOVED_BY_CLEANING = re.compile(r"[\s*.\-]")
 
 
@@ -41,15 +41,15 @@ REPAIRS = CleanedSequence._fields[1:]
 
 @dataclass
 class SplitRecords:
-    """The records of one split as lists of equal length, before classes have numbers.
+    """The records of one split as lists of equal length, with classes by name.
 
     Attributes:
         ids (`list[str]`): the id of each record, or its number in the file.
         sequences (`list[str]`): clean sequences.
-        targets (`list`): a `float`, the name of a class, or a list with the name (or None) of each residue's class.
+        targets (`list`): a `float`, the name of a class, or a list with the class name (or None) of each residue.
         remarks (`dict[str, list]`): columns that metrics need, by name.
-        repairs (`list[tuple[int, ...]]`): what cleaning did, in the order of `REPAIRS`.
-        without_mask (`list[bool]`): whether it is not known which residues count; then all do.
+        repairs (`list[tuple[int, ...]]`): what cleaning changed, in the order of `REPAIRS`.
+        without_mask (`list[bool]`): whether the record has no mask; then all its residues count.
         kept_in_place (`list[bool]`): whether `*`, gaps or white space became unknown residues.
     """
 
@@ -65,7 +65,7 @@ class SplitRecords:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> "SplitRecords":
-        """Return the records with these numbers."""
+        """Return the records with these indices."""
         lists = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "remarks"}
         return SplitRecords(
             **{name: [values[row] for row in rows] for name, values in lists.items()},
@@ -73,8 +73,7 @@ class SplitRecords:
         )
 
     def cleaning(self) -> dict[str, int]:
-        """Records with letters in `lower_case`, with `stops`, `gaps` or `whitespace` removed, and the number of
-        `unknown` residues; without zeros."""
+        """Count records by what cleaning changed, and the `unknown` residues; without counts of zero."""
         sums = dict(zip(REPAIRS, np.sum(self.repairs, axis=0).tolist(), strict=True)) if self.repairs else {}
         return {name: number for name, number in sums.items() if number}
 
@@ -85,14 +84,14 @@ def read_split(
     """Read and clean the records of one file.
 
     Args:
-        task ([`Task`]): says the kind of the target and the columns.
+        task ([`Task`]): the kind of the target, and the columns.
         path (`str`): the file, see [`read_records`].
-        remarks (`list[str]`, defaults to none): further columns to keep where the records have them.
+        remarks (`list[str]`, defaults to none): further columns to keep if the records have them.
         required_remarks (`list[str]`, defaults to none): further columns that every record must have.
 
     Raises:
-        [`CorpusError`]: as [`read_records`]; or if a sequence is empty, a target cannot be read, or the number of
-            labels is not that of the residues. The message names file, record and column.
+        [`CorpusError`]: as [`read_records`]; also if a sequence is empty, a target cannot be read, or labels and
+            residues differ in number. The message names file, record and column.
     """
     required = [task.sequence_column, task.target, *required_remarks]
     optional = [task.id_column or "id", *remarks]
@@ -108,7 +107,7 @@ def read_split(
     return found
 
 
-def _add_record(found: SplitRecords, task: Task, place: str, number: int, record: dict[str, Any]) -> None:
+def _add_record(found: SplitRecords, task: Task, location: str, number: int, record: dict[str, Any]) -> None:
     column = task.sequence_column
     kept, without_mask = 0, False
     try:
@@ -129,11 +128,11 @@ def _add_record(found: SplitRecords, task: Task, place: str, number: int, record
     except CorpusError:
         raise
     except ValueError as error:
-        raise CorpusError(f'{place}: column "{column}" {one_line(error)}.') from error
+        raise CorpusError(f'{location}: column "{column}" {one_line(error)}.') from error
     identifier = str(number) if identifier is None else identifier
     sequence, *repairs = clean_sequence(text)
     if not sequence.strip("?"):
-        raise CorpusError(f'{place}: column "{task.sequence_column}" holds no residues.')
+        raise CorpusError(f'{location}: column "{task.sequence_column}" contains no residues.')
     found.ids.append(identifier)
     found.sequences.append(sequence)
     found.targets.append(target)
@@ -151,40 +150,45 @@ def _read_target(task: Task, record: dict[str, Any], length: int) -> Any:
     classes = read_residue_classes(value, missing=(IGNORE_INDEX, -1) if task.class_names else (IGNORE_INDEX,))
     if len(classes) != length:
         raise ValueError(
-            f'has {len(classes):,} labels for the {length:,} residues of column "{task.sequence_column}"; there must '
-            "be one for each"
+            f'has {len(classes):,} labels for the {length:,} residues of column "{task.sequence_column}", but needs '
+            "one per residue"
         )
     if task.class_names:
-        # TAPE's files number the classes in the order of their names.
+        # TAPE's files number the classes in this order
         by_number = {str(index): name for index, name in enumerate(task.class_names)}
         classes = [None if item is None else by_number.get(item, item) for item in classes]
         foreign = {item for item in classes if item is not None} - set(task.class_names)
         if foreign:
-            raise ValueError(f"holds the class {shorten(min(foreign))}, but the classes are {list(task.class_names)}")
+            raise ValueError(
+                f"contains the class {shorten(min(foreign))}, but the classes are {list(task.class_names)}"
+            )
     return classes
 
 
 def _apply_mask(classes: list[str | None], mask: np.ndarray | None) -> bool:
-    """Take the class from the residues that do not count; returns whether the mask is unknown."""
+    """Set the class of residues that do not count to None; return whether there is no mask."""
     if mask is None:
         return True
     if len(mask) != len(classes):
-        raise ValueError(f"has {len(mask):,} values for {len(classes):,} residues; there must be one for each")
+        raise ValueError(f"has {len(mask):,} values for {len(classes):,} residues, but needs one per residue")
     for position in np.flatnonzero(~mask).tolist():
         classes[position] = None
     return False
 
 
 def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
-    """Return the names of the classes by number: those of the task, else those that train has; None for numbers.
+    """Return the class names in order: those of the task, else those in train; `None` for regression.
 
-    Names that are whole numbers are ordered as numbers, so that numbers from 0 without a gap stay what they are.
+    Names that are whole numbers are ordered by number, so classes 0, 1, 2, ... keep their numbers.
 
     Raises:
-        [`CorpusError`]: if the labels of train are all the same.
+        [`CorpusError`]: if all labels of train are the same.
     """
     if task.kind == "regression":
-        constant, classes = len(np.unique(np.float32(train.targets))) == 1, None  # as they are kept
+        constant, classes = (
+            len(np.unique(np.float32(train.targets))) == 1,
+            None,
+        )  # in the precision in which they are stored
     elif task.kind == "classification":
         seen = set(train.targets)
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
@@ -193,8 +197,8 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
     if constant:
         raise CorpusError(
-            f'All labels of train are the same or missing (column "{task.target}", {len(train):,} records), so that '
-            "there is nothing to learn."
+            f'all labels of train are the same or missing (column "{task.target}", {len(train):,} records): choose '
+            "another target."
         )
     return classes
 
@@ -218,7 +222,7 @@ def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> 
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return 32 hexadecimal digits that depend on the ids, sequences and labels of a split, and on nothing else."""
+    """Hash the ids, sequences and labels of a split to 32 hexadecimal digits."""
     batches = dataset.select_columns(["id", "sequence", "label"]).with_format(None).iter(1000)
     return fingerprint_of_parts(
         repr(row) for batch in batches for row in zip(batch["id"], batch["sequence"], batch["label"], strict=True)

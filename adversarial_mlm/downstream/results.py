@@ -1,4 +1,4 @@
-"""Results as plain data: records, `results.json`, the table that is printed, and entries for a model's card."""
+"""Results as plain data: records, `results.json`, the printed table, and entries of a model card."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from adversarial_mlm.utils.tables import text_table
 RESULTS_FILE = "results.json"
 
 Baseline = Sequence[Mapping[str, Any]]
-"""Predictions by split of one or more runs."""
+"""Predictions by split, of one or more runs."""
 
 _VERSION = 1
 _IDENTITY = ("task", "target", "method", "model", "settings", "data")
@@ -33,7 +33,7 @@ PAPER = {
         ("0.626 ± 0.044", "0.630 ± 0.009"),
     ),
 }
-"""Table 2 of the paper, fine-tuned encoders of 38M parameters: random and adversarial masks."""
+"""The paper's Table 2 (fine-tuned encoders of 38M parameters): random and adversarial masks."""
 
 _METRIC_NAMES = {
     "spearman": "Spearman correlation",
@@ -61,21 +61,23 @@ def record(
 
     Args:
         data ([`TaskData`]): The task.
-        method (`str`): Such as `"probe"`, or the name of a baseline.
-        runs (`Sequence[Mapping[str, Any]]`): Predictions by split of one run per seed.
-        model (`str`, *optional*): The encoder, as it was named; empty for baselines without one.
-        seeds (`Sequence[int]`, *optional*): Of the runs; none where there is nothing random in the method.
-        settings (`Mapping`, *optional*): Options and what validation chose.
-        baselines (`Mapping[str, list]`, *optional*): By name, predictions by split of each run of a baseline. The
-            best of them on a split is what has to be beaten there.
-        is_baseline (`bool`, defaults to `False`): Whether this is a baseline itself, which no card gets.
-        bootstrap_samples (`int`, defaults to 1000): As of [`score`].
+        method (`str`): Name of the method, such as `"probe"`, or of a baseline.
+        runs (`Sequence[Mapping[str, Any]]`): Predictions by split, one per seed.
+        model (`str`, *optional*): Name of the encoder as given; empty for baselines without one.
+        seeds (`Sequence[int]`, *optional*): Seeds of the runs; none if the method has no randomness.
+        settings (`Mapping`, *optional*): Options, and settings chosen on valid.
+        baselines (`Mapping[str, list]`, *optional*): Predictions by split of each run, by name of the baseline. The
+            result is compared with the best of them on each split.
+        is_baseline (`bool`, defaults to `False`): Whether this is a baseline; baselines are not written into cards.
+        bootstrap_samples (`int`, defaults to 1000): Number of resamples, see [`score`].
 
     Returns:
-        `dict`: Plain values. `figures` is split → name → `value` (mean over runs), `low` and `high` (its interval over
-        proteins), `rows`, and with several runs `std` (sample standard deviation) and `by_seed`. `against` is split →
-        `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies above 0 (with
-        `bootstrap_samples` 0, the difference). What is not defined, such as the interval of one protein, does not.
+        `dict`: Plain values, among them
+
+        - `figures`: split → metric → `value` (mean over runs), `low` and `high` (interval over proteins), `rows`, and
+          with several runs `std` (sample standard deviation) and `by_seed`;
+        - `against`: split → `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies
+          above 0 (without intervals: the difference). It is false if the difference is not defined.
     """
     splits = [split for split in data.splits if split != "train" and all(split in run for run in runs)]
     found: dict[str, Any] = {
@@ -99,7 +101,7 @@ def record(
             for split in splits
             if (against := _against(data, split, runs, baselines, bootstrap_samples)) is not None
         }
-    return _plain(found)
+    return _to_python(found)
 
 
 def _over_runs(data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
@@ -144,27 +146,27 @@ def _short(data: TaskData) -> dict[str, Any]:
 
 
 def _same_data_as_tape(data: TaskData) -> bool:
-    """Whether the splits have TAPE's sizes and target; which proteins they hold cannot be told."""
+    """Whether the splits have TAPE's sizes and target. Their proteins are not compared."""
     facts = data.facts
     whole = facts["rows"] == facts["rows_in_file"] and not facts["differences"]
     return bool(data.task.table_1) and whole and not facts["other_target_than_tape"]
 
 
-def _plain(value: Any) -> Any:
-    """Values that JSON has; numbers that are not finite become None."""
+def _to_python(value: Any) -> Any:
+    """Convert to values for JSON; numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): _to_python(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_to_python(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
-    """Read `results.json` of a folder; an empty list where there is none.
+    """Read `results.json` of a folder; an empty list if it does not exist.
 
     Raises:
-        ValueError: If the file is damaged or of another kind.
+        ValueError: If the file is damaged or has another content.
     """
     path = Path(folder, RESULTS_FILE)
     if not path.exists():
@@ -176,17 +178,19 @@ def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
             raise KeyError
         return results
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no list of results of this package; move it away or fix it") from error
+        raise ValueError(
+            f"{path} is not a list of results of this package: move it away, or choose another output_dir"
+        ) from error
 
 
 def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> Path:
-    """Add results to `results.json`, each in place of an earlier one of the same method, model, settings and data.
+    """Add results to `results.json`, replacing earlier ones of the same method, model, settings and data.
 
     Returns:
         `Path`: The file.
 
     Raises:
-        ValueError: If the file that is there is damaged.
+        ValueError: If the existing file is damaged.
         OSError: If the folder cannot be written.
     """
     merged = {_identity(result): result for result in (*read_results(folder), *results)}
@@ -197,16 +201,15 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
 
 
 def _identity(result: Mapping[str, Any]) -> str:
-    # what validation chose is part of the outcome: it differs where a checkpoint was trained on under the same name
-    asked_for = {name: value for name, value in result["settings"].items() if name != "chosen"}
-    return json.dumps([asked_for if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
+    # settings chosen on valid belong to the outcome: they differ if a checkpoint of the same name was trained further
+    options = {name: value for name, value in result["settings"].items() if name != "chosen"}
+    return json.dumps([options if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """The headline figures of all results as text, tasks and splits together, with footnotes.
+    """Format the headline metrics of all results as a text table with footnotes.
 
-    `±` is the standard deviation over seeds, brackets hold the 95 % interval over proteins. A figure that does not
-    beat the best baseline is marked with `!`.
+    `±` is the standard deviation over seeds. A metric that is not shown to beat the best baseline is marked `!`.
     """
     header = ("task", "split", "method", "figure", "95 % interval", "against the best baseline")
     rows, notes = [], []
@@ -226,7 +229,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     text = text_table(header, rows)
     if any("!" in row[-1] for row in rows):
         notes.append(
-            "! does not beat the best baseline: the 95 % interval of the difference (without intervals, the "
+            "! not shown to beat the best baseline: the 95 % interval of the difference (without intervals, the "
             "difference itself) does not lie above 0"
         )
     return "\n".join([text, *(f"  {note}" for note in dict.fromkeys(notes))])
@@ -278,14 +281,14 @@ def _paper_rows(
     mark = "" if all(result["as_in_paper"] for result in results) else " (a)"
     for masks, figure in zip(("random", "adversarial"), PAPER[task, target, split], strict=True):
         rows.append(("", split, f"the paper, {masks} masks{mark}", figure, "", ""))
-    notes.append("the paper: McDermott et al. 2021, Table 2, encoders of 38M parameters, fine-tuned")
+    notes.append("the paper: McDermott et al. 2021, Table 2, fine-tuned encoders of 38M parameters")
     if mark:
-        notes.append("(a) on other data than here: splits differ from TAPE's in size or target, or were cut")
+        notes.append("(a) on other data: your splits differ from TAPE's in size or target, or only a part was used")
     return rows
 
 
 def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
-    """Headline figures on tests as entries of a card's `model-index`; without baselines and undefined figures."""
+    """Return headline metrics on test sets as entries of a `model-index`, without baselines and undefined values."""
     entries = []
     for result in results:
         if result["is_baseline"]:
@@ -302,7 +305,7 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
                     dataset_name=f"{result['task']} {result['target']}, {split} ({figures[name]['rows']:,} proteins)",
                     dataset_config=f"{result['target']}-{result['method']}",
                     dataset_split=split,
-                    # else a part of the data, or other data of the same task, would take the place of the whole
+                    # keeps results on other data, or on a part, from replacing those on the whole
                     dataset_revision=result["data"]["fingerprints"][split],
                     metric_type=name,
                     metric_name=_METRIC_NAMES[name],
@@ -320,17 +323,17 @@ _TASK_TYPES = {
 
 
 def add_to_card(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> int:
-    """Write the headline figures on tests into the `model-index` of a model's card.
+    """Write the headline metrics on test sets into the `model-index` of a model card.
 
     Args:
         folder (`str` or path): The model's folder, with a `README.md`.
-        results (`Sequence[Mapping]`): As from [`record`].
+        results (`Sequence[Mapping]`): Results of [`record`].
 
     Returns:
         `int`: The number of entries.
 
     Raises:
-        ValueError: If there is no card, or it cannot hold an entry.
+        ValueError: If there is no card, or its metadata are invalid.
     """
     from adversarial_mlm.saving.model_card import add_results
 

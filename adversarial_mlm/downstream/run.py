@@ -1,4 +1,4 @@
-"""What `examples/run_tape.py` does: every task in turn, with its baselines."""
+"""The work of `examples/run_tape.py`: evaluate every task with its baselines."""
 
 import dataclasses
 import logging
@@ -32,16 +32,16 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
     """Evaluate every task of the command line.
 
     Args:
-        args ([`TapeArguments`]): The command line.
-        settings ([`FinetuneSettings`]): Its options of fine-tuning.
+        args ([`TapeArguments`]): Options of the command line.
+        settings ([`FinetuneSettings`]): Options of fine-tuning.
 
     Returns:
-        `list[dict]`: Records as from [`record`], of each task the results first and then the baselines.
+        `list[dict]`: Results of [`record`], for each task first the results and then the baselines.
 
     Raises:
-        ValueError: If data, encoder or options cannot be used; the message is one sentence.
+        ValueError: If data, encoder or options cannot be used; the message is one line.
     """
-    read_grid(args.grid)  # a mistake is said before any work is done
+    read_grid(args.grid)  # reports mistakes before any work
     cache = FeatureCache(args.feature_cache_dir) if args.mode == "probe" and args.use_feature_cache else None
     if args.mode == "zero_shot":
         from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
@@ -70,12 +70,12 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
 
 
 def device_of(args: TapeArguments) -> torch.device:
-    """The GPU, unless there is none or `use_cpu` is set."""
+    """Return the GPU, or the CPU if there is no GPU or `use_cpu` is set."""
     return torch.device("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu")
 
 
 def timed(what: str, compute: Callable[[], Any]) -> Any:
-    """Do it, and log how long it took."""
+    """Call `compute`, and log the time it takes."""
     began = time.monotonic()
     found = compute()
     logger.info("%s: %.1f s", what, time.monotonic() - began)
@@ -83,7 +83,7 @@ def timed(what: str, compute: Callable[[], Any]) -> Any:
 
 
 def load_data(args: TapeArguments, name: str) -> TaskData:
-    """Read the data of a task of the command line."""
+    """Read the data of a task."""
     if name in KINDS:
         return load_own_task(
             own_task_of(args),

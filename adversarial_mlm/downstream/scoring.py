@@ -1,4 +1,4 @@
-"""Figures of predictions: the one that validation selects by, all of a split with intervals, and differences."""
+"""Metrics of predictions: the headline score, all metrics of a split with intervals, and differences."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ HEADLINE_METRICS = {
 
 
 def headline_score(kind: str, predictions: Sequence, labels: Sequence) -> float:
-    """Spearman correlation, share of the right proteins or share of the right residues; the higher, the better.
+    """Return the score by which settings are chosen: Spearman correlation, or accuracy over proteins or residues.
 
     Args:
-        kind (`str`): Of the task.
-        predictions (`Sequence`): Per protein a number, a class, or the classes of its residues. Of a protein that was
-            read in part the classes of that part; the residues behind count as wrong.
-        labels (`Sequence`): As in [`TaskData`]; -100 does not count, -1 is never right.
+        kind (`str`): Kind of the task.
+        predictions (`Sequence`): A number, a class, or the classes of its residues for each protein. Residues beyond
+            the predicted ones count as wrong.
+        labels (`Sequence`): As in [`TaskData`]; -100 does not count, -1 is always wrong.
 
     Returns:
-        `float`; nan where a correlation is not defined.
+        `float`: Higher is better; nan if the correlation is not defined.
     """
     if kind == "regression":
         return float(spearman(np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)))
@@ -42,11 +42,11 @@ def headline_score(kind: str, predictions: Sequence, labels: Sequence) -> float:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with the ends of its interval; nan where it is not defined.
+    """A metric with its interval; nan where it is not defined.
 
     Attributes:
-        value, low, high (`float`): The figure, and its 95 % interval from resampled proteins.
-        rows (`int`): How many proteins it is of.
+        value, low, high (`float`): The value, and its 95 % interval from resampled proteins.
+        rows (`int`): Number of proteins.
     """
 
     value: float
@@ -56,8 +56,11 @@ class Figure:
 
 
 def headline_name(data: TaskData, split: str) -> str:
-    """The name of the figure that counts on a split: `spearman`, `residue_accuracy`, `sequence_accuracy`, or of the
-    tests of remote homology `fold_accuracy`, `superfamily_accuracy`, `family_accuracy`."""
+    """Name the headline metric of a split.
+
+    It is `spearman`, `residue_accuracy` or `sequence_accuracy`. For the test sets of remote homology it is
+    `fold_accuracy`, `superfamily_accuracy` or `family_accuracy`.
+    """
     if split in data.task.levels:
         return f"{data.task.levels[split]}_accuracy"
     return HEADLINE_METRICS[data.task.kind]
@@ -66,21 +69,22 @@ def headline_name(data: TaskData, split: str) -> str:
 def score(
     data: TaskData, split: str, *runs: Sequence, bootstrap_samples: int = 1000, bootstrap_seed: int = 0
 ) -> dict[str, Figure]:
-    """All figures of a split, the headline first; of several runs the mean.
+    """Compute all metrics of a split, the headline first; with several runs, their mean.
 
-    Regressions have `spearman` and `mse`, with fluorescence also `bright_spearman`, `bright_mse` and the same for
-    `dark`; the others have the one that [`headline_name`] tells.
+    Regressions have `spearman` and `mse`. Fluorescence also has `bright_spearman`, `bright_mse`, and the same for
+    `dark`.
+    Other tasks have the metric of [`headline_name`].
 
     Args:
         data ([`TaskData`]): The task.
         split (`str`): The split.
-        runs (`Sequence`): Predictions as of [`headline_score`], of one run or of several with different seeds.
-        bootstrap_samples (`int`, defaults to 1000): Resamples of the proteins, the same for all runs; 0 for no
-            intervals.
-        bootstrap_seed (`int`, defaults to 0): Of the resamples.
+        runs (`Sequence`): Predictions as for [`headline_score`], one per seed.
+        bootstrap_samples (`int`, defaults to 1000): Number of resamples of the proteins, the same for all runs; 0 for
+            no intervals.
+        bootstrap_seed (`int`, defaults to 0): Seed of the resamples.
 
     Raises:
-        ValueError: If there is not one prediction per protein.
+        ValueError: If the number of predictions is not that of the proteins.
     """
     figures = {}
     for name, metric, arrays in _metrics(data, split, runs):
@@ -101,13 +105,13 @@ def compare(
     bootstrap_samples: int = 1000,
     bootstrap_seed: int = 0,
 ) -> Figure:
-    """By how much the headline figure exceeds that of others, on the same resampled proteins.
+    """Compute the difference in the headline metric to other runs, on the same resampled proteins.
 
     Args:
-        runs (`Sequence[Sequence]`): Predictions of one run or of several, whose mean figure counts.
-        others (`Sequence[Sequence]`): The same of what it is compared with.
+        runs (`Sequence[Sequence]`): Predictions of one or several runs; their mean metric is used.
+        others (`Sequence[Sequence]`): Predictions of the runs to compare with.
 
-        The others are as in [`score`].
+        The other arguments are those of [`score`].
     """
     _, metric, first = next(_metrics(data, split, runs))
     _, _, second = next(_metrics(data, split, others))
@@ -123,7 +127,7 @@ def compare(
 
 
 def _mean_over_runs(metric: Callable) -> Callable:
-    """A metric of the last column and each of those before it, one per run."""
+    """Average a metric over runs: the last column holds the labels, the others one run each."""
 
     def of_runs(*arrays: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
         *found, last = arrays
@@ -135,11 +139,11 @@ def _mean_over_runs(metric: Callable) -> Callable:
 def _metrics(
     data: TaskData, split: str, runs: Sequence[Sequence]
 ) -> Iterator[tuple[str, Callable, tuple[np.ndarray, ...]]]:
-    """Yield name, function and columns of each figure: one column per run, and what they are compared with."""
+    """Yield name, function and columns of each metric: one column per run, then the labels."""
     labels = data.splits[split]["label"][:]
     for predictions in runs:
         if len(predictions) != len(labels):
-            raise ValueError(f"{split} has {len(labels):,} proteins, and {len(predictions):,} predictions are given")
+            raise ValueError(f"{split} has {len(labels):,} proteins, but {len(predictions):,} predictions are given")
     name = headline_name(data, split)
     if data.task.kind == "regression":
         columns = [np.asarray(column, dtype=np.float64) for column in (*runs, labels)]
@@ -165,6 +169,6 @@ def _metrics(
 
 
 def _right_residues(predicted: Sequence, wanted: np.ndarray) -> int:
-    """How many residues are right; those that were not read are not."""
+    """Count the residues that are right; residues that were not read are wrong."""
     wanted = wanted[: len(predicted)]
     return int(((np.asarray(predicted) == wanted) & (wanted >= 0)).sum())

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` for a [`ProteinTaskModel`], and predictions of one."""
+"""A `transformers.Trainer` for [`ProteinTaskModel`], and predictions."""
 
 import math
 from collections.abc import Sequence
@@ -17,23 +17,24 @@ from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import below_and_layers
 from adversarial_mlm.utils.errors import DivergenceError
 
-_WORST = -1.0  # stands for a correlation that is not defined
+_WORST = -1.0  # score if the correlation is not defined
 
 
 def predict(
     model: ProteinTaskModel, sequences: Sequence[str], collator: DataCollatorForTask, batch_size: int
 ) -> np.ndarray | list[np.ndarray]:
-    """Predict a task's labels, without dropout and whatever the order of the proteins.
+    """Predict a task's labels without dropout. The order of the proteins does not matter.
 
     Args:
-        model ([`ProteinTaskModel`]): On any device.
+        model ([`ProteinTaskModel`]): The model, on any device.
         sequences (`Sequence[str]`): The proteins.
-        collator ([`DataCollatorForTask`]): For the model's encoder and kind of task.
-        batch_size (`int`): Proteins that are read together.
+        collator ([`DataCollatorForTask`]): A collator for the model's tokenizer and kind of task.
+        batch_size (`int`): Proteins in a batch.
 
     Returns:
-        In the order of `sequences`: of a regression `np.ndarray` of shape `(proteins,)`, float64, in the task's units;
-        of proteins' classes the same, int64; of residues a list of `np.ndarray` of shape `(residues read,)`, int64.
+        In the order of `sequences`: for regression `np.ndarray` of shape `(proteins,)`, float64, in the task's units;
+        for classes of proteins the same in int64; for residues a list of `np.ndarray` of shape `(residues read,)`,
+        int64.
 
     Raises:
         DivergenceError: If an output is not finite.
@@ -58,7 +59,7 @@ def predict(
 def _to_predictions(kind: str, logits: torch.Tensor, residue_mask: torch.Tensor) -> list:
     used = logits[residue_mask] if kind == "token_classification" else logits
     if not used.isfinite().all():
-        raise DivergenceError("the model's output is not finite; a lower learning_rate or a longer warm-up may help")
+        raise DivergenceError("the model's output is not finite: try a lower learning_rate or more warmup_steps")
     if kind == "regression":
         return logits.tolist()
     if kind == "classification":
@@ -67,16 +68,16 @@ def _to_predictions(kind: str, logits: torch.Tensor, residue_mask: torch.Tensor)
 
 
 def parameter_groups(model: ProteinTaskModel, settings: FinetuneSettings) -> list[dict]:
-    """Groups of parameters for an optimizer, by learning rate and weight decay; frozen parameters are in none.
+    """Group trainable parameters by learning rate and weight decay, for an optimizer.
 
-    Matrices decay; vectors (norms, biases, the gains of weight norm) do not.
+    Matrices have weight decay; vectors (norms, biases, gains of weight norm) do not.
 
     Args:
-        model ([`ProteinTaskModel`]): Whose parameters.
+        model ([`ProteinTaskModel`]): The model.
         settings ([`FinetuneSettings`]): Learning rate, its decay by layer, and weight decay.
 
     Raises:
-        ValueError: If there is a decay by layer, and the encoder's layers share their weights.
+        ValueError: If there is a decay by layer, but the encoder's layers share their weights.
     """
     decay = settings.encoder_learning_rate_decay
     depths = _depths(model) if decay != 1 else {}
@@ -96,12 +97,12 @@ def parameter_groups(model: ProteinTaskModel, settings: FinetuneSettings) -> lis
 
 
 def _depths(model: ProteinTaskModel) -> dict[nn.Parameter, int]:
-    """How far down a parameter is: 1 in the encoder's last layer; what is in no layer nor below them is not listed."""
+    """Return the depth of each parameter of layers and embeddings: 1 in the encoder's last layer."""
     below, layers = below_and_layers(model.encoder)
     if not layers:
         raise ValueError(
-            "encoder_learning_rate_decay needs layers that can be told apart, and those of a "
-            f"{type(model.encoder).__name__} share their weights"
+            f"encoder_learning_rate_decay is not 1, but the layers of a {type(model.encoder).__name__} share their "
+            "weights: set it to 1"
         )
     depths = {}
     for depth, modules in enumerate([*([layer] for layer in reversed(layers)), below], start=1):
@@ -110,24 +111,24 @@ def _depths(model: ProteinTaskModel) -> dict[nn.Parameter, int]:
 
 
 class _QuietEarlyStopping(EarlyStoppingCallback):
-    """Stock, with the settings that it asks for checked elsewhere."""
+    """Early stopping without the stock checks of the training arguments."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         pass
 
 
 class TaskTrainer(Trainer):
-    """Fine-tunes, evaluates by [`headline_score`] on valid, and keeps the best weights in memory.
+    """Fine-tune, evaluate by [`headline_score`] on valid, and keep the best weights in memory.
 
-    Nothing is written while it trains: a run that is killed starts anew, and no file of an optimizer is left behind.
+    Nothing is written during training: a killed run starts again from the beginning.
 
     Args:
-        model ([`ProteinTaskModel`]): What to train.
-        settings ([`FinetuneSettings`]): How.
-        collator ([`DataCollatorForTask`]): For the encoder's tokenizer.
-        train (`datasets.Dataset`): With `sequence` and `label`.
-        valid (`datasets.Dataset`): The same.
-        output_dir (`str`): A folder, for trackers that write one.
+        model ([`ProteinTaskModel`]): The model to train.
+        settings ([`FinetuneSettings`]): Options of fine-tuning.
+        collator ([`DataCollatorForTask`]): A collator for the encoder's tokenizer.
+        train (`datasets.Dataset`): Training data with the columns `sequence` and `label`.
+        valid (`datasets.Dataset`): Validation data with the same columns.
+        output_dir (`str`): A folder for trackers.
 
     Raises:
         ValueError: If there is more than one process.
@@ -147,8 +148,11 @@ class TaskTrainer(Trainer):
         self.valid_sequences, self.valid_labels = valid["sequence"][:], valid["label"][:]
         args = _training_arguments(settings, len(train), output_dir)
         if args.world_size > 1:
-            raise ValueError(f"fine-tuning runs in one process, not {args.world_size}; start it without a launcher")
-        args._n_gpu = min(args.n_gpu, 1)  # else Trainer would spread every batch over all GPUs
+            raise ValueError(
+                f"fine-tuning runs in one process, but was started with {args.world_size}: use accelerate launch "
+                "--num_processes 1"
+            )
+        args._n_gpu = min(args.n_gpu, 1)  # Trainer would otherwise use all GPUs
         train = train.select_columns(["sequence", "label"])
         train = train.add_column("length", [min(len(row), collator.max_residues) for row in train["sequence"]])
         super().__init__(model, args, data_collator=collator, train_dataset=train, eval_dataset=valid)
@@ -156,27 +160,27 @@ class TaskTrainer(Trainer):
         self.add_callback(_QuietEarlyStopping(settings.patience))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW over [`parameter_groups`]."""
+        """Create AdamW over [`parameter_groups`]."""
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
         self.optimizer = optimizer_class(parameter_groups(self.model, self.settings), **options)
         return self.optimizer
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        # the stock count leaves out what equals -100, also where that is a number to learn, and counts the class -1
+        # the stock method skips regression labels of -100 and counts the class -1
         return sum(scored_items(batch["labels"]) for batch in batch_samples)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
-        """As of `Trainer`; a loss that is not finite ends the run."""
+        """Run the step of `Trainer`, and raise an error if the loss is not finite."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not loss.isfinite():
             raise DivergenceError(
-                f"the loss is {loss.item()} in update {self.state.global_step + 1}; a lower learning_rate or a longer "
-                "warm-up may help"
+                f"the loss is {loss.item()} in update {self.state.global_step + 1}: try a lower learning_rate or more "
+                "warmup_steps"
             )
         return loss
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
-        """The score on valid, as `eval_score`; -1 where it is not defined."""
+        """Return the score on valid as `eval_score`; -1 if it is not defined."""
         found = predict(self.model, self.valid_sequences, self.data_collator, self.args.eval_batch_size)
         score = headline_score(self.model.config.kind, found, self.valid_labels)
         metrics = {"eval_score": _WORST if math.isnan(score) else score}
@@ -185,22 +189,22 @@ class TaskTrainer(Trainer):
         return metrics
 
     def _save_checkpoint(self, model, trial) -> None:
-        # called at every new best
+        # `Trainer` calls this at every new best score
         self.best_weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
 
     def load_best(self) -> None:
-        """Put the weights of the best evaluation back."""
+        """Load the weights of the best evaluation."""
         self.model.load_state_dict(self.best_weights)
 
     def history(self) -> list[dict[str, float]]:
-        """By evaluation: `step`, `epoch`, `train_loss` (mean since the one before) and `validation_score`."""
+        """Return `step`, `epoch`, `train_loss` (mean since the last one) and `validation_score` of each evaluation."""
         names = {"loss": "train_loss", "eval_score": "validation_score"}
         by_step: dict[int, dict[str, float]] = {}
         for entry in self.state.log_history:
-            for name, ours in names.items():
+            for name, own_name in names.items():
                 if name in entry:
                     row = by_step.setdefault(entry["step"], {"step": entry["step"], "epoch": entry["epoch"]})
-                    row[ours] = entry[name]
+                    row[own_name] = entry[name]
         return list(by_step.values())
 
 
@@ -224,7 +228,7 @@ def _training_arguments(settings: FinetuneSettings, proteins: int, output_dir: s
         bf16=settings.bf16,
         seed=settings.seed,
         train_sampling_strategy="group_by_length" if settings.length_bucketing else "random",
-        remove_unused_columns=False,  # the collator takes what it needs; the length is the sampler's
+        remove_unused_columns=False,  # the sampler needs the column `length`
         **{f"{what}_{name}": value for what in ("eval", "logging") for name, value in when.items()},
         save_strategy="best",
         load_best_model_at_end=True,

@@ -1,4 +1,4 @@
-"""The data of a task: its splits as datasets, its classes, and what is known and was said about them."""
+"""The data of a task: its splits as datasets, its classes, facts and warnings."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-# In the order in which they are looked for.
+# in search order
 _ENDINGS = (".jsonl.gz", ".jsonl", ".json.gz", ".json", ".lmdb")
 
 _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
@@ -60,19 +60,22 @@ class TaskData:
     """The data of a task, as returned by [`load_task`] and [`load_own_task`].
 
     Attributes:
-        task ([`Task`]): what is predicted.
-        splits (`dict[str, datasets.Dataset]`): by name, in the order of `task.splits`, rows with the columns `id`
-            (string), `sequence` (string, clean), `label` (float32; int64, -1 for a class that train never saw; or a
-            list of int64, one per residue, -100 for residues that do not count and -1 as before), and the columns of
-            `task.remarks` that the files have.
-        facts (`dict`): what is known about the data, ready for JSON; by split unless said otherwise:
-            `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows` and `differences` from them,
-            `missing_splits` (a list), `other_target_than_tape` (whether files have a column beside the target that is
-            TAPE's), `fingerprints` (of ids, sequences and labels), `cleaning` (what was done to
-            sequences), `shared_with_train` (records whose sequence stands in train); for regressions `label_mean` and
-            `label_std`; for classes `num_classes` (a number) and `unseen_classes`; for residues `residues`,
-            `masked_residues`, `records_without_mask` and `records_kept_in_place` (with a gap, stop or white space that
-            became an unknown residue); and `notes`, a list of all sentences that were logged as warnings.
+        task ([`Task`]): what to predict.
+        splits (`dict[str, datasets.Dataset]`): by name, in the order of `task.splits`. Columns are `id` (string),
+            `sequence` (string, clean), `label`, and the columns of `task.remarks` that the files have. A label is a
+            float32, an int64 (-1 for a class that train lacks), or a list of int64, one per residue (also -100 for
+            residues that do not count).
+        facts (`dict`): plain values for JSON, by split unless noted:
+
+            - `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows`, `differences` from them;
+            - `missing_splits` (a list);
+            - `other_target_than_tape`: whether the files have TAPE's target, but another column is the target;
+            - `fingerprints` of ids, sequences and labels; `cleaning`: counts of changes to sequences;
+            - `shared_with_train`: number of records whose sequence is in train;
+            - for regressions `label_mean`, `label_std`; for classes `num_classes` (a number), `unseen_classes`;
+            - for residues `residues`, `masked_residues`, `records_without_mask`, and `records_kept_in_place` (a gap,
+              stop or white space became an unknown residue);
+            - `notes`: a list of all logged warnings.
         classes (`list[str]`, *optional*): names of the classes; a class's index is its number.
     """
 
@@ -90,35 +93,35 @@ def load_task(
     target: str | None = None,
     max_records: int | None = None,
 ) -> TaskData:
-    """Read one of TAPE's tasks, or data of the same shape.
+    """Load one of TAPE's tasks, or data of the same form.
 
-    A split is the file `<file_prefix>_<split>` with the ending `.jsonl`, `.json` (both also with `.gz`) or `.lmdb`,
-    in `data_dir` or in its folder `<name of the task>`.
+    A split is the file `<file_prefix>_<split>` with the ending `.jsonl`, `.json` (both also with `.gz`) or `.lmdb`, in
+    `data_dir` or in its folder `<name of the task>`.
 
     Args:
         task ([`Task`] or `str`): the task, or its name in [`TASKS`].
         data_dir (`str` or path): the folder with the data.
-        file_prefix (`str`, *optional*): another beginning of the files' names, such as `"scope208"`. Tests of
-            secondary structure that have no file of this name are taken from the task's own files, which is said.
+        file_prefix (`str`, *optional*): another prefix of the file names, such as `"scope208"`. Test sets of secondary
+            structure without such a file are taken from the task's usual files, with a warning.
         target (`str`, *optional*): another column as the target, see [`with_target`].
-        max_records (`int`, *optional*): keep only so many records of each split, always the same random ones.
+        max_records (`int`, *optional*): maximum number of records of each split, always the same random ones.
 
     Returns:
-        [`TaskData`]: the splits that are there. Differences from the paper's Table 1, missing tests, classes that
-        train never saw and sequences shared with train are counted in `facts` and logged as warnings.
+        [`TaskData`]: the splits that exist. Warnings are logged, and counted in `facts`, for differences from the
+        paper's Table 1, missing test sets, classes that train lacks, and sequences that are also in train.
 
     Raises:
-        [`CorpusError`]: if the task is not known; if train, valid or the headline test is missing; if a file or a
-            record cannot be used; or if all labels of train are the same.
+        [`CorpusError`]: if the task is unknown; if train, valid or the headline test set is missing; if a file or a
+            record is invalid; or if all labels of train are the same.
     """
     if isinstance(task, str):
         if task not in TASKS:
-            raise CorpusError(f"There is no task {task!r}; the tasks are {', '.join(TASKS)}.")
+            raise CorpusError(f"there is no task {task!r}: choose one of {', '.join(TASKS)}.")
         task = TASKS[task]
     if target is not None:
         task = with_target(task, target)
     if not (file_prefix or task.file_prefix):
-        raise CorpusError(f"{task.name} has no file_prefix: it is a task for load_own_task, or give one.")
+        raise CorpusError(f"{task.name} has no file_prefix: set one, or use load_own_task.")
     _check_at_least(1, max_records=max_records)
     data_dir = os.path.expanduser(os.fspath(data_dir))
     if not os.path.isdir(data_dir):
@@ -129,8 +132,7 @@ def load_task(
     other_target = task.tape_target not in (None, task.target) and _has_column(files["train"], task.tape_target)
     if other_target:
         notes.append(
-            f"the target is {task.target}, but of files that have both, TAPE's and the paper's figures are of "
-            f"{task.tape_target}."
+            f"the target is {task.target}, but TAPE and the paper use {task.tape_target} of files that have both."
         )
     records = {split: read_split(task, path, list(task.remarks)) for split, path in files.items()}
     facts = {
@@ -152,26 +154,26 @@ def load_own_task(
     seed: int = 0,
     max_records: int | None = None,
 ) -> TaskData:
-    """Read a user's own task from tables, which may be CSV, TSV, JSON, Parquet or LMDB (see [`read_records`]).
+    """Load your own task from CSV, TSV, JSON, Parquet or LMDB (see [`read_records`]).
 
-    The splits are three files, or one file with a column that names the split, or one file that is split at random;
-    where only the validation data are missing, they are taken from train at random. Equal sequences always fall on the
-    same side of a random split, related ones do not, which is said.
+    The splits are three files, one file with a column that names the split, or one file that is split at random. If
+    only validation data are missing, they are drawn from train. Equal sequences are always in the same part of a
+    random split; related ones may not be, and a warning says so.
 
     Args:
         task ([`Task`]): what to predict, from [`own_task`].
-        train_file (`str` or path): training data, or everything.
+        train_file (`str` or path): training data, or all data.
         valid_file (`str` or path, *optional*): validation data.
         test_file (`str` or path, *optional*): test data.
         split_column (`str`, *optional*): the column of `train_file` that names the split: `train`; `valid`,
             `validation`, `val` or `dev`; `test`.
-        valid_fraction (`float`, defaults to 0.1): part of the distinct sequences that a random split puts in valid.
+        valid_fraction (`float`, defaults to 0.1): share of the distinct sequences in valid, for a random split.
         test_fraction (`float`, defaults to 0.1): the same for test.
         seed (`int`, defaults to 0): seed of the random split.
-        max_records (`int`, *optional*): keep only so many records of each split, always the same random ones.
+        max_records (`int`, *optional*): maximum number of records of each split, always the same random ones.
 
     Returns:
-        [`TaskData`]: as from [`load_task`]; `facts["split"]` says how the splits were made.
+        [`TaskData`]: as from [`load_task`]; `facts["split"]` describes how the splits were made.
 
     Raises:
         [`CorpusError`]: if the options contradict each other, a split would be empty, or as [`load_task`].
@@ -180,15 +182,20 @@ def load_own_task(
     _check_at_least(0, seed=seed)
     for option, fraction in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
         if not 0.0 < fraction < 1.0:
-            raise CorpusError(f"{option} must be between 0 and 1, and not {fraction!r}.")
+            raise CorpusError(f"{option} must be between 0 and 1, got {fraction!r}.")
     if split_column is not None and (valid_file is not None or test_file is not None):
-        raise CorpusError("split_column names the splits of one file: it cannot go with valid_file or test_file.")
+        raise CorpusError(
+            "split_column names the splits of one file and cannot be combined with valid_file or test_file: remove "
+            "one."
+        )
     if valid_file is not None and test_file is None:
-        raise CorpusError("There is valid_file but no test_file: give both, or neither to split train_file at random.")
+        raise CorpusError(
+            "valid_file is given without test_file: give both, or neither to split train_file at random."
+        )
     paths = {"train": train_file, "valid": valid_file, "test": test_file}
     paths = {split: os.path.expanduser(os.fspath(path)) for split, path in paths.items() if path is not None}
     if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
-        raise CorpusError(f"One file is named for more than one split: {', '.join(paths.values())}.")
+        raise CorpusError(f"a file is named for more than one split: {', '.join(paths.values())}.")
     marks = [split_column] if split_column is not None else []
     records = {split: read_split(task, path, required_remarks=marks) for split, path in paths.items()}
     how = "files"
@@ -201,8 +208,8 @@ def load_own_task(
         records |= _split_at_random(records["train"], wanted, seed)
         how = f"{how}; {' and '.join(wanted)} at random with seed {seed}"
         notes.append(
-            f"{' and '.join(wanted)}: taken from train at random (seed {seed}), so that relatives of these proteins "
-            "stay in train and figures are optimistic."
+            f"{' and '.join(wanted)}: taken from train at random (seed {seed}). Related proteins stay in train, so "
+            "the results are too optimistic."
         )
     facts = {"files": {split: os.path.basename(path) for split, path in paths.items()}, "split": how}
     return _task_data(task, {split: records[split] for split in task.splits}, facts, notes, max_records)
@@ -211,7 +218,7 @@ def load_own_task(
 def _check_at_least(least: int, **options: int | None) -> None:
     for option, value in options.items():
         if value is not None and value < least:
-            raise CorpusError(f"{option} must be {least} or more, and not {value!r}.")
+            raise CorpusError(f"{option} must be {least} or more, got {value!r}.")
 
 
 def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dict[str, str]:
@@ -219,11 +226,11 @@ def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dic
     files, missing = {}, []
     for split in task.splits:
         path = _find_file(folders, f"{prefix}_{split}")
-        # Only where the classes are fixed do labels of another set of files mean the same.
+        # labels of another set of files only mean the same if the classes are fixed
         if path is None and prefix != task.file_prefix and split in task.tests and task.class_names:
             path = _find_file(folders, f"{task.file_prefix}_{split}")
             if path is not None:
-                notes.append(f'{split}: no file begins with "{prefix}", so {os.path.basename(path)} is used.')
+                notes.append(f'{split}: no file name begins with "{prefix}", so {os.path.basename(path)} is used.')
         if path is not None:
             files[split] = path
         elif split not in task.optional_splits:
@@ -232,8 +239,8 @@ def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dic
     if needed:
         raise CorpusError(
             f"{data_dir}: {task.name} needs the split{'s' if len(needed) > 1 else ''} {', '.join(needed)}, but there "
-            f"is no file {prefix}_{needed[0]} with one of the endings {', '.join(_ENDINGS)}, neither there nor in its "
-            f"folder {task.name}."
+            f"is no file {prefix}_{needed[0]} with one of the endings {', '.join(_ENDINGS)} in it or in its folder "
+            f"{task.name}."
         )
     notes.extend(f"{split}: missing, there is no file {prefix}_{split}." for split in missing)
     return files
@@ -245,7 +252,7 @@ def _find_file(folders: Sequence[str], name: str) -> str | None:
 
 
 def _is_labelled(task: Task, split: str, path: str, notes: list[str]) -> bool:
-    """Whether to read a split: tests beside the headline may lack the target, as some have 3 states and not 8."""
+    """Whether to read a split. Other test sets than the headline may lack the target, such as 8 states."""
     if split in ("train", "valid", task.headline):
         return True
     labelled = _has_column(path, task.target)
@@ -255,7 +262,7 @@ def _is_labelled(task: Task, split: str, path: str, notes: list[str]) -> bool:
 
 
 def _has_column(path: str, column: str) -> bool:
-    """Whether the first record of a file has it."""
+    """Whether the first record of a file has a column."""
     _, first = next(read_records(path, [], [column]))
     return column in first
 
@@ -267,18 +274,18 @@ def _split_by_column(records: SplitRecords, column: str, path: str) -> dict[str,
         split = _SPLIT_NAMES.get(str(value).strip().lower())
         if split is None:
             raise CorpusError(
-                f'{path}: column "{column}" holds {value!r} in record {row + 1:,}, but the splits are train, valid '
-                "(or validation, val, dev) and test."
+                f'{path}: column "{column}" contains {value!r} in record {row + 1:,}, but must be train, valid (or '
+                "validation, val, dev) or test."
             )
         rows[split].append(row)
     for split in ("train", "test"):
         if not rows[split]:
-            raise CorpusError(f'{path}: column "{column}" names no record of {split}.')
+            raise CorpusError(f'{path}: column "{column}" has no record with {split}.')
     return {split: records.select(chosen) for split, chosen in rows.items() if chosen}
 
 
 def _split_at_random(records: SplitRecords, fractions: dict[str, float], seed: int) -> dict[str, SplitRecords]:
-    """Return the splits of `fractions` and what is left as train; equal sequences stay together."""
+    """Return the splits of `fractions`, and the rest as train; equal sequences stay together."""
     distinct = list(dict.fromkeys(records.sequences))
     order = np.random.default_rng(seed).permutation(len(distinct))
     side = dict.fromkeys(distinct, "train")
@@ -289,7 +296,8 @@ def _split_at_random(records: SplitRecords, fractions: dict[str, float], seed: i
         start = stop
     if start >= len(distinct):
         raise CorpusError(
-            f"The {len(distinct):,} distinct sequences are too few to take {' and '.join(fractions)} from them."
+            f"{len(distinct):,} distinct sequences are too few to take {' and '.join(fractions)} from them: add "
+            "records, or give separate files."
         )
     sides = [side[sequence] for sequence in records.sequences]
     return {
@@ -310,13 +318,13 @@ def _task_data(
     _compare_with_table_1(task, facts, notes)
     facts["max_records"] = max_records
     if max_records is not None:
-        notes.append(f"At most {max_records:,} records of each split are used.")
+        notes.append(f"at most {max_records:,} records of each split are used (max_records).")
         records = {split: _at_most(found, max_records) for split, found in records.items()}
     facts["cleaning"] = {split: found.cleaning() for split, found in records.items()}
     for split, repairs in facts["cleaning"].items():
-        said = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
-        if said:
-            notes.append(f"{split}: {', '.join(said)}.")
+        changes = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
+        if changes:
+            notes.append(f"{split}: {', '.join(changes)}.")
     facts["rows"] = {split: len(found) for split, found in records.items()}
     facts["shared_with_train"] = _shared_with_train(records, notes)
     classes = number_classes(task, records["train"])
@@ -352,7 +360,7 @@ def _compare_with_table_1(task: Task, facts: dict[str, Any], notes: list[str]) -
 def _at_most(records: SplitRecords, number: int) -> SplitRecords:
     if len(records) <= number:
         return records
-    # At random, because the files of homology are in the order of their folds.
+    # at random, because the files of homology are sorted by fold
     rows = np.random.default_rng(0).choice(len(records), number, replace=False)
     return records.select(sorted(rows.tolist()))
 
@@ -366,7 +374,7 @@ def _shared_with_train(records: dict[str, SplitRecords], notes: list[str]) -> di
     }
     for split, number in shared.items():
         if number:
-            notes.append(f"{split}: the sequences of {number:,} of {len(records[split]):,} records stand in train.")
+            notes.append(f"{split}: the sequences of {number:,} of {len(records[split]):,} records are also in train.")
     return shared
 
 
@@ -377,7 +385,7 @@ def _describe_numbers(splits: dict[str, Dataset], facts: dict[str, Any], notes: 
         facts["label_mean"][split] = float(labels.mean())
         facts["label_std"][split] = float(labels.std())
         if split != "train" and np.ptp(labels) == 0.0:
-            notes.append(f"{split}: all labels are {labels[0]:g}, so that a rank correlation is not defined.")
+            notes.append(f"{split}: all labels are {labels[0]:g}, so the rank correlation is not defined.")
 
 
 def _describe_classes(
@@ -400,8 +408,8 @@ def _describe_classes(
         if unseen["classes"]:
             facts["unseen_classes"][split] = unseen
             notes.append(
-                f"{split}: {unseen[what]:,} {what} of {unseen['classes']:,} classes that train never saw; no model "
-                "can get them right."
+                f"{split}: {unseen[what]:,} {what} belong to {unseen['classes']:,} classes that train lacks; no model "
+                "can predict them."
             )
         if of_residues:
             masked, without_mask = int((labels == IGNORE_INDEX).sum()), sum(found.without_mask)
@@ -410,6 +418,10 @@ def _describe_classes(
             facts.setdefault("records_without_mask", {})[split] = without_mask
             facts.setdefault("records_kept_in_place", {})[split] = sum(found.kept_in_place)
             if task.mask_column and without_mask:
-                notes.append(f"{split}: {without_mask:,} records have no {task.mask_column}; all of theirs count.")
+                notes.append(
+                    f"{split}: {without_mask:,} records have no {task.mask_column}; all their residues count."
+                )
             if masked == len(labels):
-                raise CorpusError(f"{task.name}: no residue of {split} has a label that counts.")
+                raise CorpusError(
+                    f"{task.name}: no residue of {split} has a label that counts: check the labels and the mask."
+                )

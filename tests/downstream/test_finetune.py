@@ -299,7 +299,7 @@ def test_predictions_do_not_depend_on_the_batch_size_or_the_order(make_trainer, 
 
 def test_a_run_that_diverges_ends_with_a_sentence(save_encoder, task, tmp_path):
     options = settings(learning_rate=1e30, warmup_steps=0, max_grad_norm=0.0)
-    with pytest.raises(ValueError, match="not finite|the loss is nan in update .*; a lower learning_rate"):
+    with pytest.raises(ValueError, match="not finite|the loss is nan in update .*: try a lower learning_rate"):
         finetune(task(), save_encoder("bert"), str(tmp_path / "out"), options)
     assert not (tmp_path / "out" / "result.json").exists()
 
@@ -326,7 +326,7 @@ def test_proteins_that_are_cut_are_counted_and_said_once(save_encoder, task, tmp
         }
     assert results[1].cut == results[0].cut
     assert all(len(row) <= 10 for row in results[0].predictions["test"])
-    said = [record.message for record in caplog.records if "max_length 12" in record.message]
+    said = [record.message for record in caplog.records if "max_length is 12" in record.message]
     assert len(said) == 1 and f"{results[0].cut['train']['proteins']} of 40 in train" in said[0]
 
 
@@ -395,5 +395,5 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(save_encoder, 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["J"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(ValueError, match="whose encoder has 30 token embeddings, but whose tokenizer has a token 30"):
+    with pytest.raises(ValueError, match="its encoder has 30 token embeddings, but its tokenizer has a token 30"):
         finetune(task(), folder, str(tmp_path / "out"), settings())

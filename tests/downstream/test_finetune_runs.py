@@ -21,13 +21,15 @@ class TestSeveralRuns:
         assert second.history == first.history
         assert same_predictions(first.predictions["test"], second.predictions["test"])
 
-    def test_what_was_cut_is_said_again_where_a_complete_run_is_read(self, save_encoder, task, tmp_path, monkeypatch):
-        said = []
-        monkeypatch.setattr(finetune_module, "_say_once", said.append)
+    def test_the_warning_about_cut_proteins_comes_again_when_a_complete_run_is_read(
+        self, save_encoder, task, tmp_path, monkeypatch
+    ):
+        warnings = []
+        monkeypatch.setattr(finetune_module, "_warn_once", warnings.append)
         data, encoder, out = task(lengths=(6, 15)), save_encoder("bert"), str(tmp_path / "out")
         for _ in range(2):
             finetune(data, encoder, out, settings(max_length=12))
-        assert len(said) == 2 and "with max_length 12 the beginning alone is read" in said[1]
+        assert len(warnings) == 2 and "max_length is 12, so proteins with more than" in warnings[1]
 
     @pytest.mark.parametrize("what", ["settings", "data", "encoder"])
     def test_the_result_of_something_else_is_not_taken_for_ones_own(self, save_encoder, task, tmp_path, what):
@@ -36,12 +38,14 @@ class TestSeveralRuns:
         other = settings(weight_decay=0.5) if what == "settings" else settings()
         data = task(train=41) if what == "data" else data
         encoder = save_encoder("modernbert") if what == "encoder" else encoder
-        with pytest.raises(ValueError, match="output_dir .* holds the result of other settings, other data"):
+        with pytest.raises(ValueError, match="output_dir .* contains the result of other settings, other data"):
             finetune(data, encoder, out, other)
 
     def test_another_model_is_not_written_over(self, save_encoder, task):
         folder = save_encoder("bert")
-        with pytest.raises(ValueError, match=r"output_dir .* holds another model \(a bert\); choose another folder"):
+        with pytest.raises(
+            ValueError, match=r"output_dir .* contains another model \(a bert\): choose another folder"
+        ):
             finetune(task(), folder, folder, settings())
 
     def test_seeds_have_folders_of_their_own_and_only_the_missing_one_is_run(
@@ -116,19 +120,17 @@ class TestGrid:
         assert best.learning_rate == 1e-2
         assert "learning_rate" in trials[0]["failure"] and trials[0]["validation_score"] is None
         assert trials[1]["failure"] is None
-        with pytest.raises(
-            ValueError, match="none of the 1 trials of the grid has a score on valid; of the first, .*"
-        ):
+        with pytest.raises(ValueError, match="none of the 1 trials of the grid has a score on valid; the first: .*"):
             grid_search(task(), save_encoder("bert"), str(tmp_path / "out"), base, {"learning_rate": [1e30]})
 
     @pytest.mark.parametrize(
         ("grid", "sentence"),
         [
-            ({"lr": [1e-3]}, "there is no option 'lr' of fine-tuning; the options are head,"),
+            ({"lr": [1e-3]}, "there is no option 'lr' of fine-tuning: choose one of head,"),
             ({"batch_size": []}, "the grid has no list of values for batch_size"),
             ({"head": "mean"}, "the grid has no list of values for head"),
             ({"batch_size": [8, 0]}, "batch_size must be at least 1, got 0"),
-            ({"seed": [0, 1]}, "seed cannot be searched over"),
+            ({"seed": [0, 1]}, "seed cannot be in the grid"),
             ({"head": ["mean", "conv"]}, "head must be one of attention, mean, cls for regression, got 'conv'"),
             ({"max_length": [100, 600]}, "max_length is 600, but the encoder has 512 positions"),
         ],
@@ -142,5 +144,5 @@ class TestGrid:
 
     def test_a_file_of_trials_that_is_something_else_is_refused(self, save_encoder, task, tmp_path):
         (tmp_path / "trials.jsonl").write_text('{"loss": 1}\n')
-        with pytest.raises(ValueError, match=r"line 1 of .*trials.jsonl is no trial of a grid"):
+        with pytest.raises(ValueError, match=r"line 1 of .*trials.jsonl is not a trial of a grid"):
             grid_search(task(), save_encoder("bert"), str(tmp_path), settings(), {"patience": [2]})

@@ -224,7 +224,7 @@ class TestAccuracies:
             "family_accuracy": pytest.approx(2 / 3),
             "family_proteins": 3,
         }
-        with pytest.raises(ValueError, match="levels must be fold, superfamily, family, and not 'class'"):
+        with pytest.raises(ValueError, match="levels must be fold, superfamily, family, got 'class'"):
             HomologyAccuracy().compute(predictions=[0], references=[0], levels=["class"])
 
     def test_of_residues_by_hand(self):
@@ -256,7 +256,7 @@ class TestAccuracies:
         assert found == pytest.approx(expected, abs=0.026)
 
     def test_rows_of_different_length_are_refused(self):
-        with pytest.raises(ValueError, match="Protein 2 has 1 predictions for 2 residues"):
+        with pytest.raises(ValueError, match="protein 2 has 1 predictions for 2 residues"):
             ResidueAccuracy().compute(predictions=[[1], [1]], references=[[1], [1, 2]])
 
 

@@ -122,25 +122,28 @@ class TestSplits:
         three_files["test_file"] = write_csv(tmp_path / "test.csv", rows)
         data = load_own_task(SCORE, **three_files)
         assert data.facts["shared_with_train"] == {"valid": 0, "test": 2}
-        assert "test: the sequences of 2 of 9 records stand in train." in caplog.text
+        assert "test: the sequences of 2 of 9 records are also in train." in caplog.text
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"split_column": "part", "test_file": "x.csv"}, "cannot go with valid_file or test_file"),
-            ({"valid_file": "x.csv"}, "valid_file but no test_file"),
-            ({"test_file": "a.csv"}, "One file is named for more than one split"),
-            ({"valid_fraction": 0.0}, "valid_fraction must be between 0 and 1, and not 0.0"),
-            ({"test_fraction": 20}, "test_fraction must be between 0 and 1, and not 20"),
+            (
+                {"split_column": "part", "test_file": "x.csv"},
+                "cannot be combined with valid_file or test_file: remove one",
+            ),
+            ({"valid_file": "x.csv"}, "valid_file is given without test_file: give both"),
+            ({"test_file": "a.csv"}, "a file is named for more than one split"),
+            ({"valid_fraction": 0.0}, "valid_fraction must be between 0 and 1, got 0.0"),
+            ({"test_fraction": 20}, "test_fraction must be between 0 and 1, got 20"),
             (
                 {"valid_fraction": 0.5, "test_fraction": 0.5},
                 "12 distinct sequences are too few to take test and valid",
             ),
-            ({"seed": -1}, "seed must be 0 or more, and not -1"),
+            ({"seed": -1}, "seed must be 0 or more, got -1"),
             ({"max_records": 0}, "max_records must be 1 or more"),
             ({"split_column": "part"}, 'a.csv: line 2 has no column "part"'),
-            ({"split_column": "kind"}, "column \"kind\" holds 'soluble' in record 1, but the splits are"),
-            ({"split_column": "always"}, 'column "always" names no record of test'),
+            ({"split_column": "kind"}, "column \"kind\" contains 'soluble' in record 1, but must be train"),
+            ({"split_column": "always"}, 'column "always" has no record with test'),
         ],
     )
     def test_options_that_cannot_be_honoured_are_refused(self, tmp_path, monkeypatch, options, message):
@@ -155,15 +158,15 @@ class TestTargets:
         ("task", "value", "message"),
         [
             (SCORE, "", 'column "score" is empty'),
-            (SCORE, "high", "column \"score\" holds 'high' where a number must stand"),
-            (SCORE, "nan", 'column "score" holds nan, which is not a finite number'),
-            (SCORE, "inf", 'column "score" holds inf'),
-            (SCORE, "-Infinity", 'column "score" holds -inf'),
+            (SCORE, "high", "column \"score\" contains 'high', but must contain a number"),
+            (SCORE, "nan", 'column "score" contains nan, but must contain a finite number'),
+            (SCORE, "inf", 'column "score" contains inf'),
+            (SCORE, "-Infinity", 'column "score" contains -inf'),
             (own_task("classification", "score"), "", 'column "score" is empty'),
             (
                 own_task("classification", "score"),
                 "NaN",
-                "column \"score\" holds 'NaN' where the name or number of a class",
+                "column \"score\" contains 'NaN', but must contain the name or number of a class",
             ),
         ],
     )
@@ -186,7 +189,7 @@ class TestTargets:
     def test_constant_labels_are_refused(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", rows_of(40, score=2, kind="soluble"))
         for task in (SCORE, KIND):
-            with pytest.raises(CorpusError, match=rf'All labels of train are the same .*column "{task.target}"'):
+            with pytest.raises(CorpusError, match=rf'all labels of train are the same .*column "{task.target}"'):
                 load_own_task(task, path)
 
     def test_names_of_classes_are_numbered_by_the_alphabet(self, three_files):
@@ -203,7 +206,7 @@ class TestTargets:
 
     def test_a_number_that_is_not_whole_is_no_class(self, tmp_path):
         (tmp_path / "a.json").write_text(json.dumps(rows_of(30)))
-        with pytest.raises(CorpusError, match="record 2: .*'0.25' where the name or number of a class must stand"):
+        with pytest.raises(CorpusError, match="record 2: .*'0.25', but must contain the name or number of a class"):
             load_own_task(own_task("classification", "score"), tmp_path / "a.json")
 
     def test_a_class_that_only_the_test_has_is_never_right(self, three_files, tmp_path, caplog):
@@ -213,7 +216,7 @@ class TestTargets:
         data = load_own_task(KIND, **three_files)
         assert data.splits["test"]["label"][:3] == [2, 0, -1]
         assert data.facts["unseen_classes"] == {"test": {"classes": 1, "records": 1}}
-        assert "1 records of 1 classes that train never saw" in caplog.text
+        assert "1 records belong to 1 classes that train lacks" in caplog.text
 
 
 class TestResidueLabels:
@@ -263,12 +266,12 @@ class TestResidueLabels:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("ranking", "score"), "must be one of regression, classification, token_classification, and not 'ranking'"),
-        (("regression", "sequence"), "need columns of their own"),
+        (("ranking", "score"), "must be one of regression, classification, token_classification, got 'ranking'"),
+        (("regression", "sequence"), "need different columns, got"),
     ],
 )
 def test_tasks_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(CorpusError, match=message):
         own_task(*arguments)
-    with pytest.raises(CorpusError, match="mask_column='known' has no meaning for regression"):
+    with pytest.raises(CorpusError, match="mask_column='known' does not apply to regression"):
         own_task("regression", "score", mask_column="known")

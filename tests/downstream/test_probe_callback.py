@@ -88,9 +88,9 @@ def test_probes_that_cannot_be_made_are_refused_before_training(make_trainer, le
     [
         (["--probe_steps", "5"], "probe_steps is given, but there are no probe_tasks"),
         (["--probe_data_dir", "x"], "probe_data_dir is given, but there are no probe_tasks"),
-        (["--probe_tasks", "stability"], "there is no probe_data_dir with their data"),
-        (["--probe_tasks", "stabilty", "--probe_data_dir", "x"], "probe_tasks names stabilty, but the tasks are"),
-        (["--probe_tasks", "stability", "stability", "--probe_data_dir", "x"], "probe_tasks names one task twice"),
+        (["--probe_tasks", "stability"], "probe_tasks is given, but probe_data_dir is missing"),
+        (["--probe_tasks", "stabilty", "--probe_data_dir", "x"], "probe_tasks names stabilty, but must be among"),
+        (["--probe_tasks", "stability", "stability", "--probe_data_dir", "x"], "probe_tasks names a task twice"),
         (
             ["--probe_tasks", "stability", "--probe_data_dir", "x", "--probe_steps", "0"],
             "probe_steps must be at least 1",

@@ -185,7 +185,7 @@ def test_a_one_hot_ridge_that_would_not_fit_into_memory_is_left_out_and_said(lea
     assert "one_hot_ridge" in baselines_for(data)
     monkeypatch.setattr(baselines, "_MOST_COLUMNS", 5)
     assert list(baselines_for(data)) == ["mean", "composition"]
-    assert "one_hot_ridge is left out" in caplog.text and "at most 5" in caplog.text
+    assert "one_hot_ridge is left out" in caplog.text and "takes at most 5" in caplog.text
 
 
 def test_where_validation_cannot_choose_the_whole_protein_is_one_segment(learnable, backbone, tokenizer):

@@ -108,11 +108,11 @@ def test_a_hostile_lmdb_entry_is_refused_by_name(tmp_path, write_split):
     ("entries", "message"),
     [
         ({}, "no entry 'num_examples'"),
-        ({b"num_examples": pickle.dumps(0)}, "holds no records"),
+        ({b"num_examples": pickle.dumps(0)}, "contains no records"),
         ({b"num_examples": pickle.dumps(-1)}, '"num_examples" is not a number of records'),
         ({b"num_examples": pickle.dumps("3")}, '"num_examples" is not a number of records'),
         ({b"num_examples": pickle.dumps(2), b"0": pickle.dumps(ROWS[0])}, "no entry '1'"),
-        ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps([1])}, "entry '0' is not a record"),
+        ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps([1])}, "entry '0' must be a record"),
         ({b"num_examples": pickle.dumps(1), b"0": b"garbage"}, "entry '0' was not read: it is not a pickle"),
         ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps({"primary": "M"})}, "entry '0' has no column \"y\""),
         ({b"keys": pickle.dumps(["0"])}, '"keys" is not a list of keys'),
@@ -139,7 +139,7 @@ def test_an_incomplete_lmdb_file_is_refused(tmp_path, write_split):
 def test_a_column_that_parquet_has_twice_is_refused(tmp_path):
     table = pa.Table.from_arrays([pa.array(["M"]), pa.array([1]), pa.array([2])], names=["primary", "y", "y"])
     pq.write_table(table, tmp_path / "a.parquet")
-    with pytest.raises(CorpusError, match=r"a\.parquet: the column 'y' is there more than once"):
+    with pytest.raises(CorpusError, match=r"a\.parquet: the column 'y' occurs more than once"):
         read(tmp_path / "a.parquet")
 
 
@@ -159,18 +159,18 @@ WRONG_FILES = {
     "broken line": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"primary"\n', "line 2 is not a JSON object"),
     "pretty object": ("x.jsonl", b'{\n"primary": "M", "y": 1}\n', "line 1 is not a JSON object"),
     "deep JSON": ("x.json", b"[" * 100_000, "not a JSON list"),
-    "no record": ("x.json", b"[1, 2]", "record 1 is not a record with columns but '1'"),
+    "no record": ("x.json", b"[1, 2]", "record 1 must be a record with columns, but is '1'"),
     "no column": ("x.json", b'[{"primary": "M"}]', 'record 1 has no column "y"; its columns are "primary"'),
     "later no column": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"y": 1}\n', 'line 2 has no column "primary"'),
     "ragged": ("x.csv", b"primary,y\nM\n", "line 2 has 1 fields"),
-    "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' is there more than once"),
+    "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' occurs more than once"),
     "damaged gz": ("x.jsonl.gz", b"\x1f\x8b\x08\0garbage", "compressed file"),
     "binary": ("x.json", b"\0\1\2", "binary"),
     "parquet": ("x.parquet", b"PAR1garbage", "could not be read"),
     "empty parquet": ("x.parquet", b"", "empty"),
     "an LMDB file of garbage": ("x.lmdb", b"garbage" * 2000, "could not be opened as an LMDB folder"),
-    "unknown": ("x.pkl", b"", "no known format"),
-    "compressed parquet": ("x.parquet.gz", b"", "no known format"),
+    "unknown": ("x.pkl", b"", "not that of a known format"),
+    "compressed parquet": ("x.parquet.gz", b"", "not that of a known format"),
 }
 
 

@@ -94,7 +94,7 @@ def test_a_result_is_marked_where_it_does_not_beat_the_best_baseline(fluorescenc
     same = record(fluorescence, "probe", [predictions], model="a/b", baselines=baselines)
     assert not same["against"]["test"]["beaten"] and same["against"]["test"]["difference"] == 0
     assert "!" not in table([good]) and "+0.000 to noisy !" in table([same])
-    assert "does not beat the best baseline" in table([same])
+    assert "not shown to beat the best baseline" in table([same])
     only_constant = record(fluorescence, "probe", [predictions], baselines={"mean": [constant]})
     assert only_constant["against"] == {}
 
@@ -104,7 +104,7 @@ def test_the_table_shows_undefined_figures_as_such_and_the_papers_with_a_footnot
     constant = record(fluorescence, "mean", [{split: found * 0 for split, found in labels.items()}])
     assert constant["figures"]["test"]["spearman"]["value"] is None
     text = table([constant])
-    assert "not defined" in text and "0.678 ± 0.002" in text and "(a) on other data than here" in text
+    assert "not defined" in text and "0.678 ± 0.002" in text and "(a) on other data: your splits" in text
     constant["as_in_paper"] = True
     assert "(a)" not in table([constant])
 
@@ -156,7 +156,7 @@ def test_results_take_the_place_of_earlier_ones_of_the_same_kind(fluorescence, p
 @pytest.mark.parametrize("text", ["{", "[]", '{"version": 1, "results": [{}]}', '{"version": 9, "results": []}'])
 def test_a_damaged_file_of_results_is_named_and_stays(tmp_path, text):
     (tmp_path / "results.json").write_text(text)
-    with pytest.raises(ValueError, match="results.json is no list of results"):
+    with pytest.raises(ValueError, match="results.json is not a list of results"):
         write_results(tmp_path, [])
     assert (tmp_path / "results.json").read_text() == text
 

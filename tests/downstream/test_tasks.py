@@ -82,7 +82,7 @@ class TestLayouts:
         def encode(splits):
             splits["train"][1]["primary"] = [4, 29]
 
-        with pytest.raises(CorpusError, match=r'record 2: column "primary" holds the number 29 .* are 4 to 28'):
+        with pytest.raises(CorpusError, match=r'record 2: column "primary" contains the number 29 .* are 4 to 28'):
             load_task("stability", write_task("stability", change=encode))
 
 
@@ -136,7 +136,7 @@ class TestRowCounts:
         ids = data.splits["train"]["id"][:]
         assert ids == load_task("remote_homology", folder, max_records=20).splits["train"]["id"][:]
         assert ids != load_task("remote_homology", folder).splits["train"]["id"][:20]
-        assert any("At most 20 records" in note for note in data.facts["notes"])
+        assert any("at most 20 records" in note for note in data.facts["notes"])
 
     def test_sequences_shared_with_train_are_counted_and_said(self, write_task, caplog):
         def share(splits):
@@ -145,7 +145,7 @@ class TestRowCounts:
 
         data = load_task("fluorescence", write_task("fluorescence", change=share))
         assert data.facts["shared_with_train"] == {"valid": 0, "test": 2}
-        assert "test: the sequences of 2 of 14 records stand in train." in caplog.text
+        assert "test: the sequences of 2 of 14 records are also in train." in caplog.text
 
 
 class TestResidueLabels:
@@ -171,7 +171,7 @@ class TestResidueLabels:
         assert (
             load_task("secondary_structure", folder, target="ss8").facts["fingerprints"] == data.facts["fingerprints"]
         )
-        with pytest.raises(CorpusError, match="labels must be one of ss3, ss8, and not 'ss9'"):
+        with pytest.raises(CorpusError, match="labels must be one of ss3, ss8, got 'ss9'"):
             with_labels("ss9")
 
     def test_a_test_without_eight_states_is_left_out_and_said(self, write_task, caplog):
@@ -189,7 +189,7 @@ class TestResidueLabels:
             (folder / f"secondary_structure_{split}.json").rename(folder / f"ss8_{split}.json")
         data = load_task(with_labels("ss8"), folder, file_prefix="ss8")
         assert data.facts["files"]["cb513"] == "secondary_structure_cb513.json"
-        assert any("cb513: no file begins with" in note for note in data.facts["notes"])
+        assert any("cb513: no file name begins with" in note for note in data.facts["notes"])
 
     def test_the_mask_and_negative_labels_take_residues_out(self, write_task):
         def change(splits):
@@ -221,13 +221,13 @@ class TestResidueLabels:
         [
             ("ss3", [0, 1, 2], r'column "ss3" has 3 labels for the 5 residues of column "primary"'),
             ("ss3", "HHHHHH", r"has 6 labels for the 5 residues"),
-            ("ss3", "HHQHH", r"holds the class 'Q', but the classes are \['H', 'E', 'C'\]"),
-            ("ss3", [0, 1, 2, 3, 0], "holds the class '3'"),
-            ("ss3", [0, 1, 2, 0.5, 0], "holds '0.5' where the name or number of a class must stand"),
+            ("ss3", "HHQHH", r"contains the class 'Q', but the classes are \['H', 'E', 'C'\]"),
+            ("ss3", [0, 1, 2, 3, 0], "contains the class '3'"),
+            ("ss3", [0, 1, 2, 0.5, 0], "contains '0.5', but must contain the name or number of a class"),
             ("ss3", None, 'column "ss3" is empty'),
-            ("ss3", 7, "where a list must stand"),
+            ("ss3", 7, "must contain a list"),
             ("valid_mask", [1, 1, 1], 'column "valid_mask" has 3 values for 5 residues'),
-            ("valid_mask", [1, 1, 2, 1, 1], 'column "valid_mask" holds something else than ones and zeros'),
+            ("valid_mask", [1, 1, 2, 1, 1], 'column "valid_mask" must contain only ones and zeros'),
         ],
     )
     def test_labels_that_do_not_fit_are_refused(self, write_task, column, value, message):
@@ -270,14 +270,14 @@ class TestClasses:
         assert data.splits["test_fold_holdout"]["label"][:4] == [-1, -1, -1, 0]
         assert data.facts["rows"]["test_fold_holdout"] == 14
         assert data.facts["unseen_classes"] == {"test_fold_holdout": {"classes": 2, "records": 3}}
-        assert "test_fold_holdout: 3 records of 2 classes that train never saw" in caplog.text
+        assert "test_fold_holdout: 3 records belong to 2 classes that train lacks" in caplog.text
 
     def test_one_class_is_refused(self, write_task):
         def change(splits):
             for record in splits["train"]:
                 record["fold_label"] = 5
 
-        with pytest.raises(CorpusError, match=r'All labels of train are the same .*"fold_label", 12 records'):
+        with pytest.raises(CorpusError, match=r'all labels of train are the same .*"fold_label", 12 records'):
             load_task("remote_homology", write_task("remote_homology", change=change))
 
     def test_levels_of_homology_are_named_by_split(self):
@@ -317,7 +317,7 @@ class TestNumbers:
         ratio = chymotrypsin.facts["label_mean"]["test"] / consensus.facts["label_mean"]["test"]
         assert ratio == pytest.approx(2.0)
         assert consensus.facts["other_target_than_tape"] and not chymotrypsin.facts["other_target_than_tape"]
-        assert any("TAPE's and the paper's figures are of stability_score_c" in n for n in consensus.facts["notes"])
+        assert any("TAPE and the paper use stability_score_c" in n for n in consensus.facts["notes"])
         assert not load_task("stability", write_task("stability")).facts["other_target_than_tape"]
         with pytest.raises(CorpusError, match='no column "stability_score_x"; its columns are "primary"'):
             load_task("stability", folder, target="stability_score_x")
@@ -325,15 +325,15 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            (float("nan"), "holds nan, which is not a finite number"),
-            ([float("inf")], "holds inf"),
-            (1e39, "holds 1e\\+39, which is not a finite number of 32 bits"),
-            ([], "holds a list of 0 values where one must stand"),
-            ([1.0, 2.0], "holds a list of 2 values"),
+            (float("nan"), "contains nan, but must contain a finite number"),
+            ([float("inf")], "contains inf"),
+            (1e39, "contains 1e\\+39, but must contain a finite number of 32 bits"),
+            ([], "contains a list of 0 values, but must contain one"),
+            ([1.0, 2.0], "contains a list of 2 values"),
             (None, "is empty"),
-            ("bright", "holds 'bright' where a number must stand"),
-            (True, "holds 'True' where one number must stand"),
-            ({"a": 1}, "holds .* where one number must stand"),
+            ("bright", "contains 'bright', but must contain a number"),
+            (True, "contains 'True', but must contain one number"),
+            ({"a": 1}, "contains .*, but must contain one number"),
         ],
     )
     def test_targets_that_are_no_numbers_are_refused(self, write_task, value, message):
@@ -358,12 +358,12 @@ class TestNumbers:
             for index, record in enumerate(splits["train"]):
                 record["log_fluorescence"] = [1.5 + 1e-12 * index]
 
-        with pytest.raises(CorpusError, match="All labels of train are the same"):
+        with pytest.raises(CorpusError, match="all labels of train are the same"):
             load_task("fluorescence", write_task("fluorescence", change=constant("train")))
-        with pytest.raises(CorpusError, match="All labels of train are the same"):
+        with pytest.raises(CorpusError, match="all labels of train are the same"):
             load_task("fluorescence", write_task("fluorescence", change=nearly_constant))
         load_task("fluorescence", write_task("fluorescence", change=constant("test")))
-        assert "test: all labels are 1.5, so that a rank correlation is not defined." in caplog.text
+        assert "test: all labels are 1.5, so the rank correlation is not defined." in caplog.text
 
     def test_what_cleaning_takes_away_is_said(self, write_task, caplog):
         def change(splits):
@@ -388,7 +388,7 @@ class TestNumbers:
         def change(splits):
             splits["test"][1]["num_mutations"] = value
 
-        with pytest.raises(CorpusError, match=r'fluorescence_test\.json: record 2: column "num_mutations" holds'):
+        with pytest.raises(CorpusError, match=r'fluorescence_test\.json: record 2: column "num_mutations" contains'):
             load_task("fluorescence", write_task("fluorescence", change=change))
 
     def test_remarks_that_some_records_lack_are_null(self, write_task):
@@ -406,17 +406,17 @@ class TestNumbers:
         def change(splits):
             splits["train"][6]["primary"] = value
 
-        with pytest.raises(CorpusError, match=r'fluorescence_train\.json: record 7: column "primary" holds'):
+        with pytest.raises(CorpusError, match=r'fluorescence_train\.json: record 7: column "primary" contains'):
             load_task("fluorescence", write_task("fluorescence", change=change))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task": "contact"}, "There is no task 'contact'; the tasks are secondary_structure, remote_homology"),
+        ({"task": "contact"}, "there is no task 'contact': choose one of secondary_structure, remote_homology"),
         ({"data_dir": "nowhere"}, r"nowhere: there is no such folder \(data_dir\)"),
-        ({"task": own_task("regression", "y")}, "own_task has no file_prefix: it is a task for load_own_task"),
-        ({"max_records": 0}, "max_records must be 1 or more, and not 0"),
+        ({"task": own_task("regression", "y")}, "own_task has no file_prefix: set one, or use load_own_task"),
+        ({"max_records": 0}, "max_records must be 1 or more, got 0"),
         (
             {"file_prefix": "other"},
             "fluorescence needs the splits train, valid, test, but there is no file other_train",
