@@ -125,10 +125,10 @@ def is_compressed(path: str) -> bool:
         return file.read(2) in (b"\x1f\x8b", b"\x1f")
 
 
-def _open(path: str, start: int, stop: int | None) -> io.BufferedIOBase:
+def _open(path: str, start: int, stop: int | None) -> io.BufferedReader | gzip.GzipFile:
     if stop is not None:
         return io.BufferedReader(_ByteRange(path, start, stop))
-    return (gzip.open if is_compressed(path) else open)(path, "rb")
+    return gzip.open(path, "rb") if is_compressed(path) else open(path, "rb")
 
 
 def read_lines(
@@ -177,7 +177,8 @@ def _read_failure(name: str, error: BaseException, after_line: int = 0) -> Corpu
 
 def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
     # Not dnaio: it refuses headers that are not ASCII, silently skips lines that start with "#", and is not faster.
-    path, header, parts, records = shard.name, None, [], shard.first_row
+    path, header, records = shard.name, None, shard.first_row
+    parts: list[str] = []
     # headers may have any encoding; an extra header ends the last record
     lines = itertools.chain(read_lines(path, errors="surrogateescape", start=shard.start, stop=shard.stop), [">"])
     for number, line in enumerate(lines, start=1 + shard.first_line):
@@ -299,6 +300,7 @@ def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
 
 def _read_dataset(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
     # `iter` reads the whole shard also in a DataLoader worker; iterating over rows would divide it among the workers
+    assert shard.dataset is not None  # a shard of this format has one
     selected = shard.dataset.select_columns(_to_select(columns))
     on_disk = isinstance(selected, Dataset)
     for batch in selected.with_format("arrow" if on_disk else None).iter(_ROWS_PER_BATCH):

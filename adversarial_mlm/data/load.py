@@ -109,8 +109,8 @@ def load_corpus(
     """
     if min_length < 0:
         raise CorpusError(f"min_length must be 0 or more, got {min_length!r}.")
-    sources = [source] if isinstance(source, str | os.PathLike) else source
-    sources = [os.path.expanduser(os.fspath(item)) for item in sources]
+    given = [source] if isinstance(source, str | os.PathLike) else source
+    sources = [os.path.expanduser(os.fspath(item)) for item in given]
     if not sources or not all(sources):
         raise CorpusError("the source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
     if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:

@@ -247,7 +247,8 @@ def _clean_part(number: int, part: Part, shard: Shard, folder: str, min_length: 
             return note
     of_part = {key: getattr(part, key) for key in ("first_row", "first_line", "start", "stop")}
     rows = read_rows(dataclasses.replace(shard, **of_part), Columns())
-    counts, dropped, residues = CleaningCounts(), [], 0
+    counts, residues = CleaningCounts(), 0
+    dropped: list[tuple[int, str]] = []
 
     def counted(cleaned):
         nonlocal residues

@@ -50,7 +50,8 @@ def _refuse_option(option: str, value: Any, default: Any, reason: str) -> None:
 
 def file_shards(sources: list[str]) -> list[Shard]:
     """Expand patterns (sorted), and check that all files exist, occur once and have one known format."""
-    shards, seen = [], set()
+    shards: list[Shard] = []
+    seen: set[str] = set()
     for item in sources:
         paths = [item] if os.path.isfile(item) else sorted(filter(os.path.isfile, glob.glob(item, recursive=True)))
         if not paths:
@@ -59,16 +60,16 @@ def file_shards(sources: list[str]) -> list[Shard]:
                 "a pattern such as folder/*.fasta."
             )
         for path in paths:
-            shard = Shard(len(shards), path, _file_format(path))
-            shards.append(shard)
-            if shard.format is None:
+            file_format = _file_format(path)
+            if file_format is None:
                 raise CorpusError(
                     f"{path}: the ending of the name is not that of a known format ({', '.join(_FORMATS)}; all but "
                     ".parquet also with .gz): rename or convert the file."
                 )
-            if shard.format != shards[0].format:
+            shards.append(Shard(len(shards), path, file_format))
+            if file_format != shards[0].format:
                 raise CorpusError(
-                    f"{path}: is {shard.format}, but {shards[0].name} is {shards[0].format}: all files must be of "
+                    f"{path}: is {file_format}, but {shards[0].name} is {shards[0].format}: all files must be of "
                     "one format."
                 )
             if os.path.realpath(path) in seen:

@@ -205,7 +205,7 @@ def _choose_records(
     held_out: dict[str, np.ndarray] = {}
     missing = 0
     if fractions["holdout_families"] or fractions["holdout_members"]:
-        families, names, missing = _family_of_records(dataset, clusters, clusters_name)
+        families, names, missing = _family_of_records(dataset, clusters or {}, clusters_name)
     if fractions["holdout_families"]:
         chosen = _choose_families(names, np.bincount(families), fractions["holdout_families"] * len(dataset), seed)
         held_out["families"] = np.flatnonzero(chosen[families])

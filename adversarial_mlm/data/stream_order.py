@@ -6,6 +6,7 @@ through a shuffle buffer. Epochs are joined end to end. Any process can return t
 up to it; nothing has to be saved.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
@@ -29,9 +30,9 @@ def stream_parts(dataset: IterableDataset) -> list[Callable[[], Iterator[Mapping
             must give the same records in the same order each time.
     """
     if isinstance(dataset, RecordStream):
-        return [lambda index=index: dataset.shard_rows(index) for index in range(dataset.num_shards)]
+        return [functools.partial(dataset.shard_rows, index) for index in range(dataset.num_shards)]
     if isinstance(dataset, datasets.IterableDataset):
-        return [lambda index=index: _rows_of_part(dataset, index) for index in range(dataset.num_shards)]
+        return [functools.partial(_rows_of_part, dataset, index) for index in range(dataset.num_shards)]
     return [lambda: iter(dataset)]
 
 
@@ -46,7 +47,7 @@ def _rows_of_part(dataset: datasets.IterableDataset, index: int) -> Iterator[dic
 def shuffled(rows: Iterator[Mapping], generator: np.random.Generator, buffer_size: int) -> Iterator[Mapping]:
     """Yield every row exactly once, drawn at random from a buffer of `buffer_size` rows."""
     buffer = list(itertools.islice(rows, buffer_size))
-    draws = iter(())
+    draws: Iterator[int] = iter(())
     for row in rows:
         index = next(draws, None)
         if index is None:

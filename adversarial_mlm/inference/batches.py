@@ -63,8 +63,8 @@ class DataCollatorForTask:
             input_ids[index, : len(whole)] = whole
             attention_mask[index, : len(whole)] = 1
             residue_mask[index, len(before) : len(before) + len(row)] = True
-        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "residue_mask": residue_mask}
-        batch = {name: torch.from_numpy(array) for name, array in batch.items()}
+        arrays = {"input_ids": input_ids, "attention_mask": attention_mask, "residue_mask": residue_mask}
+        batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if "label" in examples[0]:
             batch["labels"] = self._labels([example["label"] for example in examples], batch["residue_mask"])
         return batch

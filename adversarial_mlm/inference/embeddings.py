@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.batches import DataCollatorForTask
-from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.models.encoders import number_of_positions, to_device
 from adversarial_mlm.models.loading import new_backbone
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -29,7 +29,7 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = new_backbone(model.config)
-    return twin.to(model.device).eval()
+    return to_device(twin, model.device).eval()
 
 
 def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -100,10 +100,10 @@ def encode_proteins(
         with fewer residues than segments.
 
     Raises:
-        ValueError: If the tokenizer does not read one residue as one token, if an option is out of range, or if an
-            output is not finite.
+        ValueError: If there is no protein, if the tokenizer does not read one residue as one token, if an option is
+            out of range, or if an output is not finite.
     """
-    sums = None
+    sums: np.ndarray | None = None
     lengths = np.array([len(sequence) for sequence in sequences])
     edges = [segment_edges(length, segments) for length in lengths]
     for owners, first, hidden, mask in _hidden_states(
@@ -123,6 +123,8 @@ def encode_proteins(
         of_batch = torch.zeros(len(rows), hidden.shape[-1], device=hidden.device)
         of_batch.index_add_(0, torch.from_numpy(local).to(hidden.device), hidden[mask].float())
         sums[rows] += of_batch.double().cpu().numpy()
+    if sums is None:
+        raise ValueError("there is no protein to read")
     counts = np.concatenate([np.diff(of_protein) for of_protein in edges])
     means = sums / np.maximum(counts, 1)[:, None]
     return means.astype(np.float32).reshape(len(sequences), segments, -1)
@@ -166,7 +168,8 @@ def encode_residues(
         ValueError: As [`encode_proteins`].
     """
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
-    found, largest = None, np.finfo(np.float16).max
+    found: np.ndarray | None = None
+    largest = np.finfo(np.float16).max
     for owners, first, hidden, mask in _hidden_states(
         model, tokenizer, sequences, max_length, batch_tokens, dtype, layer
     ):
@@ -179,6 +182,8 @@ def encode_residues(
         for begin, residues in zip(starts[owners] + first, mask.sum(dim=1).tolist(), strict=True):
             found[begin : begin + residues] = values[row : row + residues]
             row += residues
+    if found is None:
+        raise ValueError("there is no protein to read")
     return found
 
 
@@ -225,7 +230,7 @@ def _of_layer(output, layer: int | None) -> torch.Tensor:
 
 def _parts(lengths: Sequence[int], most: int) -> np.ndarray:
     """Cut proteins into as few nearly equal parts as possible: `(parts, 3)` with protein, start and stop."""
-    parts = []
+    parts: list[tuple[int, int, int]] = []
     for owner, length in enumerate(lengths):
         edges = np.linspace(0, length, -(-length // most) + 1).round().astype(np.int64)
         parts.extend((owner, start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True))

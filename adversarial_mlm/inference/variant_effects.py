@@ -48,8 +48,8 @@ def marginals(
         `np.ndarray` of shape `(residues, vocab)`, float64; nan at other positions.
 
     Raises:
-        ValueError: If the tokenizer has no mask or does not read one residue as one token, or if the model's output is
-            not finite.
+        ValueError: If there is no position, if the tokenizer has no mask or does not read one residue as one token, or
+            if the model's output is not finite.
     """
     table = ByteTable.from_tokenizer(tokenizer)
     if masked and tokenizer.mask_token_id is None:
@@ -57,7 +57,9 @@ def marginals(
     max_length = max_length or default_max_length(model, tokenizer)
     check_max_length(model, max_length)
     ids = table.encode(wild_type)
-    positions = np.arange(len(ids)) if positions is None else np.unique(np.asarray(positions, dtype=np.int64))
+    read = np.arange(len(ids)) if positions is None else np.unique(np.asarray(positions, dtype=np.int64))
+    if not len(read):
+        raise ValueError("there is no position to read: the protein or positions is empty")
     room = max_length - len(table.prefix) - len(table.suffix)
     if room < 1:
         raise ValueError(
@@ -65,11 +67,11 @@ def marginals(
             f"{max_length - room + 1}"
         )
     window = min(room, len(ids))
-    starts = np.clip(positions - window // 2, 0, len(ids) - window)
-    found = None
+    starts = np.clip(read - window // 2, 0, len(ids) - window)
+    found: np.ndarray | None = None
     at_once = max(1, (batch_tokens or _BATCH_TOKENS) // (window + max_length - room))
-    for begin in range(0, len(positions), at_once):
-        chosen, first = positions[begin : begin + at_once], starts[begin : begin + at_once]
+    for begin in range(0, len(read), at_once):
+        chosen, first = read[begin : begin + at_once], starts[begin : begin + at_once]
         if not masked:  # read equal windows once
             first, of_row = np.unique(first, return_inverse=True)
         rows = [np.concatenate([table.prefix, ids[start : start + window], table.suffix]) for start in first]
@@ -85,6 +87,7 @@ def marginals(
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
+    assert found is not None  # there was a position
     return found
 
 

@@ -144,6 +144,7 @@ def corrupt_batch(
             noisy_options = scores.option_scores + noise  # (batch, length, 2 + replacements)
         adversarial_ids, winner = _chosen_corruption(input_ids, noisy_options, vocabulary)
         if one_hot:
+            assert soft is not None  # it was asked for
             one_hots = _straight_through(
                 input_ids, noised_ids, chosen, soft, noisy_options, rules.temperature, vocabulary
             )
@@ -195,6 +196,7 @@ def _choose(
         soft = probabilities
     if rules.spends_budget:
         return topk_mask(any_mask.detach() + noise, candidates, budget), soft, probabilities
+    assert soft is not None  # MaskingRules refuses a sampler without a relaxation here
     return threshold_mask(soft.detach(), candidates), soft, probabilities
 
 

@@ -9,6 +9,7 @@ A noiser that is no longer trained has no such need: with `frozen=True` calling 
 import copy
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ class SequenceEncoder:
         attention_mask = np.arange(longest) < lengths[:, None]
         filler = np.array([example.get("filler", False) for example in examples])
         residue_mask = self._is_residue[input_ids] & attention_mask & ~filler[:, None]
-        batch = {
+        batch: dict[str, Any] = {
             "input_ids": torch.from_numpy(input_ids),
             "attention_mask": torch.from_numpy(attention_mask.astype(np.int64)),
             "residue_mask": torch.from_numpy(residue_mask),
@@ -142,7 +143,7 @@ class DataCollatorForRandomMLM:
         ValueError: If a rate or share is out of range.
     """
 
-    noiser = None
+    noiser: NoiserModel | None = None
 
     def __init__(
         self,
@@ -153,7 +154,7 @@ class DataCollatorForRandomMLM:
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
     ):
-        rules = MaskingRules(random_rate=random_rate, mask_options=mask_options)
+        rules = MaskingRules(random_rate=random_rate, mask_options=tuple(mask_options))
         self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
 
     def _set_up(self, tokenizer, rules: MaskingRules, max_length: int, pad_to_multiple_of: int | None, seed: int):
@@ -220,6 +221,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         ValueError: If a rate or share is out of range, if options contradict each other, or if the noiser was made for
             another tokenizer.
     """
+
+    noiser: NoiserModel
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class MaskingRules:
     """
 
     random_rate: float
-    mask_options: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    mask_options: tuple[float, ...] = (0.8, 0.1, 0.1)
     adversarial_rate: float = 0.0
     learned_options: bool = True
     sampler: str = "rss"

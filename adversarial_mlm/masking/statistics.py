@@ -150,5 +150,5 @@ def most_masked(figures: dict[str, float]) -> str:
     prefix = "enrichment_"
     enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
     enrichment.pop("max", None)
-    most = sorted(enrichment, key=enrichment.get, reverse=True)[:_MOST_MASKED]
+    most = sorted(enrichment, key=lambda letter: enrichment[letter], reverse=True)[:_MOST_MASKED]
     return ", ".join(f"{letter} {enrichment[letter]:.1f}×" for letter in most)

@@ -29,8 +29,8 @@ class NoiserOutput(ModelOutput):
             mask it: [MASK], keep the residue, or replace it by one of `config.replacement_ids`.
     """
 
-    any_mask_scores: torch.Tensor | None = None
-    option_scores: torch.Tensor | None = None
+    any_mask_scores: torch.Tensor
+    option_scores: torch.Tensor = None  # type: ignore[assignment]  # always there, but ModelOutput needs a default
 
 
 class NoiserModel(PreTrainedModel):

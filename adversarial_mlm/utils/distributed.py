@@ -21,7 +21,7 @@ def on_main_process(decide: Callable[[], T]) -> T:
         ValueError: Such as [`AdversarialMLMError`]: on all processes, if process 0 raised it.
     """
     state = PartialState()
-    outcome = [None, None]
+    outcome: list = [None, None]  # what was returned, what was raised
     if state.is_main_process:
         try:
             outcome[0] = decide()
@@ -29,10 +29,9 @@ def on_main_process(decide: Callable[[], T]) -> T:
             outcome[1] = error
     if state.num_processes > 1:
         outcome = broadcast_object_list(outcome)
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
 def gather(value: T) -> list[T]:

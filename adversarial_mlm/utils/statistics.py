@@ -108,22 +108,21 @@ def bootstrap_interval(
     if samples < 1 or not 0.0 < level < 1.0:
         raise ValueError(f"samples must be 1 or more and level between 0 and 1, and not {samples!r} and {level!r}.")
     rows = len(arrays[0])
-    if groups is None:
-        number, group_of_row = rows, None
-    else:
+    number, group_of_row = rows, None
+    if groups is not None:
         names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
         number = len(names)
-    if any(len(array) != rows for array in arrays) or (groups is not None and len(group_of_row) != rows):
+    if any(len(array) != rows for array in arrays) or (group_of_row is not None and len(group_of_row) != rows):
         raise ValueError("All arrays of a bootstrap, and its groups, need the same number of rows.")
     if number < 2:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     at_once = max(1, _WEIGHTS_AT_ONCE // rows)
-    values = []
+    parts = []
     for start in range(0, samples, at_once):
         weights = _draw(generator, min(at_once, samples - start), number)
-        values.append(metric(*arrays, weights=weights if group_of_row is None else weights[:, group_of_row]))
-    values = np.concatenate(values)
+        parts.append(metric(*arrays, weights=weights if group_of_row is None else weights[:, group_of_row]))
+    values = np.concatenate(parts)
     defined = values[~np.isnan(values)]
     if len(defined) < level * samples:
         return float("nan"), float("nan")
