@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.faults.small_run import GAMES, STEPS, Run, collected, differences, steps_logged, wait
 
+KINDS = tuple((game, processes) for game in GAMES for processes in (1, 2))
 _LONGEST_SAVE = 0.15  # seconds after the start of a save within which it is killed
 _LAUNCHERS_PATIENCE = 1.0  # seconds after which a launcher ends the processes that one has left behind
 
@@ -47,19 +48,18 @@ class Kill:
         return self.resumed and not self.different
 
 
-def run_kills(folder: Path, count: int, seed: int, worlds: tuple[int, ...] = (1, 2)) -> list[Kill]:
-    """Kill runs until that many kills have hit one, in all games and numbers of processes in turn."""
+def run_kills(folder: Path, count: int, seed: int, kinds: tuple[tuple[str, int], ...] = KINDS) -> list[Kill]:
+    """Kill runs until that many kills have hit one, in some games on some numbers of processes in turn."""
     chance = random.Random(seed)
     references = {}
-    for game in GAMES:
-        for world in worlds:
-            reference = Run(folder / f"straight-{game}-{world}", game, world)
-            processes = reference.start()
-            _wait_for_beginning(reference, processes)
-            started = time.monotonic()
-            assert wait(processes) == [0] * world, reference.log(0)
-            references[game, world] = reference, time.monotonic() - started
-    kinds, kills, attempts = list(references), [], 0
+    for game, world in kinds:
+        reference = Run(folder / f"straight-{game}-{world}", game, world)
+        processes = reference.start()
+        _wait_for_beginning(reference, processes)
+        started = time.monotonic()
+        assert wait(processes) == [0] * world, reference.log(0)
+        references[game, world] = reference, time.monotonic() - started
+    kills, attempts = [], 0
     while len(kills) < count:
         game, world = kinds[attempts % len(kinds)]
         in_save = attempts // len(kinds) % 2 == 0

@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     """Run what is asked for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=32, help="how many kills must have hit a run")
+    parser.add_argument("--kinds", type=int, nargs="*", help="numbers of the kinds of runs to kill; all by default")
     parser.add_argument("--seed", type=int, default=0, help="of their moments and victims")
     parser.add_argument("--folder", type=Path, help="for the runs; a temporary one by default")
     parser.add_argument("--output", type=Path, default=Path("faults.json"))
@@ -51,7 +52,8 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     os.environ["HF_HUB_OFFLINE"] = "1"
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
-        results = run_all(args.folder or Path(temporary), args.only, args.kills, args.seed)
+        kinds = [kills.KINDS[number] for number in args.kinds or range(len(kills.KINDS))]
+        results = run_all(args.folder or Path(temporary), args.only, args.kills, args.seed, tuple(kinds))
     args.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     for name in SCENARIOS.keys() & results.keys():
         print(f"{name}: {results[name].get('skipped') or ('passed' if results[name]['passed'] else 'FAILED')}")
@@ -69,7 +71,7 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def run_all(folder: Path, names: list[str], count: int, seed: int) -> dict:
+def run_all(folder: Path, names: list[str], count: int, seed: int, kinds: tuple[tuple[str, int], ...]) -> dict:
     """Facts of every scenario by its name."""
     results = {"seed": seed}
     for name in names:
@@ -77,7 +79,7 @@ def run_all(folder: Path, names: list[str], count: int, seed: int) -> dict:
         started, place = time.monotonic(), folder / name
         place.mkdir(parents=True)
         if name == "kills":
-            facts = kills.summary(kills.run_kills(place, count, seed))
+            facts = kills.summary(kills.run_kills(place, count, seed, kinds))
         else:
             try:
                 facts = SCENARIOS[name](place)

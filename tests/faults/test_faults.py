@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.exhaustive import exhaustive
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,12 +22,15 @@ def run_faults(tmp_path, *words) -> tuple[subprocess.CompletedProcess, dict]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_bitwise_as_if_it_had_never_stopped(tmp_path):
-    result, facts = run_faults(tmp_path, "--only", "kills", "--kills", "4")
+@pytest.mark.parametrize(
+    ("kills", "kinds"), [(2, ("0", "3")), exhaustive(4, ())], ids=["alternate on 1 and reversal on 2", "all"]
+)
+def test_a_killed_run_goes_on_bitwise_as_if_it_had_never_stopped(tmp_path, kills, kinds):
+    result, facts = run_faults(tmp_path, "--only", "kills", "--kills", str(kills), "--kinds", *kinds)
     assert result.returncode == 0, result.stdout[-3000:]
     count = facts["kills"]["kills"]
     assert result.stdout.splitlines()[-1] == f"kills: {count}, resumed: {count}, bitwise equal: {count}"
-    assert count >= 4 and facts["kills"]["on_two_processes"] > 0
+    assert count >= kills and facts["kills"]["on_two_processes"] > 0
     assert all(kill["different"] == [] for kill in facts["kills"]["each"])
 
 

@@ -3,6 +3,7 @@
 import json
 
 import torch
+from transformers import TrainerCallback
 
 
 def parameters_of(trainer) -> dict[str, torch.Tensor]:
@@ -23,3 +24,39 @@ def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -
 def log_of(trainer) -> list[dict]:
     with open(f"{trainer.args.output_dir}/metrics.jsonl") as file:
         return [json.loads(line) for line in file]
+
+
+class StopAfter(TrainerCallback):
+    """Saves a checkpoint after some steps, and stops the run after the last of them."""
+
+    def __init__(self, *steps: int):
+        self.steps = steps
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_save or state.global_step in self.steps
+        control.should_training_stop = state.global_step >= max(self.steps)
+
+
+def check_resumption(make_trainer, stops: tuple[int, ...], compare=lambda straight, resumed: None, **settings) -> None:
+    """Check that a run resumed from each of some checkpoints is bitwise the run that never stopped.
+
+    Args:
+        make_trainer: Makes a trainer from `folder` and `settings`.
+        stops: Steps after which the stopped run has a checkpoint; it ends after the last of them.
+        compare: Called with the straight and each resumed trainer.
+        settings: Of all runs.
+    """
+    straight = make_trainer(folder="straight", **settings)
+    straight.train()
+    stopped = make_trainer(folder="stopped", **settings)
+    stopped.add_callback(StopAfter(*stops))
+    stopped.train()
+    for stop in sorted(stops, reverse=True):
+        resumed = make_trainer(folder="stopped", **settings)
+        newest = stop == max(stops)
+        resumed.train(resume_from_checkpoint=newest or f"{stopped.args.output_dir}/checkpoint-{stop}")
+        assert resumed.state.global_step == straight.state.global_step
+        assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0, stop
+        logged = [entry["step"] for entry in log_of(resumed) if "loss" in entry]
+        assert logged == sorted(set(logged))
+        compare(straight, resumed)

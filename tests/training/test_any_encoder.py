@@ -14,6 +14,7 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.models.encoders import train_last_layers
 from adversarial_mlm.models.loading import load_encoder
+from tests.helpers.exhaustive import exhaustive
 
 CREDIT = {"noiser_update": "reversal", "noiser_reward": "credit"}
 LOSS = {"noiser_steps": 1, "encoder_steps": 2}
@@ -46,8 +47,11 @@ def make_trainer(tmp_path, save_encoder, dataset):
 
 @pytest.mark.parametrize(
     ("kind", "game"),
-    [(kind, game) for kind in ("bert", "prot_bert", "roberta", "modernbert") for game in (LOSS, CREDIT)]
-    + [("esm", CREDIT)],
+    [("bert", LOSS), ("prot_bert", CREDIT), ("roberta", LOSS), ("modernbert", CREDIT), ("esm", CREDIT)]
+    + [
+        exhaustive(*case)
+        for case in (("bert", CREDIT), ("prot_bert", LOSS), ("roberta", CREDIT), ("modernbert", LOSS))
+    ],
 )
 def test_every_kind_trains_and_is_saved_as_what_it_is(make_trainer, tmp_path, proteins, kind, game):
     trainer = make_trainer(kind, game)

@@ -13,6 +13,7 @@ from adversarial_mlm.saving import checkpoint_manifest, model_card, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.training.callbacks import MetricsLog
 from adversarial_mlm.utils import atomic_files
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.1}
@@ -63,10 +64,10 @@ def full(*args, **kwargs):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (checkpoint_manifest, "write"),
-        (model_card, "write"),
         (torch, "save"),
         (CheckpointStore, "_publish"),
+        exhaustive(checkpoint_manifest, "write"),
+        exhaustive(model_card, "write"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
@@ -243,7 +244,7 @@ def test_the_weights_are_read_once(make_trainer, monkeypatch):
 # ---- stopping ----
 
 
-@pytest.mark.parametrize("strategy", ["no", "steps", "epoch", "best"])
+@pytest.mark.parametrize("strategy", ["no", "best", exhaustive("steps"), exhaustive("epoch")])
 def test_a_signal_stops_after_the_update_with_a_checkpoint_and_the_run_goes_on_bitwise(make_trainer, strategy):
     settings = {"max_steps": 9, "dropout": 0.1, "save_strategy": strategy, "save_steps": 2}
     if strategy == "best":

@@ -5,12 +5,12 @@ import json
 import datasets
 import pytest
 import torch
-from transformers import TrainerCallback
 from transformers.trainer_callback import DefaultFlowCallback
 
 from adversarial_mlm.data.order import NOISER_STREAM, EncoderBatchSampler, RecordOrder
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
-from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
+from tests.helpers.trainer_helpers import StopAfter, check_resumption, largest_difference, log_of, parameters_of
 
 # of 40 records in batches of 4 an epoch has 10 micro-batches: 7 updates of one, 2 of what is left of the epoch (two
 # and one), then 5 of two in every epoch
@@ -49,21 +49,19 @@ def short_proteins(proteins):
     return datasets.Dataset.from_dict({"sequence": [sequence[: 20 + i] for i, sequence in enumerate(proteins[:40])]})
 
 
-class StopAfter(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step >= self.step
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("game", "stop", "workers"),
-    [(game, stop, 0) for game in GAMES for stop in (3, BOUNDARY - 1, BOUNDARY, BOUNDARY + 1, 11)]
-    + [("alternate", 3, 2), ("alternate", BOUNDARY + 1, 2)],
+    ("game", "stops", "workers"),
+    [
+        ("alternate", (BOUNDARY - 1, BOUNDARY, BOUNDARY + 1), 0),
+        ("alternate", (BOUNDARY + 1,), 2),
+        ("reversal", (BOUNDARY,), 0),
+        exhaustive("alternate", (3, 11), 0),
+        exhaustive("alternate", (3,), 2),
+        exhaustive("reversal", (3, BOUNDARY - 1, BOUNDARY + 1, 11), 0),
+    ],
 )
-def test_a_run_with_stages_resumes_bitwise_before_at_and_after_the_change(make_trainer, game, stop, workers):
+def test_a_run_with_stages_resumes_bitwise_before_at_and_after_the_change(make_trainer, game, stops, workers):
     settings = {
         "dropout": 0.1,
         "max_steps": LAST,
@@ -72,17 +70,13 @@ def test_a_run_with_stages_resumes_bitwise_before_at_and_after_the_change(make_t
         "logging_steps": 1,
         **GAMES[game],
     }
-    straight = make_trainer(folder="straight", **settings)
-    straight.train()
-    stopped = make_trainer(folder="stopped", save_strategy="steps", save_steps=stop, **settings)
-    stopped.add_callback(StopAfter(stop))
-    stopped.train()
-    resumed = make_trainer(folder="stopped", **settings)
-    resumed.train(resume_from_checkpoint=True)
-    assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0
-    logs = [[entry for entry in log_of(trainer) if "loss" in entry] for trainer in (straight, resumed)]
-    for key in ("step", "epoch", "loss", "learning_rate", "noiser_reward"):
-        assert [entry.get(key) for entry in logs[0]] == [entry.get(key) for entry in logs[1]]
+
+    def compare(*trainers):
+        logs = [[entry for entry in log_of(trainer) if "loss" in entry] for trainer in trainers]
+        for key in ("step", "epoch", "loss", "learning_rate", "noiser_reward"):
+            assert [entry.get(key) for entry in logs[0]] == [entry.get(key) for entry in logs[1]]
+
+    check_resumption(make_trainer, stops, compare, **settings)
 
 
 def test_both_networks_read_every_record_once_an_epoch_over_the_change(make_trainer, short_proteins):
@@ -109,7 +103,7 @@ def test_both_networks_read_every_record_once_an_epoch_over_the_change(make_trai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize("game", ["alternate", exhaustive("reversal")])
 def test_stages_are_the_same_however_they_are_accumulated(make_trainer, game):
     settings = {"double": True, "max_steps": LAST, "optim": "adamw_torch", "global_batch_size": STAGES, **GAMES[game]}
     whole = make_trainer(folder="whole", per_device_train_batch_size=4, **settings)
@@ -125,13 +119,16 @@ def test_stages_are_the_same_however_they_are_accumulated(make_trainer, game):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"noiser_config": {"view": "context"}},
-        {"noiser_reward": "credit", "loss_scope": "all", "masking_rules": {"sampler": "gumbel_topk"}},
-        {"noiser_update": "reversal", "importance_exponent": 1.0},
-        {"noiser_update": "reversal", "noiser_config": {"view": "blind"}, "noiser_reward": "reducible"},
-        {"masking": "random"},
+        exhaustive({"noiser_config": {"view": "context"}}, id="context"),
+        pytest.param(
+            {"noiser_reward": "credit", "loss_scope": "all", "masking_rules": {"sampler": "gumbel_topk"}}, id="credit"
+        ),
+        exhaustive({"noiser_update": "reversal", "importance_exponent": 1.0}, id="reversal"),
+        pytest.param(
+            {"noiser_update": "reversal", "noiser_config": {"view": "blind"}, "noiser_reward": "reducible"}, id="blind"
+        ),
+        exhaustive({"masking": "random"}, id="random"),
     ],
-    ids=["context", "credit", "reversal", "blind", "random"],
 )
 def test_what_fills_up_a_batch_has_no_part_in_training(make_trainer, monkeypatch, settings):
     settings = {"double": True, "optim": "adamw_torch", **settings}

@@ -9,6 +9,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallba
 
 from adversarial_mlm.masking import sampling
 from adversarial_mlm.training import noiser_game
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.host_waits import HostWaits
 
 BLIND = {
@@ -34,6 +35,7 @@ RUNS = {
     "reducible": {"noiser_reward": "reducible"},
     "predictor": {"noiser_reward": "predictor"},
 }
+USUAL = ("random", "paper", "paper by reversal", "blind", "reducible")  # one of each kind
 FIRST, LAST = 4, 6  # a cycle of two updates of each network; the first four warm up
 
 
@@ -82,7 +84,7 @@ def without_logging(make_trainer, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [*USUAL, *(exhaustive(run) for run in RUNS if run not in USUAL)])
 def test_an_update_waits_for_no_device(without_logging, run):
     waits = waits_of(without_logging(**RUNS[run]))
     assert not waits.waits

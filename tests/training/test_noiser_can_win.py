@@ -20,6 +20,7 @@ from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
 
 LENGTH = 128
@@ -141,13 +142,20 @@ def play(encoder, splits, batches, tokenizer, vocabulary, tmp_path):
     return play
 
 
+# how to mask is learned soon, and costs ten times what is asked for here
+HOW_TOO = {"updates": 50, "draws": 1}
+
+
 @pytest.mark.slow
-def test_a_noiser_that_chooses_where_and_how_wins_and_with_the_sign_turned_loses(play):
-    # how to mask is learned soon, and costs ten times what is asked for here
-    for seed in range(5):
-        adversarial, beside, by_chance, static = play("learned", seed, updates=50, draws=1)
-        assert adversarial > max(beside, by_chance, static) + 0.05
-    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0, updates=50, draws=1)
+@pytest.mark.parametrize("seed", [0, *map(exhaustive, range(1, 5))])
+def test_a_noiser_that_chooses_where_and_how_wins(play, seed):
+    adversarial, beside, by_chance, static = play("learned", seed, **HOW_TOO)
+    assert adversarial > max(beside, by_chance, static) + 0.05
+
+
+@pytest.mark.slow
+def test_a_noiser_that_chooses_where_and_how_loses_with_the_sign_turned(play):
+    adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0, **HOW_TOO)
     assert adversarial < min(beside, by_chance, static) - 0.05
 
 
@@ -155,5 +163,10 @@ def test_a_noiser_that_chooses_where_and_how_wins_and_with_the_sign_turned_loses
 def test_a_noiser_that_chooses_where_alone_finds_what_is_hard_to_tell(play):
     adversarial, beside, by_chance, static = play("[MASK] alone", 0)
     assert adversarial > max(beside, by_chance) + 0.015 and adversarial > static + 0.005
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_a_noiser_that_chooses_where_alone_finds_what_is_easy_with_the_sign_turned(play):
     adversarial, beside, by_chance, static = play("[MASK] alone", 0, sign=-1.0)
     assert adversarial < min(beside, by_chance, static) - 0.03
