@@ -90,10 +90,10 @@ def test_killed_stopped_and_started_again_it_comes_to_its_tables(start, tmp_path
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 143)
     assert "stopped by SIGTERM; start the same command to resume" in errors and "Traceback" not in errors
-    assert "going on from" in errors  # the random run, from its checkpoint
+    assert "resuming from" in errors  # the random run, from its checkpoint
 
     output, errors = finish(start())
-    assert "going on from" in errors and "[2 of 2] game/seed-0/12-updates" in errors
+    assert "resuming from" in errors and "[2 of 2] game/seed-0/12-updates" in errors
     assert "game − random" in output and f"Written     {tmp_path}/study/study.md" in output
 
 

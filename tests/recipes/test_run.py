@@ -285,7 +285,7 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"cluster_table": ""}, "holdout_families and holdout_members need cluster_table"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
         ({"resume_from_checkpoint": "latest"}, "latest, but there is no checkpoint in"),
-        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "there is no such folder"),
+        ({"resume_from_checkpoint": "/nowhere/checkpoint-3"}, "there is no folder"),
         ({"holdout_families": 0, "holdout_members": 0}, "cluster_table is given, but"),
         ({"holdout_families": 0, "holdout_members": 0, "cluster_table": ""}, "the held-out sets are: none"),
         (
