@@ -1,4 +1,4 @@
-"""The YAML file of a comparison as plain data; every mistake in it is one sentence that names file and key."""
+"""Read and check the YAML file of a comparison. Every error message names the file and the key."""
 
 import math
 import re
@@ -22,14 +22,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of pre-training.
+    """One configuration in a comparison.
 
     Attributes:
-        options (`dict`): Of a pre-training recipe; they win over the common ones, and both win over a preset in here.
-        against (`str`, *optional*): The arm that it is compared with.
-        unmatched (`bool`, defaults to `False`): That the two may differ in mask rate or in the way of masking.
-        seeds (`list[int]`, *optional*): By default those of the comparison.
-        budgets (`list[str]`, *optional*): By default all.
+        options (`dict`): Options of a pre-training recipe. They override the common ones, and both override a preset.
+        against (`str`, *optional*): The arm to compare with.
+        unmatched (`bool`, defaults to `False`): Whether the two may differ in mask rate or corruption mix.
+        seeds (`list[int]`, *optional*): Seeds of this arm; by default all.
+        budgets (`list[str]`, *optional*): Budgets of this arm; by default all.
     """
 
     options: dict
@@ -41,16 +41,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the arms have the same amount of.
+    """The quantity that all arms get the same amount of.
 
     Attributes:
         equal (`str`): `updates`, `flops` or `seconds`.
-        updates (`int`, *optional*): As many updates of the encoder, of every arm or of the arm `like`.
+        updates (`int`, *optional*): Number of encoder updates, of every arm or of the arm `like`.
         like (`str`, *optional*): The arm whose FLOPs or seconds in `updates` updates are the amount.
-        flops (`float`, *optional*): The amount itself.
-        seconds (`float`, *optional*): The amount itself.
-        tolerance (`float`, *optional*): With equal seconds like another arm's, an arm whose cost of an update differs
-            by less than this share from that of `like` gets as many updates; by default 0.02.
+        flops (`float`, *optional*): The amount in FLOPs.
+        seconds (`float`, *optional*): The amount in seconds.
+        tolerance (`float`, *optional*): With `equal: seconds` and `like`, arms whose cost of an update differs by less
+            than this share from that of `like` get the same number of updates; by default 0.02.
     """
 
     equal: str
@@ -62,17 +62,17 @@ class Budget:
 
     @property
     def share_that_is_equal(self) -> float:
-        """`tolerance`, or its default."""
+        """Return `tolerance`, or its default."""
         return 0.02 if self.tolerance is None else self.tolerance
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What all arms of a seed start from.
+    """Common pre-training that all arms of a seed start from.
 
     Attributes:
-        updates (`int`): Of the encoder.
-        options (`dict`, defaults to none): Of a pre-training recipe, over the common ones.
+        updates (`int`): Number of encoder updates.
+        options (`dict`, defaults to none): Options of a pre-training recipe, which override the common ones.
     """
 
     updates: int
@@ -84,10 +84,10 @@ class HeldOut:
     """How the held-out proteins are divided.
 
     Attributes:
-        confirmation_share (`float`, defaults to 0.5): Share of each held-out set that is looked at once, at the end.
-        split_seed (`int`, defaults to 0): Of the division, which is made by whole clusters.
-        spent (`bool`, defaults to `False`): That the confirmation part was read before some runs were made, which are
-            then reported without it.
+        confirmation_share (`float`, defaults to 0.5): Share of each held-out set in the confirmation part.
+        split_seed (`int`, defaults to 0): Seed of the division, which keeps clusters whole.
+        spent (`bool`, defaults to `False`): Whether runs made after the evaluation of the confirmation part are
+            reported without it.
     """
 
     confirmation_share: float = 0.5
@@ -97,14 +97,14 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How one downstream task is done.
+    """Options of one downstream task.
 
     Attributes:
-        file_prefix (`str`, *optional*): Another beginning of its files' names.
+        file_prefix (`str`, *optional*): Another prefix of its file names.
         target (`str`, *optional*): Another column as the target.
-        max_records (`int`, *optional*): Use that many records of each split.
-        max_train_residues (`int`, defaults to 200,000): Of a probe of residues.
-        finetune (`dict`, *optional*): Fine-tune, too: `seeds`, and options of [`FinetuneSettings`].
+        max_records (`int`, *optional*): Maximum number of records of each split.
+        max_train_residues (`int`, defaults to 200,000): Maximum number of training residues of a probe.
+        finetune (`dict`, *optional*): Also fine-tune, with `seeds` and options of [`FinetuneSettings`].
     """
 
     file_prefix: str | None = None
@@ -115,18 +115,18 @@ class TaskOptions:
 
     @property
     def finetune_seeds(self) -> list[int]:
-        """Seeds of fine-tuning; none where there is none."""
+        """Return the seeds of fine-tuning; an empty list without fine-tuning."""
         return [] if self.finetune is None else list(self.finetune.get("seeds", [0]))
 
     def finetune_settings(self, path: str = "comparison", key: str = "finetune") -> FinetuneSettings:
-        """The options of fine-tuning.
+        """Return the options of fine-tuning.
 
         Args:
-            path (`str`, *optional*, defaults to `"comparison"`): The file, for messages.
-            key (`str`, *optional*, defaults to `"finetune"`): Where in the file they stand, for messages.
+            path (`str`, *optional*, defaults to `"comparison"`): Name of the file, for messages.
+            key (`str`, *optional*, defaults to `"finetune"`): Key in the file, for messages.
 
         Raises:
-            RecipeError: If an option is unknown or its value does not fit.
+            RecipeError: If an option is unknown or has an invalid value.
         """
         options = {name: value for name, value in (self.finetune or {}).items() if name != "seeds"}
         return read_dataclass(FinetuneSettings, options, Source(path), key)
@@ -138,9 +138,9 @@ class Tasks:
 
     Attributes:
         data_dir (`str`): The folder with their data.
-        of (`dict[str, TaskOptions]`): By task.
-        budgets (`list[str]`, *optional*): Whose runs are evaluated on them; by default all.
-        dtype (`str`, defaults to `"bfloat16"`): Of the computation of a probe's features, or `float32`.
+        of (`dict[str, TaskOptions]`): Options by task.
+        budgets (`list[str]`, *optional*): Budgets whose runs are evaluated; by default all.
+        dtype (`str`, defaults to `"bfloat16"`): Precision of a probe's features: `bfloat16` or `float32`.
     """
 
     data_dir: str
@@ -154,17 +154,17 @@ class ComparisonRecipe:
     """A whole comparison.
 
     Attributes:
-        path (`str`): Of the file.
-        corpus (`str`): What the proteins are, in words.
+        path (`str`): The YAML file.
+        corpus (`str`): Description of the proteins, for the report.
         output_dir (`str`): The folder of the comparison.
-        seeds (`list[int]`): Of pre-training; runs of different arms are paired by them.
+        seeds (`list[int]`): Pre-training seeds, by which runs of different arms are paired.
         common (`dict`): Options of a pre-training recipe, for all arms.
-        arms (`dict[str, Arm]`): By name.
-        budgets (`dict[str, Budget]`): By name.
-        warm_up ([`WarmUp`], *optional*): What all arms of a seed start from; by default fresh weights.
+        arms (`dict[str, Arm]`): Arms by name.
+        budgets (`dict[str, Budget]`): Budgets by name.
+        warm_up ([`WarmUp`], *optional*): Common pre-training of all arms of a seed; by default none.
         held_out ([`HeldOut`]): How held-out proteins are divided.
         tasks ([`Tasks`], *optional*): Downstream tasks; by default none.
-        measured_turns (`int`, defaults to 20): Turns of all arms by which the cost of an update is measured.
+        measured_turns (`int`, defaults to 20): Rounds of all arms in which the cost of an update is measured.
         plot (`bool`, defaults to `True`): Whether to draw `study.png`, which needs matplotlib.
     """
 
@@ -182,12 +182,12 @@ class ComparisonRecipe:
     plot: bool = True
 
     def seeds_of(self, arm: str) -> list[int]:
-        """The seeds of an arm."""
+        """Return the seeds of an arm."""
         own = self.arms[arm].seeds
         return self.seeds if own is None else own
 
     def budgets_of(self, arm: str) -> list[str]:
-        """The budgets of an arm."""
+        """Return the budgets of an arm."""
         own = self.arms[arm].budgets
         return list(self.budgets) if own is None else own
 
@@ -197,34 +197,38 @@ def read_comparison(path: str, output_dir: str | None = None, data_dir: str | No
 
     Args:
         path (`str`): The YAML file.
-        output_dir (`str`, *optional*): In place of the file's.
-        data_dir (`str`, *optional*): In place of the file's `tasks.data_dir`.
+        output_dir (`str`, *optional*): Replaces that of the file.
+        data_dir (`str`, *optional*): Replaces `tasks.data_dir` of the file.
 
     Raises:
-        RecipeError: If the file cannot be read, or a key is unknown, missing, or has a value that it cannot have.
+        RecipeError: If the file cannot be read, or a key is unknown, missing or has an invalid value.
     """
     content = read_yaml(path)
     if output_dir is not None:
         content["output_dir"] = output_dir
     if data_dir is not None:
         if not isinstance(content.get("tasks"), dict):
-            raise RecipeError(f"--data_dir is given, but {path} has no tasks")
+            raise RecipeError(f"--data_dir is given, but {path} has no tasks: remove it")
         content["tasks"]["data_dir"] = data_dir
     recipe = read_dataclass(ComparisonRecipe, content, Source(path), path=path)
     _check(recipe)
     return recipe
 
 
-# ---- What has to hold ----
+# ---- Checks ----
 
 
 def _check(recipe: ComparisonRecipe) -> None:
     for what, mapping in (("arms", recipe.arms), ("budgets", recipe.budgets)):
         if not mapping:
-            _refuse(recipe, f"{what} has no entry")
+            _refuse(recipe, f"{what} is empty: give at least one")
         for name in mapping:
             if not _NAME.fullmatch(name) or name in (UNTRAINED, WARM_UP):
-                _refuse(recipe, f"{what}.{name} cannot have that name: use letters, digits, _, - and .")
+                _refuse(
+                    recipe,
+                    f"{what}.{name} is not a valid name: use letters, digits, _, - and ., but not {UNTRAINED} or "
+                    f"{WARM_UP}",
+                )
     _check_seeds(recipe, "seeds", recipe.seeds)
     for name, budget in recipe.budgets.items():
         _check_budget(recipe, name, budget)
@@ -233,7 +237,9 @@ def _check(recipe: ComparisonRecipe) -> None:
     if recipe.warm_up is not None and recipe.warm_up.updates < 1:
         _refuse(recipe, f"warm_up.updates must be at least 1, got {recipe.warm_up.updates}")
     if not 0 < recipe.held_out.confirmation_share < 1:
-        _refuse(recipe, "held_out.confirmation_share must lie between 0 and 1")
+        _refuse(
+            recipe, f"held_out.confirmation_share must be between 0 and 1, got {recipe.held_out.confirmation_share}"
+        )
     if recipe.measured_turns < 1:
         _refuse(recipe, f"measured_turns must be at least 1, got {recipe.measured_turns}")
     if recipe.tasks is not None:
@@ -242,13 +248,13 @@ def _check(recipe: ComparisonRecipe) -> None:
 
 def _check_seeds(recipe: ComparisonRecipe, key: str, seeds: list[int]) -> None:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        _refuse(recipe, f"{key} must be different whole numbers of 0 or more, at least one, got {seeds}")
+        _refuse(recipe, f"{key} must be one or more different whole numbers of at least 0, got {seeds}")
 
 
 def _check_names(recipe: ComparisonRecipe, key: str, names: list[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            _refuse(recipe, f"{key} names '{name}', but there are {', '.join(known)}")
+            _refuse(recipe, f"{key}: there is no '{name}'; choose from {', '.join(known)}")
 
 
 def _check_budget(recipe: ComparisonRecipe, name: str, budget: Budget) -> None:
@@ -257,14 +263,20 @@ def _check_budget(recipe: ComparisonRecipe, name: str, budget: Budget) -> None:
     given = {item: getattr(budget, item) for item in (*EQUAL, "like") if getattr(budget, item) is not None}
     if budget.equal == "updates":
         if set(given) != {"updates"}:
-            _refuse(recipe, f"{key} is of equal updates and takes 'updates' and nothing else")
+            _refuse(
+                recipe, f"{key} has equal: updates and needs the key updates only, got {', '.join(given) or 'none'}"
+            )
     elif set(given) not in ({budget.equal}, {"like", "updates"}):
-        _refuse(recipe, f"{key} is of equal {budget.equal} and takes either '{budget.equal}', or 'like' and 'updates'")
+        _refuse(
+            recipe,
+            f"{key} has equal: {budget.equal} and needs either {budget.equal}, or like and updates, got "
+            f"{', '.join(given) or 'none'}",
+        )
     for item, value in given.items():
         if item != "like" and not 0 < value < math.inf:
-            _refuse(recipe, f"{key}.{item} must be above 0 and not infinite, got {value}")
+            _refuse(recipe, f"{key}.{item} must be a finite number above 0, got {value}")
     if budget.tolerance is not None and (budget.equal != "seconds" or budget.like is None):
-        _refuse(recipe, f"{key}.tolerance has an effect with equal seconds like an arm's only")
+        _refuse(recipe, f"{key}.tolerance only has an effect with equal: seconds and like: remove it")
     if not 0 <= budget.share_that_is_equal < 1:
         _refuse(recipe, f"{key}.tolerance must be at least 0 and less than 1, got {budget.tolerance}")
     if budget.like is not None:
@@ -278,23 +290,27 @@ def _check_arm(recipe: ComparisonRecipe, name: str, arm: Arm) -> None:
     _check_names(recipe, f"{key}.budgets", arm.budgets or [], recipe.budgets)
     if arm.against is None:
         if arm.unmatched:
-            _refuse(recipe, f"{key}.unmatched is set, but the arm is compared with none (against)")
+            _refuse(recipe, f"{key}.unmatched is set, but the arm has no partner: remove it, or set against")
         return
     _check_names(recipe, f"{key}.against", [arm.against], recipe.arms)
     if arm.against == name:
-        _refuse(recipe, f"{key}.against names the arm itself")
+        _refuse(recipe, f"{key}.against names the arm itself: name another arm")
     for what, own, others in (
         ("seed", recipe.seeds_of(name), recipe.seeds_of(arm.against)),
         ("budget", recipe.budgets_of(name), recipe.budgets_of(arm.against)),
     ):
         missing = [item for item in own if item not in others]
         if missing:
-            _refuse(recipe, f"{key} has the {what} {missing[0]}, which {arm.against}, its partner, has not")
+            _refuse(
+                recipe,
+                f"{key} has the {what} {missing[0]}, but its partner {arm.against} does not: add it there or "
+                "remove it",
+            )
 
 
 def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:
     if not tasks.of:
-        _refuse(recipe, "tasks.of names no task")
+        _refuse(recipe, "tasks.of is empty: name at least one task")
     _check_names(recipe, "tasks.of", list(tasks.of), TASKS)
     _check_names(recipe, "tasks.budgets", tasks.budgets or [], recipe.budgets)
     _check_names(recipe, "tasks.dtype", [tasks.dtype], DTYPES)
@@ -311,7 +327,7 @@ def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:
             _refuse(recipe, f"{key}.finetune.seeds must be a list of whole numbers, got {seeds!r}")
         _check_seeds(recipe, f"{key}.finetune.seeds", seeds)
         if "seed" in options.finetune:
-            _refuse(recipe, f"{key}.finetune.seed is not an option here; give a list of seeds")
+            _refuse(recipe, f"{key}.finetune.seed is not an option here: use seeds, a list")
         settings = options.finetune_settings(recipe.path, f"{key}.finetune")
         try:
             if settings.head is not None:

@@ -1,4 +1,4 @@
-"""Which options of `examples/run_tape.py` do not go together: conditions, and the sentence for each."""
+"""Invalid combinations of options of `examples/run_tape.py`: conditions, and an error message for each."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,71 +31,80 @@ def _below(name: str, least: int) -> Rule:
 
 
 def _only_with(modes: tuple[str, ...], *names: str) -> list[Rule]:
-    sentence = f"is set, but has an effect with mode: {' or '.join(modes)} only"
+    sentence = f"is set, but only has an effect with mode {' or '.join(modes)}: remove it"
     return [(_both(lambda args: args.mode not in modes, _is_set(name)), f"{name} {sentence}") for name in names]
 
 
 _ALWAYS: list[Rule] = [
-    (lambda a: len(set(a.task)) < len(a.task), "task names one task twice"),
+    (lambda a: len(set(a.task)) < len(a.task), "task names a task twice: {task}"),
     (
         lambda a: len(set(a.seeds)) < len(a.seeds) or not a.seeds or min(a.seeds) < 0,
-        "seeds must be different numbers from 0 on, at least one, got {seeds}",
+        "seeds must be one or more different numbers of at least 0, got {seeds}",
     ),
     *(_below("max_records", 1), _below("batch_tokens", 1), _below("max_train_residues", 1)),
     *(_below("bootstrap_samples", 0), _below("split_seed", 0)),
     (
         lambda a: a.mode == "baselines" and a.model_name_or_path,
-        "model_name_or_path is given, but mode: baselines uses no encoder",
+        "model_name_or_path is given, but mode baselines uses no encoder: remove it",
     ),
     (
         lambda a: a.mode != "baselines" and not a.model_name_or_path,
-        "model_name_or_path is missing: name the encoder's folder or its name on the Hub",
+        "model_name_or_path is missing: give the encoder's folder or its name on the Hub",
     ),
     (
         lambda a: a.mode == "finetune" and not a.output_dir,
-        "output_dir is missing: mode: finetune saves its models there",
+        "output_dir is missing: mode finetune saves its models there",
     ),
     (
         lambda a: a.update_card and a.mode == "baselines",
-        "update_card is set, but mode: baselines has no result of an encoder",
+        "update_card is set, but mode baselines has no result of an encoder: remove it",
     ),
 ]
 _OWN_TASK: list[Rule] = [
-    (lambda a: len(a.task) > 1, "task {own} is one's own and cannot go together with others in one call"),
-    (lambda a: a.train_file is None, "train_file is missing, which task {own} needs"),
-    (lambda a: a.target is None, "target is missing, which task {own} needs"),
-    (lambda a: a.data_dir is not None, "data_dir is given, but belongs to TAPE's tasks, and task is {own}"),
-    (lambda a: a.file_prefix is not None, "file_prefix is given, but belongs to TAPE's tasks, and task is {own}"),
-    (_is_set("labels"), "labels is {labels}, but secondary_structure is not among the tasks"),
+    (
+        lambda a: len(a.task) > 1,
+        "task {own} is for your own table and cannot be combined with other tasks: evaluate it separately",
+    ),
+    (lambda a: a.train_file is None, "train_file is missing: task {own} needs it"),
+    (lambda a: a.target is None, "target is missing: task {own} needs it"),
+    (
+        lambda a: a.data_dir is not None,
+        "data_dir is given, but only applies to TAPE's tasks, and task is {own}: use train_file",
+    ),
+    (
+        lambda a: a.file_prefix is not None,
+        "file_prefix is given, but only applies to TAPE's tasks, and task is {own}: remove it",
+    ),
+    (_is_set("labels"), "labels is {labels}, but secondary_structure is not among the tasks: remove it"),
     (
         lambda a: a.mutations_column and _is_set("sequence_column")(a),
-        "sequence_column is given, but with mutations_column sequences follow from the mutations",
+        "sequence_column is given, but with mutations_column the sequences come from the mutations: remove one",
     ),
     (
         lambda a: a.valid_file and a.test_file and a.split_seed,
-        "split_seed is given, but with valid_file and test_file nothing is split at random",
+        "split_seed is given, but with valid_file and test_file nothing is split at random: remove it",
     ),
 ]
 _OF_OWN_TASKS = (
     *("train_file", "valid_file", "test_file", "split_column", "split_seed", "sequence_column", "id_column"),
     *("mask_column", "mutations_column"),
 )
-_FOR_ONE_TASK = "is given, which is for one task, but there are {tasks}"
+_FOR_ONE_TASK = "is given, but only applies to a single task, and there are {tasks}: evaluate them separately"
 _TAPES_TASKS: list[Rule] = [
     *(
-        (_is_set(name), f"{name} is given, but belongs to a task of one's own ({', '.join(KINDS)})")
+        (_is_set(name), f"{name} is given, but only applies to your own table (task {', '.join(KINDS)}): remove it")
         for name in _OF_OWN_TASKS
     ),
-    (lambda a: a.data_dir is None, "data_dir is missing: the folder with the data of TAPE's tasks"),
+    (lambda a: a.data_dir is None, "data_dir is missing: give the folder with the data of TAPE's tasks"),
     (lambda a: a.file_prefix is not None and len(a.task) > 1, f"file_prefix {_FOR_ONE_TASK}"),
     (lambda a: a.target is not None and len(a.task) > 1, f"target {_FOR_ONE_TASK}"),
     (
         lambda a: a.target is not None and a.task == ["secondary_structure"],
-        "target is given, but secondary_structure takes labels: ss3 or ss8",
+        "target is given, but secondary_structure takes labels: use --labels ss3 or ss8",
     ),
     (
         lambda a: _is_set("labels")(a) and "secondary_structure" not in a.task,
-        "labels is {labels}, but secondary_structure is not among the tasks",
+        "labels is {labels}, but secondary_structure is not among the tasks: remove it",
     ),
 ]
 _EFFECT: list[Rule] = [
@@ -107,20 +116,20 @@ _EFFECT: list[Rule] = [
     *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column"),
     (
         lambda a: _is_set("max_train_residues")(a) and not _OF_RESIDUES & {*a.task},
-        "max_train_residues is set, but no task has labels of residues",
+        "max_train_residues is set, but no task has labels of residues: remove it",
     ),
     (
         lambda a: not a.use_feature_cache and a.feature_cache_dir,
-        "feature_cache_dir is given, but with use_feature_cache: false nothing is kept",
+        "feature_cache_dir is given, but use_feature_cache is false: remove one of them",
     ),
     (
         lambda a: a.mode == "finetune" and a.use_cpu,
-        "use_cpu is set, but with mode: finetune the device is chosen by accelerate launch --cpu",
+        "use_cpu is set, but mode finetune takes its device from accelerate: use accelerate launch --cpu",
     ),
     *(
         (
             lambda a, name=name: a.mode == "zero_shot" and getattr(a, name),
-            f"{name} is given, but mode: zero_shot reads train_file alone and trains nothing",
+            f"{name} is given, but mode zero_shot only reads train_file and trains nothing: remove it",
         )
         for name in ("valid_file", "test_file", "split_column", "split_seed", "mask_column", "id_column")
     ),
@@ -128,13 +137,13 @@ _EFFECT: list[Rule] = [
 
 
 def check_arguments(args: "TapeArguments", settings: FinetuneSettings) -> None:
-    """Make sure that the options of a command line go together, and that each has an effect.
+    """Check that the options of a command line can be combined, and that each has an effect.
 
     Raises:
-        RecipeError: If not.
+        RecipeError: If not; the message names the option.
     """
     if not args.task:
-        raise RecipeError(f"task is missing: name one of {', '.join(TASKS)}, all, or {', '.join(KINDS)}")
+        raise RecipeError(f"task is missing: choose one of {', '.join(TASKS)}, all, or {', '.join(KINDS)}")
     for name in args.task:
         if name not in (*TASKS, *KINDS):
             raise RecipeError(f"there is no task '{name}'{did_you_mean(name, (*TASKS, *KINDS, 'all'))}")
@@ -145,4 +154,4 @@ def check_arguments(args: "TapeArguments", settings: FinetuneSettings) -> None:
     for name, default in defaults_of(settings).items():
         elsewhere = args.mode != "finetune" and (name != "max_length" or args.mode == "baselines")
         if elsewhere and getattr(settings, name) != default:
-            raise RecipeError(f"{name} is set, but has an effect with mode: finetune only")
+            raise RecipeError(f"{name} is set, but only has an effect with mode finetune: remove it")

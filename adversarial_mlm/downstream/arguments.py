@@ -24,66 +24,66 @@ MARGINALS = ("masked", "wild_type")
 
 @dataclass
 class TapeArguments:
-    """What is evaluated, on what, and where results go."""
+    """What to evaluate, on which data, and where to write results."""
 
-    task: list[str] = option(
-        [], f"{', '.join(TASKS)}; all for the four; or for a task of one's own: {', '.join(KINDS)}."
-    )
+    task: list[str] = option([], f"{', '.join(TASKS)}; all for these four; or for your own table: {', '.join(KINDS)}.")
     mode: str = option(
         "probe",
-        "probe: a linear head on the frozen encoder; finetune; zero_shot: substitutions scored by the masked language "
-        "model as it is; baselines: without an encoder.",
+        "probe: a linear head on the frozen encoder; finetune: train encoder and head; zero_shot: score substitutions "
+        "without training; baselines: no encoder.",
         MODES,
     )
-    model_name_or_path: str | None = option(None, "The encoder: folder or Hub name.")
-    model_revision: str | None = option(None, "Branch, tag or commit of it on the Hub.")
+    model_name_or_path: str | None = option(None, "Encoder: a folder or a name on the Hub.")
+    model_revision: str | None = option(None, "Branch, tag or commit of the encoder on the Hub.")
     data_dir: str | None = option(None, "Folder with the data of TAPE's tasks.")
-    file_prefix: str | None = option(None, "Another beginning of the files' names, for one of TAPE's tasks.")
-    labels: str = option("ss3", "secondary_structure: 3 or 8 states.", tuple(RESIDUE_CLASSES))
-    target: str | None = option(None, "Column with the labels; needed for an own task.")
-    train_file: str | None = option(None, "Own task: CSV, TSV, JSON lines or parquet.")
-    valid_file: str | None = option(None, "Own task: validation data.")
-    test_file: str | None = option(None, "Own task: test data.")
-    split_column: str | None = option(None, "Own task: column of train_file that says train, valid or test.")
-    split_seed: int = option(0, "Own task: of a random split, where there is none.")
-    sequence_column: str = option("sequence", "Own task: column with the proteins.")
-    id_column: str | None = option(None, "Own task: column with the ids.")
-    mask_column: str | None = option(None, "Own token_classification: column that says which residues count.")
-    max_records: int | None = option(None, "Use at most so many records of each split.")
-    seeds: list[int] = option([0], "Of what is random: fine-tuning, fresh encoders, draws.")
-    grid: list[str] = option([], "finetune: search over options first, as learning_rate=1e-5,1e-4.")
-    untrained: bool = option(True, "Also evaluate the same encoder without pre-training, as a baseline.")
-    layer: int | None = option(None, "probe: layer that is read; by default the output.")
+    file_prefix: str | None = option(None, "Another prefix of the file names, for one of TAPE's tasks.")
+    labels: str = option("ss3", "secondary_structure: labels with 3 or 8 states.", tuple(RESIDUE_CLASSES))
+    target: str | None = option(None, "Column with the labels; required for your own table.")
+    train_file: str | None = option(None, "Own table: CSV, TSV, JSON lines or Parquet.")
+    valid_file: str | None = option(None, "Own table: validation data.")
+    test_file: str | None = option(None, "Own table: test data.")
+    split_column: str | None = option(None, "Own table: column of train_file with train, valid or test.")
+    split_seed: int = option(0, "Own table: seed of a random split, if no split is given.")
+    sequence_column: str = option("sequence", "Own table: column with the proteins.")
+    id_column: str | None = option(None, "Own table: column with the ids.")
+    mask_column: str | None = option(
+        None, "Own table, token_classification: column with 1 for residues that count, 0 for others."
+    )
+    max_records: int | None = option(None, "Maximum number of records of each split.")
+    seeds: list[int] = option([0], "Seeds of fine-tuning, of encoders without pre-training, and of draws.")
+    grid: list[str] = option([], "finetune: values to search over first, such as learning_rate=1e-5,1e-4.")
+    untrained: bool = option(True, "Whether to evaluate the encoder without pre-training as a baseline.")
+    layer: int | None = option(None, "probe: layer to read; by default the output.")
     feature_dtype: str = option("bfloat16", "probe: precision of the encoder.", tuple(DTYPES))
-    max_train_residues: int = option(200_000, "probe: residues that a head of residues is fitted on.")
+    max_train_residues: int = option(200_000, "probe: maximum number of residues to fit a head of residues on.")
     batch_tokens: int | None = option(None, "probe, zero_shot: tokens in a batch.")
-    feature_cache_dir: str | None = option(None, "probe: where features are kept; by default below HF_HOME.")
-    use_feature_cache: bool = option(True, "probe: whether features are kept.")
+    feature_cache_dir: str | None = option(None, "probe: cache folder of the features; by default below HF_HOME.")
+    use_feature_cache: bool = option(True, "probe: whether to cache features.")
     marginals: str = option(
-        "masked", "zero_shot: each position masked in turn, or one reading of the wild type.", MARGINALS
+        "masked", "zero_shot: mask each position in turn, or read the wild type once without masks.", MARGINALS
     )
-    wild_type: str | None = option(None, "zero_shot: the wild type as text; fluorescence has its own.")
+    wild_type: str | None = option(None, "zero_shot: sequence of the wild type; not needed for fluorescence.")
     mutations_column: str | None = option(
-        None, "zero_shot, own task: substitutions such as A12G:L30F, instead of sequences."
+        None, "zero_shot, own table: column with substitutions such as A12G:L30F, instead of sequences."
     )
-    bootstrap_samples: int = option(1000, "Resamples for the intervals; 0 for none.")
-    output_dir: str | None = option(None, "Where results.json and fine-tuned models go.")
-    update_card: bool = option(False, "Write the results into the card in model_name_or_path, a folder.")
-    use_cpu: bool = option(False, "Use the CPU even where there is a GPU (finetune: accelerate launch --cpu).")
+    bootstrap_samples: int = option(1000, "Number of resamples for the intervals; 0 for none.")
+    output_dir: str | None = option(None, "Folder for results.json and fine-tuned models.")
+    update_card: bool = option(False, "Write the results into the model card in the folder model_name_or_path.")
+    use_cpu: bool = option(False, "Use the CPU even if there is a GPU (for finetune: accelerate launch --cpu).")
 
 
 OPTIONS = OptionSet(
     *(TapeArguments, FinetuneSettings),
-    without=("seed",),  # which is one of the seeds
+    without=("seed",),  # set by `seeds`
     helps={name: f"finetune: {text}" for name, text in documented(FinetuneSettings).items()},
 )
 """All options of the command line."""
 
 
 def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
-    """Read the command line; options of fine-tuning are those of [`FinetuneSettings`].
+    """Parse the command line, including the options of [`FinetuneSettings`].
 
-    A mistake ends the program with exit status 2 and one sentence that names the option.
+    A mistake ends the program with exit status 2 and a message that names the option.
 
     Args:
         argv (`list[str]`): The command line without the program's name.
@@ -99,16 +99,16 @@ def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
 
 
 def refuse(program: str, message: str) -> NoReturn:
-    """End the program with exit status 2 and a sentence."""
+    """End the program with exit status 2 and a message."""
     print(f"{program}: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 def read_grid(words: list[str]) -> dict[str, list]:
-    """`["learning_rate=1e-5,1e-4"]` to `{"learning_rate": [1e-5, 1e-4]}`, by the types of [`FinetuneSettings`].
+    """Parse `["learning_rate=1e-5,1e-4"]` to `{"learning_rate": [1e-5, 1e-4]}`, by the types of [`FinetuneSettings`].
 
     Raises:
-        [`RecipeError`]: If a word is not of this form or a value does not fit.
+        [`RecipeError`]: If a word has another form, or a value has the wrong type.
     """
     kinds = get_type_hints(FinetuneSettings)
     grid: dict[str, list] = {}
@@ -117,7 +117,7 @@ def read_grid(words: list[str]) -> dict[str, list]:
         if not values:
             raise RecipeError(f"grid is '{word}', but must look like learning_rate=1e-5,1e-4")
         if name not in kinds:
-            raise RecipeError(f"grid names '{name}', which is no option of fine-tuning{did_you_mean(name, kinds)}")
+            raise RecipeError(f"grid names '{name}', which is not an option of fine-tuning{did_you_mean(name, kinds)}")
         if name in grid:
             raise RecipeError(f"grid names '{name}' twice")
         grid[name] = [read_value(kinds[name], value, Source("grid"), name) for value in values.split(",")]
@@ -125,7 +125,7 @@ def read_grid(words: list[str]) -> dict[str, list]:
 
 
 def own_task_of(args: TapeArguments) -> Task:
-    """The description of a user's own task."""
+    """Describe the task of the user's own table."""
     return own_task(
         args.task[0],
         args.target,

@@ -19,37 +19,55 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
             ["--task", "fluorescence", *COMMON, "--mode", "linear"],
             "--mode must be one of probe, finetune, zero_shot, baselines, got 'l",
         ),
-        (["--task", "stability", "stability", *COMMON], "task names one task twice"),
+        (["--task", "stability", "stability", *COMMON], "task names a task twice"),
         (["--task", "stability", "--data_dir", "d"], "model_name_or_path is missing"),
         (["--task", "stability", "--model_name_or_path", "m"], "data_dir is missing"),
-        (["--task", "all", *COMMON, "--mode", "baselines"], "mode: baselines uses no encoder"),
+        (["--task", "all", *COMMON, "--mode", "baselines"], "mode baselines uses no encoder"),
         (["--task", "all", *COMMON, "--mode", "finetune"], "output_dir is missing"),
-        (["--task", "all", *COMMON, "--target", "x"], "target is given, which is for one task, but there are 4"),
+        (
+            ["--task", "all", *COMMON, "--target", "x"],
+            "target is given, but only applies to a single task, and there are 4",
+        ),
         (["--task", "stability", *COMMON, "--labels", "ss8"], "labels is ss8, but secondary_structure is not among"),
         (["--task", "secondary_structure", *COMMON, "--target", "ss8"], "secondary_structure takes labels"),
-        (["--task", "stability", *COMMON, "--train_file", "x"], "train_file is given, but belongs to a task of one's"),
-        (["--task", "stability", *COMMON, "--seeds", "1", "1"], "seeds must be different numbers"),
+        (
+            ["--task", "stability", *COMMON, "--train_file", "x"],
+            "train_file is given, but only applies to your own table",
+        ),
+        (["--task", "stability", *COMMON, "--seeds", "1", "1"], "seeds must be one or more different numbers"),
         (["--task", "stability", *COMMON, "--max_records", "0"], "max_records must be at least 1, got 0"),
-        (["--task", "stability", *COMMON, "--learning_rate", "1e-3"], "learning_rate is set, but has an effect with"),
-        (["--task", "stability", *COMMON, "--grid", "seed=1"], "grid is set, but has an effect with mode: finetune"),
+        (
+            ["--task", "stability", *COMMON, "--learning_rate", "1e-3"],
+            "learning_rate is set, but only has an effect with mode finetune",
+        ),
+        (
+            ["--task", "stability", *COMMON, "--grid", "seed=1"],
+            "grid is set, but only has an effect with mode finetune",
+        ),
         (
             ["--task", "stability", *COMMON, "--seed", "1"],
             "unknown option 'seed' on the command line; did you mean 'seeds'?",
         ),
-        (["--task", "stability", *COMMON, "--wild_type", "MK"], "wild_type is set, but has an effect with mode: zero"),
+        (
+            ["--task", "stability", *COMMON, "--wild_type", "MK"],
+            "wild_type is set, but only has an effect with mode zero_shot",
+        ),
         (["--task", "stability", *COMMON, "--mode", "finetune", "--output_dir", "o", "--layer", "1"], "layer is set"),
-        ([*OWN, "--data_dir", "d"], "data_dir is given, but belongs to TAPE's tasks"),
-        ([*OWN[:-2]], "target is missing, which task regression needs"),
-        (["--task", "regression", "stability", *OWN[2:]], "is one's own and cannot go together with others"),
-        ([*OWN, "--mode", "zero_shot", "--test_file", "x"], "zero_shot reads train_file alone"),
-        ([*OWN, "--mode", "zero_shot", "--split_seed", "1"], "zero_shot reads train_file alone"),
+        ([*OWN, "--data_dir", "d"], "data_dir is given, but only applies to TAPE's tasks"),
+        ([*OWN[:-2]], "target is missing: task regression needs it"),
+        (
+            ["--task", "regression", "stability", *OWN[2:]],
+            "is for your own table and cannot be combined with other tasks",
+        ),
+        ([*OWN, "--mode", "zero_shot", "--test_file", "x"], "zero_shot only reads train_file"),
+        ([*OWN, "--mode", "zero_shot", "--split_seed", "1"], "zero_shot only reads train_file"),
         (
             [*OWN, "--mode", "zero_shot", "--seeds", "1"],
-            "seeds is set, but has an effect with mode: probe or finetune",
+            "seeds is set, but only has an effect with mode probe or finetune",
         ),
         (
             [*OWN, "--mode", "zero_shot", "--untrained", "false"],
-            "untrained is set, but has an effect with mode: probe",
+            "untrained is set, but only has an effect with mode probe",
         ),
         ([*OWN, "--labels", "ss8"], "labels is ss8, but secondary_structure is not among"),
         ([*OWN, "--max_train_residues", "9"], "max_train_residues is set, but no task has labels of residues"),
@@ -60,14 +78,23 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
         ([*OWN, "--valid_file", "v", "--test_file", "t", "--split_seed", "1"], "nothing is split at random"),
         (
             ["--task", "stability", *COMMON, "--sequence_column", "s"],
-            "sequence_column is given, but belongs to a task",
+            "sequence_column is given, but only applies to your own table",
         ),
-        (["--task", "stability", *COMMON, "--split_seed", "1"], "split_seed is given, but belongs to a task of one's"),
-        (["--task", "all", "--data_dir", "d", "--mode", "baselines", "--use_cpu", "true"], "use_cpu is set, but has"),
-        ([*OWN, "--use_feature_cache", "false", "--feature_cache_dir", "x"], "nothing is kept"),
+        (
+            ["--task", "stability", *COMMON, "--split_seed", "1"],
+            "split_seed is given, but only applies to your own table",
+        ),
+        (
+            ["--task", "all", "--data_dir", "d", "--mode", "baselines", "--use_cpu", "true"],
+            "use_cpu is set, but only has",
+        ),
+        (
+            [*OWN, "--use_feature_cache", "false", "--feature_cache_dir", "x"],
+            "use_feature_cache is false: remove one of them",
+        ),
     ],
 )
-def test_mistakes_on_the_command_line_are_said_in_one_sentence(capsys, words, sentence):
+def test_mistakes_on_the_command_line_give_one_message(capsys, words, sentence):
     with pytest.raises(SystemExit) as stop:
         parse_arguments(words)
     assert stop.value.code == 2

@@ -86,7 +86,7 @@ def test_mistakes_end_with_one_sentence(call, saved, table, tmp_path):
         ([*own, "--model_name_or_path", str(tmp_path / "nowhere")], "there is no such folder"),
         ([*own, "--model_name_or_path", saved, "--max_length", "900"], "the encoder has 512 positions"),
         ([*own, "--model_name_or_path", saved, "--update_card", "true"], "there is no README.md"),
-        ([*own, "--model_name_or_path", saved, "--output_dir", str(other)], "results.json is no list of results"),
+        ([*own, "--model_name_or_path", saved, "--output_dir", str(other)], "results.json is not a list of results"),
     ):
         status, _, said = call(*words)
         assert status == 2 and said.strip().split("\n")[-1].startswith("run_tape.py: ")
