@@ -65,7 +65,7 @@ def test_accelerate_reads_them(configs, name):
 def assert_two_processes_trained(output: str, status: int, folder) -> None:
     assert status == 0, output[-3000:]
     card = (folder / "README.md").read_text()
-    assert "2 of 2 encoder updates on 8 sequences each (4 at a time, 1 accumulation step, 2 processes)" in card
+    assert "2 of 2 encoder updates, batch size 8 (4 per device, 1 accumulation step, 2 processes)" in card
 
 
 @pytest.mark.exhaustive  # tests/distributed starts one machine, too

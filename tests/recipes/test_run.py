@@ -102,7 +102,7 @@ def test_the_options_of_the_game_reach_noiser_and_rules(make_recipe):
     assert rules.blind and rules.candidate_rate == 0.5 and rules.sampler == "gumbel_topk" and not rules.learned_options
     assert figures["eval_members_share_mask"] == 1.0
     card = (recipe_folder(recipe) / "README.md").read_text()
-    assert "conv noiser" in card and "hidden from it" in card and "reward credit" in card and "reversal" in card
+    assert "- `conv` with" in card and "view `blind`" in card and "reward `credit`" in card and "reversal" in card
 
 
 def recipe_folder(recipe) -> Path:
@@ -248,7 +248,7 @@ def test_validation_data_of_nucleotides_are_refused_unless_allowed(make_recipe, 
 def test_a_cluster_table_of_other_proteins_is_named(make_recipe, tmp_path):
     (tmp_path / "other.tsv").write_text("id\tcluster\nq\tc\n")
     recipe = make_recipe(cluster_table=tmp_path / "other.tsv")
-    with pytest.raises(CorpusError, match=r"None of the 2,240 record ids .* is in .*other\.tsv"):
+    with pytest.raises(CorpusError, match=r"none of the 2,240 record ids .* is in .*other\.tsv"):
         load_data(recipe.data)
 
 
@@ -322,8 +322,8 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
             "candidate_rate must lie between the share that is masked, 0.2",
         ),
         ({"noiser_view": "context", "noiser_backbone": "conv"}, "the view 'context' needs the backbone gru"),
-        ({"sampler": "logistic_topk", "selection": "threshold"}, "threshold is about the sampler rss"),
-        ({"sampler": "gumbel_topk", "gated": False}, "gated: false is about the sampler rss"),
+        ({"sampler": "logistic_topk", "selection": "threshold"}, "selection: threshold needs sampler: rss"),
+        ({"sampler": "gumbel_topk", "gated": False}, "gated: false needs sampler: rss"),
         (
             {"sampler": "rss", "selection": "threshold", "importance_exponent": 1.0},
             "importance_exponent needs the probability",

@@ -222,7 +222,7 @@ def test_what_is_saved_says_the_sizes_once(make_trainer, tmp_path):
     assert saved["global_batch_size"] == ["4@0", "8@2"] and saved["gradient_accumulation_steps"] == 1
     card = (tmp_path / "run" / "checkpoint-4" / "README.md").read_text()
     assert "`gradient_accumulation_steps`" not in card and "`global_batch_size`" in card
-    assert "4 of 4 encoder updates on 4 sequences each, 8 from update 2 on" in card
+    assert "4 of 4 encoder updates, batch size 4, 8 from update 2 (" in card
 
 
 def test_the_place_in_the_data_is_known_to_all_callbacks(make_trainer):
