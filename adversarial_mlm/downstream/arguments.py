@@ -16,6 +16,7 @@ from adversarial_mlm.utils.options import (
     documented,
     option,
     read_value,
+    required,
 )
 
 MODES = ("probe", "finetune", "zero_shot", "baselines")
@@ -128,7 +129,7 @@ def own_task_of(args: TapeArguments) -> Task:
     """Describe the task of the user's own table."""
     return own_task(
         args.task[0],
-        args.target,
+        required(args.target, "target"),
         sequence_column=args.sequence_column,
         id_column=args.id_column,
         mask_column=args.mask_column,

@@ -132,7 +132,7 @@ def trigram(data: TaskData) -> Predictions:
     The ends of a protein count as neighbours. A trigram that train lacks gets the most frequent class of its middle
     residue, and a residue that train lacks the most frequent class of all.
     """
-    classes = len(data.classes)
+    classes = data.num_classes
     train = data.splits["train"]
     labels = np.concatenate(train.with_format("numpy")["label"][:])
     counts = np.zeros((SYMBOLS**3, classes), dtype=np.int64)

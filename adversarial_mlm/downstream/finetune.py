@@ -27,6 +27,7 @@ from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils.errors import DivergenceError
+from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import fingerprint, state_checksum
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "finetune_seeds", "grid_search"]
@@ -82,7 +83,7 @@ def finetune(
     with _quiet_transformers():
         trainer.model.save_pretrained(output_dir)
         start.backbone.tokenizer.save_pretrained(output_dir)
-        model = ProteinTaskModel.from_pretrained(output_dir).to(trainer.args.device)
+        model = on_device(ProteinTaskModel.from_pretrained(output_dir), trainer.args.device)
     predictions = {
         split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)
         for split in splits
@@ -92,10 +93,10 @@ def finetune(
         predictions=predictions,
         validation_score=headline_score(data.task.kind, predictions["valid"], data.splits["valid"]["label"][:]),
         settings=start.settings,
-        max_length=start.config.max_length,
+        max_length=start.max_length,
         epochs=trainer.state.epoch,
         steps=trainer.state.global_step,
-        best_step=trainer.state.best_global_step,
+        best_step=trainer.best_step,
         seconds=seconds,
         history=trainer.history(),
         cut=cut,
@@ -285,6 +286,7 @@ class _Start:
     config: TaskModelConfig
     backbone: _Backbone
     collator: DataCollatorForTask
+    max_length: int
 
     def build_model(self) -> ProteinTaskModel:
         """Build the model. For the same seed the head is the same, with any encoder weights."""
@@ -359,7 +361,7 @@ def _prepare(data: TaskData, backbone: _Backbone, settings: FinetuneSettings) ->
     if data.classes:
         config.id2label = dict(enumerate(data.classes))
         config.label2id = {name: number for number, name in enumerate(data.classes)}
-    return _Start(settings, config, backbone, collator)
+    return _Start(settings, config, backbone, collator, max_length)
 
 
 def _moments(data: TaskData) -> dict[str, float]:

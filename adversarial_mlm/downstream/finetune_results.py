@@ -58,14 +58,14 @@ class FinetuneResult:
 
     def save(self, folder: str) -> None:
         """Write `predictions.npz`, and then `result.json`, which marks the run as complete."""
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for split, found in self.predictions.items():
             if isinstance(found, list):
                 arrays[split + _OFFSETS] = np.cumsum([0, *(len(row) for row in found)])
                 found = np.concatenate(found)
             arrays[split] = found
         with atomic_files.replacing_file(Path(folder, PREDICTIONS_FILE)) as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # no split is called allow_pickle
         plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "predictions"}
         plain["settings"] = dataclasses.asdict(self.settings)
         if math.isnan(self.validation_score):
@@ -94,7 +94,7 @@ class FinetuneResult:
 
 
 def _predictions(arrays: np.lib.npyio.NpzFile) -> dict[str, np.ndarray | list[np.ndarray]]:
-    predictions = {}
+    predictions: dict[str, np.ndarray | list[np.ndarray]] = {}
     for split in arrays.files:
         if split.endswith(_OFFSETS):
             continue

@@ -52,13 +52,15 @@ def read_text(value: Any) -> str | None:
 def read_whole_number(value: Any) -> int | None:
     """Read a remark that is a 32-bit whole number."""
     text = read_text(value)
+    if not text:
+        return None
     try:
-        number = None if text in (None, "") else float(text)
+        number = float(text)
     except ValueError:
         number = math.nan
-    if number is not None and (not number.is_integer() or abs(number) >= 2**31):
+    if not number.is_integer() or abs(number) >= 2**31:
         raise ValueError(f"contains {shorten(text)}, but must contain a whole number of 32 bits")
-    return None if number is None else int(number)
+    return int(number)
 
 
 def read_number(value: Any) -> float:

@@ -43,7 +43,8 @@ class Rows:
             for start in range(0, len(matrix), _ROWS_AT_ONCE):
                 yield np.asarray(matrix[start : start + _ROWS_AT_ONCE], dtype=np.float32)
 
-        return cls(*matrix.shape, blocks)
+        count, columns = matrix.shape
+        return cls(count, columns, blocks)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def fit_ridge(
     scale = _Scale.of(features["train"], standardise)
     numbers = np.asarray(labels["train"], dtype=np.float64)
     centre = numbers.mean()
-    gram, cross, start = 0.0, 0.0, 0
+    columns = features["train"].columns
+    gram, cross, start = np.zeros((columns, columns)), np.zeros(columns), 0
     for block in scale.blocks(features["train"]):
         stop = start + len(block)
         gram = gram + (block.T @ block).astype(np.float64)
@@ -185,6 +187,8 @@ def fit_discriminant(
             score = float((found == truth)[truth != IGNORE_INDEX].mean())
             if best is None or score > best[0]:
                 best = score, penalty, shrinkage, directions * factor, bias
+    if best is None:
+        raise ValueError("the discriminant has no solution for any of the penalties: give larger ones")
     score, penalty, shrinkage, weights, bias = best
     predictions = {split: _apply(scale, rows, weights, bias) for split, rows in features.items()}
     return Fit(predictions, {"penalty": float(penalty), "shrinkage": float(shrinkage)}, score)

@@ -9,8 +9,9 @@ import math
 import pickle
 import re
 import struct
+from collections.abc import Callable
 from io import BytesIO
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class _Array:
         _, shape, dtype, is_fortran, data = state
         self.fill(data, dtype, shape, "F" if is_fortran else "C")
 
-    def fill(self, data: Any, dtype: Any, shape: Any, order: str) -> None:
+    def fill(self, data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
         data = _as_bytes(data)
         shape = shape if isinstance(shape, tuple) else (shape,)
         # bounded, because an array without values could otherwise become any number of empty lists
@@ -83,6 +84,7 @@ class _Array:
             raise pickle.UnpicklingError("it contains an array whose data do not fit its shape and type")
         flat = np.frombuffer(data, dtype.dtype) if data else np.zeros(0, dtype.dtype)
         self.values = flat.reshape(shape, order=order)
+        return self.values
 
 
 def _as_bytes(data: Any) -> bytes:
@@ -100,14 +102,14 @@ def _new_array(array_class: Any, *_: Any) -> _Array:
     return _Array()
 
 
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: str) -> _Array:
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
     array = _Array()
     array.fill(data, dtype, shape, order)
     return array
 
 
 def _scalar(dtype: Any, data: Any) -> Any:
-    return _array_from_buffer(data, dtype, (1,), "C").values[0].item()
+    return _Array().fill(data, dtype, (1,), "C")[0].item()
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -137,7 +139,10 @@ for _builtins in ("builtins", "__builtin__"):
 # Python's own unpickler, because instructions can be removed from it. The one in C also allocates memory for any memo
 # index in the pickle.
 class _PlainUnpickler(pickle._Unpickler):
-    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
     for _instruction in (
         *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ),
         *(pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),

@@ -63,7 +63,7 @@ class _OfflineMetric(evaluate.Metric):
         super()._finalize()
 
 
-def _info(description: str, inputs: str, features: dict[str, Any]) -> evaluate.MetricInfo:
+def _info(description: str | None, inputs: str, features: dict[str, Any]) -> evaluate.MetricInfo:
     return evaluate.MetricInfo(
         description=description, citation="", inputs_description=inputs + _OPTIONS, features=Features(features)
     )
@@ -81,9 +81,9 @@ def _figure(
     """Return the value of a metric by name, with its interval if `bootstrap_samples` is not 0."""
     figures = {name: metric(*arrays)}
     if bootstrap_samples:
-        groups = None if groups is None else np.asarray(groups)
+        of_rows = None if groups is None else np.asarray(groups)
         figures[f"{name}_low"], figures[f"{name}_high"] = statistics.bootstrap_interval(
-            metric, *arrays, groups=groups, samples=bootstrap_samples, seed=bootstrap_seed, level=level
+            metric, *arrays, groups=of_rows, samples=bootstrap_samples, seed=bootstrap_seed, level=level
         )
     return figures
 
@@ -122,10 +122,10 @@ class BrightAndDark(_OfflineMetric):
         return _info(self.__doc__, _NUMBERS, {"predictions": Value("float64"), "references": Value("float64")})
 
     def _compute(self, predictions: list[float], references: list[float], **options: Any) -> dict[str, float]:
-        predictions, references = np.array(predictions), np.array(references)
-        figures = {}
-        for mode, rows in (("bright", references > BRIGHT_CUTOFF), ("dark", references <= BRIGHT_CUTOFF)):
-            columns, chosen = (predictions[rows], references[rows]), _of_rows(options, rows)
+        predicted, wanted = np.array(predictions), np.array(references)
+        figures: dict[str, float] = {}
+        for mode, rows in (("bright", wanted > BRIGHT_CUTOFF), ("dark", wanted <= BRIGHT_CUTOFF)):
+            columns, chosen = (predicted[rows], wanted[rows]), _of_rows(options, rows)
             figures |= _figure(f"{mode}_spearman", statistics.spearman, *columns, **chosen)
             figures |= _figure(f"{mode}_mse", statistics.mean_squared_error, *columns, **chosen)
             figures[f"{mode}_proteins"] = int(rows.sum())
@@ -169,10 +169,10 @@ Args:
         foreign = sorted(set(levels) - set(HOMOLOGY_LEVELS))
         if foreign:
             raise ValueError(f"levels must be {', '.join(HOMOLOGY_LEVELS)}, got {foreign[0]!r}.")
-        right, levels = _right(predictions, references), np.array(levels)
-        figures = {}
+        right, of_rows = _right(predictions, references), np.array(levels)
+        figures: dict[str, float] = {}
         for level in HOMOLOGY_LEVELS:
-            rows = levels == level
+            rows = of_rows == level
             if rows.any():
                 columns = right[rows], np.ones(rows.sum())
                 figures |= _figure(f"{level}_accuracy", statistics.accuracy, *columns, **_of_rows(options, rows))
@@ -210,6 +210,6 @@ Args:
 
 
 def _right(predictions: Sequence[int], references: Sequence[int]) -> np.ndarray:
-    predictions = np.array(predictions, dtype=np.int64)
-    references = np.array(references, dtype=np.int64)
-    return ((predictions == references) & (references >= 0)).astype(np.float64)
+    predicted = np.array(predictions, dtype=np.int64)
+    wanted = np.array(references, dtype=np.int64)
+    return ((predicted == wanted) & (wanted >= 0)).astype(np.float64)

@@ -139,6 +139,18 @@ class _FirstToken(nn.Module):
         return torch.tanh(self.dense(hidden[:, 0]))  # (batch, hidden)
 
 
+def _weight_normed(layer: nn.Module) -> nn.Module:
+    """Weight normalization with one norm for the whole matrix."""
+    return weight_norm(layer, dim=None)  # type: ignore[arg-type]  # None is documented, its annotation is missing
+
+
+def _outputs_and_dropout(config: TaskModelConfig) -> tuple[int, float]:
+    """Return both numbers of a head. A configuration has them once it is built."""
+    if config.num_labels is None or config.head_dropout is None:
+        raise ValueError("id2label or head_dropout of the configuration was set to None")
+    return config.num_labels, config.head_dropout
+
+
 class PooledHead(nn.Module):
     """Pool a protein into one vector, then apply two layers.
 
@@ -149,11 +161,13 @@ class PooledHead(nn.Module):
 
     def __init__(self, config: TaskModelConfig, hidden_size: int):
         super().__init__()
-        first, last = nn.Linear(hidden_size, config.head_size), nn.Linear(config.head_size, config.num_labels)
-        dropout = nn.Dropout(config.head_dropout)
+        outputs, dropout_rate = _outputs_and_dropout(config)
+        first, last = nn.Linear(hidden_size, config.head_size), nn.Linear(config.head_size, outputs)
+        dropout = nn.Dropout(dropout_rate)
+        self.pooling: nn.Module
         if config.head == "cls":
             self.pooling = _FirstToken(hidden_size)
-            self.layers = nn.Sequential(weight_norm(first, dim=None), nn.ReLU(), dropout, weight_norm(last, dim=None))
+            self.layers = nn.Sequential(_weight_normed(first), nn.ReLU(), dropout, _weight_normed(last))
         else:
             self.pooling = _ResidueAttention(hidden_size) if config.head == "attention" else _ResidueMean()
             self.layers = nn.Sequential(nn.LayerNorm(hidden_size), first, nn.ReLU(), dropout, last)
@@ -173,10 +187,11 @@ class ConvolutionHead(nn.Module):
 
     def __init__(self, config: TaskModelConfig, hidden_size: int):
         super().__init__()
+        outputs, dropout_rate = _outputs_and_dropout(config)
         self.norm = nn.BatchNorm1d(hidden_size)
-        self.first = weight_norm(nn.Conv1d(hidden_size, config.head_size, 5, padding=2), dim=None)
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.last = weight_norm(nn.Conv1d(config.head_size, config.num_labels, 3, padding=1), dim=None)
+        self.first = _weight_normed(nn.Conv1d(hidden_size, config.head_size, 5, padding=2))
+        self.dropout = nn.Dropout(dropout_rate)
+        self.last = _weight_normed(nn.Conv1d(config.head_size, outputs, 3, padding=1))
 
     def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
         """Map (batch, length, hidden) and (batch, length) to (batch, length, outputs)."""
@@ -204,15 +219,16 @@ class LinearHead(nn.Module):
 
     def __init__(self, config: TaskModelConfig, hidden_size: int):
         super().__init__()
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.last = nn.Linear(hidden_size, config.num_labels)
+        outputs, dropout_rate = _outputs_and_dropout(config)
+        self.dropout = nn.Dropout(dropout_rate)
+        self.last = nn.Linear(hidden_size, outputs)
 
     def forward(self, hidden: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
         """Map (batch, length, hidden) to (batch, length, outputs)."""
         return self.last(self.dropout(hidden))
 
 
-_HEAD_CLASSES = {
+_HEAD_CLASSES: dict[str, type[PooledHead | ConvolutionHead | LinearHead]] = {
     "attention": PooledHead,
     "mean": PooledHead,
     "cls": PooledHead,
@@ -252,27 +268,30 @@ class ProteinTaskModel(PreTrainedModel):
     def __init__(self, config: TaskModelConfig):
         super().__init__(config)
         self.encoder_dropout = True
-        hidden_size = getattr(config.encoder_config, "hidden_size", None)
+        encoder_config, head = config.encoder_config, config.head
+        if not isinstance(encoder_config, PreTrainedConfig) or head is None:
+            raise ValueError("encoder_config or head of the configuration was set to None")
+        hidden_size = getattr(encoder_config, "hidden_size", None)
         if hidden_size is None:
             raise ValueError(
-                f"an encoder of the type {config.encoder_config.model_type} has no hidden_size: use another encoder"
+                f"an encoder of the type {encoder_config.model_type} has no hidden_size: use another encoder"
             )
-        self.encoder = new_backbone(config.encoder_config)
-        self.head = _HEAD_CLASSES[config.head](config, hidden_size)
+        self.encoder = new_backbone(encoder_config)
+        self.head = _HEAD_CLASSES[head](config, hidden_size)
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise the head by Glorot's method, as in the code of TAPE's paper. The encoder has its own method."""
         if hasattr(module, "parametrizations"):  # weight norm
-            parts = module.parametrizations.weight
-            if not getattr(parts.original1, "_is_hf_initialized", False):
-                module.weight = nn.init.xavier_uniform_(torch.empty_like(parts.original1))
+            direction = module.get_parameter("parametrizations.weight.original1")
+            if not getattr(direction, "_is_hf_initialized", False):
+                module.weight = nn.init.xavier_uniform_(torch.empty_like(direction))
         elif isinstance(module, (nn.Linear, nn.Conv1d)):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, (nn.LayerNorm, nn.BatchNorm1d)):
             super()._init_weights(module)
-        if isinstance(module, (nn.Linear, nn.Conv1d)):
+        if isinstance(module, (nn.Linear, nn.Conv1d)) and module.bias is not None:
             init.zeros_(module.bias)
 
     def train(self, mode: bool = True) -> "ProteinTaskModel":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from adversarial_mlm.downstream.probes import ProbeSettings, probe
 from adversarial_mlm.downstream.scoring import headline_name, headline_score
@@ -49,7 +49,10 @@ class ProbeCallback(TrainerCallback):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.trainer, self.every = trainer, every
-        self.tokenizer = trainer.processing_class or trainer.data_collator.tokenizer
+        tokenizer = trainer.processing_class or getattr(trainer.data_collator, "tokenizer", None)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise ValueError("the trainer has no tokenizer: give it one as processing_class")
+        self.tokenizer = tokenizer
         self.settings = ProbeSettings(max_length=max_length)
         self.data = {}
         for task in tasks:
@@ -113,6 +116,6 @@ def check_options(
         raise ValueError(
             f"{prefix}tasks is given, but {prefix}data_dir is missing: set it to the folder with their data"
         )
-    for name in ("steps", "max_records"):
-        if given[name] is not None and given[name] < 1:
-            raise ValueError(f"{prefix}{name} must be at least 1, got {given[name]}")
+    for name, number in (("steps", every), ("max_records", max_records)):
+        if number is not None and number < 1:
+            raise ValueError(f"{prefix}{name} must be at least 1, got {number}")

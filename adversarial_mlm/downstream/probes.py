@@ -139,7 +139,7 @@ class _Features:
 
     def _cached(self, of_what: dict[str, Any], sequences: list[str], compute) -> np.ndarray:
         began = time.monotonic()
-        if self.cache is None:
+        if self.cache is None or self.key is None:
             found = compute()
         else:
             checksum = fingerprint_of_parts(["\n".join(sequences)], digits=64)
@@ -152,13 +152,17 @@ def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> 
     sequences = {split: dataset["sequence"][:] for split, dataset in data.splits.items()}
     lengths = {split: np.array([len(item) for item in found]) for split, found in sequences.items()}
     fine = {split: features.proteins(found, most_segments) for split, found in sequences.items()}
-    best: tuple[Fit, int] | None = None
-    for segments in _divisions(most_segments):
+
+    def fit_with(segments: int) -> Fit:
         rows = {split: Rows.of(merge_segments(found, lengths[split], segments)) for split, found in fine.items()}
-        fit = fit_head(data, rows)
-        if best is None or fit.valid_score > best[0].valid_score:  # the fewest segments if no score is defined
-            best = fit, segments
-    fit, segments = best
+        return fit_head(data, rows)
+
+    segments, *more = _divisions(most_segments)
+    fit = fit_with(segments)
+    for number in more:
+        other = fit_with(number)
+        if other.valid_score > fit.valid_score:  # the fewest segments if no score is defined
+            fit, segments = other, number
     return ProbeResult(fit.predictions, fit.valid_score, {"segments": segments, **fit.settings})
 
 
@@ -172,7 +176,7 @@ def fit_head(data: TaskData, rows: Mapping[str, Rows], *, standardise: bool = Tr
     labels = {split: np.asarray(data.splits[split]["label"][:]) for split in ("train", "valid")}
     if data.task.kind == "regression":
         return fit_ridge(rows, labels, standardise=standardise)
-    return fit_discriminant(rows, labels, len(data.classes))
+    return fit_discriminant(rows, labels, data.num_classes)
 
 
 def _probe_residues(data: TaskData, features: _Features, max_train_residues: int, seed: int) -> ProbeResult:
@@ -191,7 +195,7 @@ def _probe_residues(data: TaskData, features: _Features, max_train_residues: int
         for split, found in sequences.items()
     }
     flat = {split: np.concatenate(labels[split]) for split in ("train", "valid")}
-    fit = fit_discriminant(rows, flat, len(data.classes))
+    fit = fit_discriminant(rows, flat, data.num_classes)
     predictions = {
         split: np.split(found, np.cumsum(lengths[split])[:-1])
         for split, found in fit.predictions.items()

@@ -14,6 +14,7 @@ from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 _ROWS_PER_BATCH = 1000
 
 Record = dict[str, Any]
+_Reader = Callable[..., Iterator[tuple[str, Any]]]
 
 
 def read_records(
@@ -52,7 +53,7 @@ def read_records(
         raise CorpusError(f"{path}: the file contains no records.")
 
 
-def _reader(path: str) -> Callable[..., Iterator[tuple[str, Any]]]:
+def _reader(path: str) -> _Reader:
     name = path.lower().rstrip("/")
     if name.endswith(".lmdb"):
         return _lmdb_records
@@ -71,7 +72,7 @@ def _json_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def _csv_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
     rows = csv_rows(path, delimiter="\t" if ".tsv" in path.lower()[-7:] else ",")
-    _, header = next(rows, (0, []))
+    header = next(rows, (0, []))[1]
     _check_distinct(path, header)
     for number, fields in rows:
         yield f"line {number:,}", dict(zip(header, fields, strict=True))
@@ -157,7 +158,7 @@ def _lmdb_value(path: str, get: Callable[[bytes], bytes | None], key: bytes) -> 
         ) from error
 
 
-_READERS = {
+_READERS: dict[str, _Reader] = {
     ".json": _json_records,
     ".jsonl": _json_records,
     ".csv": _csv_records,

@@ -186,7 +186,7 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
     """
     if task.kind == "regression":
         constant, classes = (
-            len(np.unique(np.float32(train.targets))) == 1,
+            len(np.unique(np.asarray(train.targets, dtype=np.float32))) == 1,
             None,
         )  # in the precision in which they are stored
     elif task.kind == "classification":
@@ -207,7 +207,7 @@ def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> 
     """Build the dataset of a split: `id`, `sequence`, `label` and the remarks."""
     columns: dict[str, Any] = {"id": records.ids, "sequence": records.sequences}
     features = {"id": Value("string"), "sequence": Value("string"), "label": _LABEL_FEATURES[task.kind]}
-    if task.kind == "regression":
+    if classes is None:
         columns["label"] = np.array(records.targets, dtype=np.float32)
     else:
         numbers = {name: number for number, name in enumerate(classes)} | {None: IGNORE_INDEX}

@@ -130,7 +130,7 @@ def _against(
     values = {baseline: value for baseline, value in values.items() if math.isfinite(value)}
     if not values:
         return None
-    best = max(values, key=values.get)
+    best = max(values, key=values.__getitem__)
     difference = compare(data, split, [run[split] for run in runs], others[best], bootstrap_samples=samples)
     return {
         "baseline": best,
@@ -212,7 +212,8 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     `±` is the standard deviation over seeds. A metric that is not shown to beat the best baseline is marked `!`.
     """
     header = ("task", "split", "method", "figure", "95 % interval", "against the best baseline")
-    rows, notes = [], []
+    rows: list[tuple[str, ...]] = []
+    notes: list[str] = []
     keys = dict.fromkeys(
         (r["task"], r["target"], split) for r in results for split in r["figures"] if split != "valid"
     )
@@ -277,7 +278,7 @@ def _digits(name: str) -> int:
 def _paper_rows(
     task: str, target: str, split: str, results: Sequence[Mapping[str, Any]], notes: list[str]
 ) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     mark = "" if all(result["as_in_paper"] for result in results) else " (a)"
     for masks, figure in zip(("random", "adversarial"), PAPER[task, target, split], strict=True):
         rows.append(("", split, f"the paper, {masks} masks{mark}", figure, "", ""))

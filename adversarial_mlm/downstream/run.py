@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.downstream.arguments import TapeArguments, own_task_of, read_grid
 from adversarial_mlm.downstream.baselines import baselines_for
@@ -20,10 +20,13 @@ from adversarial_mlm.downstream.tasks import TaskData, load_own_task, load_task
 from adversarial_mlm.inference.embeddings import random_twin
 from adversarial_mlm.inference.feature_cache import FeatureCache
 from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.utils.hardware import on_device
+from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
 
 Record = dict[str, Any]
+Encoder = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 UNTRAINED = "no pre-training"
 
@@ -47,16 +50,16 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
         from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
 
         return evaluate_zero_shot(args, settings.max_length)
-    encoder = None
+    encoder: Encoder | None = None
     if args.mode == "probe":
-        model, tokenizer = load_backbone(args.model_name_or_path, args.model_revision)
-        encoder = model.to(device_of(args)).eval(), tokenizer
+        model, tokenizer = load_backbone(_encoder_name(args), args.model_revision)
+        encoder = on_device(model, device_of(args)).eval(), tokenizer
     records = []
     for name in args.task:
         data = load_data(args, name)
         baselines = {label: [timed(f"{name}: {label}", compute)] for label, compute in baselines_for(data).items()}
         results = []
-        if args.mode == "probe":
+        if encoder is not None:
             results = _probes(args, data, encoder, settings.max_length, cache, baselines)
         elif args.mode == "finetune":
             results = _finetuned(args, data, settings, baselines)
@@ -67,6 +70,10 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
             for label, found in baselines.items()
         ]
     return records
+
+
+def _encoder_name(args: TapeArguments) -> str:
+    return required(args.model_name_or_path, "model_name_or_path")
 
 
 def device_of(args: TapeArguments) -> torch.device:
@@ -87,7 +94,7 @@ def load_data(args: TapeArguments, name: str) -> TaskData:
     if name in KINDS:
         return load_own_task(
             own_task_of(args),
-            args.train_file,
+            required(args.train_file, "train_file"),
             valid_file=args.valid_file,
             test_file=args.test_file,
             split_column=args.split_column,
@@ -95,15 +102,14 @@ def load_data(args: TapeArguments, name: str) -> TaskData:
             max_records=args.max_records,
         )
     task = with_labels(args.labels) if name == "secondary_structure" else name
-    return load_task(
-        task, args.data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records
-    )
+    data_dir = required(args.data_dir, "data_dir")
+    return load_task(task, data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records)
 
 
 def _probes(
     args: TapeArguments,
     data: TaskData,
-    encoder: tuple,
+    encoder: Encoder,
     max_length: int | None,
     cache: FeatureCache | None,
     baselines: Mapping[str, Baseline],
@@ -131,7 +137,7 @@ def _probes(
             data,
             method,
             [result.predictions for result in found],
-            model=args.model_name_or_path,
+            model=_encoder_name(args),
             seeds=seeds,
             settings={**options, "chosen": chosen[0] if len(chosen) == 1 else chosen},
             baselines=against,
@@ -153,25 +159,24 @@ def _finetuned(
 ) -> list[Record]:
     from adversarial_mlm.downstream.finetune import finetune_seeds, grid_search
 
-    folder = os.path.join(args.output_dir, f"{data.task.name}-{data.task.target}")
-    where = {"revision": args.model_revision}
-    grid, trials = read_grid(args.grid), []
+    encoder, revision = _encoder_name(args), args.model_revision
+    folder = os.path.join(required(args.output_dir, "output_dir"), f"{data.task.name}-{data.task.target}")
+    grid = read_grid(args.grid)
+    trials: list[dict[str, Any]] = []
     if grid:
-        settings, trials = grid_search(
-            data, args.model_name_or_path, os.path.join(folder, "grid"), settings, grid, args.seeds[0], **where
-        )
+        in_folder = os.path.join(folder, "grid")
+        settings, trials = grid_search(data, encoder, in_folder, settings, grid, args.seeds[0], revision=revision)
 
     def of(name: str, method: str, against: Mapping[str, Baseline], **how: Any) -> tuple[Record, list]:
-        found = finetune_seeds(
-            data, args.model_name_or_path, os.path.join(folder, name), settings, args.seeds, **where, **how
-        )
+        into = os.path.join(folder, name)
+        found = finetune_seeds(data, encoder, into, settings, args.seeds, revision=revision, **how)
         options = {option: value for option, value in dataclasses.asdict(settings).items() if option != "seed"}
         runs = [result.predictions for result in found]
         written = record(
             data,
             method,
             runs,
-            model=args.model_name_or_path,
+            model=encoder,
             seeds=args.seeds,
             settings=options,
             baselines=against,

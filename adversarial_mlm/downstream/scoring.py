@@ -16,7 +16,7 @@ HEADLINE_METRICS = {
 }
 
 
-def headline_score(kind: str, predictions: Sequence, labels: Sequence) -> float:
+def headline_score(kind: str, predictions: Sequence | np.ndarray, labels: Sequence | np.ndarray) -> float:
     """Return the score by which settings are chosen: Spearman correlation, or accuracy over proteins or residues.
 
     Args:
@@ -147,7 +147,7 @@ def _metrics(
     name = headline_name(data, split)
     if data.task.kind == "regression":
         columns = [np.asarray(column, dtype=np.float64) for column in (*runs, labels)]
-        modes = {"": slice(None)}
+        modes: dict[str, slice | np.ndarray] = {"": slice(None)}
         if data.task.name == "fluorescence":
             modes |= {"bright_": columns[-1] > BRIGHT_CUTOFF, "dark_": columns[-1] <= BRIGHT_CUTOFF}
         for mode, rows in modes.items():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,6 +135,9 @@ class TaskTrainer(Trainer):
         ValueError: If there is more than one process.
     """
 
+    model: ProteinTaskModel
+    data_collator: DataCollatorForTask
+
     def __init__(
         self,
         model: ProteinTaskModel,
@@ -167,7 +171,7 @@ class TaskTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         # the stock method skips regression labels of -100 and counts the class -1
-        return sum(scored_items(batch["labels"]) for batch in batch_samples)
+        return sum((scored_items(batch["labels"]) for batch in batch_samples), start=torch.tensor(0))
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run the step of `Trainer`, and raise an error if the loss is not finite."""
@@ -196,10 +200,17 @@ class TaskTrainer(Trainer):
         """Load the weights of the best evaluation."""
         self.model.load_state_dict(self.best_weights)
 
+    @property
+    def best_step(self) -> int:
+        """The update whose weights are the best."""
+        if self.state.best_global_step is None:
+            raise ValueError("the model was not evaluated during training")
+        return self.state.best_global_step
+
     def history(self) -> list[dict[str, float]]:
         """Return `step`, `epoch`, `train_loss` (mean since the last one) and `validation_score` of each evaluation."""
         names = {"loss": "train_loss", "eval_score": "validation_score"}
-        by_step: dict[int, dict[str, float]] = {}
+        by_step: dict[float, dict[str, float]] = {}
         for entry in self.state.log_history:
             for name, own_name in names.items():
                 if name in entry:
@@ -211,7 +222,7 @@ class TaskTrainer(Trainer):
 def _training_arguments(settings: FinetuneSettings, proteins: int, output_dir: str) -> TrainingArguments:
     steps_per_epoch = math.ceil(math.ceil(proteins / settings.batch_size) / settings.gradient_accumulation)
     most_steps = settings.max_epochs * steps_per_epoch
-    when = {"strategy": "epoch"}
+    when: dict[str, Any] = {"strategy": "epoch"}
     if settings.eval_steps is not None:
         when = {"strategy": "steps", "steps": settings.eval_steps}
     return TrainingArguments(

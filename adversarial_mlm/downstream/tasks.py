@@ -84,6 +84,11 @@ class TaskData:
     facts: dict[str, Any]
     classes: list[str] | None
 
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 for a regression."""
+        return len(self.classes or ())
+
 
 def load_task(
     task: Task | str,
@@ -192,8 +197,8 @@ def load_own_task(
         raise CorpusError(
             "valid_file is given without test_file: give both, or neither to split train_file at random."
         )
-    paths = {"train": train_file, "valid": valid_file, "test": test_file}
-    paths = {split: os.path.expanduser(os.fspath(path)) for split, path in paths.items() if path is not None}
+    given = {"train": train_file, "valid": valid_file, "test": test_file}
+    paths = {split: os.path.expanduser(os.fspath(path)) for split, path in given.items() if path is not None}
     if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
         raise CorpusError(f"a file is named for more than one split: {', '.join(paths.values())}.")
     marks = [split_column] if split_column is not None else []

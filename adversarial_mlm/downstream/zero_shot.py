@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import operator
 import os
 from typing import Any
 
@@ -17,9 +18,11 @@ from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import fingerprint
 from adversarial_mlm.downstream.results import record
 from adversarial_mlm.downstream.tasks import TaskData, load_task
-from adversarial_mlm.inference.variant_effects import apply_mutations, score_variants, substitutions
+from adversarial_mlm.inference.variant_effects import apply_mutations, score_variants
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.utils.errors import CorpusError, shorten
+from adversarial_mlm.utils.hardware import on_device
+from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +41,11 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
     prepared = []
     for name in args.task:
         data = _own_variants(args) if name in KINDS else _tape_variants(args, name)
-        prepared.append((data, _given_wild_type(args) or _wild_type_among(args.data_dir, data)))
-    model, tokenizer = load_encoder(args.model_name_or_path, args.model_revision, needs_head=True)
+        prepared.append((data, _given_wild_type(args) or _wild_type_among(required(args.data_dir, "data_dir"), data)))
+    name_or_path = required(args.model_name_or_path, "model_name_or_path")
+    model, tokenizer = load_encoder(name_or_path, args.model_revision, needs_head=True)
     device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
-    model = model.to(device).eval()
+    model = on_device(model, device).eval()
     records = []
     for data, wild_type in prepared:
         predictions, counted, kept = {}, {}, {}
@@ -64,7 +68,8 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
                     f"of the wild type ({len(wild_type)} residues), and 2 are needed: check wild_type."
                 )
             kept[split], predictions[split] = dataset.select(rows), scores[rows]
-            counted[split] = -np.array([len(substitutions(wild_type, item)) for item in kept[split]["sequence"][:]])
+            variants = kept[split]["sequence"][:]
+            counted[split] = -np.array([sum(map(operator.ne, wild_type, variant)) for variant in variants])
         data = _restricted(data, kept)
         method = f"zero-shot, {args.marginals.replace('_', ' ')} marginals"
         baselines = {"fewer substitutions": [counted]}
@@ -75,7 +80,7 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
                 data,
                 method,
                 [predictions],
-                model=args.model_name_or_path,
+                model=name_or_path,
                 settings=settings,
                 baselines=baselines,
                 bootstrap_samples=samples,
@@ -108,9 +113,8 @@ def _tape_variants(args: TapeArguments, name: str) -> TaskData:
         raise CorpusError(
             f"task {name} has no wild type, so mode zero_shot cannot score it: use fluorescence or your own table."
         )
-    return load_task(
-        name, args.data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records
-    )
+    data_dir = required(args.data_dir, "data_dir")
+    return load_task(name, data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records)
 
 
 def _given_wild_type(args: TapeArguments) -> str | None:
@@ -143,22 +147,23 @@ def _own_variants(args: TapeArguments) -> TaskData:
         raise CorpusError(
             f"task is {args.task[0]}, but mode zero_shot compares with measured numbers: use task regression."
         )
-    task = own_task("regression", args.target, sequence_column=args.mutations_column or args.sequence_column)
+    target, file = required(args.target, "target"), required(args.train_file, "train_file")
+    task = own_task("regression", target, sequence_column=args.mutations_column or args.sequence_column)
     wild_type = _given_wild_type(args)
     if wild_type is None:
         raise CorpusError("wild_type is missing: mode zero_shot needs it for your own table.")
     ids, sequences, labels = [], [], []
-    for number, (where, values) in enumerate(read_records(args.train_file, [task.sequence_column, args.target])):
+    for number, (where, values) in enumerate(read_records(file, [task.sequence_column, target])):
         column = task.sequence_column
         try:
             if args.mutations_column:
                 sequences.append(apply_mutations(wild_type, read_text(values[column]) or ""))
             else:
                 sequences.append(read_sequence(values[column]).strip().upper())
-            column = args.target
+            column = target
             labels.append(read_number(values[column]))
         except ValueError as error:
-            raise CorpusError(f'{args.train_file}: {where}: column "{column}" {error}.') from error
+            raise CorpusError(f'{file}: {where}: column "{column}" {error}.') from error
         ids.append(str(number))
     dataset, notes = Dataset.from_dict({"id": ids, "sequence": sequences, "label": labels}), []
     if args.max_records is not None and len(dataset) > args.max_records:
@@ -167,7 +172,7 @@ def _own_variants(args: TapeArguments) -> TaskData:
         rows = np.random.default_rng(0).choice(len(dataset), args.max_records, replace=False)
         dataset = dataset.select(np.sort(rows))
     facts = {
-        "files": {"test": args.train_file},
+        "files": {"test": file},
         "rows_in_file": {"test": len(ids)},
         "rows": {"test": len(dataset)},
         "differences": {},

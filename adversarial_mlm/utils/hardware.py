@@ -1,9 +1,17 @@
-"""Where a measurement comes from."""
+"""Which machine computes, and moving a network to its device."""
 
 import os
 import platform
+from typing import TypeVar
 
 import torch
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def on_device(network: Network, device: torch.device | str) -> Network:
+    """Move a network to a device, and return it. (Type checkers cannot read `PreTrainedModel.to`.)"""
+    return network.to(device)
 
 
 def machine() -> dict:

@@ -42,6 +42,17 @@ def refuse(message: str) -> NoReturn:
     raise RecipeError(clip(message, _LONGEST_MESSAGE))
 
 
+def required(value: T | None, name: str) -> T:
+    """Return the value of an option that must be given.
+
+    Raises:
+        [`RecipeError`]: If it is None.
+    """
+    if value is None:
+        raise RecipeError(f"{name} is missing")
+    return value
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like this one, or `None` if none does."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
