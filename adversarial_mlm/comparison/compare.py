@@ -217,7 +217,7 @@ def _measured(
     recipe: ComparisonRecipe,
     recipes: dict[str, Recipe],
     data: ComparisonData,
-    turns: int,
+    rounds: int,
 ) -> StepCosts:
     """Return earlier costs, and measure the arms that they lack."""
     had = {} if before is None else before.fingerprints
@@ -226,13 +226,13 @@ def _measured(
     if not missing:
         _warn_of_another_machine(before)
         return before
-    logger.info("timing the updates of %d arms, %d rounds", len(missing), turns)
+    logger.info("timing the updates of %d arms, %d rounds", len(missing), rounds)
     if not known:
-        return measure(recipes, data, turns)
+        return measure(recipes, data, rounds)
     likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
     reference = [*likes, *known][0]
     to_measure = {name: recipes[name] for name in (reference, *missing)}
-    return before.with_arms(measure(to_measure, data, turns), reference)
+    return before.with_arms(measure(to_measure, data, rounds), reference)
 
 
 def _warn_of_another_machine(costs: StepCosts) -> None:

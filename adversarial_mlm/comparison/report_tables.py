@@ -101,8 +101,8 @@ def _head(study: Study) -> str:
     arms = dict.fromkeys(entry["name"] for entry in study["arms"])
     return (
         "# Comparison of masking methods\n\n"
-        f"This report compares {len(arms)} arms (ways of masking residues) in pre-training on "
-        f"{study['corpus'].rstrip('.')}. `examples/compare_masking.py` wrote it. "
+        f"This report compares {len(arms)} arms, that is, ways of masking residues in pre-training. "
+        f"Proteins: {study['corpus'].rstrip('.')}. `examples/compare_masking.py` wrote the report. "
         f"The last section, *{_LAST_TITLE}*, explains the terms."
     )
 
@@ -453,7 +453,7 @@ def _how_to_read(study: Study) -> str:
         "budget; * marks p below 0.05. Neither is defined if all differences are equal. A pair that also belongs to "
         "an earlier budget is not repeated.",
         "- *Intervals* show how much a difference varies with the seed on these held-out proteins. They do not show "
-        "how much it varies with the proteins: if a part has few families, the parts can differ by more than an "
+        "how much it varies with the proteins. If a part has few families, the parts can differ by more than an "
         "interval.",
         "- *TFLOP* counts matrix products, forward and backward, with the noiser's and without padding. *min* is the "
         "time of the updates, on a machine that may have had other work. Budgets of equal seconds use costs that were "

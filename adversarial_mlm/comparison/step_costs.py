@@ -88,7 +88,7 @@ class StepCosts:
         return dataclasses.asdict(self)
 
 
-def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> StepCosts:
+def measure(recipes: dict[str, Recipe], data: ComparisonData, rounds: int) -> StepCosts:
     """Time the updates of all arms: train them interleaved for a short while, in a temporary folder.
 
     A step includes data loading, noiser updates and the encoder update.
@@ -96,7 +96,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
     Args:
         recipes (`dict[str, Recipe]`): Pre-training recipe of each arm.
         data ([`ComparisonData`]): The proteins.
-        turns (`int`): Rounds that count. One more comes first, as a warm-up.
+        rounds (`int`): Rounds that count. One more comes first, as a warm-up.
 
     Raises:
         RecipeError: If an arm cannot be trained.
@@ -104,7 +104,7 @@ def measure(recipes: dict[str, Recipe], data: ComparisonData, turns: int) -> Ste
     fingerprints = {name: fingerprint(recipe) for name, recipe in recipes.items()}
     recipes = {name: _shortest_cycle(recipe) for name, recipe in recipes.items()}
     updates = math.lcm(*(_cycle(recipe) for recipe in recipes.values()))
-    steps = updates * (turns + _WARM_UP_ROUNDS)
+    steps = updates * (rounds + _WARM_UP_ROUNDS)
     with tempfile.TemporaryDirectory(prefix="step-costs-") as folder, _quiet():
         trainers = []
         for recipe in recipes.values():

@@ -10,5 +10,6 @@ Each module imports only from those above it:
 - `scoring`: metrics of predictions; `metrics`: the same for the library `evaluate`;
 - `alignment`, `linear_heads`, `probes`, `baselines`, `probe_callback`: frozen probes and baselines;
 - `modeling`, `finetune_settings`, `task_trainer`, `finetune_results`, `finetune`: fine-tuning;
-- `results`: records, tables and cards; `arguments`, `run`: the command line.
+- `results`: records, tables and cards;
+- `argument_checks`, `arguments`, `zero_shot`, `run`: the command line.
 """

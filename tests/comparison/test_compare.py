@@ -218,10 +218,10 @@ def test_an_arm_that_is_added_leaves_the_plan_of_the_others_alone(compare, monke
     budgets = {"budgets": {"time": {"equal": "seconds", "like": "random", "updates": 6}}, "seeds": [0]}
     seconds, measured = {"random": 1.0, "game": 2.0, "bare": 1.5}, []
 
-    def measure(recipes, data, turns):
+    def measure(recipes, data, rounds):
         measured.append(sorted(recipes))
         slower = 1.0 if len(measured) == 1 else 3.0  # by then the machine is busy
-        series = {name: [seconds[name] * slower] * turns for name in recipes}
+        series = {name: [seconds[name] * slower] * rounds for name in recipes}
         return StepCosts(1, series, machine(), data.fingerprint, {n: fingerprint(r) for n, r in recipes.items()})
 
     def planned() -> dict:

@@ -94,7 +94,7 @@ def test_counting_leaves_the_random_numbers_of_a_run_alone(prepared):
 def test_all_arms_are_measured_in_the_same_turns_and_cycles_are_whole(prepared):
     made = prepared({"arms.game.options": {"preset": "paper", "noiser": "tiny", "noiser_steps": 4, "encoder_steps": 6},
                      "arms.game.unmatched": True})  # fmt: skip
-    costs = measure(made.recipes, made.data, turns=2)
+    costs = measure(made.recipes, made.data, rounds=2)
     assert costs.updates == 3  # 4:6 is the work of 2:3
     assert {name: len(turns) for name, turns in costs.turns.items()} == {"random": 2, "game": 2}
     assert costs.ratio("game", "random")[0] > 1

@@ -130,7 +130,9 @@ def test_a_pair_whose_runs_are_those_of_an_earlier_budget_is_not_repeated(study)
 
 def test_the_report_tells_masks_rate_and_sizes(study):
     text = markdown(study)
-    assert lines_with(text, "compares 2 arms (ways of masking residues) in pre-training on some proteins.")
+    assert lines_with(
+        text, "compares 2 arms, that is, ways of masking residues in pre-training. Proteins: some proteins."
+    )
     assert lines_with(text, "9,000 proteins were used for training", "divided by whole families")
     assert lines_with(text, "| members | 400 of 7 families | 380 of 6 families |")
     assert lines_with(text, "20 % random [MASK]s")
