@@ -43,6 +43,7 @@ class NoiserModel(PreTrainedModel):
     any-mask score, and the corruption mix is `config.initial_mask_options`.
     """
 
+    config: NoiserConfig
     config_class = NoiserConfig
     base_model_prefix = "noiser"
     main_input_name = "input_ids"

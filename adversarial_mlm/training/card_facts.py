@@ -1,10 +1,10 @@
-"""What a trainer tells for the model card."""
+"""The facts of a run for its model card."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.data import Dataset, IterableDataset
 
@@ -35,18 +35,18 @@ _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
 def card_facts(trainer: "AdversarialMLMTrainer") -> CardFacts:
-    """Read from a trainer what its model card is made from.
+    """Read the facts for the model card from a trainer.
 
     Args:
-        trainer ([`AdversarialMLMTrainer`]): Its `run_facts` may hold `recipe` ([`Recipe`]), `data` (`dict`, what
-            `data.json` holds), `command` (`str`, what started the run) and `base_model` (`str`, what training started
-            from; without a recipe, by default the name that the encoder was loaded by).
+        trainer ([`AdversarialMLMTrainer`]): The trainer. Its `run_facts` may contain `recipe` ([`Recipe`]), `data`
+            (the content of `data.json`), `command` (the command that started the run) and `base_model` (folder or Hub
+            name that training started from; without a recipe, the name that the encoder was loaded from is used).
     """
     args, run, best = trainer.args, trainer.run_facts, trainer.loaded_best_step
     recipe, base_model = run.get("recipe"), run.get("base_model")
     encoder = describe_encoder(trainer.model, None if recipe is None else recipe.model.trained_layers)
     sequences, tokenizer = trainer.data_collator.sequence_encoder, trainer.data_collator.tokenizer
-    name = (trainer.hub_model_id or Path(args.output_dir).name).rpartition("/")[2].strip(".")
+    name = (trainer.hub_model_id or Path(args.output_dir or "").name).rpartition("/")[2].strip(".")
     return CardFacts(
         name=name or "protein-encoder",
         hub_id=trainer.hub_model_id,
@@ -139,7 +139,7 @@ def _data(trainer: "AdversarialMLMTrainer") -> DataFacts:
 
 
 def _size(dataset: Dataset | None) -> int | None:
-    return None if dataset is None or isinstance(dataset, IterableDataset) else len(dataset)
+    return None if dataset is None or isinstance(dataset, IterableDataset) else len(cast(Sized, dataset))
 
 
 def _environment(trainer: "AdversarialMLMTrainer", encoder: EncoderFacts) -> EnvironmentFacts:

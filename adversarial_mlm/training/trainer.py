@@ -97,6 +97,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             used in another way than by a process for each (see [`launch_checks`]).
     """
 
+    model: PreTrainedModel
+    args: AdversarialMLMTrainingArguments
+    data_collator: DataCollatorForRandomMLM
+
     # compute_loss divides by the number of masked residues of the whole accumulated batch
     loss_is_scaled_for_ga = True
 
