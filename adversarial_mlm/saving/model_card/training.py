@@ -148,7 +148,7 @@ def _updates(noiser: NoiserFacts) -> str:
         told += count(noiser.encoder_steps, "encoder update")
         told += ", with one counter for both phases" if noiser.shared_phase_counter else ""
         return told + (", with the encoder's dropout in both phases" if noiser.encoder_dropout else "")
-    told = "one-backward updates by gradient reversal, with "
+    told = "one-backward updates by gradient reversal, at "
     told += "every encoder update" if noiser.every == 1 else f"one of {noiser.every} encoder updates"
     strength = _ramp(noiser.reversal_strength)
     return told + (f"; reversal strength {strength}" if strength else "")
