@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend
 from transformers import AutoModelForMaskedLM
 
 from adversarial_mlm.training import packed_attention
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
@@ -23,6 +24,7 @@ RUNS = {
     "literal": {"masking_rules": {"selection": "threshold", "gated": False}},
     "reducible": {"noiser_reward": "reducible"},
 }
+USUAL = ("random", "paper, accumulated, in chunks", "blind", "reducible")  # one of each kind
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ class Seen(HookedTrainer):
         return corrupted
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [*USUAL, *(exhaustive(run) for run in RUNS if run not in USUAL)])
 def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
     settings = {"masking": "adversarial", "double": True, "max_steps": 3, "noiser_cosine_steps": 0, **RUNS[run]}
     masking = settings.pop("masking")

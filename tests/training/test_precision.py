@@ -15,6 +15,7 @@ from adversarial_mlm.masking.keyed_random import row_keys
 from adversarial_mlm.masking.losses import loss_weights, token_losses
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
 from adversarial_mlm.training import noiser_game
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
@@ -28,8 +29,11 @@ SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
 # ---- bf16 and tf32 ----
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize(
+    ("game", "sampler"),
+    [*zip(GAMES, SAMPLERS, strict=True)]
+    + [exhaustive(game, s) for i, game in enumerate(GAMES) for j, s in enumerate(SAMPLERS) if i != j],
+)
 def test_sampler_and_loss_stay_in_float32_under_bf16(make_trainer, monkeypatch, game, sampler):
     seen = {}
 
@@ -137,8 +141,17 @@ def scaled(make_trainer):
         state._mixed_precision = "no"
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_torch"])
-@pytest.mark.parametrize("game", GAMES)
+@pytest.mark.parametrize(
+    ("game", "optim"),
+    [
+        ("alternate", "adamw_torch_fused"),
+        ("reversal", "adamw_torch"),
+        exhaustive("alternate", "adamw_torch"),
+        exhaustive("reversal", "adamw_torch_fused"),
+        exhaustive("credit", "adamw_torch_fused"),
+        exhaustive("credit", "adamw_torch"),
+    ],
+)
 def test_the_scaler_and_the_count_agree_on_what_is_skipped(scaled, game, optim):
     class Huge(Scaled):
         initial_scale = 2.0**40  # too large for float16, so that the first updates overflow
@@ -236,7 +249,7 @@ def graphs():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game, most", [("alternate", 4), ("reversal", 2), ("credit", 4)])
+@pytest.mark.parametrize("game, most", [("alternate", 4), exhaustive("reversal", 2), exhaustive("credit", 4)])
 def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, proteins, graphs, game, most):
     lengths = [12 + (7 * i) % 41 for i in range(80)]
     data = datasets.Dataset.from_dict({"sequence": [p[:n] for p, n in zip(proteins, lengths, strict=False)]})

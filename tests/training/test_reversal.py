@@ -1,10 +1,26 @@
 """One backward pass for both networks."""
 
+import itertools
+
 import pytest
 import torch
 
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.trainer_helpers import largest_difference, parameters_of
+
+REWARDS = ("loss", "surprise", "reducible", "credit", "predictor")
+CASES = list(itertools.product(REWARDS, ("rss", "logistic_topk"), ("full", "context", "blind")))
+# every reward, and every view and both samplers with the paper's
+USUAL = [
+    ("loss", "rss", "full"),
+    ("loss", "logistic_topk", "context"),
+    ("loss", "rss", "blind"),
+    ("surprise", "rss", "blind"),
+    ("reducible", "rss", "full"),
+    ("credit", "logistic_topk", "blind"),
+    ("predictor", "rss", "context"),
+]
 
 
 def gradients(module) -> dict[str, torch.Tensor]:
@@ -24,9 +40,9 @@ def prepared(make_trainer):
     return prepare
 
 
-@pytest.mark.parametrize("view", ["full", "context", "blind"])
-@pytest.mark.parametrize("sampler", ["rss", "logistic_topk"])
-@pytest.mark.parametrize("reward", ["loss", "surprise", "reducible", "credit", "predictor"])
+@pytest.mark.parametrize(
+    ("reward", "sampler", "view"), [*USUAL, *(exhaustive(*case) for case in CASES if case not in USUAL)]
+)
 def test_its_noiser_gradient_is_lambda_times_that_of_the_noisers_own_phase(prepared, view, sampler, reward):
     trainer, batch = prepared(
         noiser_update="reversal",
@@ -54,7 +70,7 @@ def test_its_noiser_gradient_is_lambda_times_that_of_the_noisers_own_phase(prepa
         assert torch.allclose(reversal[name], 0.3 * value, rtol=1e-9, atol=1e-14), name
 
 
-@pytest.mark.parametrize("reward", ["loss", "surprise", "reducible", "credit", "predictor"])
+@pytest.mark.parametrize("reward", REWARDS)
 def test_its_encoder_gradient_is_that_of_plain_masked_language_modelling(prepared, reward):
     trainer, batch = prepared(noiser_update="reversal", noiser_reward=reward)
     trainer.model.zero_grad()

@@ -150,18 +150,20 @@ def test_both_networks_have_their_own_rate_decay_and_clip(make_trainer):
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"masking": "random"},
-        {"noiser_config": {"view": "blind"}, "noiser_reward": "credit"},
-        {"noiser_update": "reversal", "noiser_every": 3, "importance_exponent": 1.0},
-        {"noiser_update": "reversal", "noiser_reward": "reducible", "masking_rules": {"sampler": "gumbel_topk"}},
-        {"loss_scope": "all", "unmasked_weight": 0.3, "noiser_reward": "surprise"},
+        pytest.param({}, id="paper"),
+        pytest.param({"noiser_config": {"view": "blind"}, "noiser_reward": "credit"}, id="credit"),
+        pytest.param({"noiser_update": "reversal", "noiser_every": 3, "importance_exponent": 1.0}, id="reversal"),
+        exhaustive({"masking": "random"}, id="random"),
+        exhaustive(
+            {"noiser_update": "reversal", "noiser_reward": "reducible", "masking_rules": {"sampler": "gumbel_topk"}},
+            id="reducible",
+        ),
+        exhaustive({"loss_scope": "all", "unmasked_weight": 0.3, "noiser_reward": "surprise"}, id="surprise"),
     ],
-    ids=["paper", "random", "credit", "reversal", "reducible", "surprise"],
 )
 def test_a_batch_of_8_equals_4_times_2_accumulated(make_trainer, settings):
-    # 20 updates in cycles of 3 and 2, so that many phases begin and end
-    settings = {"double": True, "max_steps": 20, "optim": "adamw_torch", **settings}
+    # 10 updates in cycles of 3 and 2: many phases begin and end
+    settings = {"double": True, "max_steps": 10, "optim": "adamw_torch", **settings}
     if settings.get("noiser_update") != "reversal":
         settings["noiser_steps"] = 3
     masking = settings.pop("masking", "adversarial")
