@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.batches import DataCollatorForTask
-from adversarial_mlm.models.encoders import number_of_positions, to_device
+from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import new_backbone
+from adversarial_mlm.utils.hardware import on_device
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -29,7 +30,7 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         twin = new_backbone(model.config)
-    return to_device(twin, model.device).eval()
+    return on_device(twin, model.device).eval()
 
 
 def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

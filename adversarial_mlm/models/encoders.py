@@ -1,12 +1,7 @@
 """The longest input of any encoder, and which of its parameters are trained."""
 
-from typing import TypeVar
-
-import torch
 from torch import nn
 from transformers import PreTrainedModel
-
-Network = TypeVar("Network", bound=PreTrainedModel)
 
 
 def number_of_positions(model: PreTrainedModel) -> int | None:
@@ -51,8 +46,3 @@ def below_and_layers(model: PreTrainedModel) -> tuple[list[nn.Module], list[nn.M
     embeddings = model.get_input_embeddings()
     below = [child for child in model.base_model.children() if embeddings in child.modules()]
     return below, list(stacks[0]) if stacks else []
-
-
-def to_device(model: Network, device: str | torch.device) -> Network:
-    """Move a model to a device, as `model.to(device)` does, and return it."""
-    return model.to(device)  # type: ignore[arg-type]  # a decorator of transformers hides the parameters of `to`
