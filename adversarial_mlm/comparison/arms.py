@@ -64,7 +64,8 @@ def arm_recipe(
     Raises:
         RecipeError: If an option is not known, is out of range, or belongs to the comparison.
     """
-    of_arm = recipe.warm_up.options if arm == WARM_UP else recipe.arms[arm].options
+    warm_up = recipe.warm_up if arm == WARM_UP else None
+    of_arm = recipe.arms[arm].options if warm_up is None else warm_up.options
     where = f"{recipe.path} ({arm})"
     given = OPTIONS.read_words(words or [])
     for name in (*recipe.common, *of_arm, *given):
@@ -140,14 +141,15 @@ class Masks:
 def masks_of(recipe: Recipe) -> Masks:
     """Return mask rate and corruption mix of a recipe, over the noiser's and the random masks together."""
     masking = recipe.masking
-    rate, mix = masking.adversarial_rate + masking.random_rate, tuple(masking.mask_options)
-    if len(mix) != 3 or not rate > 0:
+    rate, shares = masking.adversarial_rate + masking.random_rate, masking.mask_options
+    if len(shares) != 3 or not rate > 0:
         raise RecipeError(
             "mask_options must be three shares ([MASK], keep, replace), and adversarial_rate + random_rate must be "
-            f"above 0; got {list(mix)} and {rate:g}"
+            f"above 0; got {list(shares)} and {rate:g}"
         )
+    mask, keep, replace = shares
     if masking.masking == "random":
-        return Masks(rate, mix)
+        return Masks(rate, (mask, keep, replace))
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
     if not SELECTIONS[masking.selection]:
         return Masks(None, None, f"selection: {masking.selection} uses an unknown part of the mask rate")
@@ -156,11 +158,11 @@ def masks_of(recipe: Recipe) -> Masks:
     if len(set(share)) > 1:
         return Masks(rate, None, "its adversarial_share changes, and with it the corruption mix")
     adversarial = share[0] * masking.adversarial_rate
-    kinds = (
-        (adversarial * own + (rate - adversarial) * at_random) / rate
-        for own, at_random in zip((1, 0, 0), mix, strict=True)
-    )
-    return Masks(rate, tuple(kinds))
+
+    def of_both(own: int, at_random: float) -> float:
+        return (adversarial * own + (rate - adversarial) * at_random) / rate
+
+    return Masks(rate, (of_both(1, mask), of_both(0, keep), of_both(0, replace)))
 
 
 def difference_of_masks(first: Masks, second: Masks) -> str:
@@ -169,11 +171,15 @@ def difference_of_masks(first: Masks, second: Masks) -> str:
         if masks.why_not:
             return masks.why_not
     differences = []
-    if abs(first.rate - second.rate) > _TOLERANCE:
+    if first.rate is None or second.rate is None or abs(first.rate - second.rate) > _TOLERANCE:
         differences.append("mask rate")
-    if max(abs(a - b) for a, b in zip(first.mix, second.mix, strict=True)) > _TOLERANCE:
+    if first.mix is None or second.mix is None or not _are_equal(first.mix, second.mix):
         differences.append("corruption mix")
     return f"in {' and '.join(differences)}" if differences else ""
+
+
+def _are_equal(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
+    return max(abs(a - b) for a, b in zip(first, second, strict=True)) <= _TOLERANCE
 
 
 def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict[str, Recipe]:

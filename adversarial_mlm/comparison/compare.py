@@ -13,7 +13,7 @@ from adversarial_mlm.comparison.confirmation import check_not_spent, read_confir
 from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
 from adversarial_mlm.comparison.held_out import ComparisonData, load_comparison_data
 from adversarial_mlm.comparison.plan import Plan, Run, count_flops, make_plan, plan_table, seconds_of
-from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe, read_comparison
+from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe, Tasks, read_comparison
 from adversarial_mlm.comparison.report_tables import markdown, runs_csv
 from adversarial_mlm.comparison.runs import (
     Comparison,
@@ -133,18 +133,20 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
         + (f", including {len(warm_ups)} warm-ups" if warm_ups else ""),
     ]
     if recipe.tasks is not None:
-        lines.append(_tasks_that_are_left(recipe, plan, results))
+        lines.append(_tasks_that_are_left(recipe, recipe.tasks, plan, results))
     return "\n".join(lines)
 
 
-def _tasks_that_are_left(recipe: ComparisonRecipe, plan: Plan, results: dict[Run, dict[str, Any]]) -> str:
+def _tasks_that_are_left(
+    recipe: ComparisonRecipe, wanted: Tasks, plan: Plan, results: dict[Run, dict[str, Any]]
+) -> str:
     left = [run for run in plan.with_tasks if not has_tasks(results.get(run), recipe)]
-    tasks = DownstreamTasks(recipe.tasks)
-    for name in recipe.tasks.of if left else ():
+    tasks = DownstreamTasks(wanted)
+    for name in wanted.of if left else ():
         tasks.data(name)  # raises an error if files are missing
     seconds = seconds_of_tasks(results)
     when = f"about {_minutes(seconds)} each" if seconds else "time unknown until the first is complete"
-    return f"downstream tasks: {', '.join(recipe.tasks.of)} for {len(left)} runs, {when}"
+    return f"downstream tasks: {', '.join(wanted.of)} for {len(left)} runs, {when}"
 
 
 def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
@@ -223,11 +225,11 @@ def _measured(
     had = {} if before is None else before.fingerprints
     known = [name for name, of_arm in recipes.items() if had.get(name) == fingerprint(of_arm)]
     missing = [name for name in recipes if name not in known]
-    if not missing:
+    if before is not None and not missing:
         _warn_of_another_machine(before)
         return before
     logger.info("timing the updates of %d arms, %d rounds", len(missing), rounds)
-    if not known:
+    if before is None or not known:
         return measure(recipes, data, rounds)
     likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
     reference = [*likes, *known][0]

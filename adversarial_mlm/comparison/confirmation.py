@@ -63,7 +63,7 @@ def read_confirmation(comparison: Comparison) -> dict[str, Any]:
         _check_weights(folder, earlier["runs"])
         return earlier
     # a run that diverged is listed, but has no weights to evaluate
-    found = {run.name: {"weights": None, "figures": {}} for run in results}
+    found: dict[str, dict[str, Any]] = {run.name: {"weights": None, "figures": {}} for run in results}
     complete = [run for run, result in results.items() if not result["metrics"]["diverged"]]
     for number, run in enumerate(complete, 1):
         logger.info("confirmation: %d of %d, %s", number, len(complete), run.name)

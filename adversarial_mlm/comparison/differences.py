@@ -45,8 +45,8 @@ def mean_and_deviation(numbers: Sequence[float]) -> tuple[float, float]:
 
 def finetuning_deviation(entry: Entry, metric: str) -> float:
     """Return the standard deviation over fine-tuning seeds of one encoder: the root of the mean variance."""
-    lists = values(entry, f"{metric}/by_seed").values()
-    defined = [[value for value in one if value is not None] for one in lists]
+    lists = [of_seed["metrics"].get(f"{metric}/by_seed") for of_seed in entry["seeds"]]
+    defined = [[value for value in one if value is not None] for one in lists if one is not None]
     variances = [float(np.var(one, ddof=1)) for one in defined if len(one) > 1]
     return math.sqrt(float(np.mean(variances))) if variances else math.nan
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,8 @@ from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import RecipeError, WritingError
 
-try:
+if sys.platform != "win32":  # on Windows there are no locks: use one process
     import fcntl
-except ImportError:  # on Windows there are no locks: use one process
-    fcntl = None
 
 PLAN_FILE, COSTS_FILE, CONFIRMATION_FILE = "plan.json", "costs.json", "confirmation.json"
 RESULT_FILE, FIGURES_FILE = "result.json", "figures.json"
@@ -93,7 +92,7 @@ class ComparisonFolder:
         Returns:
             Whether this process holds the lock. It always does if `wait` is `True`.
         """
-        if fcntl is None:
+        if sys.platform == "win32":
             yield True
             return
         path = self.path / _LOCKS / f"{name.replace('/', '.')}.lock"

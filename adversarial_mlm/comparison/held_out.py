@@ -49,7 +49,8 @@ class ComparisonData:
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Return the number of proteins in each part, and of families if they are known."""
-        found = {"train": {"proteins": len(self.proteins.train)}}
+        train: Dataset = self.proteins.train
+        found: dict[str, dict[str, int]] = {"train": {"proteins": len(train)}}
         for name in self.selection:
             parts = {"selection": self.selection[name], "confirmation": self.confirmation[name]}
             found[name] = {of: len(part) for of, part in parts.items()}
@@ -111,7 +112,7 @@ def divide(clusters: list[str], share: float, seed: int, placed: dict[str, bool]
     names, numbers, sizes = np.unique(np.asarray(clusters), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"{len(clusters)} proteins of one cluster cannot be divided by clusters")
-    order = sorted(range(len(names)), key=lambda number: random_key(seed, names[number]))
+    order = sorted(range(len(names)), key=lambda number: random_key(seed, str(names[number])))
     wanted = np.array([1 - share, share]) * len(clusters)
     taken, part = np.zeros(2), np.zeros(len(names), dtype=bool)
     order.sort(key=lambda number: str(names[number]) not in placed)  # stable sort: clusters already placed come first

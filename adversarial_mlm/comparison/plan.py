@@ -11,6 +11,7 @@ from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.data import count_lengths
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks
+from adversarial_mlm.utils.options import required
 from adversarial_mlm.utils.tables import text_table
 
 Flops = dict[str, ArmFlops]
@@ -99,7 +100,7 @@ def make_plan(recipe: ComparisonRecipe, flops: Flops, costs: StepCosts | None) -
     }
     with_tasks = [] if recipe.tasks is None else (recipe.tasks.budgets or list(recipe.budgets))
     runs: dict[Run, None] = {}
-    evaluated = set()
+    evaluated: set[Run] = set()
     if recipe.tasks is not None:
         runs = dict.fromkeys(Run(UNTRAINED, seed, 0) for seed in _all_seeds(recipe))
         evaluated.update(runs)
@@ -118,25 +119,27 @@ def make_plan(recipe: ComparisonRecipe, flops: Flops, costs: StepCosts | None) -
 
 
 def _updates(budget: Budget, arm: str, flops: Flops, costs: StepCosts | None) -> int:
+    if budget.equal == "flops" and budget.flops is not None:
+        return flops[arm].updates_for(budget.flops)
+    if budget.equal == "seconds" and budget.seconds is not None:
+        return max(round(budget.seconds / required(costs, "the cost of an update").of(arm)), 1)
+    updates = required(budget.updates, "updates of a budget")
     if budget.equal == "updates":
-        return budget.updates
+        return updates
+    like = required(budget.like, "like of a budget")
     if budget.equal == "flops":
-        return flops[arm].updates_for(budget.flops or flops[budget.like].of(budget.updates))
-    if budget.seconds is not None:
-        return max(round(budget.seconds / costs.of(arm)), 1)
-    return costs.updates_for(arm, budget.like, budget.updates, budget.share_that_is_equal)
+        return flops[arm].updates_for(flops[like].of(updates))
+    return required(costs, "the cost of an update").updates_for(arm, like, updates, budget.share_that_is_equal)
 
 
 def _all_seeds(recipe: ComparisonRecipe) -> list[int]:
     return list(dict.fromkeys(seed for arm in recipe.arms for seed in recipe.seeds_of(arm)))
 
 
-def seconds_of(run: Run, costs: StepCosts | None) -> float | None:
-    """Estimate the training time of a run; `None` without measured costs. A warm-up counts as the cheapest arm."""
+def seconds_of(run: Run, costs: StepCosts) -> float:
+    """Estimate the training time of a run. A warm-up counts as the cheapest arm."""
     if run.updates == 0:
         return 0.0
-    if costs is None:
-        return None
     cost = min(map(costs.of, costs.turns)) if run.arm == WARM_UP else costs.of(run.arm)
     return cost * run.updates
 
@@ -155,7 +158,7 @@ def plan_table(plan: Plan, flops: Flops, costs: StepCosts | None, done: set[str]
     for budget, arms in plan.updates.items():
         for arm, updates in arms.items():
             runs = [run for run in plan.runs if (run.arm, run.updates) == (arm, updates)]
-            seconds = seconds_of(runs[0], costs)
+            seconds = None if costs is None else seconds_of(runs[0], costs)
             rows.append(
                 (
                     budget,

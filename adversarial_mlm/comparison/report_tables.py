@@ -330,7 +330,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
                 if all(cell == NONE for cell in ours):
                     continue
                 untrained = over_seeds({"seeds": study["untrained"]}, metric)
-                paper = PAPER.get((task, of_task["facts"]["target"], split), (NONE, NONE))
+                paper: tuple[str, ...] = PAPER.get((task, of_task["facts"]["target"], split), (NONE, NONE))
                 if paper[0] != NONE and not of_task["facts"]["as_in_paper"]:
                     paper = tuple(f"{figure} (a)" for figure in paper)
                     marks.add("a")

@@ -28,7 +28,9 @@ from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training.evaluation import background_log_shares
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
+from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import file_checksum
+from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +83,9 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
     if not (folder / FIGURES_FILE).exists():
         write_json(folder / FIGURES_FILE, _figures(comparison, run))
     result = read_json(folder / FIGURES_FILE)
-    if run in comparison.plan.with_tasks and not result["metrics"]["diverged"]:
-        result["tasks"] = comparison.tasks.evaluate(folder, folder, device_of(comparison))
+    tasks = comparison.tasks if run in comparison.plan.with_tasks else None
+    if tasks is not None and not result["metrics"]["diverged"]:
+        result["tasks"] = tasks.evaluate(folder, folder, device_of(comparison))
     write_json(folder / RESULT_FILE, result)
     for checkpoint in CheckpointStore(str(folder)).all():  # keep the encoder only
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -94,7 +97,7 @@ def add_tasks(comparison: Comparison, run: Run) -> None:
     """Add missing downstream tasks to the result of a complete run."""
     folder = comparison.folder.of(run)
     result = read_json(folder / RESULT_FILE)
-    found = comparison.tasks.evaluate(folder, folder, device_of(comparison))
+    found = required(comparison.tasks, "tasks").evaluate(folder, folder, device_of(comparison))
     write_json(folder / RESULT_FILE, {**result, "tasks": {**result.get("tasks", {}), **found}})
 
 
@@ -109,7 +112,8 @@ def has_tasks(result: dict[str, Any] | None, recipe: ComparisonRecipe) -> bool:
     """Whether a result has all tasks of the recipe. A run that diverged needs none."""
     if result is None:
         return False
-    return result["metrics"]["diverged"] or set(recipe.tasks.of) <= set(result.get("tasks", {}))
+    wanted = set() if recipe.tasks is None else set(recipe.tasks.of)
+    return result["metrics"]["diverged"] or wanted <= set(result.get("tasks", {}))
 
 
 def seconds_of_tasks(results: dict[Run, dict[str, Any]]) -> float:
@@ -132,12 +136,11 @@ def _begin(comparison: Comparison, run: Run) -> None:
     """Record options, proteins and first weights of a run, and delete its folder if they have changed."""
     folder = comparison.folder.of(run)
     note = folder.with_name(f"{folder.name}.json")
-    warm_up = comparison.plan.warm_ups.get(run.seed)
-    forked = warm_up is not None and run.arm not in (UNTRAINED, WARM_UP)
+    start = None if run.arm in (UNTRAINED, WARM_UP) else comparison.plan.warm_ups.get(run.seed)
     now = {
         "fingerprint": _fingerprint(comparison, run),
         "data": comparison.data.fingerprint,
-        "first_weights": weights_checksum(comparison.folder.of(warm_up)) if forked else None,
+        "first_weights": None if start is None else weights_checksum(comparison.folder.of(start)),
     }
     if note.exists() and read_json(note) == now:
         return
@@ -262,7 +265,7 @@ def _facts_of_training(recipe: Recipe, data: ComparisonData) -> tuple[dict[str, 
         trainer = pretrain(recipe, data.for_a_run())
     except NonFiniteError as error:
         logger.warning("%s", error)
-        steps = [entry["step"] for entry in _log(Path(recipe.training.output_dir)) if "loss" in entry]
+        steps = [entry["step"] for entry in _log(Path(recipe.output_dir)) if "loss" in entry]
         return {"diverged": True, "updates_done": max(steps, default=0)}, None
     if trainer.interrupted_by is not None and trainer.state.global_step < trainer.state.max_steps:
         return None, trainer.interrupted_by
@@ -310,7 +313,7 @@ def load_for_evaluation(folder: str, recipe: Recipe) -> tuple[PreTrainedModel, D
     """Load an encoder onto the device of the run, with a collator for its tokenizer."""
     encoder, tokenizer = load_encoder(folder)
     collator = DataCollatorForRandomMLM(tokenizer, max_length=recipe.data.max_length)
-    return encoder.to(recipe.training.device), collator
+    return on_device(encoder, recipe.training.device), collator
 
 
 def ask(

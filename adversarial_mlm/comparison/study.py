@@ -45,7 +45,7 @@ def merge_plan(
     """
     earlier = folder.read(PLAN_FILE)
     tasks = {} if recipe.tasks is None else recipe.tasks.of
-    now = {
+    now: dict[str, Any] = {
         "data": data.fingerprint,
         "common": common,
         "tasks": {name: dataclasses.asdict(options) for name, options in tasks.items()},
@@ -53,7 +53,9 @@ def merge_plan(
         "task_dtype": None if recipe.tasks is None else recipe.tasks.dtype,
         "held_out": {"confirmation_share": recipe.held_out.confirmation_share, "seed": recipe.held_out.split_seed},
         "pairing": pairing_facts(next(iter(recipes.values()))),
-        "warm_up": None if warm_up is None else {**dataclasses.asdict(recipe.warm_up), "fingerprint": warm_up},
+        "warm_up": None
+        if warm_up is None or recipe.warm_up is None
+        else {**dataclasses.asdict(recipe.warm_up), "fingerprint": warm_up},
         "arms": {name: _description_of(recipe, recipes, name) for name in recipe.arms},
         "budgets": {name: _without_none(dataclasses.asdict(budget)) for name, budget in recipe.budgets.items()},
         "entries": {
@@ -103,7 +105,7 @@ def _description_of(recipe: ComparisonRecipe, recipes: dict[str, Recipe], name: 
         "masks": masks.as_dict(),
         "removed": False,
     }
-    if arm.unmatched:
+    if arm.unmatched and arm.against is not None:
         description["difference"] = difference_of_masks(masks, masks_of(recipes[arm.against]))
     return description
 

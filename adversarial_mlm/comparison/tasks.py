@@ -18,6 +18,7 @@ from adversarial_mlm.downstream.results import record
 from adversarial_mlm.downstream.tasks import TaskData, load_task
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils.errors import DivergenceError, RecipeError
+from adversarial_mlm.utils.hardware import on_device
 
 logger = logging.getLogger(__name__)
 
@@ -125,9 +126,9 @@ class DownstreamTasks:
         data, began = self.data(name), time.monotonic()
         model, tokenizer = load_backbone(str(encoder))
         settings = ProbeSettings(dtype=self.tasks.dtype, max_train_residues=options.max_train_residues)
-        probed = probe(data, model.to(device).eval(), tokenizer, settings)
+        probed = probe(data, on_device(model, device).eval(), tokenizer, settings)
         of_probe = record(data, "probe", [probed.predictions], bootstrap_samples=0)
-        found = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
+        found: dict[str, Any] = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
         if options.finetune is not None:
             folder, seeds = run_folder / _FOLDER / f"finetuned-{name}", options.finetune_seeds
             try:

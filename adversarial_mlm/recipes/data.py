@@ -39,7 +39,7 @@ class ProteinData:
         corpus: The training proteins as they were read. In a stream its counts grow while training reads it.
     """
 
-    train: object
+    train: Dataset | IterableDataset
     held_out: dict[str, Dataset]
     facts: dict
     corpus: Corpus

@@ -48,7 +48,7 @@ def check_output_dir(recipe: Recipe) -> str | None:
 
 
 def _check_output_dir(recipe: Recipe) -> str | None:
-    folder, wanted = recipe.training.output_dir, recipe.training.resume_from_checkpoint
+    folder, wanted = recipe.output_dir, recipe.training.resume_from_checkpoint
     checkpoint = _find_checkpoint(folder, wanted) if wanted else None
     try:
         os.makedirs(folder, exist_ok=True)

@@ -19,7 +19,7 @@ from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.options import OptionSet, Source, nearest, option, refuse
+from adversarial_mlm.utils.options import OptionSet, Source, nearest, option, refuse, required
 
 
 @dataclass
@@ -136,6 +136,11 @@ class Recipe:
     run: RunArguments
     probe: ProbeArguments
     training: AdversarialMLMTrainingArguments
+
+    @property
+    def output_dir(self) -> str:
+        """The folder of the run."""
+        return required(self.training.output_dir, "output_dir")
 
     def resolved(self) -> dict[str, Any]:
         """All options as plain values: a recipe that gives the same run.

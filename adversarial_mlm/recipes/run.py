@@ -4,7 +4,9 @@ import copy
 import logging
 import os
 import sys
+from typing import Any
 
+from huggingface_hub import CommitInfo
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from adversarial_mlm.downstream.probe_callback import ProbeCallback
@@ -24,6 +26,7 @@ from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils import distributed
 from adversarial_mlm.utils.errors import CheckpointError, PushError, RecipeError
+from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ def build_collator(
 ) -> DataCollatorForRandomMLM:
     """The collator that a recipe asks for: with the noiser, or random masks at the sum of both rates."""
     masking = recipe.masking
-    common = {
+    common: dict[str, Any] = {
         "max_length": recipe.data.max_length,
         "mask_options": masking.mask_options,
         "seed": recipe.training.seed,
@@ -43,7 +46,7 @@ def build_collator(
             tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
         )
     names = ("adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated", "temperature")
-    chosen = {name: getattr(masking, name) for name in (*names, "candidate_rate")}
+    chosen: dict[str, Any] = {name: getattr(masking, name) for name in (*names, "candidate_rate")}
     return DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, **chosen, **common)
 
 
@@ -151,7 +154,7 @@ def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
             ProbeCallback(
                 trainer,
                 probes.probe_tasks,
-                probes.probe_data_dir,
+                required(probes.probe_data_dir, "probe_data_dir"),
                 every=probes.probe_steps or 1000,
                 max_records=probes.probe_max_records or 1000,
                 max_length=recipe.data.max_length,
@@ -197,7 +200,7 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
 
 
 def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
-    folder = recipe.training.output_dir
+    folder = recipe.output_dir
     try:
         if checkpoint is None or not is_inside(checkpoint, folder):
             clear(folder)
@@ -211,13 +214,15 @@ def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinDa
     trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
     trainer.save_state()
     if recipe.data.streaming:
-        data.save_facts(recipe.training.output_dir)
+        data.save_facts(recipe.output_dir)
         logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
 
 
 def interruption(trainer: AdversarialMLMTrainer) -> str:
     """One sentence for a run that a signal stopped: after which step, and how to go on."""
-    state, folder = trainer.state, trainer.args.output_dir
+    state, folder = trainer.state, required(trainer.args.output_dir, "output_dir")
+    if trainer.interrupted_by is None:
+        raise ValueError("no signal has stopped this run")
     stopped = f"stopped by {trainer.interrupted_by.name} after step {state.global_step:,} of {state.max_steps:,}"
     if state.global_step >= state.max_steps:
         return f"{stopped}: training is complete and its result in {folder}, but was not evaluated"
@@ -261,7 +266,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     Returns:
         `dict[str, float]`: As `Trainer.evaluate` gives them; empty where nothing is held out.
     """
-    folder = recipe.training.output_dir
+    folder = recipe.output_dir
     trainer.accelerator.wait_for_everyone()
     encoder, tokenizer = load_encoder(folder)
     noiser = None if trainer.noiser is None else load_noiser(folder)
@@ -291,9 +296,11 @@ def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:
     """
     if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
         return None
-    result = PushResult(trainer.hub_model_id, trainer.args.hub_revision)
+    result = PushResult(required(trainer.hub_model_id, "hub_model_id"), trainer.args.hub_revision)
     try:
-        result.address = str(trainer.push_output_dir().repo_url)
+        commit = trainer.push_output_dir()
+        if isinstance(commit, CommitInfo):  # always, because the call waits for the upload
+            result.address = str(commit.repo_url)
     except PushError as error:
         result.failure = str(error)
     return result
