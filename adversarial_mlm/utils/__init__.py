@@ -1,1 +1,1 @@
-"""Atomic files, signals, statistics, errors: what knows nothing of proteins or networks."""
+"""Atomic files, signals, statistics, errors and other code that does not depend on proteins or networks."""

@@ -1,4 +1,4 @@
-"""Write files atomically: after a kill or a loss of power, the old file or the new one is there, never half of one.
+"""Write files atomically: after a kill or a power failure, either the old or the new file exists, and it is complete.
 
 A file is written into a hidden folder next to its target, synced to the disk, and renamed.
 """
@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 
 from adversarial_mlm.utils.errors import WritingError
 
-# what libraries raise that write themselves; of a RuntimeError only PyTorch's own writer is meant
+# errors of libraries that write files themselves; a RuntimeError only counts if PyTorch's writer raised it
 ERRORS = (OSError, SafetensorError, RuntimeError)
 
 UNFINISHED_FILES = ".files.incomplete-"
-"""How the names of those hidden folders begin; a kill leaves one behind."""
+"""Prefix of the names of these hidden folders. A kill leaves one behind."""
 
 _TORCH_WRITER = re.compile(r"inline_container|PytorchStreamWriter|Parent directory .* does not exist")
 _OS_REASON = re.compile(r"I/O error: (.*?) \(os error")
@@ -30,18 +30,18 @@ _PROBE = 1 << 16  # bytes
 
 
 def is_about_writing(error: Exception) -> bool:
-    """Whether one of `ERRORS` is about a file that could not be written, and not about something else."""
+    """Whether one of `ERRORS` was raised because a file could not be written."""
     return not isinstance(error, RuntimeError) or bool(_TORCH_WRITER.search(str(error)))
 
 
 def reason(error: Exception, folder: str) -> str:
-    """Why a file could not be written, in a few words.
+    """Return in a few words why a file could not be written.
 
-    PyTorch does not pass on what the system said, so that a small file is tried in its place.
+    PyTorch does not pass on the reason of the system. Writing a small file then finds it out.
 
     Args:
         error (`Exception`): One of `ERRORS`.
-        folder (`str`): Where it should have been written.
+        folder (`str`): The folder of the file.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -51,16 +51,16 @@ def reason(error: Exception, folder: str) -> str:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_PROBE))
-    except OSError as said:
-        return said.strerror or str(said)
-    return "a file could not be written to its end"
+    except OSError as found_out:
+        return found_out.strerror or str(found_out)
+    return "a file is incomplete"
 
 
 def sync(path: str | Path) -> None:
-    """Have a file's content, or a folder's list of names, reach the disk.
+    """Force a file's content, or a folder's list of names, to the disk.
 
     Raises:
-        OSError: If the disk does not take it. File systems that cannot sync a folder are left to their own ways.
+        OSError: If the disk refuses it. Folders are skipped on file systems that cannot sync them.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -73,7 +73,7 @@ def sync(path: str | Path) -> None:
 
 
 def sync_tree(folder: str | Path) -> None:
-    """[`sync`] for all that is in a folder, and for the folder."""
+    """Call [`sync`] for a folder and everything in it."""
     for root, _, names in os.walk(folder, topdown=False):
         for name in names:
             sync(os.path.join(root, name))
@@ -82,15 +82,15 @@ def sync_tree(folder: str | Path) -> None:
 
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Yield a new binary file, which takes its place at `path` when the block ends without an error.
+    """Yield a new binary file, which replaces `path` when the block ends without an error.
 
-    Two processes may write the same file at once: the later one wins.
+    If two processes write the same file at the same time, the later one wins.
 
     Args:
-        path (`str`): The file. Its folder is made where there is none.
+        path (`str`): The file. Its folder is created if needed.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     with _folder_beside(path.parent) as folder:
@@ -103,10 +103,10 @@ def replacing_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def replace_text(path: str | os.PathLike, text: str) -> None:
-    """Write a text file, in UTF-8, in place of the one that is there, or of none.
+    """Write or replace a text file in UTF-8.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     with replacing_file(path) as file:
         file.write(text.encode())
@@ -114,15 +114,15 @@ def replace_text(path: str | os.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing_files(folder: str) -> Iterator[str]:
-    """An empty folder to write into; afterwards each of its files takes the place of the one of its name in `folder`.
+    """Yield an empty folder; when the block ends, its files replace the files of the same names in `folder`.
 
-    A kill before that changes nothing, a kill during it leaves every file whole, some new and some as they were.
+    After a kill every file is complete: all are old, or, during the replacement, some are new.
 
     Args:
-        folder (`str`): Made where there is none.
+        folder (`str`): The folder; it is created if needed.
 
     Raises:
-        WritingError: If something could not be written.
+        WritingError: If a file could not be written.
     """
     try:
         with _folder_beside(folder) as new:
@@ -143,7 +143,7 @@ def replacing_files(folder: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _folder_beside(folder: str | os.PathLike) -> Iterator[str]:
-    """Yield an empty folder within `folder`, where a rename of a file is atomic, and remove it afterwards."""
+    """Yield an empty folder within `folder`, where renaming a file is atomic, and remove it afterwards."""
     os.makedirs(folder, exist_ok=True)
     new = tempfile.mkdtemp(prefix=UNFINISHED_FILES, dir=folder)
     try:

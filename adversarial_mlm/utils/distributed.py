@@ -1,4 +1,4 @@
-"""What all processes of a run have to decide, or to suffer, alike."""
+"""Decisions and failures that all processes of a run share."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ T = TypeVar("T")
 
 
 def on_main_process(decide: Callable[[], T]) -> T:
-    """Call a function on process 0, and have its result on all of them.
+    """Call a function on process 0, and return its result on all processes.
 
     Args:
-        decide (`Callable`): Without arguments.
+        decide (`Callable`): A function without arguments.
 
     Raises:
-        ValueError: Such as [`AdversarialMLMError`]: on all processes, if process 0 raised it.
+        ValueError: On all processes, if process 0 raised one, such as an [`AdversarialMLMError`].
     """
     state = PartialState()
-    outcome: list = [None, None]  # what was returned, what was raised
+    outcome: list = [None, None]  # the result, the error
     if state.is_main_process:
         try:
             outcome[0] = decide()
@@ -35,7 +35,7 @@ def on_main_process(decide: Callable[[], T]) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """The value that each process has, on all of them."""
+    """Return the values of all processes, on every process."""
     world = PartialState().num_processes
     values = [value] * world
     if world > 1:
@@ -44,22 +44,22 @@ def gather(value: T) -> list[T]:
 
 
 @contextlib.contextmanager
-def fail_together(error_class: type[Exception], *said_by_it: type[Exception]) -> Iterator[None]:
-    """Let all processes fail where one does, so that none waits for it in vain.
+def fail_together(error_class: type[Exception], *as_this: type[Exception]) -> Iterator[None]:
+    """Make all processes fail if one does; otherwise the others would wait for it forever.
 
-    All processes must enter and leave the block, which must not wait for the others unless by pairs of its own.
+    All processes must enter and leave the block. Inside, no process may wait for an operation that another may skip.
 
     Args:
-        error_class (`type`): What is raised where another process failed.
-        *said_by_it (`type`): Errors of this process that are raised as `error_class`, too.
+        error_class (`type`): The error that is raised if another process failed.
+        *as_this (`type`): Errors of this process that are also raised as `error_class`.
 
     Raises:
-        Exception: What was raised in the block, or an `error_class` that repeats what another process said.
+        Exception: The error of the block, or an `error_class` with the message of another process.
     """
     failure = None
     try:
         yield
-    except said_by_it as error:
+    except as_this as error:
         failure = error_class(str(error))
         failure.__cause__ = error
     except Exception as error:

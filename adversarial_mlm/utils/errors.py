@@ -1,4 +1,4 @@
-"""The exceptions of the package, and how a message is made of foreign text."""
+"""The exceptions of the package, and functions to quote text of others in a message."""
 
 import re
 import signal
@@ -20,7 +20,7 @@ class CorpusError(AdversarialMLMError):
     """Proteins or labels that cannot be read or used as asked; the message names the file, column or option."""
 
     def __init__(self, message: str):
-        # From a `DataLoader` worker, torch makes the error anew with the worker's traceback as its message.
+        # torch raises the error of a `DataLoader` worker again, with the worker's traceback as its message
         if message.startswith(f"Caught {type(self).__name__} in "):
             message = message.splitlines()[-1].partition(": ")[2]
         super().__init__(" ".join(message.splitlines()))
@@ -55,10 +55,10 @@ class MissingPackageError(AdversarialMLMError, ImportError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGTERM or SIGINT arrived while no training loop was there to handle it.
+    """SIGTERM or SIGINT arrived outside of a training loop.
 
-    This is a request to stop and not an error. It is no [`AdversarialMLMError`], because then `except ValueError` and
-    `except Exception` would catch it, and the program would go on.
+    This is a request to stop, not an error. It is not an [`AdversarialMLMError`], because then `except ValueError` and
+    `except Exception` would catch it, and the program would continue.
 
     Args:
         number (`int`): The signal's number.
@@ -73,7 +73,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error without line breaks and final full stop, for use inside a sentence."""
+    """Return the message of an error without line breaks and final full stop, to use it inside a sentence."""
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
@@ -83,7 +83,7 @@ def clip(text: str, longest: int) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return the beginning of a foreign text, quoted and in ASCII."""
+    """Return the beginning of a text from a file or a user, quoted and in ASCII."""
     return ascii(clip(text.strip(), _BEGINNING))
 
 

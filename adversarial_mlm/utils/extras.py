@@ -1,4 +1,4 @@
-"""Packages that only some functions need; an extra of this package installs them."""
+"""Optional packages: only some functions need them, and an extra of this package installs them."""
 
 import importlib
 from types import ModuleType
@@ -7,12 +7,12 @@ from adversarial_mlm.utils.errors import MissingPackageError
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import a module of a package that not everybody has.
+    """Import a module of an optional package.
 
     Args:
-        module (`str`): Its full name, such as `scipy.stats`.
+        module (`str`): Full name of the module, such as `scipy.stats`.
         extra (`str`): The extra of this package that installs it.
-        purpose (`str`): What needs it; the message begins with it.
+        purpose (`str`): The function that needs it, as the beginning of the message.
 
     Raises:
         MissingPackageError: If the package is not installed.
@@ -22,7 +22,7 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
         if error.name != package:
-            raise  # the package is there, and something that it needs itself is missing
+            raise  # the package is installed, but one of its own requirements is missing
         raise MissingPackageError(
             f"{purpose} needs the package {package}, which is not installed: pip install 'adversarial-mlm[{extra}]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Which machine computes, and moving a network to its device."""
+"""Facts about the machine, and a function to move a network to a device."""
 
 import os
 import platform
@@ -10,12 +10,12 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def on_device(network: Network, device: torch.device | str) -> Network:
-    """Move a network to a device, and return it. (Type checkers cannot read `PreTrainedModel.to`.)"""
+    """Move a network to a device, and return it. Type checkers cannot read `PreTrainedModel.to`, but this."""
     return network.to(device)
 
 
 def machine() -> dict:
-    """Where the figures come from."""
+    """Return processor, cores, threads, GPU and versions, to report next to measurements."""
     facts = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -29,7 +29,7 @@ def machine() -> dict:
 
 
 def device_name(device: torch.device) -> str:
-    """What computed: the GPU's name, or the CPU's with its cores and threads."""
+    """Return the name of the GPU, or of the CPU with its cores and threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

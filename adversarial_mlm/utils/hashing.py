@@ -1,7 +1,7 @@
-"""Hashes: checksums of files, arrays and weights, fingerprints of plain data, and orders drawn by name.
+"""Hashes: checksums of files, arrays and weights, fingerprints of plain data, and random orders of names.
 
-Names of cached files, manifests and results on users' disks contain these values, so the functions must never change
-them. A checksum has 64 hexadecimal digits of SHA-256. A fingerprint has the first of these digits.
+Names of cached files, manifests and results on users' disks contain these values, so they must never change. A
+checksum has 64 hexadecimal digits of SHA-256. A fingerprint has the first of these digits.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ def array_checksum(array: np.ndarray) -> str:
 
 
 def state_checksum(state: "Mapping[str, torch.Tensor]") -> str:
-    """Return the SHA-256 of the names, shapes and values of tensors on the CPU, whatever their order."""
-    import torch  # takes seconds, and a corpus is read without it
+    """Return the SHA-256 of the names, shapes and values of tensors on the CPU, independent of their order."""
+    import torch  # the import takes seconds, and reading a corpus does not need it
 
     def parts() -> Iterable[str | bytes | memoryview]:
         for name, tensor in sorted(state.items()):
@@ -47,17 +47,17 @@ def fingerprint(content: Any, digits: int = 32) -> str:
     """Return hexadecimal digits that depend on plain data, but not on the order of the keys of a `dict`.
 
     Args:
-        content: Whatever JSON takes; other objects count by their `str`.
+        content: Any value that JSON supports. Other objects are hashed by their `str`.
         digits (`int`, *optional*, defaults to 32): At most 64.
     """
     return fingerprint_of_parts([json.dumps(content, sort_keys=True, default=str)], digits)
 
 
 def fingerprint_of_parts(parts: Iterable[str | bytes | memoryview], digits: int = 32) -> str:
-    """Return hexadecimal digits that depend on texts and bytes, put together without separators.
+    """Return hexadecimal digits that depend on texts and bytes, joined without separators.
 
     Args:
-        parts: Read one after the other, so that large data need not be in memory.
+        parts: Texts or bytes. They are read one after the other, which saves memory for large data.
         digits (`int`, *optional*, defaults to 32): At most 64.
     """
     digest = hashlib.sha256()
@@ -67,11 +67,11 @@ def fingerprint_of_parts(parts: Iterable[str | bytes | memoryview], digits: int 
 
 
 def random_key(seed: int, name: str, size: int = 64) -> bytes:
-    """Return a key by which names can be sorted into a random order that other names do not change.
+    """Return a key to sort names into a random order. The order of two names does not depend on other names.
 
     Args:
-        seed (`int`): Another seed gives another order.
-        name (`str`): What is sorted.
-        size (`int`, *optional*, defaults to 64): Bytes of the key, 1 to 64; another size gives another order.
+        seed (`int`): Seed of the order.
+        name (`str`): The name to sort.
+        size (`int`, *optional*, defaults to 64): Bytes of the key, 1 to 64. The order depends on it.
     """
     return hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=size).digest()

@@ -1,6 +1,6 @@
-"""Options: plain data of a YAML file, a preset or a command line become dataclasses whose annotations say what fits.
+"""Options: read a YAML file, a preset or a command line into dataclasses, and check values against their annotations.
 
-Every mistake is one sentence that names the file or the command line, the option, its value and what is allowed.
+Every error message is one sentence that names the file or the command line, the option, its value and what is allowed.
 """
 
 import argparse
@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 
 def refuse(message: str) -> NoReturn:
-    """Raise the [`RecipeError`] of a message: in one line, without tokens of the Hub, shortened where it is long."""
-    message = redact(" ".join(message.split()))  # someone may have written a token in the wrong line
+    """Raise a [`RecipeError`]. Its message is in one line, at most 1,000 characters long, and without Hub tokens."""
+    message = redact(" ".join(message.split()))  # a user may have put a token into the wrong line
     raise RecipeError(clip(message, _LONGEST_MESSAGE))
 
 
@@ -46,7 +46,7 @@ def required(value: T | None, name: str) -> T:
     """Return the value of an option that must be given.
 
     Raises:
-        [`RecipeError`]: If it is None.
+        RecipeError: If it is `None`.
     """
     if value is None:
         raise RecipeError(f"{name} is missing")
@@ -54,13 +54,13 @@ def required(value: T | None, name: str) -> T:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like this one, or `None` if none does."""
+    """Return the known name that is most similar to a name; `None` if no name is similar."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return near[0] if near else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the nearest known one, or all where they are few."""
+    """Return the end of a sentence about an unknown name: the most similar known name, or all if they are few."""
     known = list(known)
     near = nearest(name, known)
     if near is not None:
@@ -69,12 +69,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
-    """A dataclass field with a default, a help text and, for a text, what it may be.
+    """Return a dataclass field with a default, a help text and, optionally, the values that are allowed.
 
     Args:
-        default (`Any`): A list is copied for every instance.
-        help (`str`): For `--help`.
-        choices (`Iterable[str]`, *optional*): By default any value of the field's type.
+        default (`Any`): The default; a list is copied for every instance.
+        help (`str`): Text for `--help`.
+        choices (`Iterable[str]`, *optional*): Allowed values of a text; by default any.
     """
     metadata = {"help": help} if choices is None else {"help": help, "choices": choices}
     if isinstance(default, list):
@@ -83,25 +83,25 @@ def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any
 
 
 def default_of(field: dataclasses.Field) -> Any:
-    """The default of a field, `dataclasses.MISSING` if it has none."""
+    """Return the default of a field, or `dataclasses.MISSING`."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def defaults_of(kind: Any) -> dict[str, Any]:
-    """The defaults of a dataclass, or of an instance's class, by field; only of fields that have one."""
+    """Return the defaults of a dataclass or its instance by field, without fields that have none."""
     defaults = {field.name: default_of(field) for field in dataclasses.fields(kind)}
     return {name: default for name, default in defaults.items() if default is not dataclasses.MISSING}
 
 
 def documented(kind: type) -> dict[str, str]:
-    """Help texts from a docstring: what its entries ``name (`type`): text`` say, by name."""
+    """Return help texts by name, from the entries ``name (`type`): text`` of a docstring."""
     entries = re.findall(r"^    (\w+) \(.*?\): (.*(?:\n {8}.*)*)", inspect.getdoc(kind) or "", flags=re.MULTILINE)
     return {name: " ".join(text.split()).replace("`", "").replace("%", "%%") for name, text in entries}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where options were said, for messages.
+    """The origin of options, for messages.
 
     Args:
         path (`str`, *optional*, defaults to `""`): The file; empty for the command line.
@@ -110,11 +110,11 @@ class Source:
     path: str = ""
 
     def refuse(self, key: str, reason: str) -> NoReturn:
-        """Refuse the value of an option."""
+        """Raise an error about the value of an option."""
         refuse(f"{self.path}: {key} {reason}" if self.path else f"--{key} {reason}")
 
     def refuse_unknown(self, key: str, name: str, known: Iterable[str]) -> NoReturn:
-        """Refuse an option by its name, which is the last part of its dotted key."""
+        """Raise an error about an unknown option; `name` is the last part of the dotted `key`."""
         hint = did_you_mean(name, known)
         refuse(
             f"{self.path}: unknown option '{key}'{hint}"
@@ -127,7 +127,7 @@ class Source:
 
 
 class _UnfitError(Exception):
-    """A value is not of a type."""
+    """A value does not fit a type."""
 
 
 def _to_bool(value: Any) -> bool:
@@ -173,18 +173,18 @@ _PLAIN: dict[Any, tuple[Callable[[Any], Any], str]] = {
 
 
 def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterable[str] | None = None) -> Any:
-    """A value of the type that an annotation says, from plain data.
+    """Convert plain data to the type of an annotation.
 
-    Numbers and booleans may be texts, since YAML reads `1e-4` as one and a command line has nothing else. A list of
-    texts may be one text. A mapping without a type of its values is left as it is.
+    Numbers and booleans may be given as text, because YAML reads `1e-4` as text and a command line only has text. A
+    single text may stand for a list of texts. The values of a mapping without type parameters are not converted.
 
     Args:
         kind (`type`): `bool`, `int`, `float`, `str`, an `Enum`, a `Literal`, a dataclass, a list or a mapping of
             these, or a union.
-        value (`Any`): As YAML or a command line gives it.
-        source ([`Source`]): For messages.
+        value (`Any`): The value from YAML or a command line.
+        source ([`Source`]): Origin of the value, for messages.
         key (`str`): Name of the option, for messages.
-        choices (`Iterable[str]`, *optional*): What a text may be.
+        choices (`Iterable[str]`, *optional*): Allowed texts; by default any.
 
     Raises:
         RecipeError: If the value does not fit.
@@ -193,7 +193,7 @@ def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterabl
     if value is None and type(None) in members:
         return None
     if value is None:
-        source.refuse(key, "has no value")
+        source.refuse(key, "has no value: give one, or remove the option")
     if isinstance(value, Mapping | list):
         return _read_container(members, value, source, key)
     known = _choices(members) if choices is None else [str(name) for name in choices]
@@ -201,7 +201,7 @@ def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterabl
         return _read_choice(members, known, value, source, key)
     if isinstance(value, str) and value.startswith("{") and any(_is_mapping(member) for member in members):
         return _read_container(members, _from_json(value, source, key), source, key)
-    for member in (member for member in _PLAIN if member in members):  # text, which takes everything, is the last
+    for member in (member for member in _PLAIN if member in members):  # text comes last, because it accepts everything
         try:
             return _PLAIN[member][0](value)
         except _UnfitError:
@@ -220,7 +220,7 @@ def _is_mapping(member: Any) -> bool:
 
 
 def _choices(members: tuple[Any, ...]) -> list[str]:
-    """The texts of an enumeration or a `Literal`; none where any text will do."""
+    """Return the texts of an enumeration or a `Literal`; empty if any text is allowed."""
     for member in members:
         if isinstance(member, type) and issubclass(member, enum.Enum):
             return [item.value for item in member]
@@ -260,7 +260,7 @@ def _from_json(text: str, source: Source, key: str) -> Mapping[str, Any]:
     try:
         return json.loads(text)
     except ValueError as error:
-        source.refuse(key, f'must be a mapping in JSON, such as {{"name": 1}}: {error}')
+        source.refuse(key, f'must be a mapping in JSON, such as {{"name": 1}} ({error})')
 
 
 def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str) -> NoReturn:
@@ -276,17 +276,17 @@ def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str
 
 
 def read_dataclass(kind: type[T], content: Any, source: Source, key: str = "", **given: Any) -> T:
-    """A dataclass from a mapping whose keys are its fields; fields may be dataclasses, too.
+    """Build a dataclass from a mapping whose keys are its fields. Fields may be dataclasses themselves.
 
     Args:
         kind (`type`): The dataclass.
-        content (`Any`): As YAML gives it.
-        source ([`Source`]): For messages.
-        key (`str`, *optional*, defaults to `""`): Where in the file it stands; empty for all of it.
-        **given: Fields that are no options, with their values.
+        content (`Any`): The mapping from YAML.
+        source ([`Source`]): Origin of the mapping, for messages.
+        key (`str`, *optional*, defaults to `""`): Key of the mapping in the file; empty for the whole file.
+        **given: Values of fields that are not options.
 
     Raises:
-        RecipeError: If it is no mapping, or a key is unknown, missing or has a value that does not fit.
+        RecipeError: If `content` is not a mapping, or if a key is unknown, missing or has a value that does not fit.
     """
     if not isinstance(content, Mapping):
         source.refuse(key or "the file", "must be a mapping of names to values")
@@ -310,14 +310,14 @@ def read_dataclass(kind: type[T], content: Any, source: Source, key: str = "", *
 
 
 class OptionSet:
-    """The options of several dataclasses, which a YAML file and a command line may say by their names alone.
+    """The options of several dataclasses. A YAML file and a command line give them by name, without the dataclass.
 
-    Each source is read into a dictionary of the options that it says. Whoever builds the dataclasses merges these
-    dictionaries, the strongest one last.
+    Each source is read into a dictionary of the options that it gives. The caller merges these dictionaries, the
+    strongest one last, and builds the dataclasses.
 
     Args:
-        *parts (`type`): The dataclasses. Every field has a default.
-        without (`Iterable[str]`, *optional*): Fields that are no options.
+        *parts (`type`): The dataclasses. Every field must have a default.
+        without (`Iterable[str]`, *optional*): Fields that are not options.
         helps (`Mapping[str, str]`, *optional*): Help texts of options whose fields have none.
     """
 
@@ -325,15 +325,15 @@ class OptionSet:
         self.parts, self.helps = parts, helps or {}
         self.fields = {field.name: field for part in parts for field in _fields_of(part) if field.name not in without}
         hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
-        # `dict | str` of `*_kwargs` means a mapping or its JSON, of other options also a path
+        # `dict | str` means a mapping or its JSON for `*_kwargs`, but may also be a path for other options
         self.kinds = {name: dict | None if name.endswith("_kwargs") else hints[name] for name in self.fields}
 
     def default(self, name: str) -> Any:
-        """The default of an option."""
+        """Return the default of an option."""
         return default_of(self.fields[name])
 
     def read(self, content: Mapping[str, Any], source: Source) -> dict[str, Any]:
-        """The options of a YAML file or a preset. A line without a value says nothing where nothing is the default.
+        """Read the options of a YAML file or a preset. A line without a value is skipped if the default is empty, too.
 
         Raises:
             RecipeError: If an option is unknown or its value does not fit.
@@ -345,7 +345,7 @@ class OptionSet:
         for name, value in content.items():
             if value is None or value == []:
                 if self.default(name) not in _NOTHING:
-                    source.refuse(name, "has no value; leave the line out for its default")
+                    source.refuse(name, "has no value: give one, or remove the line to use the default")
                 continue
             self._check_texts(name, value, source)
             said[name] = self._read(name, value, source)
@@ -354,14 +354,14 @@ class OptionSet:
     def _check_texts(self, name: str, value: Any, source: Source) -> None:
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and _CONTROL_CHARACTER.search(item):
-                source.refuse(name, "holds a line break or another control character")
+                source.refuse(name, "contains a line break or another control character: remove it")
             if isinstance(value, list) and isinstance(item, str) and item.startswith("--") and item[2:] in self.fields:
-                source.refuse(name, f"holds {item!r}, which is an option: give it a line of its own")
+                source.refuse(name, f"contains {item!r}, which is an option: put it on a separate line")
 
     def _read(self, name: str, value: Any, source: Source) -> Any:
         kind, field = self.kinds[name], self.fields[name]
         if any(dataclasses.is_dataclass(member) for member in _members(kind)):
-            source.refuse(name, "cannot be given in a file or on a command line")
+            source.refuse(name, "cannot be set in a file or on a command line: remove it")
         takes_lists = any(typing.get_origin(member) is list for member in _members(kind))
         if isinstance(value, list) and len(value) == 1 and not takes_lists:
             value = value[0]
@@ -369,10 +369,10 @@ class OptionSet:
         return _plain_mapping(found, source, name) if isinstance(found, Mapping) else found
 
     def parser(self, usage: str = "%(prog)s --option value") -> "HfArgumentParser":
-        """A parser of the command line, whose values are texts as the user wrote them."""
+        """Return a parser of the command line. It leaves values as text."""
         from transformers import HfArgumentParser
 
-        # of a copy, because the parser changes the fields that it is given
+        # copies, because the parser changes the fields that it gets
         fields = [(name, self.kinds[name], self._copied(field)) for name, field in self.fields.items()]
         options = typing.cast(Any, dataclasses.make_dataclass("Options", fields))
         parser = HfArgumentParser(options, allow_abbrev=False, exit_on_error=False, usage=usage)
@@ -380,7 +380,7 @@ class OptionSet:
             if action.dest in self.fields:
                 if action.choices:
                     action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
-                # argparse's own types would tell mistakes in other words than those in a file
+                # with types, argparse would report mistakes in other words than we do for a file
                 action.type = action.choices = None
         return parser
 
@@ -389,11 +389,11 @@ class OptionSet:
         return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=metadata)
 
     def read_words(self, words: Iterable[str], parser: "HfArgumentParser | None" = None) -> dict[str, Any]:
-        """The options that a command line says, in any order; of an option that is said twice, the last.
+        """Read the options of a command line, in any order. If an option is given twice, the last value counts.
 
         Args:
-            words (`Iterable[str]`): `--name value`, `--name=value`; `--name` and `--no_name` of a boolean.
-            parser (`HfArgumentParser`, *optional*): From [`parser`][OptionSet.parser].
+            words (`Iterable[str]`): `--name value` or `--name=value`; for booleans also `--name` and `--no_name`.
+            parser (`HfArgumentParser`, *optional*): Result of [`parser`][OptionSet.parser].
 
         Raises:
             RecipeError: If an option is unknown or its value does not fit.
@@ -411,12 +411,12 @@ class OptionSet:
 
     def _refuse_word(self, word: str) -> NoReturn:
         if not word.startswith("-"):
-            refuse(f"cannot make sense of '{word}' on the command line; options look like --name value")
+            refuse(f"'{word}' on the command line is not an option: write options as --name value")
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         Source().refuse_unknown(name, name, self.fields)
 
     def build(self, said: Mapping[str, Any]) -> list[Any]:
-        """The dataclasses, with their defaults where nothing is said."""
+        """Build the dataclasses from options; the others keep their defaults."""
         return [
             part(**{field.name: said[field.name] for field in _fields_of(part) if field.name in said})
             for part in self.parts
@@ -428,15 +428,15 @@ def _fields_of(part: type) -> list[dataclasses.Field]:
 
 
 def _plain_mapping(mapping: Mapping[str, Any], source: Source, key: str) -> dict[str, Any]:
-    """A mapping of names to plain values, for arguments of others' functions: their types are not known here."""
+    """Convert a mapping to plain values. It holds arguments of other libraries, whose types are not known here."""
     try:
         return _with_numbers(json.loads(json.dumps(mapping)))
     except (TypeError, ValueError) as error:
-        source.refuse(key, f"holds what JSON cannot hold ({error})")
+        source.refuse(key, f"contains a value that JSON does not support ({error})")
 
 
 def _with_numbers(value: Any) -> Any:
-    """Numbers and booleans in place of texts that look like them: YAML reads `1e-5` as a text."""
+    """Convert texts that look like numbers or booleans, because YAML reads `1e-5` as text."""
     if isinstance(value, dict):
         return {name: _with_numbers(item) for name, item in value.items()}
     if isinstance(value, list):

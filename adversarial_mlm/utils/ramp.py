@@ -1,4 +1,4 @@
-"""Numbers that change with the step of training, as options give them: `0.3`, or `0@0 1@1000`."""
+"""Numbers that change during training, written as options: `0.3`, or `0@0 1@1000`."""
 
 import bisect
 import math
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 
 class Ramp:
-    """A number that changes with the encoder's step: constant, or linear between given points.
+    """A number that depends on the step: constant, or linear between given points.
 
     Args:
-        points (`Sequence[str]`): One number, as `["1"]`, or `value@step` points in rising order of the steps, as
-            `["0@0", "1@1000"]`. Before the first point and after the last the value stays.
-        name (`str`): Of the option, for messages.
+        points (`Sequence[str]`): One number, such as `["1"]`, or `value@step` points with rising steps, such as
+            `["0@0", "1@1000"]`. The value is constant before the first point and after the last one.
+        name (`str`): Name of the option, for messages.
 
     Raises:
-        ValueError: If that is not what the words are.
+        ValueError: If `points` has another form.
     """
 
     def __init__(self, points: Sequence[str], name: str):
@@ -34,7 +34,7 @@ class Ramp:
             )
 
     def __call__(self, step: int) -> float:
-        """The value at a step."""
+        """Return the value at a step."""
         after = bisect.bisect_right(self.steps, step)
         if after in (0, len(self.steps)):
             return self.values[min(after, len(self.steps) - 1)]

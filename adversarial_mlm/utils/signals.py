@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the update is finished and saved, on all processes after the same step, and the run ends."""
+"""SIGTERM and SIGINT: all processes finish the same step, save and end the run."""
 
 import contextlib
 import os
@@ -23,17 +23,17 @@ _WORKERS_RESPITE = 600  # seconds
 
 
 def exit_status(number: int) -> int:
-    """The status with which a program ends that a signal stopped: 143 for SIGTERM, 130 for SIGINT."""
+    """Return the exit status of a program that a signal stopped: 143 for SIGTERM, 130 for SIGINT."""
     return 128 + number
 
 
 @contextlib.contextmanager
 def handled(handler) -> Iterator[None]:
-    """Have SIGTERM and SIGINT call a function; outside of the main thread, where Python has no signals, nothing."""
+    """Call a function on SIGTERM and SIGINT. Outside of the main thread, where Python has no signals, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # a shell has its background jobs ignore SIGINT, and means it
+    # a shell starts background jobs with SIGINT ignored, and they must keep ignoring it
     heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     try:
@@ -45,7 +45,7 @@ def handled(handler) -> Iterator[None]:
 
 @contextlib.contextmanager
 def raised() -> Iterator[None]:
-    """SIGTERM and SIGINT raise [`Interrupted`] in here; training has its own way with them."""
+    """Raise [`Interrupted`] on SIGTERM and SIGINT. Training handles them differently, see [`GracefulStop`]."""
 
     def handler(number, frame):
         raise Interrupted(number)
@@ -55,13 +55,13 @@ def raised() -> Iterator[None]:
 
 
 def spare_worker(worker: int) -> None:
-    """`worker_init_fn` of loaders: a worker outlives the signals that are sent to a whole group of processes.
+    """Let a data loader's worker survive signals to its process group; used as `worker_init_fn`.
 
-    The update that is to be finished needs its batches. A worker that is really to go is told so by its loader, goes
-    with the process that it works for, or, where it hangs, some minutes after a SIGTERM.
+    Finishing the update needs the worker's batches. The worker ends when its loader stops it, when its parent process
+    ends, or, if it hangs, ten minutes after a SIGTERM.
 
     Args:
-        worker (`int`): Its number; not used.
+        worker (`int`): Number of the worker; not used.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "SIGALRM"):
@@ -71,14 +71,14 @@ def spare_worker(worker: int) -> None:
 
 
 class GracefulStop(TrainerCallback):
-    """Notes the signals that come while a run is trained, and says after which step all processes stop.
+    """Records signals during training, and decides after which step all processes stop.
 
-    One process may get a signal and another none, or a step later. So each tells the others at the end of a step, by
-    way of the CPU, and hears at the end of the next step what was told: no device is waited for, and all stop after
-    the same step. A second signal ends the process at once, as if it had not been handled.
+    A signal may reach only some processes, or reach them at different steps. So at the end of each step, every process
+    sends its signal to the others over the CPU. It reads the result at the end of the next step. All processes stop
+    after the same step, and none waits for a device. A second signal ends the process immediately.
 
     Attributes:
-        signal (`signal.Signals`, *optional*): By which all processes stop.
+        signal (`signal.Signals`, *optional*): The signal that stops all processes.
     """
 
     def __init__(self, timeout: timedelta):
@@ -89,7 +89,7 @@ class GracefulStop(TrainerCallback):
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals in here."""
+        """Handle signals while the context is open."""
         distributed = PartialState().num_processes > 1
         if distributed:
             self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
@@ -100,7 +100,7 @@ class GracefulStop(TrainerCallback):
             torch.distributed.destroy_process_group(self._group)
 
     def _note(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a worker, before it was told to spare itself
+        if os.getpid() != self._process:  # a worker, before spare_worker ran
             return
         now = time.monotonic()
         if self._received:
@@ -109,9 +109,11 @@ class GracefulStop(TrainerCallback):
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._received, self._received_at = number, now
-        if PartialState().is_local_main_process:  # no logging and no print, in whose middle this may be
+        if PartialState().is_local_main_process:  # not logging or print, which the signal may have interrupted
             name = signal.Signals(number).name
-            os.write(2, f"\n{name}: finishing the update, then saving; a second signal ends this at once\n".encode())
+            os.write(
+                2, f"\n{name}: finishing the update, then saving; a second signal ends the program at once\n".encode()
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         self._hear()
@@ -119,7 +121,7 @@ class GracefulStop(TrainerCallback):
             self._tell()
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.signal is not None:  # in the middle of an epoch
+        if self.signal is not None:  # stopped in the middle of an epoch
             control.should_log = control.should_evaluate = control.should_save = False
 
     def _tell(self) -> None:
@@ -138,7 +140,7 @@ class GracefulStop(TrainerCallback):
             self._work = None
 
     def _conclude(self) -> None:
-        """A signal may have come after the last step."""
+        """Exchange signals that arrived after the last step."""
         self._hear()
         self._tell()
         self._hear()

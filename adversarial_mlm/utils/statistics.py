@@ -1,8 +1,8 @@
-"""What the metrics compute, and how sure it is; numpy alone, but for Student's t, which is scipy's.
+"""Metrics and their uncertainty, in numpy; only Student's t distribution comes from scipy.
 
-The functions take the weight of every row, so that a bootstrap need not build its resamples: a row that was drawn
-three times has the weight 3. `weights` has the shape `(rows,)`, or `(samples, rows)` for many resamples at once, and
-the result is one number or one per sample. A figure that is not defined is nan, never a number made up for it.
+The functions take a weight for every row, so a bootstrap does not have to build its resamples: a row that was drawn
+three times has the weight 3. `weights` has the shape `(rows,)`, or `(samples, rows)` for many resamples at once. The
+result is one number or one per sample. Undefined results are nan.
 """
 
 import math
@@ -17,14 +17,14 @@ from adversarial_mlm.utils.extras import require
 BRIGHT_CUTOFF = 2.0
 """A protein is bright if its log fluorescence is above this value, else dark, as in TAPE's published analysis."""
 
-# What fits into the caches of a processor: 27,217 rows and 1,000 samples take half the time of one big block.
+# This fits into the caches of a processor: 27,217 rows and 1,000 samples take half the time of one big block.
 _WEIGHTS_AT_ONCE = 300_000
 
-_ROUNDING = 1e-12  # differences that are as near to each other, for values around 1, are the same
+_ROUNDING = 1e-12  # a smaller spread of differences, relative to the values, counts as rounding
 
 
 def spearman(predictions: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> float | np.ndarray:
-    """Rank correlation: Pearson's correlation of the ranks, where equal values share the average of their ranks.
+    """Rank correlation: Pearson's correlation of the ranks. Equal values share the average of their ranks.
 
     Args:
         predictions (`np.ndarray` of shape `(rows,)`): predicted values.
@@ -33,14 +33,14 @@ def spearman(predictions: np.ndarray, references: np.ndarray, weights: np.ndarra
             whole numbers; by default once.
 
     Returns:
-        `float`, or `np.ndarray` of shape `(samples,)`: between -1 and 1; nan where either side is constant or has
-        fewer than two rows, and wherever a value is nan.
+        `float`, or `np.ndarray` of shape `(samples,)`: between -1 and 1. It is nan if either side is constant, has
+        fewer than two rows or contains nan.
     """
     predictions, references = _columns(predictions, references)
     weights, single = _as_samples(weights, len(predictions))
     if np.isnan(predictions).any() or np.isnan(references).any() or not len(predictions):
         return _result(np.full(len(weights), np.nan), single)
-    # Ranks run from 1 to the sum of the weights, so that their mean is known.
+    # ranks run from 1 to the sum of the weights, which gives their mean
     middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
     first = _ranks(predictions, weights) - middle
     second = _ranks(references, weights) - middle
@@ -92,28 +92,28 @@ def bootstrap_interval(
         metric (`Callable`): called as `metric(*arrays, weights=weights)` with weights of shape `(samples, rows)`, and
             returns one value per sample, such as [`spearman`], [`mean_squared_error`] or [`accuracy`].
         arrays (`np.ndarray` of shape `(rows,)`): the arguments of `metric`, one row per protein.
-        groups (`np.ndarray` of shape `(rows,)`, *optional*): rows with the same group are drawn together, such as
-            variants of one protein. By default every row is a group of its own.
+        groups (`np.ndarray` of shape `(rows,)`, *optional*): rows of the same group are drawn together, such as
+            variants of one protein. By default every row is its own group.
         samples (`int`, defaults to 1000): number of resamples.
         seed (`int`, defaults to 0): seed of the draws.
-        level (`float`, defaults to 0.95): the part of the resamples that lies inside the interval.
+        level (`float`, defaults to 0.95): share of the resamples inside the interval.
 
     Returns:
-        `tuple[float, float]`: lower and upper end. Resamples in which the metric is not defined are left out; where
-        they are more than `1 - level` of all, or where there are fewer than two groups, both ends are nan.
+        `tuple[float, float]`: lower and upper end. Resamples in which the metric is not defined are left out. Both
+        ends are nan if these are more than `1 - level` of all, or if there are fewer than two groups.
 
     Raises:
         `ValueError`: if the arrays have different lengths, or `samples` or `level` is out of range.
     """
     if samples < 1 or not 0.0 < level < 1.0:
-        raise ValueError(f"samples must be 1 or more and level between 0 and 1, and not {samples!r} and {level!r}.")
+        raise ValueError(f"samples must be at least 1 and level between 0 and 1, got {samples!r} and {level!r}")
     rows = len(arrays[0])
     number, group_of_row = rows, None
     if groups is not None:
         names, group_of_row = np.unique(np.asarray(groups), return_inverse=True)
         number = len(names)
     if any(len(array) != rows for array in arrays) or (group_of_row is not None and len(group_of_row) != rows):
-        raise ValueError("All arrays of a bootstrap, and its groups, need the same number of rows.")
+        raise ValueError("all arrays of a bootstrap, and its groups, must have the same number of rows")
     if number < 2:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
@@ -132,14 +132,13 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """The mean of paired differences, by Student's t.
+    """The mean of paired differences, with an interval from Student's t distribution.
 
     Attributes:
-        mean (`float`): Of the differences.
-        low, high (`float`): The ends of its interval; nan for fewer than two pairs, and where all differences are the
-            same, of which Student's t knows nothing.
-        p_value (`float`): Two-sided, of a mean of 0; nan in the same cases.
-        pairs (`int`): How many.
+        mean (`float`): Mean difference.
+        low, high (`float`): The ends of its interval; nan for fewer than two pairs, or if all differences are equal.
+        p_value (`float`): Two-sided p-value of a mean of 0; nan in the same cases.
+        pairs (`int`): Number of pairs.
     """
 
     mean: float
@@ -150,19 +149,21 @@ class MeanDifference:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], level: float = 0.95) -> MeanDifference:
-    """By how much the first exceed the second in the mean, and how sure that is.
+    """Return the mean of `first - second`, with its interval and p-value.
 
     Args:
         first (`Sequence[float]`): One value for each pair, such as each seed.
-        second (`Sequence[float]`): The same of what they are compared with.
-        level (`float`, defaults to 0.95): Of the interval.
+        second (`Sequence[float]`): The values to compare with, in the same order.
+        level (`float`, defaults to 0.95): Level of the interval.
 
     Raises:
-        ValueError: If they are not as many, or none.
-        MissingPackageError: If scipy is not installed, and the differences have a spread.
+        ValueError: If the numbers of values differ or are 0.
+        MissingPackageError: If scipy is not installed, and the differences are not all equal.
     """
     if len(first) != len(second) or not len(first):
-        raise ValueError(f"pairs need as many of both, and at least one, got {len(first)} and {len(second)}")
+        raise ValueError(
+            f"first and second must have the same number of values, at least one, got {len(first)} and {len(second)}"
+        )
     differences = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     pairs, mean = len(differences), float(differences.mean())
     error = float(differences.std(ddof=1)) / math.sqrt(pairs) if pairs > 1 else 0.0
@@ -174,12 +175,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float], level: fl
 
 
 def t_p_value(t: float, freedom: int) -> float:
-    """The two-sided p-value of `t` by Student's distribution: the chance that |T| is at least |t|."""
+    """Return the two-sided p-value of `t` under Student's distribution: the probability of |T| ≥ |t|."""
     return float(2 * _student_t().sf(abs(t), freedom))
 
 
 def t_quantile(level: float, freedom: int) -> float:
-    """The value between whose negative and itself lies the share `level` of Student's distribution."""
+    """Return the value x for which P(-x < T < x) = `level` under Student's distribution."""
     return float(_student_t().ppf((1 + level) / 2, freedom))
 
 
@@ -188,13 +189,14 @@ def _student_t() -> Any:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values that allow for how many there are (Holm's method); those that are nan stay so and do not count.
+    """Correct p-values for multiple comparisons with Holm's method. Values that are nan stay nan and do not count.
 
     Args:
-        p_values (`Sequence[float]`): Of comparisons that belong together.
+        p_values (`Sequence[float]`): P-values of comparisons that belong together.
 
     Returns:
-        `list[float]`: In the same order. Calling all below α real has a chance of at most α of a single wrong call.
+        `list[float]`: Corrected p-values in the same order. Rejecting all below α has a probability of at most α of
+        one or more wrong rejections.
     """
     adjusted = [math.nan] * len(p_values)
     order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
@@ -206,12 +208,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Order statistics between which the median lies with at least that confidence, whatever the distribution.
+    """Return a confidence interval of the median from order statistics, valid for any distribution.
 
-    Of fewer than six values none are that sure; the smallest and the largest are returned.
+    With fewer than six values no interval reaches 95 %. Then the smallest and the largest value are returned.
     """
     ordered, n = sorted(values), len(values)
-    outside = 0.0  # the chance that the median lies below the next order statistic, on one side
+    outside = 0.0  # probability that the median lies below the next order statistic
     low = 0
     for k in range(n // 2):
         outside += math.comb(n, k) / 2**n
@@ -222,33 +224,33 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
 
 
 def _draw(generator: np.random.Generator, samples: int, number: int) -> np.ndarray:
-    """Return how often each of `number` things was drawn in as many draws with replacement: `(samples, number)`."""
+    """Return how often each of `number` items was drawn in `number` draws with replacement: `(samples, number)`."""
     drawn = generator.integers(number, size=(samples, number))
     drawn += np.arange(samples)[:, None] * number
     return np.bincount(drawn.ravel(), minlength=samples * number).reshape(samples, number).astype(np.float64)
 
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the average rank of each row among all rows, each as often as its weight says: `(samples, rows)`."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    """Return the average rank of each row, where each row counts as often as its weight: `(samples, rows)`."""
+    _, value_of_row, counts = np.unique(values, return_inverse=True, return_counts=True)
     starts = np.cumsum(counts) - counts
-    order = np.argsort(place, kind="stable")
+    order = np.argsort(value_of_row, kind="stable")
     of_value = np.add.reduceat(weights[:, order], starts, axis=1)
-    return (np.cumsum(of_value, axis=1) - (of_value - 1) / 2)[:, place]
+    return (np.cumsum(of_value, axis=1) - (of_value - 1) / 2)[:, value_of_row]
 
 
 def _columns(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"A metric needs two columns of the same length, and not {first.shape} and {second.shape}.")
+        raise ValueError(f"a metric needs two columns of the same length, got shapes {first.shape} and {second.shape}")
     return first, second
 
 
 def _as_samples(weights: np.ndarray | None, rows: int) -> tuple[np.ndarray, bool]:
-    """Return the weights as `(samples, rows)`, and whether they are one sample that came without that dimension."""
+    """Return the weights as `(samples, rows)`, and whether they had no dimension of samples."""
     weights = np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape[-1] != rows:
-        raise ValueError(f"There are {weights.shape[-1]} weights for {rows} rows.")
+        raise ValueError(f"weights must have one value for each of the {rows} rows, got {weights.shape[-1]}")
     return np.atleast_2d(weights), weights.ndim == 1
 
 

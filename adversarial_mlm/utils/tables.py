@@ -1,13 +1,13 @@
-"""Tables of texts, for a terminal and in Markdown."""
+"""Tables as text, for a terminal and in Markdown."""
 
 from collections.abc import Sequence
 
 
 def text_table(headers: Sequence[str], rows: Sequence[Sequence[str]], rule: bool = True) -> str:
-    """Return a table for a terminal; columns are aligned to the left and separated by two spaces.
+    """Return a table for a terminal, with left-aligned columns separated by two spaces.
 
     Args:
-        headers (`Sequence[str]`): One for each column.
+        headers (`Sequence[str]`): The header of each column.
         rows (`Sequence[Sequence[str]]`): The cells of each row, as many as there are headers.
         rule (`bool`, *optional*, defaults to `True`): Whether a line of dashes follows the headers.
     """
@@ -24,10 +24,10 @@ def markdown_table(
     """Return a Markdown table. In the cells, line breaks become spaces, and bars are escaped.
 
     Args:
-        headers (`Sequence[str]`): One for each column.
+        headers (`Sequence[str]`): The header of each column.
         rows (`Sequence[Sequence[str]]`): The cells of each row, as many as there are headers.
-        padded (`bool`, *optional*, defaults to `False`): Whether the source is aligned, too, with spaces.
-        numbers (`bool`, *optional*, defaults to `False`): Whether all columns but the first are aligned to the right.
+        padded (`bool`, *optional*, defaults to `False`): Whether to align the columns of the source with spaces.
+        numbers (`bool`, *optional*, defaults to `False`): Whether to align all columns but the first to the right.
     """
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (headers, *rows)]
     widths = [max(3, width) for width in _widths(cells)] if padded else [3] * len(headers)

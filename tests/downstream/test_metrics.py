@@ -70,7 +70,7 @@ def test_a_weight_is_a_number_of_copies(metric, regression):
 def test_columns_of_different_length_are_refused():
     with pytest.raises(ValueError, match="same length"):
         statistics.spearman([1.0, 2.0], [1.0])
-    with pytest.raises(ValueError, match="2 weights for 3 rows"):
+    with pytest.raises(ValueError, match="weights must have one value for each of the 3 rows, got 2"):
         statistics.mean_squared_error([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], weights=[1, 1])
 
 

@@ -92,7 +92,7 @@ def test_a_number_with_an_exponent_is_one_in_a_mapping_too(tmp_path):
 
 @pytest.mark.parametrize("value", [{"dp_replicate_size": 2}, "x"])
 def test_an_option_that_is_an_object_of_a_library_is_refused(value):
-    with pytest.raises(ValueError, match="mine: parallelism_config cannot be given in a file or on a command line"):
+    with pytest.raises(ValueError, match="mine: parallelism_config cannot be set in a file or on a command line"):
         recipe_of({**ALWAYS, "parallelism_config": value}, [], "mine")
 
 

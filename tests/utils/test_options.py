@@ -207,15 +207,18 @@ def test_defaults_are_not_shared_between_instances():
     [
         ({"widht": 3}, "x.yaml: unknown option 'widht'; did you mean 'width'?"),
         ({7: 3}, "x.yaml: unknown option '7'"),
-        ({"width": None}, "x.yaml: width has no value; leave the line out for its default"),
-        ({"numbers": []}, "x.yaml: numbers has no value; leave the line out for its default"),
+        ({"width": None}, "x.yaml: width has no value: give one, or remove the line to use the default"),
+        ({"numbers": []}, "x.yaml: numbers has no value: give one, or remove the line to use the default"),
         ({"title": ["a", "b"]}, "x.yaml: title must be a text, got ['a', 'b']"),
-        ({"title": "a\nb"}, "x.yaml: title holds a line break or another control character"),
-        ({"words": ["a", "--width"]}, "x.yaml: words holds '--width', which is an option: give it a line of its own"),
+        ({"title": "a\nb"}, "x.yaml: title contains a line break or another control character"),
+        (
+            {"words": ["a", "--width"]},
+            "x.yaml: words contains '--width', which is an option: put it on a separate line",
+        ),
         ({"mode": "flow"}, "x.yaml: mode must be one of fast, slow, got 'flow'; did you mean 'slow'?"),
         ({"extra_kwargs": "a.json"}, "x.yaml: extra_kwargs must be a mapping of names to values, got 'a.json'"),
-        ({"extra_kwargs": {"a": {1, 2}}}, "x.yaml: extra_kwargs holds what JSON cannot hold"),
-        ({"title": "hf_abcdefghijklmnopqrst\n"}, "x.yaml: title holds a line break"),
+        ({"extra_kwargs": {"a": {1, 2}}}, "x.yaml: extra_kwargs contains a value that JSON does not support"),
+        ({"title": "hf_abcdefghijklmnopqrst\n"}, "x.yaml: title contains a line break"),
         ({"width": "hf_abcdefghijklmnopqrst"}, "x.yaml: width must be a whole number, got 'hf_...'"),
     ],
 )
@@ -233,7 +236,7 @@ def test_a_mistake_in_a_flat_file_names_file_and_option(content, sentence):
         (["--numbers", "1", "b"], "--numbers[1] must be a number, got 'b'"),
         (["--colour", "bleu"], "--colour must be one of red, blue, no, got 'bleu'; did you mean 'blue'?"),
         (["--extra_kwargs", "{a}"], "--extra_kwargs must be a mapping in JSON"),
-        (["stray"], "cannot make sense of 'stray' on the command line; options look like --name value"),
+        (["stray"], "'stray' on the command line is not an option: write options as --name value"),
     ],
 )
 def test_a_mistake_on_the_command_line_names_the_option(words, sentence):

@@ -113,7 +113,10 @@ def test_a_second_signal_ends_the_process_at_once():
     process = start(TWICE)
     out, err = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGTERM, err
-    assert out == "" and err.strip() == "SIGTERM: finishing the update, then saving; a second signal ends this at once"
+    assert (
+        out == ""
+        and err.strip() == "SIGTERM: finishing the update, then saving; a second signal ends the program at once"
+    )
 
 
 # the second process gets the signal in its 5th step, and the first is ahead of it then

@@ -63,7 +63,7 @@ def test_differences_without_any_spread_tell_nothing_of_chance(first):
 
 
 def test_what_has_no_partner_is_refused():
-    with pytest.raises(ValueError, match="as many of both"):
+    with pytest.raises(ValueError, match="must have the same number of values, at least one, got"):
         paired_difference([1.0], [])
 
 
