@@ -1,6 +1,8 @@
 """A comparison in miniature: networks of a few thousand parameters, a few updates."""
 
 import copy
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,3 +94,22 @@ def compare(write):
         return compare_module.compare(*compare_module.parse_arguments([write(changes), *words]))
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def _finished_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("comparison") / "study"
+
+
+@pytest.fixture
+def finished(compare, _finished_folder) -> Path:
+    """The folder of the comparison without changes, which is made once; tests leave it as it is."""
+    if not (_finished_folder / "study.md").exists():
+        compare({"output_dir": str(_finished_folder)})
+    return _finished_folder
+
+
+@pytest.fixture
+def compared(finished, tmp_path) -> Path:
+    """A copy of that folder in the place where `compare` writes."""
+    return Path(shutil.copytree(finished, tmp_path / "study"))

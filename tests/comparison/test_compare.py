@@ -19,6 +19,7 @@ from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.recipes.recipe import RecipeError
 from adversarial_mlm.training.update_guard import NonFiniteError
 from adversarial_mlm.utils.hardware import machine
+from tests.helpers.exhaustive import exhaustive
 
 _TIMES = ("seconds", "seconds_noiser")
 
@@ -92,17 +93,15 @@ def test_arms_of_a_seed_begin_with_the_same_weights_and_see_the_same_batches(com
     assert not torch.equal(seen["random seed-0"][0][1], seen["random seed-1"][0][1])
 
 
-def test_a_run_is_the_same_on_its_own_as_among_others(compare, tmp_path):
+def test_a_run_is_the_same_on_its_own_as_among_others(compare, finished, tmp_path):
     compare({"seeds": [1], "output_dir": str(tmp_path / "alone"), "arms.game.seeds": [1]})
-    compare()
-    alone, among = results(tmp_path / "alone"), results(tmp_path / "study")
+    alone, among = results(tmp_path / "alone"), results(finished)
     assert set(alone) < set(among) and all(among[name] == result for name, result in alone.items())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", [2, 8])
-def test_a_killed_comparison_goes_on_to_the_same_results(compare, monkeypatch, tmp_path, at):
-    compare({"output_dir": str(tmp_path / "whole")})
+@pytest.mark.parametrize("at", [8, exhaustive(2)])
+def test_a_killed_comparison_goes_on_to_the_same_results(compare, finished, monkeypatch, tmp_path, at):
     training_step, steps = AdversarialMLMTrainer.training_step, []
 
     def killed(self, *args, **kwargs):
@@ -117,8 +116,8 @@ def test_a_killed_comparison_goes_on_to_the_same_results(compare, monkeypatch, t
         with pytest.raises(Killed):
             compare()
     compare()
-    assert results(tmp_path / "study") == results(tmp_path / "whole")
-    whole = weights(tmp_path / "whole")
+    assert results(tmp_path / "study") == results(finished)
+    whole = weights(finished)
     for name, tensors in weights(tmp_path / "study").items():
         assert all(torch.equal(tensor, whole[name][key]) for key, tensor in tensors.items())
 
@@ -135,11 +134,11 @@ def test_a_kill_between_training_and_result_does_not_train_again(compare, monkey
     assert len(trained) == 3  # of four
 
 
-def test_what_is_complete_is_not_made_again(compare, monkeypatch, tmp_path):
-    first = compare()
+def test_what_is_complete_is_not_made_again(compare, compared, monkeypatch):
+    tables = (compared / "study.md").read_text()
     monkeypatch.setattr(compare_module, "make_run", None)
     monkeypatch.setattr(compare_module, "measure", None)
-    assert compare().tables == first.tables
+    assert compare().tables == tables
 
 
 def test_a_run_that_diverged_is_a_result(compare, study, monkeypatch):
@@ -242,8 +241,7 @@ def test_an_arm_that_is_added_leaves_the_plan_of_the_others_alone(compare, monke
     assert measured[2:] == [["bare", "random"]]
 
 
-def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, study):
-    compare()
+def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, compared, study):
     outcome = compare({"arms.game": None})
     assert [(arm["name"], arm["removed"]) for arm in study()["arms"]] == [("random", False), ("game", True)]
     assert "game (no longer in the recipe)" in outcome.tables
@@ -252,8 +250,7 @@ def test_an_arm_that_ran_is_reported_when_it_has_left_the_recipe(compare, study)
     assert all(len(arm["seeds"]) == 2 for arm in study()["arms"])
 
 
-def test_an_arm_cannot_change_under_its_name(compare):
-    compare()
+def test_an_arm_cannot_change_under_its_name(compare, compared):
     with pytest.raises(
         RecipeError, match="arm game has other options than its runs in output_dir .*: give it another"
     ):
@@ -309,8 +306,7 @@ def test_a_process_with_an_older_recipe_leaves_the_tables_to_the_one_with_the_ne
 # ---- Confirmation ----
 
 
-def test_the_confirmation_part_is_read_once_for_all_runs(compare, monkeypatch, study, tmp_path):
-    compare()
+def test_the_confirmation_part_is_read_once_for_all_runs(compare, compared, monkeypatch, study, tmp_path):
     read = json.loads((tmp_path / "study" / "confirmation.json").read_text())
     assert len(read["runs"]) == 4 and all(len(run["weights"]) == 64 for run in read["runs"].values())
     monkeypatch.setattr(confirmation, "ask", None)
@@ -368,9 +364,8 @@ def test_spent_is_refused_while_it_is_not(compare):
         compare({"held_out": {"spent": True}})
 
 
-def test_weights_that_changed_after_the_reading_are_found(compare, tmp_path):
-    compare()
-    runs = tmp_path / "study" / "runs"
+def test_weights_that_changed_after_the_reading_are_found(compare, compared):
+    runs = compared / "runs"
     shutil.copyfile(
         runs / "game" / "seed-0" / "3-updates" / "model.safetensors",
         runs / "game" / "seed-1" / "3-updates" / "model.safetensors",
@@ -391,9 +386,8 @@ def test_a_dry_run_tells_the_cost_and_makes_nothing(write, tmp_path):
     assert sum(line.startswith("flops") for line in plan.splitlines()) == 2
 
 
-def test_a_dry_run_of_a_comparison_that_ran_counts_what_is_left(compare, write, tmp_path):
-    compare()
-    shutil.rmtree(tmp_path / "study" / "runs" / "game" / "seed-1")
+def test_a_dry_run_of_a_comparison_that_ran_counts_what_is_left(compared, write):
+    shutil.rmtree(compared / "runs" / "game" / "seed-1")
     plan = compare_module.dry_run(*compare_module.parse_arguments([write(), "--dry_run"]))
     assert "4 different runs, 1 to do; minutes as measured before the first run" in plan
 
@@ -422,14 +416,14 @@ def test_a_run_that_another_process_gave_up_is_made_in_the_end(compare, monkeypa
     assert outcome.elsewhere == 0 and len(results(tmp_path / "study")) == 4
 
 
-def test_copies_of_tables_go_where_they_are_asked_for(compare, tmp_path):
+def test_copies_of_tables_go_where_they_are_asked_for(compare, compared, tmp_path):
     copies = {name: tmp_path / "docs" / f"study.{name}" for name in ("markdown", "json")}
     compare(None, *(word for name, path in copies.items() for word in (f"--{name}", str(path))))
     assert copies["markdown"].read_text() == (tmp_path / "study" / "study.md").read_text()
     assert copies["json"].read_text() == (tmp_path / "study" / "study.json").read_text()
 
 
-def test_a_plot_has_a_panel_for_every_held_out_set(compare, tmp_path):
+def test_a_plot_has_a_panel_for_every_held_out_set(compare, compared, tmp_path):
     pytest.importorskip("matplotlib")
     outcome = compare({"plot": True}, "--plot", str(tmp_path / "docs" / "study.png"))
     assert (tmp_path / "docs" / "study.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

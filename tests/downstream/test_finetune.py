@@ -19,9 +19,17 @@ from adversarial_mlm.downstream.scoring import headline_score
 from adversarial_mlm.downstream.task_trainer import TaskTrainer, parameter_groups, predict
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.loading import load_backbone
+from tests.helpers.exhaustive import exhaustive
 from tests.helpers.finetune_helpers import same_predictions, settings
 
 PAIRS = [(kind, head) for kind, heads in HEADS.items() for head in heads]
+USUAL = [  # every kind of task, and every head
+    ("regression", "attention"),
+    ("regression", "cls"),
+    ("classification", "mean"),
+    ("token_classification", "conv"),
+    ("token_classification", "linear"),
+]
 
 
 @pytest.fixture
@@ -39,7 +47,7 @@ def make_trainer(save_encoder, task, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "head"), PAIRS)
+@pytest.mark.parametrize(("kind", "head"), [*USUAL, *(exhaustive(*pair) for pair in PAIRS if pair not in USUAL)])
 def test_every_head_learns_what_the_residues_tell(save_encoder, task, tmp_path, kind, head):
     data = task(kind, train=400, others=100)
     options = settings(head=head, learning_rate=5e-3, max_epochs=40, patience=10, warmup_steps=20)

@@ -12,6 +12,7 @@ from adversarial_mlm import (
     DataCollatorForAdversarialMLM,
     NoiserModel,
 )
+from tests.helpers.exhaustive import exhaustive
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def train(tmp_path, encoder, collator, proteins, **settings) -> Trainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["spawn", exhaustive("fork")])
 def test_a_stock_trainer_trains_with_it_in_workers(tmp_path, make_encoder, collator, proteins, context):
     encoder = make_encoder()
     before = encoder.bert.encoder.layer[0].intermediate.dense.weight.detach().clone()
@@ -87,7 +88,7 @@ def test_a_stock_trainer_trains_with_it_in_workers(tmp_path, make_encoder, colla
     assert not torch.equal(before, encoder.bert.encoder.layer[0].intermediate.dense.weight)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", exhaustive("spawn")])
 def test_workers_have_the_noiser_and_noise_of_their_own(collator, examples, context):
     torch.manual_seed(0)
     loader = DataLoader(examples[:4] * 2, 4, collate_fn=collator, num_workers=2, multiprocessing_context=context)

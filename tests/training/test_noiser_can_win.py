@@ -153,6 +153,7 @@ def test_a_noiser_that_chooses_where_and_how_wins(play, seed):
     assert adversarial > max(beside, by_chance, static) + 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_noiser_that_chooses_where_and_how_loses_with_the_sign_turned(play):
     adversarial, beside, by_chance, static = play("learned", 0, sign=-1.0, **HOW_TOO)
