@@ -1,48 +1,34 @@
-"""The folder of a run: whether it is free, which checkpoint the run goes on from, and what an earlier one left."""
+"""The folder of a run: whether it is free, and from which checkpoint the run resumes."""
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint
-from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
-from adversarial_mlm.saving.run_files import (
-    ARGUMENTS_FILE,
-    CARD_FILE,
-    DATA_FILE,
-    METRICS_FILE,
-    NOISER_FOLDER,
-    RECIPE_FILE,
-    RECORDS_FILE,
-)
-from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.saving.run_files import METRICS_FILE, RECIPE_FILE
+from adversarial_mlm.saving.run_folder import RunFolder
+from adversarial_mlm.utils import distributed
 from adversarial_mlm.utils.errors import CheckpointError, RecipeError
+from adversarial_mlm.utils.locks import try_lock
 
-_WRITTEN_BY_A_RUN = (
-    *(METRICS_FILE, RECIPE_FILE, DATA_FILE, ARGUMENTS_FILE, "trainer_state.json", CARD_FILE),
-    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", RECORDS_FILE),
-    *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
-)
-_FOLDERS_OF_A_RUN = (
-    "checkpoint-[0-9]*",
-    ".checkpoint-[0-9]*",
-    f"{SNAPSHOT_PREFIX}*",
-    f"{atomic_files.UNFINISHED_FILES}*",
-)
+_NAMED = 5  # files that a message lists
 
 
 def check_output_dir(recipe: Recipe) -> str | None:
-    """Make sure that the run's folder is free, and find the checkpoint to resume from; process 0 does it for all.
+    """Make sure that the run's folder is free, lock it, and find the checkpoint to resume from; process 0 does it.
+
+    A folder is free if it is new or empty, or if it holds a run of this package that the recipe says to resume or to
+    replace. The lock is held until the process ends.
 
     Returns:
         `str`, the checkpoint's folder, or `None` for a fresh run. `resume_from_checkpoint: latest` (or `true`) takes
         the newest complete checkpoint in `output_dir`.
 
     Raises:
-        RecipeError: If the folder holds another run and the recipe says neither to resume nor to overwrite it, if it
-            cannot be written to, if there is nothing to resume from, or if that is damaged.
+        RecipeError: If the folder is not free, if it holds files that a run would overwrite and that no run wrote, if
+            another process uses it, if it cannot be written to, if there is nothing to resume from, or if that is
+            damaged.
     """
     return distributed.on_main_process(lambda: _check_output_dir(recipe))
 
@@ -50,23 +36,52 @@ def check_output_dir(recipe: Recipe) -> str | None:
 def _check_output_dir(recipe: Recipe) -> str | None:
     folder, wanted = recipe.output_dir, recipe.training.resume_from_checkpoint
     checkpoint = _find_checkpoint(folder, wanted) if wanted else None
+    resumes = checkpoint is not None and is_inside(checkpoint, folder)
+    _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # before the lock is written into it
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
+        locked = try_lock(folder)
     except OSError as error:
         raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
-    if checkpoint and is_inside(checkpoint, folder):
-        return checkpoint
-    # a recipe alone is left by a start that was refused
+    if not locked:
+        raise RecipeError(f"output_dir {folder} is in use by another run; wait for its end, or choose another folder")
+    _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # another run may have ended in between
+    return checkpoint
+
+
+def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
+    run = RunFolder(folder)
+    if run.is_empty():
+        return
+    if not run.is_run():
+        if resumes:  # a run of a version without markers, known by the manifest of its checkpoint
+            return
+        raise RecipeError(
+            f"output_dir {folder} holds files that no run of this package has marked as its own "
+            f"({_listed(run.others())}); nothing there is touched: choose another folder"
+        )
+    # a recipe alone is left by a run that was stopped at its start
     earlier = [name for name in (METRICS_FILE, "model.safetensors") if _has_content(Path(folder, name))]
     earlier += [path.name for path in sorted(Path(folder).glob("checkpoint-[0-9]*"))[:1]]
-    if earlier and not recipe.run.overwrite_output_dir:
+    if earlier and not overwrite and not resumes:
         raise RecipeError(
             f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
             "resume_from_checkpoint: latest, or overwrite_output_dir: true"
         )
-    return checkpoint
+    # whoever resumes may have changed the recipe that is read
+    others = [name for name in run.others() if not (resumes and name == RECIPE_FILE)]
+    if others:
+        raise RecipeError(
+            f"output_dir {folder} holds files that its run did not write, or that were changed since "
+            f"({_listed(others)}), and that this run would replace; move them, or choose another folder"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _find_checkpoint(folder: str, wanted: str) -> str:
@@ -79,18 +94,6 @@ def _find_checkpoint(folder: str, wanted: str) -> str:
 def is_inside(checkpoint: str, folder: str) -> bool:
     """Whether a checkpoint is one of the run in this folder."""
     return Path(folder).resolve() in Path(checkpoint).resolve().parents
-
-
-def clear(folder: str) -> None:
-    """Remove what an earlier run left in its folder, and nothing else."""
-    for pattern in _FOLDERS_OF_A_RUN:
-        for path in Path(folder).glob(pattern):
-            shutil.rmtree(path)
-    for name in _WRITTEN_BY_A_RUN:
-        Path(folder, name).unlink(missing_ok=True)
-    noiser = Path(folder, NOISER_FOLDER)
-    if noiser.is_dir() and not any(noiser.iterdir()):
-        noiser.rmdir()
 
 
 def _has_content(path: Path) -> bool:

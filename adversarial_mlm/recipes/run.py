@@ -17,11 +17,13 @@ from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build_protein_tokenizer
 from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load_data
-from adversarial_mlm.recipes.output_dir import check_output_dir, clear, is_inside
+from adversarial_mlm.recipes.output_dir import check_output_dir, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
+from adversarial_mlm.recipes.rehearsal import rehearse
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
+from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils import distributed
@@ -174,7 +176,7 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
     Raises:
         RecipeError: See [`check_output_dir`] and [`load_data`].
         CorpusError: If the data cannot be read.
-        NonFiniteError: If the run was stopped (`max_skipped_updates`).
+        NonFiniteError: If the run was stopped (`max_skipped_updates`), or if it ends with weights that are not finite.
         WritingError: If the result cannot be written.
     """
     args = recipe.training
@@ -189,6 +191,7 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
         trainer = build_trainer(recipe, data, encoder, collator)
         if checkpoint is not None:
             trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
+        rehearse(trainer)
     distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -202,8 +205,10 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
 def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
     folder = recipe.output_dir
     try:
+        run = RunFolder(folder)
         if checkpoint is None or not is_inside(checkpoint, folder):
-            clear(folder)
+            run.clear()
+        run.claim()
         recipe.save(folder)
         data.save_facts(folder)
     except OSError as error:
@@ -211,11 +216,13 @@ def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -
 
 
 def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:
+    trainer.check_weights()
     trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
     trainer.save_state()
     if recipe.data.streaming:
         data.save_facts(recipe.output_dir)
         logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
+    RunFolder(recipe.training.output_dir).seal(trainer.saved_files)
 
 
 def interruption(trainer: AdversarialMLMTrainer) -> str:
@@ -285,6 +292,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
         model_card.write(evaluator.card_facts(), folder, figures)
+        RunFolder(folder).seal(trainer.saved_files)
     return figures
 
 

@@ -17,12 +17,14 @@ RECORDS_FILE = "nonfinite_records.json"  # only if updates were left out because
 # written by a recipe
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
+MARKER_FILE = ".run.json"  # lists what the run wrote
 
 __all__ = [
     "ARGUMENTS_FILE",
     "CARD_FILE",
     "DATA_FILE",
     "MANIFEST_FILE",
+    "MARKER_FILE",
     "METRICS_FILE",
     "NOISER_FOLDER",
     "RECIPE_FILE",

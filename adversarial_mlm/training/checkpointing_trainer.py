@@ -5,6 +5,7 @@ It knows nothing of the game. [`AdversarialMLMTrainer`] is built on it.
 
 import logging
 from concurrent.futures import Future
+from pathlib import Path
 
 import torch
 from huggingface_hub import CommitInfo
@@ -17,6 +18,7 @@ from adversarial_mlm.saving import checkpoint_contents, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint, step_of
 from adversarial_mlm.saving.hub import HubUploader
 from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.utils.errors import NonFiniteError
 from adversarial_mlm.utils.signals import GracefulStop
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class CheckpointingTrainer(Trainer):
         last_checkpoint (`str`, *optional*): The checkpoint that was written last, or from which training resumed.
         failed_saves (`int`): Checkpoints that could not be written.
         loaded_best_step (`int`, *optional*): Step of the best checkpoint, if it was loaded at the end.
+        saved_files (`list[str]`): Paths of the files that the last [`save_model`] wrote into its folder.
     """
 
     def __init__(self, noiser: NoiserModel | None, args: TrainingArguments, **kwargs):
@@ -52,6 +55,7 @@ class CheckpointingTrainer(Trainer):
         self.uploads = HubUploader(args)  # the stock trainer makes the repository ready at once
         self.interrupted_by = self.last_checkpoint = self.loaded_best_step = None
         self.failed_saves = 0
+        self.saved_files: list[str] = []
         self._read_ahead: tuple[str, dict] | None = None  # a checkpoint and its weights
         self._stop: GracefulStop | None = None  # while training
         self._saved_step: int | None = None
@@ -133,8 +137,28 @@ class CheckpointingTrainer(Trainer):
         if self.args.should_save:
             with atomic_files.replacing_files(self.args.output_dir if output_dir is None else output_dir) as folder:
                 self._write_model(folder)
+                paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+                self.saved_files = sorted(path.relative_to(folder).as_posix() for path in paths)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def check_weights(self) -> None:
+        """Make sure that the weights are finite, as they are to be saved.
+
+        A run of few updates can end with others: the update that spoils them is itself made, and those after it are
+        left out.
+
+        Raises:
+            NonFiniteError: Naming a tensor that is not.
+        """
+        networks = {"encoder": self.model} | ({} if self.noiser is None else {"noiser": self.noiser})
+        for kind, network in networks.items():
+            for name, tensor in network.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise NonFiniteError(
+                        f"the weights of the {kind} are not finite after step {self.state.global_step} ({name}), and "
+                        "were not saved; a lower learning rate may help"
+                    )
 
     def _write_model(self, folder: str) -> None:
         tokenizer = self.processing_class if self.processing_class is not None else self.data_collator.tokenizer

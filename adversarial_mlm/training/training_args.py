@@ -1,5 +1,6 @@
 """Arguments of [`AdversarialMLMTrainer`]."""
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 
 from transformers import TrainingArguments
@@ -296,6 +297,13 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("learning_rate", "weight_decay", "noiser_learning_rate", "noiser_weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if self.max_steps < 0 and not 0 < self.num_train_epochs < math.inf:
+            raise ValueError(
+                f"num_train_epochs must be above 0 and finite, got {self.num_train_epochs}; or set max_steps"
+            )
         if self.max_steps == 0:
             raise ValueError("max_steps is 0, so that nothing would be trained; -1 leaves the end to num_train_epochs")
         if self.save_strategy == SaveStrategy.STEPS and self.save_steps <= 0:

@@ -1,0 +1,162 @@
+"""Which files of a folder a run wrote. A run overwrites and removes these, and nothing else.
+
+A marker, `.run.json`, lists them with checksums. While a run is going on it lists, without checksums, the names under
+which it may write, none of which was there before. So a file that somebody changed or added is known as theirs.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.saving.checkpoint_store import CheckpointStore
+from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
+from adversarial_mlm.saving.run_files import (
+    ARGUMENTS_FILE,
+    CARD_FILE,
+    DATA_FILE,
+    MANIFEST_FILE,
+    MARKER_FILE,
+    METRICS_FILE,
+    NOISER_FOLDER,
+    RECIPE_FILE,
+    RECORDS_FILE,
+)
+from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.errors import CheckpointError
+from adversarial_mlm.utils.hashing import file_checksum
+
+_FORMAT = 1
+# that a run writes before or beside its model; a model may have more files, which are listed when it is saved
+USUAL_FILES = (
+    *(RECIPE_FILE, DATA_FILE, METRICS_FILE, RECORDS_FILE, ARGUMENTS_FILE, CARD_FILE, "trainer_state.json"),
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+    *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
+)
+_TEMPORARY = (f"{SNAPSHOT_PREFIX}*", f"{atomic_files.UNFINISHED_FILES}*", ".checkpoint-[0-9]*")
+
+
+class RunFolder:
+    """The folder of a run, with its marker.
+
+    Args:
+        folder (`str`): Need not exist.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing but hidden files, which no run overwrites."""
+        return not self._visible()
+
+    def is_run(self) -> bool:
+        """Whether a run of this package has marked the folder."""
+        return self._files() is not None
+
+    def others(self) -> list[str]:
+        """Files that a run would overwrite or remove, and that no run wrote, or that were changed since.
+
+        In a folder without a marker these are all files and folders.
+
+        Raises:
+            OSError: If a file cannot be read.
+        """
+        files = self._files()
+        if files is None:
+            return self._visible()
+        found = []
+        for name in dict.fromkeys((*USUAL_FILES, *files)):
+            path = Path(self.folder, name)
+            if path.is_symlink() or path.is_dir():
+                found.append(name)
+            elif path.exists() and (name not in files or files[name] not in (None, file_checksum(path))):
+                found.append(name)
+        store = CheckpointStore(self.folder)
+        return found + [Path(folder).name for folder in store.all() if not _is_checkpoint(folder)]
+
+    def claim(self, names: Iterable[str] = ()) -> None:
+        """Mark the folder as that of a run that is going on, and may write these files and the usual ones.
+
+        Raises:
+            OSError: If the marker cannot be written.
+        """
+        self._write(dict.fromkeys((*USUAL_FILES, *(self._files() or ()), *names)))
+
+    def seal(self, names: Iterable[str]) -> None:
+        """List the files of a run that is over, with their checksums.
+
+        Args:
+            names (`Iterable[str]`): Paths in the folder of what it wrote in addition to the usual files.
+
+        Raises:
+            OSError: If a file cannot be read, or the marker cannot be written.
+        """
+        paths = {name: Path(self.folder, name) for name in (*USUAL_FILES, *names)}
+        sums = {name: file_checksum(path) for name, path in paths.items() if path.is_file()}
+        self._write({name: None if name == METRICS_FILE else checksum for name, checksum in sums.items()})
+
+    def clear(self) -> None:
+        """Remove what a run left: the files in the marker, its checkpoints, and what a kill left of them.
+
+        To be called when [`others`] has found none.
+
+        Raises:
+            OSError: If something cannot be removed.
+        """
+        for pattern in _TEMPORARY:
+            for path in Path(self.folder).glob(pattern):
+                shutil.rmtree(path)
+        for checkpoint in CheckpointStore(self.folder).all():
+            names = checkpoint_manifest.read(checkpoint)["files"]
+            _remove_files(checkpoint, [*names, MANIFEST_FILE])
+        _remove_files(self.folder, self._files() or ())
+
+    def _visible(self) -> list[str]:
+        if not os.path.isdir(self.folder):
+            return []
+        return sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+
+    def _write(self, files: dict[str, str | None]) -> None:
+        content = {"format": _FORMAT, "written_by": "adversarial-mlm", "files": files}
+        atomic_files.replace_text(Path(self.folder, MARKER_FILE), json.dumps(content, indent=1) + "\n")
+
+    def _files(self) -> dict[str, str | None] | None:
+        """Name → checksum, or `None` where the file may change; `None` where there is no marker that can be read."""
+        try:
+            marker = json.loads(Path(self.folder, MARKER_FILE).read_text(encoding="utf-8"))
+            files = marker["files"]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        if marker.get("format") != _FORMAT or not isinstance(files, dict) or not all(map(_is_inside, files)):
+            return None
+        return files
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _is_checkpoint(folder: str) -> bool:
+    """Whether a folder is a checkpoint of a run and holds nothing else."""
+    if os.path.islink(folder):
+        return False
+    try:
+        names = {*checkpoint_manifest.read(folder)["files"], MANIFEST_FILE}
+    except CheckpointError:
+        return False
+    return names >= {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
+
+
+def _remove_files(folder: str, names: Iterable[str]) -> None:
+    """Remove files, and the folders that are then empty."""
+    paths = [Path(folder, name) for name in names]
+    for path in paths:
+        path.unlink(missing_ok=True)
+    for parent in {path.parent for path in paths}:
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()

@@ -1,0 +1,59 @@
+"""A lock on a folder, which the system releases when the process ends, however it ends."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+LOCK_FILE = ".lock"
+
+_held: dict[str, BinaryIO] = {}  # open until the process ends
+
+
+def try_lock(folder: str) -> bool:
+    """Lock a folder for this process until it ends; a process that has locked it before gets it again.
+
+    The lock belongs to the process and not to those that it forks, so workers of a loader that outlive it for a
+    moment do not hold it.
+
+    Args:
+        folder (`str`): Exists. The lock is the file `.lock` in it, which stays and is empty.
+
+    Returns:
+        `bool`: `False` if another process has locked it.
+
+    Raises:
+        OSError: If the file cannot be opened or the file system has no locks.
+    """
+    path = os.path.abspath(os.path.join(folder, LOCK_FILE))
+    held = _held.get(path)
+    if held is not None and os.path.exists(path) and os.path.samestat(os.fstat(held.fileno()), os.stat(path)):
+        return True
+    file = open(path, "ab")  # noqa: SIM115  held until the process ends
+    try:
+        _lock(file)
+    except (BlockingIOError, PermissionError):  # POSIX allows either
+        file.close()
+        return False
+    except OSError:
+        file.close()
+        raise
+    _held[path] = file
+    return True
+
+
+def unlock_all_below(folder: str) -> None:
+    """Give up the locks of this process on a folder and those in it, as before the folder is removed."""
+    for path in [path for path in _held if Path(path).is_relative_to(os.path.abspath(folder))]:
+        _held.pop(path).close()
+
+
+if os.name == "nt":
+    import msvcrt
+
+    def _lock(file: BinaryIO) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(file: BinaryIO) -> None:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
