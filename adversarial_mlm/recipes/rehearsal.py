@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedModel
 
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -43,6 +44,16 @@ def rehearse(trainer: AdversarialMLMTrainer) -> None:
         trainer.create_scheduler(max_steps)
     trainer.optimizer, trainer.lr_scheduler = given
     trainer.accelerator.free_memory()
+
+
+def check_optimizer(args: AdversarialMLMTrainingArguments, encoder: PreTrainedModel) -> None:
+    """Look up the optimizer, as the trainer does when it is made.
+
+    Raises:
+        RecipeError: If a package is missing, or if an option of the optimizer has a value that it does not take.
+    """
+    with _naming(args, ("optim",)):
+        AdversarialMLMTrainer.get_optimizer_cls_and_kwargs(args, encoder)
 
 
 def _take_one(loader: DataLoader, streamed: bool) -> None:

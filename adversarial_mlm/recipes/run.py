@@ -19,7 +19,7 @@ from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build
 from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load_data
 from adversarial_mlm.recipes.output_dir import check_output_dir, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
-from adversarial_mlm.recipes.rehearsal import rehearse
+from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
@@ -130,6 +130,7 @@ def build_trainer(
         RecipeError: If this machine or its launcher is set up in a way that the trainer does not support, or if the
             run is to be pushed to the Hub and cannot be.
     """
+    check_optimizer(recipe.training, encoder)
     try:
         trainer = AdversarialMLMTrainer(
             model=encoder,

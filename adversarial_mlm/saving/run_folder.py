@@ -157,6 +157,6 @@ def _remove_files(folder: str, names: Iterable[str]) -> None:
     paths = [Path(folder, name) for name in names]
     for path in paths:
         path.unlink(missing_ok=True)
-    for parent in {path.parent for path in paths}:
+    for parent in sorted({path.parent for path in paths}, reverse=True):  # what is in a folder before the folder
         if parent.is_dir() and not any(parent.iterdir()):
             parent.rmdir()

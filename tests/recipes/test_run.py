@@ -155,13 +155,13 @@ def test_a_prepared_folder_gives_bitwise_the_run_of_its_fasta(make_recipe, tmp_p
     prepare_corpus(str(demo_fasta), str(tmp_path / "prepared"), workers=1, part_bytes=50_000)
     trainers = []
     for name, source in (("direct", demo_fasta), ("prepared", tmp_path / "prepared")):
-        recipe = make_recipe(output_dir=tmp_path / name)
+        recipe = make_recipe(output_dir=tmp_path / f"run-{name}")
         recipe.data.train_data = [str(source)]
         trainers.append(pretrain(recipe))
     for network in ("model", "noiser"):
         states = [getattr(trainer, network).state_dict() for trainer in trainers]
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    facts = [json.loads((tmp_path / name / "data.json").read_text()) for name in ("direct", "prepared")]
+    facts = [json.loads((tmp_path / f"run-{name}" / "data.json").read_text()) for name in ("direct", "prepared")]
     assert {**facts[0], "train_data": 0} == {**facts[1], "train_data": 0}
 
 
