@@ -5,10 +5,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from torch import nn
-from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
@@ -19,7 +18,7 @@ from adversarial_mlm.utils import atomic_files, distributed
 
 def write_networks(
     folder: str,
-    encoder: nn.Module,
+    encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     noiser: NoiserModel | None,
     arguments: Mapping[str, Any],
@@ -28,7 +27,7 @@ def write_networks(
 
     Args:
         folder (`str`): Exists.
-        encoder (`nn.Module`): With `save_pretrained`.
+        encoder (`PreTrainedModel` or `PeftModel`): The encoder.
         tokenizer (`PreTrainedTokenizerBase`): The encoder's.
         noiser ([`NoiserModel`], *optional*): Where there is one.
         arguments (`Mapping[str, Any]`): Of the run, without tokens.
@@ -61,7 +60,9 @@ def write_state(
         Path(folder, name).write_bytes(content)
     for callback in callbacks:
         if isinstance(callback, ExportableState):
-            name, states = type(callback).__name__, state.stateful_callbacks
+            name = type(callback).__name__
+            # declared as the list of callbacks that a state is made from; a state keeps a dictionary
+            states = cast(dict[str, Any], state.stateful_callbacks)
             if isinstance(states[name], list):
                 states[name].append(callback.state())
             else:

@@ -181,8 +181,8 @@ class CheckpointStore:
             _discard(path)
             if kind == "incomplete":
                 interrupted.append(name)
-        for path in Path(self.folder).glob(f"{atomic_files.UNFINISHED_FILES}*"):
-            _discard(path)
+        for unfinished in Path(self.folder).glob(f"{atomic_files.UNFINISHED_FILES}*"):
+            _discard(unfinished)
         return sorted(interrupted)
 
     def _next_number(self) -> int:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,9 +17,15 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from tqdm.auto import tqdm
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
-from transformers.utils.hub import PushInProgress, hf_api
+from transformers.utils.hub import hf_api
 
-from adversarial_mlm.saving.run_files import MANIFEST_FILE, METRICS_FILE, NOISER_FOLDER, SLOW_ENCODER_FILE
+from adversarial_mlm.saving.run_files import (
+    MANIFEST_FILE,
+    METRICS_FILE,
+    NOISER_FOLDER,
+    SLOW_ENCODER_FILE,
+    output_folder,
+)
 from adversarial_mlm.utils.errors import PushError, clip, redact
 
 logger = logging.getLogger(__name__)
@@ -145,7 +151,7 @@ class HubUploader:
         self.repo_id: str | None = None
         self.run_files: tuple[str, ...] = (METRICS_FILE,)
         self.counts = {"sent": 0, "failed": 0, "skipped": 0}
-        self._in_progress: PushInProgress | None = None
+        self._in_progress: list[Future] = []  # pushes of checkpoints that were begun
 
     def create_repo(self, token: str | None = None, private: bool | None = None) -> str:
         """Create the repository where there is none, and make sure that the token may write to it.
@@ -160,10 +166,11 @@ class HubUploader:
         Raises:
             ValueError: If it may not, if the repository's name is not possible, or if the Hub cannot be used.
         """
-        for left_over in Path(self.args.output_dir).glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
+        folder = Path(output_folder(self.args))
+        for left_over in folder.glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
             shutil.rmtree(left_over, ignore_errors=True)
         self.repo_id = None
-        name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        name = self.args.hub_model_id or folder.absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
         private = self.args.hub_private_repo if private is None else private
         try:
@@ -195,9 +202,10 @@ class HubUploader:
             PushError: If the push fails. If not `blocking` it is the future that raises it.
         """
         self.wait()
+        repo_id, folder = self._ready_repo(), output_folder(self.args)
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
-        snapshot = take_snapshot(files_of_model(self.args.output_dir), self.args.output_dir)
-        job = (snapshot, self.repo_id, message, token, revision)
+        snapshot = take_snapshot(files_of_model(folder), folder)
+        job = (snapshot, repo_id, message, token, revision)
         return send(*job) if blocking else hf_api().run_as_future(send, *job)
 
     def push_checkpoint(self, folder: str, step: int, message: str) -> bool:
@@ -213,27 +221,23 @@ class HubUploader:
         """
         if self.args.hub_strategy == HubStrategy.END:
             return False
-        in_flight = self._in_progress is not None and not self._in_progress.is_done()
-        if in_flight and not self.args.hub_always_push:
+        self._in_progress = [job for job in self._in_progress if not job.done()]
+        if self._in_progress and not self.args.hub_always_push:
             self.counts["skipped"] += 1
             return False
         try:
-            snapshot = take_snapshot(self._files_of_push(folder), self.args.output_dir)
+            snapshot = take_snapshot(self._files_of_push(folder), output_folder(self.args))
         except PushError as error:
             self._count_failure(step, error)
             return True
-        job = hf_api().run_as_future(self._send_and_count, snapshot, step, message)
-        if in_flight:
-            self._in_progress.jobs.append(job)
-        else:
-            self._in_progress = PushInProgress([job])
+        self._in_progress.append(hf_api().run_as_future(self._send_and_count, snapshot, step, message))
         return True
 
     def wait(self) -> None:
         """Wait for the push in progress, if there is one."""
-        if self._in_progress is not None and not self._in_progress.is_done():
+        if not all(job.done() for job in self._in_progress):
             _tell(logging.INFO, "push_to_hub: waiting for the push that is in progress")
-            self._in_progress.wait_until_done()
+            wait(self._in_progress)
 
     def finish(self) -> None:
         """Wait for the push in progress, and log how many pushes failed or were skipped."""
@@ -245,8 +249,14 @@ class HubUploader:
                 "skipped because the push before them was still in progress".format(**self.counts),
             )
 
+    def _ready_repo(self) -> str:
+        """The repository, which [`create_repo`] made ready."""
+        if self.repo_id is None:
+            raise PushError("no repository is ready: call create_repo first")
+        return self.repo_id
+
     def _files_of_push(self, folder: str) -> dict[str, Path]:
-        paths = {name: Path(self.args.output_dir, name) for name in self.run_files}
+        paths = {name: Path(output_folder(self.args), name) for name in self.run_files}
         files = files_of_model(folder) | {name: path for name, path in paths.items() if path.exists()}
         if self.args.hub_strategy == HubStrategy.CHECKPOINT:
             files |= files_of_checkpoint(folder, "last-checkpoint")
@@ -257,7 +267,7 @@ class HubUploader:
     def _send_and_count(self, snapshot: Snapshot, step: int, message: str) -> None:
         # runs in the client's one background thread
         try:
-            send(snapshot, self.repo_id, message, self.args.hub_token, self.args.hub_revision)
+            send(snapshot, self._ready_repo(), message, self.args.hub_token, self.args.hub_revision)
         except PushError as error:
             self._count_failure(step, error)
         else:

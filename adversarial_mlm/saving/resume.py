@@ -9,7 +9,9 @@ import json
 import logging
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,6 +38,8 @@ from adversarial_mlm.utils.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 _STATES = ("optimizer.pt", "scheduler.pt")  # needed to resume, in addition to the weights and trainer_state.json
+# `from_pretrained` with `output_loading_info`, which its declaration leaves out
+_LoadWithReport = Callable[..., tuple[PreTrainedModel, dict[str, Any]]]
 _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}
 
 
@@ -188,9 +192,8 @@ def read_weights(folder: str, model: PreTrainedModel) -> dict[str, torch.Tensor]
         check_no_adapter(said, folder, {})
         check_weight_files(said, folder, model.config, {})
         with quiet_loading():
-            loaded, report = type(model).from_pretrained(
-                folder, config=model.config, dtype=model.dtype, local_files_only=True, **STRICTLY
-            )
+            load = cast(_LoadWithReport, type(model).from_pretrained)
+            loaded, report = load(folder, config=model.config, dtype=model.dtype, local_files_only=True, **STRICTLY)
     except CheckpointError:
         raise
     except LOADING_ERRORS as error:

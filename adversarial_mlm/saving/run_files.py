@@ -1,5 +1,7 @@
 """The names of the files that a pre-training run writes into its output folder."""
 
+from transformers import TrainingArguments
+
 from adversarial_mlm.models.loading import NOISER_FOLDER
 
 # written by every save, into the output folder and into checkpoints
@@ -30,4 +32,10 @@ __all__ = [
     "RECIPE_FILE",
     "RECORDS_FILE",
     "SLOW_ENCODER_FILE",
+    "output_folder",
 ]
+
+
+def output_folder(args: TrainingArguments) -> str:
+    """`output_dir`. `TrainingArguments` declares it as optional, but always has one."""
+    return str(args.output_dir)

@@ -46,7 +46,7 @@ def card_facts(trainer: "AdversarialMLMTrainer") -> CardFacts:
     recipe, base_model = run.get("recipe"), run.get("base_model")
     encoder = describe_encoder(trainer.model, None if recipe is None else recipe.model.trained_layers)
     sequences, tokenizer = trainer.data_collator.sequence_encoder, trainer.data_collator.tokenizer
-    name = (trainer.hub_model_id or Path(args.output_dir or "").name).rpartition("/")[2].strip(".")
+    name = (trainer.hub_model_id or Path(args.output_dir).name).rpartition("/")[2].strip(".")
     return CardFacts(
         name=name or "protein-encoder",
         hub_id=trainer.hub_model_id,
@@ -139,7 +139,7 @@ def _data(trainer: "AdversarialMLMTrainer") -> DataFacts:
 
 
 def _size(dataset: Dataset | None) -> int | None:
-    return None if dataset is None or isinstance(dataset, IterableDataset) else len(cast(Sized, dataset))
+    return len(dataset) if isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) else None
 
 
 def _environment(trainer: "AdversarialMLMTrainer", encoder: EncoderFacts) -> EnvironmentFacts:

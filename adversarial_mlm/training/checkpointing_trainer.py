@@ -4,19 +4,22 @@ It knows nothing of the game. [`AdversarialMLMTrainer`] is built on it.
 """
 
 import logging
+import signal
 from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.saving import checkpoint_contents, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint, step_of
 from adversarial_mlm.saving.hub import HubUploader
+from adversarial_mlm.saving.run_files import output_folder
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.errors import NonFiniteError
 from adversarial_mlm.utils.signals import GracefulStop
@@ -49,11 +52,19 @@ class CheckpointingTrainer(Trainer):
         saved_files (`list[str]`): Paths of the files that the last [`save_model`] wrote into its folder.
     """
 
+    # the stock trainer declares these as anything that it can be given
+    model: PreTrainedModel
+    data_collator: DataCollatorForRandomMLM
+    processing_class: PreTrainedTokenizerBase | None
+    hub_model_id: str | None  # type: ignore[assignment]  # upstream only says None
+
     def __init__(self, noiser: NoiserModel | None, args: TrainingArguments, **kwargs):
         self.noiser = noiser
-        self.store = CheckpointStore(args.output_dir)
+        self.store = CheckpointStore(output_folder(args))
         self.uploads = HubUploader(args)  # the stock trainer makes the repository ready at once
-        self.interrupted_by = self.last_checkpoint = self.loaded_best_step = None
+        self.interrupted_by: signal.Signals | None = None
+        self.last_checkpoint: str | None = None
+        self.loaded_best_step: int | None = None
         self.failed_saves = 0
         self.saved_files: list[str] = []
         self._read_ahead: tuple[str, dict] | None = None  # a checkpoint and its weights
@@ -88,14 +99,14 @@ class CheckpointingTrainer(Trainer):
             for name in self.store.remove_left_over():
                 logger.warning(f"the save of {name} was interrupted; its incomplete folder was removed")
         self.last_checkpoint, self._saved_step, self.interrupted_by = checkpoint, None, None
-        self._stop = GracefulStop(self.args.ddp_timeout_delta)
-        self.add_callback(self._stop)
+        stop = self._stop = GracefulStop(self.args.ddp_timeout_delta)
+        self.add_callback(stop)
         try:
-            with self._stop.listening():
+            with stop.listening():
                 output = super().train(checkpoint, *args, **kwargs)
         finally:
-            self.remove_callback(self._stop)
-            stop, self._stop = self._stop, None
+            self.remove_callback(stop)
+            self._stop = None
         self.interrupted_by = stop.signal
         return output
 
@@ -103,7 +114,7 @@ class CheckpointingTrainer(Trainer):
         # Stock: logs, evaluates and saves where that is due. Added: the save and stop after a signal. No callback can
         # do that: with `save_strategy: best` the stock method sets `should_save` itself.
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        if self._stop.signal is None:
+        if self._stop is None or self._stop.signal is None:
             return
         if self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial)
@@ -134,8 +145,9 @@ class CheckpointingTrainer(Trainer):
         Args:
             output_dir (`str`, *optional*): Defaults to `output_dir` of the arguments.
         """
+        target = output_folder(self.args) if output_dir is None else output_dir
         if self.args.should_save:
-            with atomic_files.replacing_files(self.args.output_dir if output_dir is None else output_dir) as folder:
+            with atomic_files.replacing_files(target) as folder:
                 self._write_model(folder)
                 paths = [path for path in Path(folder).rglob("*") if path.is_file()]
                 self.saved_files = sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -168,7 +180,7 @@ class CheckpointingTrainer(Trainer):
     def create_model_card(self, *args, **kwargs) -> None:
         """Write the card of this package into the output folder."""
         if self.is_world_process_zero():
-            self._write_card(self.args.output_dir)
+            self._write_card(output_folder(self.args))
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         # Stock: writes into the checkpoint's folder itself, each process a part. Replaced: process 0 writes all of it
@@ -185,9 +197,9 @@ class CheckpointingTrainer(Trainer):
         if failure is not None:
             self._count_failed_save(store.folder_of(step), failure)
             return
-        self.last_checkpoint = store.folder_of(step)
+        self.last_checkpoint = folder = store.folder_of(step)
         if self.args.push_to_hub and self.is_world_process_zero():
-            self._push_checkpoint(self.last_checkpoint)
+            self._push_checkpoint(folder)
         if self.is_world_process_zero():
             store.rotate(self.args.save_total_limit, self.state.best_model_checkpoint)
 
@@ -228,8 +240,8 @@ class CheckpointingTrainer(Trainer):
         if wanted is None or wanted is False:
             return None
         if self._read_ahead is not None and self._read_ahead[0] == wanted:
-            return wanted  # checked a moment ago
-        choose = self.store.latest if is_latest(wanted) else lambda: named_checkpoint(wanted)
+            return self._read_ahead[0]  # checked a moment ago
+        choose = self.store.latest if is_latest(wanted) else lambda: named_checkpoint(str(wanted))
         checkpoint = distributed.on_main_process(choose)
         resume.check_everyone_has(checkpoint)
         return checkpoint
@@ -266,8 +278,10 @@ class CheckpointingTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         # Stock: loads the encoder's weights, whatever fits of them. Replaced: both networks, and all of their tensors.
-        self._load_networks(self.state.best_model_checkpoint)
-        self.loaded_best_step = step_of(self.state.best_model_checkpoint)
+        best = self.state.best_model_checkpoint
+        if best is not None:  # as the stock trainer has made sure
+            self._load_networks(best)
+            self.loaded_best_step = step_of(best)
 
     def _load_networks(self, checkpoint: str, states: dict[str, dict[str, torch.Tensor]] | None = None) -> None:
         states = resume.read_networks(checkpoint, self.model, self.noiser) if states is None else states
@@ -290,7 +304,7 @@ class CheckpointingTrainer(Trainer):
             self.hub_model_id = None
             self.hub_model_id = self.uploads.create_repo(token=token, private=private)
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # upstream does not declare that it may return a future or None
         self,
         commit_message: str = "End of training",
         blocking: bool = True,

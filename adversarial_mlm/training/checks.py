@@ -1,6 +1,9 @@
 """Whether networks, data and options go together, asked before anything is spent on them."""
 
+from typing import cast
+
 import datasets
+from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
@@ -41,7 +44,7 @@ def check_encoder(model: PreTrainedModel, data_collator: DataCollatorForRandomML
             another padding or mask token than the tokenizer, if it has too few positions, or if all of it is frozen.
     """
     vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
-    embeddings = model.get_input_embeddings().weight.shape[0]
+    embeddings = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]  # declared as any module
     if embeddings < vocabulary.vocab_size:
         raise ValueError(
             f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
@@ -100,7 +103,7 @@ def check_stream(args: AdversarialMLMTrainingArguments, train_dataset) -> None:
     """
     if not isinstance(train_dataset, IterableDataset):
         return
-    if args.accelerator_config.dispatch_batches:
+    if args.loading_config.dispatch_batches:
         raise ValueError("dispatch_batches is not supported for a stream: every process reads its own batches")
     if args.dataloader_num_workers and not isinstance(train_dataset, RecordStream | datasets.IterableDataset):
         raise ValueError(

@@ -117,9 +117,9 @@ def attention(
     Returns:
         `torch.Tensor` of shape `(batch, heads, length, width)`; 0 for a query that may look nowhere.
     """
-    parts = (query, key, value)
+    parts = [query, key, value]
     if torch.is_autocast_enabled("cpu"):
-        parts = (part.to(torch.get_autocast_dtype("cpu")) for part in parts)
+        parts = [part.to(torch.get_autocast_dtype("cpu")) for part in parts]
     with torch.autocast("cpu", enabled=False):
         return _Attention.apply(*parts, mask, p, query.shape[-1] ** -0.5 if scale is None else scale)
 

@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 from transformers import TrainingArguments
 
 from adversarial_mlm.data.order import (
@@ -26,8 +27,7 @@ def plain_loader(
     sequence_encoder: SequenceEncoder,
     batch_size: int | None,
     *,
-    sampler_fn: Callable | None = None,
-    batch_sampler=None,
+    batch_sampler: Sampler[list[int]] | None = None,
     is_training: bool = True,
 ) -> DataLoader:
     """A loader that accelerate has not touched yet.
@@ -38,11 +38,10 @@ def plain_loader(
         sequence_encoder ([`SequenceEncoder`]): The collator's light stage, which alone goes to the workers: neither
             noiser nor gradient has business there.
         batch_size (`int`, *optional*): Of one process; `None` of an iterable dataset that gives whole batches.
-        sampler_fn (`Callable`, *optional*): Makes the sampler of an indexable dataset.
-        batch_sampler (*optional*): In place of a sampler and a batch size.
+        batch_sampler (`Sampler`, *optional*): Of an indexable dataset, which is otherwise read in order.
         is_training (`bool`, *optional*, defaults to `True`): Or evaluation.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "collate_fn": sequence_encoder,
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
@@ -60,8 +59,7 @@ def plain_loader(
         return DataLoader(dataset, batch_size=batch_size, drop_last=drop_last, **settings)
     if batch_sampler is not None:
         return DataLoader(KeyedRecords(dataset), batch_sampler=batch_sampler, **settings)
-    sampler = sampler_fn(dataset)
-    return DataLoader(KeyedRecords(dataset), batch_size=batch_size, sampler=sampler, drop_last=drop_last, **settings)
+    return DataLoader(KeyedRecords(dataset), batch_size=batch_size, drop_last=drop_last, **settings)
 
 
 def noiser_batches(

@@ -67,8 +67,10 @@ class DataPosition:
         """Whether this is the position in this dataset, or in one of its size."""
         return self.batches is None or len(dataset) == self.batches.num_records
 
-    def epochs_after(self, updates: int) -> float:
-        """Epochs of the data that so many updates have read."""
+    def epochs_after(self, updates: int) -> float | None:
+        """Epochs of the data that so many updates have read; `None` for a stream."""
+        if self.passes is None or self.batches is None:
+            return None
         epoch, batches = self.passes.place(updates)
         return epoch + self.batches.share(batches)
 
@@ -76,8 +78,14 @@ class DataPosition:
         """Records that so many updates read, on all processes, if every update is whole."""
         return micro_steps_before(updates, self.stages) * self._micro_step_size
 
-    def begin_pass(self, updates: int) -> Pass:
-        """Let the sampler start with the update that follows so many; returns the rest of its pass."""
+    def begin_pass(self, updates: int) -> Pass | None:
+        """Let the sampler start with the update that follows so many.
+
+        Returns:
+            [`Pass`], the rest of the pass that it belongs to; `None` for a stream.
+        """
+        if self.passes is None or self.batches is None:
+            return None
         here = self.passes.at(updates)
         self.batches.start_at(here.epoch, here.first, here.stop)
         return here
@@ -85,7 +93,7 @@ class DataPosition:
     def warn_if_elsewhere(self, epochs: float, updates: int) -> None:
         """Warn if a checkpoint has read another amount of data in so many updates than this run would have."""
         here = self.epochs_after(updates)
-        if abs(epochs - here) > 1e-6:
+        if here is not None and abs(epochs - here) > 1e-6:
             logger.warning(
                 f"the checkpoint had read {epochs:.4f} epochs in {updates:,} updates, with other data or another "
                 f"global batch; this run continues where it would be itself, after {here:.4f} epochs"

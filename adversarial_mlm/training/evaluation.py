@@ -1,10 +1,10 @@
 """How well an encoder recovers hidden residues: under masks that every run shares, and under the noiser's."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from adversarial_mlm.data.order import KeyedRecords, global_rows
 from adversarial_mlm.masking.corruption import CorruptedBatch
@@ -106,11 +106,11 @@ def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int)
         world (`int`): Number of processes.
         rank (`int`): Number of this one.
     """
-    streamed = isinstance(loader.dataset, IterableDataset)
+    records = len(loader.dataset) if isinstance(loader.dataset, Sized) else None  # None for a stream
     for step, batch in enumerate(loader):
         batch = {**batch, "row": global_rows(batch_size, len(batch["input_ids"]), step, world, rank)}
-        if not streamed:
-            real = batch["row"] < len(loader.dataset)
+        if records is not None:
+            real = batch["row"] < records
             batch = {name: tensor[real] for name, tensor in batch.items()}
         yield batch
 

@@ -1,7 +1,7 @@
 """Where gradients go between the two networks."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -40,7 +40,12 @@ def soft_embeddings(
 
     Returns:
         `torch.Tensor` of shape `(batch, length, hidden)`.
+
+    Raises:
+        ValueError: If the batch has no `one_hot`.
     """
+    if corrupted.one_hot is None:
+        raise ValueError("the batch was corrupted without one_hot, so no gradient can reach the noiser")
     table = embeddings.weight.detach()[: corrupted.one_hot.shape[-1]]  # some tables have rows beyond the vocabulary
     with torch.autocast(table.device.type, enabled=False):
         one_hot = corrupted.one_hot.to(table.dtype)
@@ -72,7 +77,7 @@ def frozen(module: nn.Module, training: bool = False) -> Iterator[None]:
         module.train(was_training)
 
 
-def cosine(first: list[torch.Tensor], second: list[torch.Tensor]) -> torch.Tensor:
+def cosine(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
     """Cosine between two lists of gradients, taken as one long vector each; a scalar, 0 where one is zero."""
     a, b = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (first, second))
     return (a @ b) / (a.norm() * b.norm()).clamp_min(torch.finfo(a.dtype).tiny)

@@ -6,16 +6,19 @@ Algorithms 2 to 4 of the paper, apart from the encoder's own update, which is th
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import send_to_device
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
 from adversarial_mlm.data.length_chunks import cut_by_length
 from adversarial_mlm.masking.corruption import CorruptedBatch
-from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import NOISER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
@@ -39,7 +42,7 @@ class NoiserGame:
     encoder's step. So nothing of the game has to be saved but the two networks and the reward.
 
     Args:
-        encoder (`nn.Module`): Any `...ForMaskedLM`.
+        encoder (`PreTrainedModel`): Any `...ForMaskedLM`.
         noiser ([`NoiserModel`], *optional*): Without one all masks are random.
         collator ([`DataCollatorForRandomMLM`]): Masks batches.
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
@@ -47,13 +50,12 @@ class NoiserGame:
 
     Attributes:
         alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
-        reward ([`NoiserReward`], *optional*): What the noiser maximises; there from [`prepare`] on.
         figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: PreTrainedModel,
         noiser: NoiserModel | None,
         collator: DataCollatorForRandomMLM,
         args: AdversarialMLMTrainingArguments,
@@ -62,12 +64,11 @@ class NoiserGame:
         self.encoder, self.noiser, self.collator = encoder, noiser, collator
         self.args, self.accelerator = args, accelerator
         self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
-        self.reward: NoiserReward | None = None
+        self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
-        self._wrapped: nn.Module | None = (
-            noiser  # as the noiser's updates call it: wrapped where training is distributed
-        )
-        self._frozen_encoder = encoder  # as the noiser's updates call it: compiled, where that is asked for
+        # as the noiser's updates call them: wrapped where training is distributed, compiled where that is asked for
+        self._wrapped: nn.Module | None = noiser
+        self._frozen_encoder: nn.Module = encoder
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
 
@@ -87,9 +88,33 @@ class NoiserGame:
         self._frozen_encoder = compiled_as(self.accelerator, self.encoder)
         # in training mode only where it is trained: in its own phase, or all along
         self.noiser.train(self.args.noiser_update == "reversal")
-        self.reward = REWARDS[self.args.noiser_reward].build(self.encoder, log_shares, self.args.slow_encoder_decay)
+        reward = REWARDS[self.args.noiser_reward].build(self.encoder, log_shares, self.args.slow_encoder_decay)
         if checkpoint is not None:
-            self.reward.load(checkpoint)
+            reward.load(checkpoint)
+        self._reward = reward
+
+    @property
+    def reward(self) -> NoiserReward:
+        """What the noiser maximises.
+
+        Raises:
+            RuntimeError: If there is no noiser, or if the game is not prepared.
+        """
+        if self._reward is None:
+            raise RuntimeError("there is no reward: the game has no noiser, or was not prepared")
+        return self._reward
+
+    def save_reward(self, folder: str) -> None:
+        """Write what the reward needs to resume into a checkpoint."""
+        if self._reward is not None:
+            self._reward.save(folder)
+
+    @property
+    def _learner(self) -> NoiserModel:
+        """The noiser, in methods that need one."""
+        if self.noiser is None:
+            raise RuntimeError("there is no noiser to train")
+        return self.noiser
 
     # ---- What is masked, and what the encoder reads ----
 
@@ -149,7 +174,7 @@ class NoiserGame:
             step (`int`): Of the encoder.
             differentiable (`bool`, *optional*, defaults to `False`): Whether a gradient is to reach the noiser.
         """
-        if self.noiser is None:
+        if not isinstance(self.collator, DataCollatorForAdversarialMLM):
             return self.collator.corrupt(inputs, keys)
         return self.collator.corrupt(
             inputs,
@@ -176,12 +201,15 @@ class NoiserGame:
         """
         read = {"input_ids": corrupted.input_ids}
         if corrupted.one_hot is not None:
-            read = {"inputs_embeds": soft_embeddings(corrupted, self.encoder.get_input_embeddings(), reversal)}
+            table = cast(nn.Embedding, self.encoder.get_input_embeddings())  # declared as any module
+            read = {"inputs_embeds": soft_embeddings(corrupted, table, reversal)}
         if "packed" in inputs:
-            outputs = read_packed(model, inputs["packed"], padding_index_of(self.encoder), **read)
+            logits = read_packed(model, inputs["packed"], padding_index_of(self.encoder), **read)
+            outputs = MaskedLMOutput(logits=logits)
         else:
             mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True))
             outputs = model(**read, attention_mask=mask)
+            logits = outputs.logits
         labels, residues = corrupted.labels, inputs["residue_mask"]
         if self.args.weight_of_unmasked:
             labels = torch.where(residues, inputs["input_ids"], IGNORE_INDEX)
@@ -192,7 +220,7 @@ class NoiserGame:
             self.args.importance_exponent,
             self.args.weight_of_unmasked,
         )
-        return outputs, token_losses(outputs.logits, labels), weights
+        return outputs, token_losses(logits, labels), weights
 
     def normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
         """A sum over this process as its part of the mean over the update."""
@@ -213,12 +241,12 @@ class NoiserGame:
             self._separate_dropout(first_update),
             self.quick_dropout(),
         ):
-            self.noiser.train()
+            self._learner.train()
             yield
-            self.noiser.eval()
+            self._learner.eval()
 
     def update_noiser(
-        self, update: int, batches: list[dict], step: int, optimizer: torch.optim.Optimizer, guard: UpdateGuard
+        self, update: int, batches: list[dict], step: int, optimizer: AcceleratedOptimizer, guard: UpdateGuard
     ) -> None:
         """One update of the noiser, which climbs its reward (`update_noiser` of Algorithm 4).
 
@@ -230,6 +258,8 @@ class NoiserGame:
             guard ([`UpdateGuard`]): Leaves out the update if its gradient is not finite.
         """
         items = self.count_items(batches)
+        if items is None:
+            raise ValueError("an update of the noiser needs a micro-batch at least, got none")
         total = torch.zeros((), device=self.args.device)
         chunks = [chunk for batch in batches for chunk in self.chunks(batch, self.args.packed_attention)]
         for index, chunk in enumerate(chunks):
@@ -245,7 +275,7 @@ class NoiserGame:
         grad_norm = self.clip_noiser(self.accelerator.clip_grad_norm_)
         skipped = guard.check({NOISER: grad_norm}, optimizer.optimizer)
         optimizer.step()
-        self.noiser.zero_grad(set_to_none=True)
+        self._learner.zero_grad(set_to_none=True)
         self.figures.add(noiser_reward=torch.where(skipped, math.nan, total), noiser_grad_norm=grad_norm)
 
     def noiser_reward(
@@ -274,7 +304,7 @@ class NoiserGame:
         Args:
             clip (`Callable`): `clip_grad_norm_` of accelerate, or of PyTorch where no scale has to be taken out.
         """
-        return clip(self.noiser.parameters(), self.args.noiser_max_grad_norm or math.inf)
+        return clip(self._learner.parameters(), self.args.noiser_max_grad_norm or math.inf)
 
     def clip_moved_along(self) -> torch.Tensor | None:
         """Clip the gradient that the encoder's backward pass left in the noiser; `None` where it left none."""
@@ -292,21 +322,21 @@ class NoiserGame:
         every = self.args.noiser_cosine_steps
         if not every or step % every or len(batch["row"]) < 2:
             return
-        inputs, wrapped, encoder = self.to_device(batch), self._wrapped, self._frozen_encoder
+        noiser, inputs, wrapped, encoder = self._learner, self.to_device(batch), self._wrapped, self._frozen_encoder
         keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])
         items = torch.ones((), device=self.args.device)
         gradients = []
-        self._wrapped = self.noiser  # without the wrapper, so that no process waits for another
+        self._wrapped = noiser  # without the wrapper, so that no process waits for another
         self._frozen_encoder = self.encoder  # half a batch is not worth compiling for
-        was_training = self.noiser.training
-        self.noiser.train()  # a GRU on a GPU gives gradients in training mode only
+        was_training = noiser.training
+        noiser.train()  # a GRU on a GPU gives gradients in training mode only
         with frozen(self.encoder), self._separate_dropout(step):
             for rows in (slice(0, len(keys) // 2), slice(len(keys) // 2, None)):
                 half = {name: tensor[rows] for name, tensor in inputs.items()}
                 reward = self.noiser_reward(half, keys[rows], items, step)
-                gradients.append(torch.autograd.grad(reward, list(self.noiser.parameters())))
+                gradients.append(torch.autograd.grad(reward, list(noiser.parameters())))
         self._wrapped, self._frozen_encoder = wrapped, encoder
-        self.noiser.train(was_training)
+        noiser.train(was_training)
         self.figures.add(noiser_cosine=cosine(*gradients))
 
     # ---- Contexts ----

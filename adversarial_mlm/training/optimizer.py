@@ -58,6 +58,10 @@ def scale_schedule(scheduler: LRScheduler, groups: Collection[int], factor: Call
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(f"a {type(scheduler).__name__} is not a function of the step alone")
     for index in groups:
-        shape, group = scheduler.lr_lambdas[index], scheduler.optimizer.param_groups[index]
-        scheduler.lr_lambdas[index] = lambda step, shape=shape: shape(step) * factor(step)
+        group = scheduler.optimizer.param_groups[index]
+        scheduler.lr_lambdas[index] = _product(scheduler.lr_lambdas[index], factor)
         group["lr"] = scheduler.base_lrs[index] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+
+
+def _product(shape: Callable[[int], float], factor: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda step: shape(step) * factor(step)

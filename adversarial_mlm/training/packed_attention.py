@@ -6,6 +6,7 @@ loss go on working with padded rows of token ids, which cost little.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_outputs import MaskedLMOutput
 from transformers.modeling_utils import AttentionInterface
 
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
@@ -74,8 +74,10 @@ def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
     }
 
 
-def read_packed(model: torch.nn.Module, packed: Mapping, padding_index: int | None, **inputs) -> MaskedLMOutput:
-    """An encoder's output on a padded batch that it reads as one row.
+def read_packed(
+    model: torch.nn.Module, packed: Mapping[str, Any], padding_index: int | None, **inputs: torch.Tensor
+) -> torch.Tensor:
+    """An encoder's logits on a padded batch that it reads as one row.
 
     Args:
         model (`nn.Module`): The encoder, wrapped or not, prepared by [`pack_attention`].
@@ -84,7 +86,7 @@ def read_packed(model: torch.nn.Module, packed: Mapping, padding_index: int | No
         **inputs: `input_ids` `(batch, length)` or `inputs_embeds` `(batch, length, hidden)`.
 
     Returns:
-        `MaskedLMOutput` with `logits` `(batch, length, vocab)`, 0 at padding.
+        `torch.Tensor` of shape `(batch, length, vocab)`, 0 at padding.
     """
     ((name, values),) = inputs.items()
     first = 0 if padding_index is None else padding_index + 1
@@ -92,7 +94,7 @@ def read_packed(model: torch.nn.Module, packed: Mapping, padding_index: int | No
     positions = packed["positions"][None] + first
     logits = model(**{name: row}, position_ids=positions, packed_rows=packed).logits[0]  # (tokens, vocab)
     padded = logits.new_zeros(values.shape[0] * values.shape[1], logits.shape[-1])
-    return MaskedLMOutput(logits=padded.index_copy(0, packed["index"], logits).unflatten(0, values.shape[:2]))
+    return padded.index_copy(0, packed["index"], logits).unflatten(0, values.shape[:2])
 
 
 def padding_index_of(model: PreTrainedModel) -> int | None:
@@ -194,6 +196,6 @@ def _compare(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> tupl
     beside = torch.stack([ids[0], ids[1].roll(1)])  # the second protein is shorter
     with frozen(model):
         padded = model(input_ids=ids, attention_mask=batch.attention_mask).logits
-        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x).logits for x in (ids, beside))
+        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x) for x in (ids, beside))
     largest = padded[real].abs().max()
     return ((ours - padded)[real].abs().max() / largest).item(), ((ours - other)[0].abs().max() / largest).item()

@@ -1,5 +1,7 @@
 """Options about numbers, memory and compilation, and what this trainer makes of them."""
 
+from typing import cast
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
@@ -35,7 +37,8 @@ def check_precision(args: TrainingArguments) -> None:
         )
     if not args.activation_checkpointing:
         return
-    settings = dict(args.activation_checkpointing_kwargs or {})
+    given = args.activation_checkpointing_kwargs
+    settings = given if isinstance(given, dict) else {}  # a string was read as JSON before
     if settings.get("use_reentrant"):
         raise ValueError(
             "use_reentrant: true is not supported: in the noiser's turn the encoder's parameters are frozen, and a "
@@ -49,7 +52,7 @@ def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     plugin = accelerator.state.dynamo_plugin
     if plugin.backend == DynamoBackend.NO:
         return module
-    return torch.compile(module, **plugin.to_kwargs())
+    return cast(nn.Module, torch.compile(module, **plugin.to_kwargs()))  # declared for functions
 
 
 def not_compiled(module: nn.Module) -> nn.Module:

@@ -21,8 +21,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
+from transformers import PreTrainedModel
 
-from adversarial_mlm.masking.corruption import CorruptedBatch
+from adversarial_mlm.masking.corruption import CorruptedBatch, NoiserChoice
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.saving.run_files import SLOW_ENCODER_FILE
@@ -48,12 +49,12 @@ class NoiserReward:
 
     @classmethod
     def build(
-        cls, encoder: nn.Module, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
+        cls, encoder: PreTrainedModel, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
     ) -> "NoiserReward":
         """The reward for a run.
 
         Args:
-            encoder (`nn.Module`): As it is now.
+            encoder (`PreTrainedModel`): As it is now.
             log_shares (`Callable`): Returns the logarithm of each token's frequency in the training data `(vocab,)`,
                 or `None` for a stream.
             slow_encoder_decay (`float`): See [`ReducibleReward`].
@@ -114,7 +115,7 @@ class CreditReward(NoiserReward):
         return losses
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
-        choice = corrupted.choice
+        choice = _choice(corrupted)
         value = torch.where(corrupted.masked, self.value(corrupted, losses), 0)
         at_random = (value * corrupted.random).sum(dim=-1) / corrupted.random.sum(dim=-1).clamp_min(1)
         advantage = torch.where(corrupted.adversarial, value - at_random[:, None], 0)
@@ -138,7 +139,9 @@ class SurpriseReward(CreditReward):
     needs_background = True
 
     @classmethod
-    def build(cls, encoder, log_shares, slow_encoder_decay) -> "SurpriseReward":
+    def build(
+        cls, encoder: PreTrainedModel, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
+    ) -> "SurpriseReward":
         shares = log_shares()
         if shares is None:
             raise ValueError(
@@ -159,7 +162,7 @@ class ReducibleReward(CreditReward):
     Residues that both find equally hard give no reward. The slow copy runs without dropout.
 
     Args:
-        encoder (`nn.Module`): Copied as it is now.
+        encoder (`PreTrainedModel`): Copied as it is now.
         decay (`float`): Of the moving average, for each update of the encoder.
     """
 
@@ -167,11 +170,14 @@ class ReducibleReward(CreditReward):
     has_slow_encoder = True
 
     @classmethod
-    def build(cls, encoder, log_shares, slow_encoder_decay) -> "ReducibleReward":
+    def build(
+        cls, encoder: PreTrainedModel, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
+    ) -> "ReducibleReward":
         return cls(encoder, slow_encoder_decay)
 
-    def __init__(self, encoder: nn.Module, decay: float):
-        self.slow, self.decay = copy.deepcopy(encoder).eval().requires_grad_(False), decay
+    def __init__(self, encoder: PreTrainedModel, decay: float):
+        self.slow, self.decay = copy.deepcopy(encoder), decay
+        self.slow.eval().requires_grad_(False)
 
     @torch.no_grad()
     def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
@@ -216,8 +222,14 @@ class PredictorReward(NoiserReward):
             mean = values.sum(dim=-1, keepdim=True) / masked.sum(dim=-1, keepdim=True).clamp_min(1)
             return torch.where(masked, values - mean, 0)
 
-        predicted = centred(corrupted.choice.scores.any_mask_scores / self.scores_per_nat)
+        predicted = centred(_choice(corrupted).scores.any_mask_scores / self.scores_per_nat)
         return -((predicted - centred(losses)) ** 2).sum()
+
+
+def _choice(corrupted: CorruptedBatch) -> NoiserChoice:
+    if corrupted.choice is None:
+        raise ValueError("the batch was corrupted without a noiser, so there is no choice to reward")
+    return corrupted.choice
 
 
 # the order is the order in which options and messages list them

@@ -22,11 +22,12 @@ from collections.abc import Iterator
 
 import torch
 from accelerate.data_loader import prepare_data_loader
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType
 
 from adversarial_mlm.masking.data_collator import (
     DataCollatorForAdversarialMLM,
@@ -97,9 +98,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             used in another way than by a process for each (see [`launch_checks`]).
     """
 
-    model: PreTrainedModel
     args: AdversarialMLMTrainingArguments
-    data_collator: DataCollatorForRandomMLM
+    optimizer: AcceleratedOptimizer  # once training has begun
 
     # compute_loss divides by the number of masked residues of the whole accumulated batch
     loss_is_scaled_for_ga = True
@@ -139,7 +139,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         if self.args.packed_attention:
             pack_attention(self.model, self.data_collator)
         if self.noiser is not None:
-            self.noiser.to(self.args.device)
+            self.noiser.to(self.args.device)  # type: ignore[arg-type]  # transformers declares it without `self`
 
     def _add_callbacks(self) -> None:
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
@@ -151,7 +151,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.add_callback(RewardTracker(self.game, lambda: self.guard.skipped))
             self.add_callback(CollapseAlarm(self.noiser.config.view, stop=self.args.on_collapse == "stop"))
         # before all callbacks that read `state.epoch` or take time
-        self.callback_handler.callbacks[:0] = [EpochMarker(self._epochs_after), StepTimer(self._clock)]
+        marker = EpochMarker(lambda updates: self.position.epochs_after(updates))
+        self.callback_handler.callbacks[:0] = [marker, StepTimer(self._clock)]
 
     # ---- The run: where it begins and how it ends ----
 
@@ -185,9 +186,6 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self.batch_stages = self.position.stages
         self.args.gradient_accumulation_steps = self.batch_stages[0].size
 
-    def _epochs_after(self, updates: int) -> float | None:
-        return None if self.position.passes is None else self.position.epochs_after(updates)
-
     def _training_batches(self) -> TrainingBatches:
         return TrainingBatches(
             self.train_dataset,
@@ -216,7 +214,6 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.args,
             self._sequence_encoder(is_training),
             batch_size,
-            sampler_fn=SequentialSampler,
             batch_sampler=batch_sampler,
             is_training=is_training,
         )
@@ -253,21 +250,21 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.position.warn_if_elsewhere(self.state.epoch or 0, done)
         return (num_train_epochs if done >= max_steps else self.position.passes.index(done)), 0
 
-    def _run_epoch(self, **inputs):
+    def _run_epoch(self, *args, **inputs):
         # Stock: one epoch. Replaced: one pass, which begins at any update and is an epoch to the stock loop. A run
         # that has made all its updates makes no more, where the stock loop would make one.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        if self.position.passes is not None:
-            here = self.position.begin_pass(self.state.global_step)
+        here = self.position.begin_pass(self.state.global_step)
+        if here is not None:
             self.args.gradient_accumulation_steps = here.accumulation
             inputs.update(
                 steps_in_epoch=here.stop - here.first,
                 num_update_steps_per_epoch=here.updates,
                 steps_trained_in_current_epoch=0,
             )
-        super()._run_epoch(**inputs)
+        super()._run_epoch(*args, **inputs)
 
     # ---- Algorithm 5: updates of the noiser before those of the encoder ----
 
@@ -308,7 +305,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward pass of a micro-batch, in chunks of proteins of similar length."""
         *chunks, last = self.game.chunks(inputs, self.args.packed_attention)
-        loss = 0.0
+        loss: torch.Tensor | float = 0.0
         with self.game.no_sync(model), self.game.quick_dropout():
             for chunk in chunks:
                 loss = loss + super().training_step(model, self.game.to_device(chunk), num_items_in_batch)
@@ -370,16 +367,16 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             ValueError: If an optimizer was passed to the trainer that does not hold the noiser's parameters.
         """
         given = self.optimizer is not None
-        super().create_optimizer(model)
+        optimizer = super().create_optimizer(model)
         if self.noiser is None:
-            return self.optimizer
+            return optimizer
         if not given:
             decayed = set(self.get_decay_parameter_names(self.noiser))
             rate, decay = self.args.noiser_learning_rate, self.args.noiser_weight_decay
-            add_groups(self.optimizer, self.noiser, decayed, rate, decay)
-        elif not holds(self.optimizer, self.noiser):
+            add_groups(optimizer, self.noiser, decayed, rate, decay)
+        elif not holds(optimizer, self.noiser):
             raise ValueError("the optimizer passed to the trainer does not hold the noiser's parameters")
-        return self.optimizer
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The stock schedule for both networks, times `noiser_learning_rate_factor` for the noiser.
@@ -392,7 +389,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         if self.noiser is None or factor.values == [1.0]:
             return scheduler
         if not isinstance(scheduler, LambdaLR):
-            kind = self.args.lr_scheduler_type.value
+            kind = SchedulerType(self.args.lr_scheduler_type).value
             raise ValueError(f"noiser_learning_rate_factor cannot be combined with lr_scheduler_type {kind}")
         scale_schedule(scheduler, groups_of(scheduler.optimizer, self.noiser), factor)
         return scheduler
@@ -412,7 +409,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
             training set; a stream has none.
         """
-        networks = [self.model] if self.noiser is None else [self.model, self.noiser]
+        networks: list[PreTrainedModel] = [self.model] if self.noiser is None else [self.model, self.noiser]
         was_training = [network.training for network in networks]
         for network in networks:
             network.eval()
@@ -428,9 +425,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         )
         for network, training in zip(networks, was_training, strict=True):
             network.train(training)
-        proteins = figures.pop("proteins")
+        proteins = int(figures.pop("proteins"))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
-        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=proteins)
+        return EvalLoopOutput(None, None, metrics, proteins)  # type: ignore[arg-type]  # no predictions, as in stock
 
     def _eval_batches(self, dataloader) -> Iterator[dict[str, torch.Tensor]]:
         """Chunks of numbered batches on the device."""
@@ -490,7 +487,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     @property
     def collapsed_at(self) -> int | None:
         """Step of the first log entry that reports a collapse; `None` where there is none."""
-        return next((entry["step"] for entry in self.state.log_history if entry.get("collapse")), None)
+        return next((int(entry["step"]) for entry in self.state.log_history if entry.get("collapse")), None)
 
     def card_facts(self) -> model_card.CardFacts:
         """What the model card tells of this run as it stands."""
@@ -500,5 +497,4 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         model_card.write(self.card_facts(), folder)
 
     def _save_more(self, folder: str) -> None:
-        if self.game.reward is not None:
-            self.game.reward.save(folder)
+        self.game.save_reward(folder)

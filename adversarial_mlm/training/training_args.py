@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, cast
 
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
@@ -115,6 +117,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             for that this trainer cannot honour.
     """
 
+    if TYPE_CHECKING:
+        output_dir: str = ""  # `TrainingArguments` declares it as optional, but always has one
+
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the encoder."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the encoder."})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Replace non-finite losses in the log."})
@@ -200,10 +205,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         self._refuse_what_is_out_of_range()
         self._check_batch()
         self._refuse_what_cannot_be_honoured()
-        if self.accelerator_config.dispatch_batches is None:
+        if self.loading_config.dispatch_batches is None:
             # accelerate's own default for a stream lets the first process read for all, which batches of unequal
             # lengths do not allow
-            self.accelerator_config.dispatch_batches = False
+            self.loading_config.dispatch_batches = False
 
     def _check_game(self) -> None:
         for name, known in (
@@ -228,7 +233,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     def _refuse_what_has_no_effect(self) -> None:
         """An option that is set, and belongs to a game other than the one that is played."""
-        defaults = {f.name: f.default_factory() if f.default is MISSING else f.default for f in fields(self)}
+        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
         if self.noiser_update == "none" and self.noiser_reward != defaults["noiser_reward"]:
             raise ValueError("noiser_reward is set, but with noiser_update: none the noiser is not trained")
         with_slow_encoder = [name for name, reward in REWARDS.items() if reward.has_slow_encoder]
@@ -270,6 +275,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if self.global_batch_size:
             values["gradient_accumulation_steps"] = 1
         return values
+
+    @property
+    def loading_config(self) -> AcceleratorConfig:
+        """`accelerator_config`, which is built by now from what was given."""
+        return cast(AcceleratorConfig, self.accelerator_config)
 
     @property
     def overhead_of_a_chunk(self) -> int:
@@ -337,11 +347,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if self.save_on_each_node:
             raise ValueError("save_on_each_node is not supported: process 0 alone writes checkpoints")
         self._refuse_what_nothing_pushes()
-        if self.accelerator_config.split_batches:
+        if self.loading_config.split_batches:
             raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
-        if self.accelerator_config.dispatch_batches:
+        if self.loading_config.dispatch_batches:
             raise ValueError("dispatch_batches is not supported: batches of unequal lengths cannot be sent around")
-        if not self.accelerator_config.even_batches:
+        if not self.loading_config.even_batches:
             raise ValueError(
                 "even_batches: false is not supported: a process without a batch would hold up the others"
             )
@@ -351,7 +361,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if self.push_to_hub:
             if self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
                 if self.save_strategy == SaveStrategy.NO:
-                    raise ValueError(f"hub_strategy: {self.hub_strategy.value} needs checkpoints; set save_strategy")
+                    raise ValueError(
+                        f"hub_strategy: {HubStrategy(self.hub_strategy).value} needs checkpoints; set save_strategy"
+                    )
             return
         defaults = {f.name: f.default for f in fields(self)}
         for name in ("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"):

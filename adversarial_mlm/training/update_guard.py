@@ -52,14 +52,14 @@ def leave_out_step(optimizer: torch.optim.Optimizer, skipped: torch.Tensor) -> N
     """
     fused = all(group.get("fused") for group in optimizer.param_groups)
     if fused and getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.found_inf = skipped.float()
+        optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]  # read by fused optimizers only
     elif skipped.item():
         step = optimizer.step
 
         def nothing(*args, **kwargs) -> None:
-            optimizer.step = step
+            optimizer.step = step  # type: ignore[method-assign]
 
-        optimizer.step = nothing
+        optimizer.step = nothing  # type: ignore[method-assign,assignment]  # until it was called once
 
 
 class UpdateGuard:

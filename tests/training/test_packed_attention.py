@@ -74,7 +74,7 @@ def test_logits_and_gradients_are_those_of_padded_rows(load, batch, encoder, dty
         model.zero_grad()
         if packed:
             rows = packed_rows(inputs)
-            logits = read_packed(model, rows, padding_index_of(model), input_ids=inputs["input_ids"]).logits
+            logits = read_packed(model, rows, padding_index_of(model), input_ids=inputs["input_ids"])
         else:
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
@@ -98,7 +98,7 @@ def test_the_attentions_dropout_is_honoured(load, batch):
 
     def logits():
         torch.manual_seed(0)
-        return read_packed(model, packed_rows(inputs), None, input_ids=inputs["input_ids"]).logits
+        return read_packed(model, packed_rows(inputs), None, input_ids=inputs["input_ids"])
 
     still = logits()
     assert torch.equal(still, logits())
