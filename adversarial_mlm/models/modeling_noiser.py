@@ -45,6 +45,7 @@ class NoiserModel(PreTrainedModel):
 
     config: NoiserConfig
     config_class = NoiserConfig
+    config: NoiserConfig
     base_model_prefix = "noiser"
     main_input_name = "input_ids"
 
