@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence, Sized
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset, IterableDataset
 
