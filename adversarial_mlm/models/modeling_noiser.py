@@ -45,7 +45,6 @@ class NoiserModel(PreTrainedModel):
 
     config: NoiserConfig
     config_class = NoiserConfig
-    config: NoiserConfig
     base_model_prefix = "noiser"
     main_input_name = "input_ids"
 
