@@ -1,6 +1,7 @@
 """A lock on a folder, which the system releases when the process ends, however it ends."""
 
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,7 +48,7 @@ def unlock_all_below(folder: str) -> None:
         _held.pop(path).close()
 
 
-if os.name == "nt":
+if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: BinaryIO) -> None:
