@@ -41,7 +41,7 @@ def options(repository, tmp_path, monkeypatch) -> dict:
             "per_device_train_batch_size": 4,
             "learning_rate": 1e-3,
             "logging_steps": 1,
-            "save_steps": 1,
+            "save_steps": 2,
             "disable_tqdm": True,
             "use_cpu": True,
         },

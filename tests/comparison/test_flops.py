@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.comparison.flops import ArmFlops, Tokens
 from adversarial_mlm.recipes.recipe import recipe_of
+from tests.helpers.exhaustive import exhaustive
 
 _ROWS, _RESIDUES = 4, 30
 
@@ -51,13 +52,13 @@ def counted(make_encoder, make_noiser, tokenizer, proteins, tmp_path):
     [
         (None, {}),
         ({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2}),
-        ({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2, "noiser_reward": "credit"}),
-        ({"backbone": "gru", "view": "context"}, {"noiser_update": "reversal"}),
         ({"backbone": "conv"}, {"noiser_update": "reversal", "noiser_reward": "credit", "noiser_every": 2}),
-        ({"backbone": "conv"}, {"noiser_update": "reversal", "noiser_reward": "reducible"}),
         ({"backbone": "transformer", "num_attention_heads": 2}, {"noiser_steps": 1, "encoder_steps": 1}),
-        ({"backbone": "conv"}, {"noiser_update": "none"}),
         ({"backbone": "conv"}, {"noiser_update": "reversal", "adversarial_share": ["0@0", "0@1", "1@2"]}),
+        exhaustive({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2, "noiser_reward": "credit"}),
+        exhaustive({"backbone": "gru", "view": "context"}, {"noiser_update": "reversal"}),
+        exhaustive({"backbone": "conv"}, {"noiser_update": "reversal", "noiser_reward": "reducible"}),
+        exhaustive({"backbone": "conv"}, {"noiser_update": "none"}),
     ],
 )
 def test_the_formula_counts_what_the_counter_counts(counted, noiser, options):

@@ -13,6 +13,7 @@ from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, Moder
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
+from tests.helpers.exhaustive import exhaustive
 
 # runs each snippet in a namespace of its own; without this package where it is not asked for
 _RUNNER = """
@@ -88,6 +89,7 @@ def test_of_an_adversarial_run(tokenizer, make_noiser, make_trainer, run_snippet
     assert max(frequency) < 1 and printed.count("% of the copies") == 5
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_of_a_random_run_with_a_tokenizer_that_needs_spaces(make_encoder, make_trainer, run_snippets, tmp_path):
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -101,6 +103,7 @@ def test_of_a_random_run_with_a_tokenizer_that_needs_spaces(make_encoder, make_t
     assert f"{EXAMPLES[0][9]}10W: {(logits[new] - logits[old]).item():+.2f} nats" in printed
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_of_a_model_without_a_pooler(tokenizer, make_trainer, run_snippets):
     torch.manual_seed(0)
@@ -114,7 +117,7 @@ def test_of_a_model_without_a_pooler(tokenizer, make_trainer, run_snippets):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("named", [True, exhaustive(False)])
 def test_of_an_adapter(save_encoder, make_trainer, run_snippets, named):
     peft = pytest.importorskip("peft")
     folder = save_encoder("bert")
