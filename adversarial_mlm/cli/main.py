@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        `int`: The exit status: 0; 1 if a file could not be written; 2 for a mistake in the input.
+        `int`: The exit status: 0 for success, 1 if a file could not be written, 2 for a mistake in the input.
     """
     parser = argparse.ArgumentParser(prog="adv-mlm", description="Tools for pre-training protein language models.")
     subparsers = parser.add_subparsers(dest="command", required=True)

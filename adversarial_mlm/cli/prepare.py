@@ -1,6 +1,6 @@
-"""Clean FASTA files into a folder that train_data and validation_data take.
+"""Clean FASTA files into a folder for train_data and validation_data.
 
-Started again after a stop, it continues where it was. A compressed file is read by one process.
+If the command is stopped, run it again to continue. A compressed file is read by a single process.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from adversarial_mlm.data.cleaning import CleaningCounts
 from adversarial_mlm.data.prepare import PART_BYTES
 from adversarial_mlm.utils.errors import CorpusError
 
-HELP = "clean FASTA files once, by several processes, for train_data"
+HELP = "clean FASTA files once, with several processes, for train_data"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,24 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="+", help="FASTA files or patterns")
     parser.add_argument("--output_dir", required=True, help="folder for the prepared corpus")
     parser.add_argument("--min_length", type=int, default=10, help="drop shorter proteins (default: %(default)s)")
-    parser.add_argument("--allow_nucleotides", action="store_true", help="take files that seem to be DNA or RNA, too")
+    parser.add_argument("--allow_nucleotides", action="store_true", help="also accept files that look like DNA or RNA")
     parser.add_argument("--workers", type=int, help="processes (default: one for each CPU)")
     parser.add_argument(
         "--part_megabytes",
         type=int,
         default=PART_BYTES >> 20,
-        help="size of the parts of a plain file, and what a stop loses of each process (default: %(default)s)",
+        help="size of the parts of an uncompressed file; a stop loses up to one part per process "
+        "(default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepare a corpus and print what was cleaned; returns the exit status.
+    """Prepare a corpus, print what was cleaned, and return the exit status.
 
     Raises:
         CorpusError: If an option or a file cannot be used.
     """
     if args.part_megabytes < 1:
-        raise CorpusError(f"part_megabytes must be 1 or more, and not {args.part_megabytes}.")
+        raise CorpusError(f"part_megabytes must be at least 1, got {args.part_megabytes}")
     manifest = prepare_corpus(
         args.source,
         args.output_dir,

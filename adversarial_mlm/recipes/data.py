@@ -1,4 +1,4 @@
-"""The proteins of a recipe: read, cleaned and split, and what is to be told about them."""
+"""The proteins of a recipe: read, clean and split them, and collect facts about them."""
 
 import json
 import logging
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ProteinData:
-    """Training and held-out proteins, and what is to be told about them.
+    """Training and held-out proteins, and facts about them.
 
     Attributes:
-        train: `Dataset` or `IterableDataset` with a `sequence` column.
-        held_out: Name → `Dataset`.
-        facts: Sources, counts of the cleaning, sizes; plain values.
-        corpus: The training proteins as they were read. In a stream its counts grow while training reads it.
+        train (`Dataset` or `IterableDataset`): Training proteins, with a column `sequence`.
+        held_out (`dict[str, Dataset]`): Held-out sets by name.
+        facts (`dict`): Sources, counts of the cleaning and sizes, as plain values.
+        corpus ([`Corpus`]): The training proteins before splitting. The counts of a stream grow during training.
     """
 
     train: Dataset | IterableDataset
@@ -45,12 +45,12 @@ class ProteinData:
     corpus: Corpus
 
     def card_facts(self) -> dict:
-        """The facts for the model card: those of `data.json`, of a stream without what was read until now."""
+        """Return the facts for the model card: those of `data.json`, but for a stream without its counts so far."""
         streamed = isinstance(self.train, IterableDataset)
         return self.facts if streamed else {**self.facts, "cleaning": self.corpus.counts.as_dict()}
 
     def save_facts(self, folder: str) -> None:
-        """Write `data.json`: the facts, and what the cleaning did until now."""
+        """Write `data.json`: the facts, and the counts of the cleaning so far."""
         facts = {**self.facts, "cleaning": self.corpus.counts.as_dict()}
         Path(folder, DATA_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
@@ -80,26 +80,31 @@ def _holds_out(args: DataArguments) -> bool:
 
 
 def _check_holdout(args: DataArguments) -> None:
-    """Refuse options about held-out proteins that are out of range or contradict each other."""
+    """Check that the options of held-out proteins are in range and do not contradict each other."""
     by_family = args.holdout_families or args.holdout_members
     if args.cluster_table and not by_family:
-        raise RecipeError("cluster_table is given, but neither holdout_families nor holdout_members uses it")
+        raise RecipeError(
+            "cluster_table is given, but neither holdout_families nor holdout_members is set: set one, or remove "
+            "cluster_table"
+        )
     for name in ("holdout_families", "holdout_members", "holdout_random"):
         if not 0 <= getattr(args, name) < 1:
             raise RecipeError(f"{name} must be at least 0 and less than 1, got {getattr(args, name)}")
     if by_family and not args.cluster_table:
-        raise RecipeError("holdout_families and holdout_members need cluster_table, to know the families")
+        raise RecipeError(
+            "holdout_families and holdout_members need cluster_table, a table with the family of each protein"
+        )
     if args.holdout_seed < 0:
-        raise RecipeError(f"holdout_seed must be 0 or more, got {args.holdout_seed}")
+        raise RecipeError(f"holdout_seed must be at least 0, got {args.holdout_seed}")
     if args.streaming and _holds_out(args):
-        raise RecipeError("streaming cannot hold proteins out; give validation_data instead of holdout options")
+        raise RecipeError("streaming cannot hold out proteins: use validation_data instead of the holdout options")
     if args.max_eval_records is not None and not (_holds_out(args) or args.validation_data):
-        # no refusal: a recipe that holds out by default could not be told otherwise on the command line
-        logger.warning("max_eval_records has no effect, as no proteins are held out to evaluate on")
+        # only a warning: the command line may turn off the held-out sets of a recipe that sets max_eval_records
+        logger.warning("max_eval_records has no effect, because no proteins are held out")
 
 
 def _hold_out(args: DataArguments, proteins: Any, facts: dict[str, Any]) -> tuple[Any, dict[str, Dataset]]:
-    """Training proteins and held-out sets, by the holdout options; writes into `facts` what was left out."""
+    """Return training proteins and held-out sets by the holdout options, and add counts to `facts`."""
     if not _holds_out(args):
         return proteins, {}
     splits = split_corpus(
@@ -118,10 +123,12 @@ def _hold_out(args: DataArguments, proteins: Any, facts: dict[str, Any]) -> tupl
 
 
 def _add_validation(args: DataArguments, train: Any, held_out: dict[str, Dataset], facts: dict[str, Any]) -> Any:
-    """Read `validation_data` into `held_out`, and return the training proteins that are in none of its sets."""
+    """Read `validation_data` into `held_out`, and return the training proteins without the sequences in it."""
     for name, sources in _by_name(args.validation_data).items():
         if name in held_out:
-            raise RecipeError(f"validation_data has a set named {name}, and so have the holdout options")
+            raise RecipeError(
+                f"validation_data has a set named {name}, but the holdout options make one of the same name: rename it"
+            )
         validation = _load(args, sources, streaming=False)
         held_out[name] = validation.dataset
         facts[f"source_{name}"] = sources
@@ -133,7 +140,7 @@ def _add_validation(args: DataArguments, train: Any, held_out: dict[str, Dataset
 
 
 def _by_name(sources: list[str]) -> dict[str, list[str]]:
-    """`["homologs=a.fasta", "b.fasta"]` to `{"homologs": ["a.fasta"], "validation": ["b.fasta"]}`."""
+    """Convert `["homologs=a.fasta", "b.fasta"]` to `{"homologs": ["a.fasta"], "validation": ["b.fasta"]}`."""
     named: dict[str, list[str]] = {}
     for source in sources:
         name, equals, path = source.partition("=")
@@ -156,7 +163,7 @@ def _load(args: DataArguments, source: list[str], streaming: bool) -> Corpus:
         streaming=streaming,
         cache_dir=args.cache_dir,
     )
-    if not streaming:  # a stream is counted as it is read
+    if not streaming:  # a stream is counted while training reads it
         logger.info("%s: %s", corpus.source, corpus.counts.summary())
     return corpus
 
@@ -169,14 +176,14 @@ def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
 
 
 def count_short_proteins(data: ProteinData, rules: MaskingRules, cache_dir: str | None) -> None:
-    """Say how many proteins are so short that a budget of masks rounds to none in them. A stream cannot tell."""
+    """Log how many proteins are so short that a budget of masks rounds to 0. A stream is not counted."""
     if not isinstance(data.train, Dataset):
         return
     lengths, records = count_lengths(data.train, cache_dir)
     adversarial, by_chance = (budget.numpy() for budget in rules.budgets(torch.from_numpy(lengths.astype(np.int64))))
     for fact, without, what in (
-        ("too_short_for_any_mask", adversarial + by_chance == 0, "no residue of them is masked"),
-        ("too_short_for_the_noiser", (adversarial == 0) & (by_chance > 0), "the noiser masks none of them"),
+        ("too_short_for_any_mask", adversarial + by_chance == 0, "none of their residues is masked"),
+        ("too_short_for_the_noiser", (adversarial == 0) & (by_chance > 0), "the noiser masks none of their residues"),
     ):
         count = int(records[without].sum())
         if count and (rules.adversarial_rate or fact == "too_short_for_any_mask"):

@@ -1,4 +1,4 @@
-"""The folder of a run: whether it is free, and from which checkpoint the run resumes."""
+"""The folder of a run: check that it is free, lock it, and find the checkpoint to resume from."""
 
 import os
 import tempfile
@@ -16,19 +16,18 @@ _NAMED = 5  # files that a message lists
 
 
 def check_output_dir(recipe: Recipe) -> str | None:
-    """Make sure that the run's folder is free, lock it, and find the checkpoint to resume from; process 0 does it.
+    """Check that the run's folder is free, lock it, and find the checkpoint to resume from. Process 0 does it for all.
 
-    A folder is free if it is new or empty, or if it holds a run of this package that the recipe says to resume or to
-    replace. The lock is held until the process ends.
+    A folder is free if it is new or empty, or if it contains a run of this package that the recipe resumes or
+    overwrites. The lock is held until the process ends.
 
     Returns:
-        `str`, the checkpoint's folder, or `None` for a fresh run. `resume_from_checkpoint: latest` (or `true`) takes
+        `str`: The checkpoint's folder, or `None` for a fresh run. `resume_from_checkpoint: latest` (or `true`) takes
         the newest complete checkpoint in `output_dir`.
 
     Raises:
-        RecipeError: If the folder is not free, if it holds files that a run would overwrite and that no run wrote, if
-            another process uses it, if it cannot be written to, if there is nothing to resume from, or if that is
-            damaged.
+        RecipeError: If the folder is not free, if the run would overwrite files that no run wrote, if another process
+            uses the folder, if it cannot be written to, or if the checkpoint is missing or damaged.
     """
     return distributed.on_main_process(lambda: _check_output_dir(recipe))
 
@@ -44,9 +43,11 @@ def _check_output_dir(recipe: Recipe) -> str | None:
             pass
         locked = try_lock(folder)
     except OSError as error:
-        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
+        raise RecipeError(
+            f"output_dir {folder} cannot be written to ({error.strerror or error}): choose another folder"
+        ) from error
     if not locked:
-        raise RecipeError(f"output_dir {folder} is in use by another run; wait for its end, or choose another folder")
+        raise RecipeError(f"output_dir {folder} is in use by another run: wait for its end, or choose another folder")
     _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # another run may have ended in between
     return checkpoint
 
@@ -56,26 +57,26 @@ def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
     if run.is_empty():
         return
     if not run.is_run():
-        if resumes:  # a run of a version without markers, known by the manifest of its checkpoint
+        if resumes:  # the run of an older version without markers; its checkpoint has a manifest
             return
         raise RecipeError(
-            f"output_dir {folder} holds files that no run of this package has marked as its own "
-            f"({_listed(run.others())}); nothing there is touched: choose another folder"
+            f"output_dir {folder} contains files that no run of this package has marked as its own "
+            f"({_listed(run.others())}); they were not changed: choose another folder"
         )
-    # a recipe alone is left by a run that was stopped at its start
+    # a folder with only a recipe is from a run that was stopped at its start
     earlier = [name for name in (METRICS_FILE, "model.safetensors") if _has_content(Path(folder, name))]
     earlier += [path.name for path in sorted(Path(folder).glob("checkpoint-[0-9]*"))[:1]]
     if earlier and not overwrite and not resumes:
         raise RecipeError(
-            f"output_dir {folder} holds another run ({', '.join(earlier)}); choose another folder, or set "
-            "resume_from_checkpoint: latest, or overwrite_output_dir: true"
+            f"output_dir {folder} contains another run ({', '.join(earlier)}): choose another folder, or set "
+            "resume_from_checkpoint: latest or overwrite_output_dir: true"
         )
-    # whoever resumes may have changed the recipe that is read
+    # a user who resumes may have changed the recipe
     others = [name for name in run.others() if not (resumes and name == RECIPE_FILE)]
     if others:
         raise RecipeError(
-            f"output_dir {folder} holds files that its run did not write, or that were changed since "
-            f"({_listed(others)}), and that this run would replace; move them, or choose another folder"
+            f"output_dir {folder} contains files that its run did not write, or that were changed since "
+            f"({_listed(others)}), and this run would replace them: move them, or choose another folder"
         )
 
 
@@ -92,7 +93,7 @@ def _find_checkpoint(folder: str, wanted: str) -> str:
 
 
 def is_inside(checkpoint: str, folder: str) -> bool:
-    """Whether a checkpoint is one of the run in this folder."""
+    """Whether a checkpoint belongs to the run in this folder."""
     return Path(folder).resolve() in Path(checkpoint).resolve().parents
 
 

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file with every option of a run, and command-line overrides on top of it."""
+"""Recipes: a YAML file with all options of a run. Options on the command line override it."""
 
 import dataclasses
 import json
@@ -24,111 +24,115 @@ from adversarial_mlm.utils.options import OptionSet, Source, nearest, option, re
 
 @dataclass
 class DataArguments:
-    """Where the proteins come from, and which of them are held out."""
+    """Source of the proteins, and which of them are held out."""
 
     train_data: list[str] = option(
         [],
-        "FASTA, parquet, jsonl or csv files, globs, a folder of `adv-mlm prepare` or `datasets`, or a Hub dataset's "
-        "name.",
+        "FASTA, Parquet, JSON lines or CSV files, globs, a folder of `adv-mlm prepare` or `datasets`, or the name of "
+        "a Hub dataset.",
     )
-    validation_data: list[str] = option([], "Held-out data of its own; `name=source` for sets with names.")
-    sequence_column: str = option("sequence", "Column with the proteins, in tables.")
-    id_column: str | None = option(None, "Column with the ids, in tables.")
+    validation_data: list[str] = option([], "Separate held-out data; write `name=source` to name a set.")
+    sequence_column: str = option("sequence", "Tables: column with the proteins.")
+    id_column: str | None = option(None, "Tables: column with the ids.")
     dataset_split: str = option("train", "Split of a Hub dataset or a `datasets` folder.")
     dataset_config: str | None = option(None, "Configuration of a Hub dataset.")
-    streaming: bool = option(False, "Read on the fly and write no memory-mapped copy.")
-    cache_dir: str | None = option(None, "Where the memory-mapped copy goes.")
-    min_length: int = option(10, "Drop shorter proteins (residues); they are counted.")
-    allow_nucleotides: bool = option(False, "Take files whose letters are nearly all A, C, G, T, U or N, too.")
-    max_length: int = option(512, "Longest row in tokens; longer proteins are cropped.")
-    cluster_table: str | None = option(None, "TSV of `id` and `cluster`, for holding out by family.")
-    holdout_families: float = option(0.0, "Share held out as whole families.")
-    holdout_members: float = option(0.0, "Share held out of each remaining family of 5 and more.")
-    holdout_random: float = option(0.0, "Share held out at random, as `sample`; families then leak.")
-    holdout_seed: int = option(0, "Of the choice of held-out proteins; `seed` leaves it alone.")
-    max_eval_records: int | None = option(
-        None, "Evaluate on this many proteins of each held-out set, always the same ones."
+    streaming: bool = option(False, "Read the data during training, without a memory-mapped copy.")
+    cache_dir: str | None = option(None, "Folder of the memory-mapped copy.")
+    min_length: int = option(10, "Drop proteins with fewer residues.")
+    allow_nucleotides: bool = option(False, "Also accept files that look like DNA or RNA.")
+    max_length: int = option(512, "Largest number of tokens in a row; longer proteins are cropped at random.")
+    cluster_table: str | None = option(None, "TSV with `id` and `cluster` (family), to hold out by family.")
+    holdout_families: float = option(0.0, "Share of the proteins to hold out as whole families.")
+    holdout_members: float = option(0.0, "Share of the members to hold out of each other family of at least 5.")
+    holdout_random: float = option(
+        0.0, "Share to hold out at random, as the set `sample`; their families stay in training."
     )
-    data_license: str | None = option(None, "Licence of the data, in your own words, for the model card.")
+    holdout_seed: int = option(0, "Seed of the choice of held-out proteins, independent of `seed`.")
+    max_eval_records: int | None = option(
+        None, "Evaluate on so many random proteins of each held-out set, always the same ones."
+    )
+    data_license: str | None = option(None, "Licence of the data for the model card, in your own words.")
 
 
 @dataclass
 class ModelArguments:
-    """The two networks: fresh ones of a size, or trained ones to start from."""
+    """The two networks: new ones of a given size, or trained ones."""
 
-    encoder: str | None = option(None, "Size of a fresh encoder: tape-38m (the default), tape-92m, small or tiny.")
+    encoder: str | None = option(None, "Size of a new encoder: tape-38m (the default), tape-92m, small or tiny.")
     model_name_or_path: str | None = option(
-        None, "Start from this masked language model, with its tokenizer: folder or Hub name."
+        None, "Masked language model to start from, with its tokenizer: folder or Hub name."
     )
-    model_revision: str | None = option(None, "Branch, tag or commit of it on the Hub.")
+    model_revision: str | None = option(None, "Branch, tag or commit of model_name_or_path on the Hub.")
     trained_layers: int | None = option(
-        None, "Of model_name_or_path, train the last so many layers and the head only."
+        None, "Train only the last so many layers of model_name_or_path, and the head."
     )
-    noiser: str | None = option(None, "Size of a fresh noiser: paper (the default), small or tiny.")
+    noiser: str | None = option(None, "Size of a new noiser: paper (the default), small or tiny.")
     noiser_name_or_path: str | None = option(
-        None, "Start from this noiser: its folder, or a model's with one in noiser/."
+        None, "Noiser to start from: its folder, or a model's folder with noiser/."
     )
-    noiser_view: str | None = option(None, f"What the noiser sees: {', '.join(VIEWS)}; full by default.", VIEWS)
+    noiser_view: str | None = option(
+        None, f"What the noiser sees of the protein: {', '.join(VIEWS)}; full by default.", VIEWS
+    )
     noiser_backbone: str | None = option(
-        None, f"What it reads with: {', '.join(BACKBONES)}; gru by default.", BACKBONES
+        None, f"Network of the noiser: {', '.join(BACKBONES)}; gru by default.", BACKBONES
     )
     model_license: str | None = option(
-        None, "Licence of the model for its card, by the Hub's identifier (apache-2.0 …)."
+        None, "Licence of the model for its card, as an identifier of the Hub such as apache-2.0."
     )
 
 
 @dataclass
 class MaskingArguments:
-    """What is masked, and how."""
+    """Which residues are masked, and how."""
 
     preset: str | None = option(
         None,
-        "Options of a whole game: paper, paper-literal, blind or fast, or recommended, which is random masks; single "
-        "options win over it.",
+        "A set of options: paper, paper-literal, blind, fast, or recommended (random masks). Options given next to it "
+        "override it.",
     )
     masking: Literal["adversarial", "random"] = option(
-        "adversarial", "`random` is the baseline: the sum of both rates, all of it at random."
+        "adversarial", "`random` is the baseline: random masks only, at the sum of both rates."
     )
     adversarial_rate: float = option(0.1, "Share of the residues that the noiser masks.")
     random_rate: float = option(0.1, "Share of the residues masked at random.")
-    mask_options: list[float] = option([0.8, 0.1, 0.1], "Shares of [MASK], keep and replace among the random masks.")
-    learned_options: bool = option(True, "Whether the noiser also chooses how to mask; else it only writes [MASK].")
-    sampler: str = option("rss", f"How positions are drawn: {', '.join(SAMPLERS)}.", SAMPLERS)
-    selection: str = option("topk", "topk, or threshold as Algorithm 3 prints it.", SELECTIONS)
-    gated: bool = option(True, "Whether rss stops at each row's own budget.")
-    temperature: float = option(1.0, "Of the relaxed choices.")
+    mask_options: list[float] = option(
+        [0.8, 0.1, 0.1], "Corruption mix of the random masks: shares of [MASK], keep, replace."
+    )
+    learned_options: bool = option(True, "Whether the noiser also chooses how to mask; otherwise it only uses [MASK].")
+    sampler: str = option("rss", f"How the noiser's positions are drawn: {', '.join(SAMPLERS)}.", SAMPLERS)
+    selection: str = option("topk", "topk, or threshold as printed in Algorithm 3.", SELECTIONS)
+    gated: bool = option(True, "Whether rss stops at the budget of each row.")
+    temperature: float = option(1.0, "Temperature of the relaxed choices.")
     candidate_rate: float | None = option(
-        None, "noiser_view blind: share of candidates; by default random + 2 adversarial."
+        None, "noiser_view blind: share of candidates; by default random_rate + 2 adversarial_rate."
     )
 
 
 @dataclass
 class RunArguments:
-    """How the run treats its folder, and when it counts as failed."""
+    """Overwriting an earlier run, and the condition for success."""
 
-    overwrite_output_dir: bool = option(False, "Replace an earlier run in output_dir.")
+    overwrite_output_dir: bool = option(False, "Delete an earlier run in output_dir.")
     background_gate: str | None = option(
         None,
-        "Name of a held-out set on which the encoder must end below the cross-entropy of the background predictor; "
-        "otherwise the run ends with exit status 1.",
+        "Held-out set on which the encoder's final cross-entropy must be below the background predictor's; otherwise "
+        "the exit status is 1.",
     )
 
 
 @dataclass
 class ProbeArguments:
-    """Frozen probes on downstream tasks while training goes on."""
+    """Frozen probes on downstream tasks during training."""
 
-    probe_tasks: list[str] = option(
-        [], "Tasks of TAPE to probe the encoder on, such as fluorescence; none by default."
-    )
-    probe_data_dir: str | None = option(None, "Folder with their data.")
-    probe_steps: int | None = option(None, "Updates of the encoder between two probes; 1,000 by default.")
-    probe_max_records: int | None = option(None, "Records of each split that a probe uses; 1,000 by default.")
+    probe_tasks: list[str] = option([], "TAPE tasks to probe the encoder on, such as fluorescence; none by default.")
+    probe_data_dir: str | None = option(None, "Folder with the data of the tasks.")
+    probe_steps: int | None = option(None, "Encoder updates between two probes; 1,000 by default.")
+    probe_max_records: int | None = option(None, "Maximum number of records of each split; 1,000 by default.")
 
 
 @dataclass
 class Recipe:
-    """Every option of a run."""
+    """All options of a run."""
 
     data: DataArguments
     model: ModelArguments
@@ -143,9 +147,9 @@ class Recipe:
         return required(self.training.output_dir, "output_dir")
 
     def resolved(self) -> dict[str, Any]:
-        """All options as plain values: a recipe that gives the same run.
+        """Return all options as plain values, as a recipe for the same run.
 
-        Without tokens, and without `resume_from_checkpoint`, which is about one start of a run and not about the run.
+        Tokens are left out, and so is `resume_from_checkpoint`, which only concerns one start of the run.
         """
         ours = {}
         for part in (self.data, self.model, self.masking, self.run, self.probe):
@@ -158,11 +162,11 @@ class Recipe:
         return {**{name: value for name, value in ours.items() if value not in (None, [])}, **theirs}
 
     def save(self, folder: str) -> str:
-        """Write `recipe.yaml` into the folder; returns its path."""
+        """Write `recipe.yaml` into a folder, and return its path."""
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, RECIPE_FILE)
         with open(path, "w", encoding="utf-8") as file:
-            # through JSON, which has no enums, tuples or subclasses of str for the YAML writer to choke on
+            # through JSON, because the YAML writer does not support enums, tuples and subclasses of str
             plain = json.loads(json.dumps(self.resolved(), default=str))
             yaml.safe_dump(plain, file, sort_keys=False, allow_unicode=True)
         return path
@@ -178,9 +182,9 @@ _SIZE_OF_FRESH = {"model_name_or_path": "encoder", "noiser_name_or_path": "noise
 
 
 def parse_recipe(argv: list[str]) -> Recipe:
-    """Read `[recipe.yaml] [--option value ...]`; what comes on the command line wins.
+    """Read `[recipe.yaml] [--option value ...]`. Options of the command line override those of the file.
 
-    A mistake ends the program with exit status 2 and one sentence that names the file or option.
+    After a mistake the program ends with exit status 2, and prints a sentence that names the file or option.
 
     Args:
         argv (`list[str]`): The command line without the program's name.
@@ -200,47 +204,47 @@ def parse_recipe(argv: list[str]) -> Recipe:
 
 
 def recipe_of(options: Mapping[str, Any], words: list[str], source: str) -> Recipe:
-    """The recipe that a YAML file with these options would be, for a program that makes recipes itself.
+    """Build a recipe from options instead of a YAML file.
 
     Args:
-        options (`Mapping[str, Any]`): As YAML gives them.
-        words (`list[str]`): A command line of options that win over them.
-        source (`str`): What a sentence about a mistake calls the options.
+        options (`Mapping[str, Any]`): The content of the YAML file.
+        words (`list[str]`): Options on a command line, which override the others.
+        source (`str`): Name of the options in error messages.
 
     Raises:
-        RecipeError: If an option is not known or out of range.
+        RecipeError: If an option is unknown or out of range.
     """
     return build_recipe(OPTIONS.read(options, Source(source)), OPTIONS.read_words(words), source)
 
 
 def build_recipe(from_file: Mapping[str, Any], said: Mapping[str, Any], path: str) -> Recipe:
-    """A recipe of the options of a file and those of a command line.
+    """Build a recipe from the options of a file and of a command line.
 
-    The command line wins over the file. A preset comes just before the options that were said together with it, so
-    the preset of a command line wins over the file's options.
+    The command line overrides the file. Options override a preset from the same source. A preset on the command line
+    also overrides the file's options.
 
     Args:
-        from_file (`Mapping[str, Any]`): From `OPTIONS.read`.
-        said (`Mapping[str, Any]`): From `OPTIONS.read_words`.
+        from_file (`Mapping[str, Any]`): Result of `OPTIONS.read`.
+        said (`Mapping[str, Any]`): Result of `OPTIONS.read_words`.
         path (`str`): The file, for messages; empty if there is none.
 
     Raises:
         RecipeError: If an option is out of range.
     """
-    # a network to start from, on the command line, wins over the size of a fresh one in the file
+    # a trained network on the command line overrides the size of a new one in the file
     replaced = {size for trained, size in _SIZE_OF_FRESH.items() if trained in said and size not in said}
     from_file = {name: value for name, value in from_file.items() if name not in replaced}
     levels = (_options_of_preset(from_file, path), from_file, _options_of_preset(said, ""), said)
     try:
         recipe = Recipe(*OPTIONS.build({name: value for level in levels for name, value in level.items()}))
         _check(recipe)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # of the many checks of TrainingArguments
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # from the checks of TrainingArguments
         refuse(f"{path}: {error}" if path else str(error))
     return recipe
 
 
 def _options_of_preset(said: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """The options of the preset that is among these options."""
+    """Return the options of the preset that these options name."""
     if "preset" not in said:
         return {}
     try:
@@ -250,10 +254,10 @@ def _options_of_preset(said: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def _check(recipe: Recipe) -> None:
-    """Refuse what does not go together. An empty text unsets an option: a command line has no other way."""
+    """Check the options together. An empty text unsets an option, because a command line has no other way."""
     data, model, probe = recipe.data, recipe.model, recipe.probe
     if not data.train_data:
-        raise RecipeError("train_data is missing: name the file, folder or dataset with the proteins")
+        raise RecipeError("train_data is missing: give the file, folder or dataset with the proteins")
     if data.max_eval_records is not None and data.max_eval_records < 1:
         raise RecipeError(f"max_eval_records must be at least 1, got {data.max_eval_records}")
     recipe.run.background_gate = recipe.run.background_gate or None
@@ -264,11 +268,13 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_license(model: ModelArguments) -> None:
-    """Refuse a licence that would make the card invalid on the Hub."""
+    """Check that the Hub knows the licence; otherwise it rejects the card."""
     if model.model_license is None:
         return
     model.model_license = model.model_license.lower()
     if model.model_license not in LICENSES:
         near = nearest(model.model_license, LICENSES)
-        remedy = f"'{near}' if that is meant, or 'other'" if near else "'other' for one that it does not list"
-        raise RecipeError(f"model_license '{model.model_license}' is no licence identifier of the Hub; use {remedy}")
+        remedy = f"'{near}' or 'other'" if near else "'other'"
+        raise RecipeError(
+            f"model_license '{model.model_license}' is not a licence identifier of the Hub: use {remedy}"
+        )

@@ -1,4 +1,4 @@
-"""A whole pre-training run from a recipe: data, networks, training, and the evaluation of what was saved."""
+"""A pre-training run from a recipe: data, networks, training, and evaluation of the saved result."""
 
 import copy
 import logging
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 def build_collator(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, noiser: NoiserModel | None = None
 ) -> DataCollatorForRandomMLM:
-    """The collator that a recipe asks for: with the noiser, or random masks at the sum of both rates."""
+    """Build the collator of a recipe: with the noiser, or with random masks at the sum of both rates."""
     masking = recipe.masking
     common: dict[str, Any] = {
         "max_length": recipe.data.max_length,
@@ -53,13 +53,13 @@ def build_collator(
 
 
 def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRandomMLM]:
-    """The encoder, fresh or loaded, and the collator with the noiser where the recipe has one.
+    """Build or load the encoder, and build the collator, with the noiser if the recipe has one.
 
-    A fresh encoder's weights depend on the seed alone, so that runs with and without a noiser start from the same.
+    The weights of a new encoder depend on the seed only: runs with and without a noiser start from the same weights.
 
     Raises:
-        RecipeError: If an option of the networks or masks is out of range, if two contradict each other, or if a
-            network could not be loaded.
+        RecipeError: If an option of the networks or masks is out of range, if two options contradict each other, or if
+            a network cannot be loaded.
     """
     try:
         _check_networks(recipe)
@@ -68,7 +68,7 @@ def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRand
         if recipe.masking.masking == "adversarial":
             noiser = _build_noiser(recipe.model, ResidueVocabulary.from_tokenizer(tokenizer))
         collator = build_collator(recipe, tokenizer, noiser)
-        check_encoder(encoder, collator)  # before the data are read
+        check_encoder(encoder, collator)  # before reading the data, which takes long
         return encoder, collator
     except ValueError as error:
         raise RecipeError(str(error)) from error
@@ -78,24 +78,24 @@ def _check_networks(recipe: Recipe) -> None:
     model = recipe.model
     if recipe.data.max_length < 3:
         raise RecipeError(
-            f"max_length must be at least 3, a residue between two special tokens, got {recipe.data.max_length}"
+            f"max_length must be at least 3, for a residue between two special tokens, got {recipe.data.max_length}"
         )
     for size, of, loaded in (
         ("encoder", model.encoder, "model_name_or_path"),
         ("noiser", model.noiser, "noiser_name_or_path"),
     ):
         if of and getattr(model, loaded):
-            raise RecipeError(f"{size} is {of}, the size of a fresh one, and {loaded} is given, too; leave one out")
+            raise RecipeError(f"{size} is {of}, the size of a new network, but {loaded} is also given: remove one")
     for name in ("model_revision", "trained_layers"):
         if getattr(model, name) is not None and not model.model_name_or_path:
-            raise RecipeError(f"{name} is given, but there is no model_name_or_path")
+            raise RecipeError(f"{name} is given, but only applies to model_name_or_path, which is missing: remove it")
     if model.noiser_name_or_path and recipe.masking.masking == "random":
-        raise RecipeError("noiser_name_or_path is given, but with masking: random there is no noiser")
+        raise RecipeError("noiser_name_or_path is given, but masking: random uses no noiser: remove one")
 
 
 def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model, max_length = recipe.model, recipe.data.max_length
-    set_seed(recipe.training.seed)  # a loaded encoder may lack a head, which is then drawn
+    set_seed(recipe.training.seed)  # also for a loaded encoder: a missing head gets random weights
     if model.model_name_or_path:
         encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision)
         if model.trained_layers is not None:
@@ -117,18 +117,20 @@ def _build_noiser(model: ModelArguments, vocabulary: ResidueVocabulary) -> Noise
     for option, has in (("noiser_view", noiser.config.view), ("noiser_backbone", noiser.config.backbone)):
         wanted = getattr(model, option)
         if wanted not in (None, has):
-            raise RecipeError(f"{option} is {wanted}, but the noiser in {model.noiser_name_or_path} has {has}")
+            raise RecipeError(
+                f"{option} is {wanted}, but the noiser in {model.noiser_name_or_path} has {has}: remove {option}"
+            )
     return noiser
 
 
 def build_trainer(
     recipe: Recipe, data: ProteinData, encoder: PreTrainedModel, collator: DataCollatorForRandomMLM
 ) -> AdversarialMLMTrainer:
-    """The trainer of a recipe.
+    """Build the trainer of a recipe.
 
     Raises:
-        RecipeError: If this machine or its launcher is set up in a way that the trainer does not support, or if the
-            run is to be pushed to the Hub and cannot be.
+        RecipeError: If the trainer does not support this machine or launcher, or if the run should be pushed to the
+            Hub but cannot be.
     """
     check_optimizer(recipe.training, encoder)
     try:
@@ -140,7 +142,7 @@ def build_trainer(
             eval_dataset=data.held_out or None,
             processing_class=collator.tokenizer,
         )
-    except (ValueError, ImportError, RuntimeError) as error:  # a package may be missing, too
+    except (ValueError, ImportError, RuntimeError) as error:  # such as a missing package
         raise RecipeError(" ".join(str(error).split())) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     _add_probes(recipe, trainer)
@@ -166,18 +168,18 @@ def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
 
 
 def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMTrainer:
-    """Train as the recipe says and save the result into `output_dir`.
+    """Train as the recipe says, and save the result into `output_dir`.
 
-    Where a signal stops training (see `trainer.interrupted_by`) there is a checkpoint to go on from, and no result.
+    If a signal stops training (see `trainer.interrupted_by`), there is no result, but a checkpoint to resume from.
 
     Args:
-        recipe ([`Recipe`]): What to do.
-        data ([`ProteinData`], *optional*): Proteins that were read before; by default those that the recipe names.
+        recipe ([`Recipe`]): The recipe.
+        data ([`ProteinData`], *optional*): Proteins that were already read; by default those of the recipe.
 
     Raises:
-        RecipeError: See [`check_output_dir`] and [`load_data`].
+        RecipeError: If the run cannot start, see [`check_output_dir`] and [`load_data`].
         CorpusError: If the data cannot be read.
-        NonFiniteError: If the run was stopped (`max_skipped_updates`), or if it ends with weights that are not finite.
+        NonFiniteError: If too many updates were not finite (`max_skipped_updates`), or if the final weights are not.
         WritingError: If the result cannot be written.
     """
     args = recipe.training
@@ -191,7 +193,7 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
         count_short_proteins(data, collator.rules, recipe.data.cache_dir)
         trainer = build_trainer(recipe, data, encoder, collator)
         if checkpoint is not None:
-            trainer.check_checkpoint(checkpoint)  # before anything of an earlier run is touched
+            trainer.check_checkpoint(checkpoint)  # before changing anything of an earlier run
         rehearse(trainer)
     distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint))
     try:
@@ -213,12 +215,14 @@ def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -
         recipe.save(folder)
         data.save_facts(folder)
     except OSError as error:
-        raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
+        raise RecipeError(
+            f"output_dir {folder} cannot be written to ({error.strerror or error}): choose another folder"
+        ) from error
 
 
 def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:
     trainer.check_weights()
-    trainer.save_model(_internal_call=True)  # not pushed yet: the evaluation is still to come
+    trainer.save_model(_internal_call=True)  # without a push, which comes after the evaluation
     trainer.save_state()
     if recipe.data.streaming:
         data.save_facts(recipe.output_dir)
@@ -227,18 +231,18 @@ def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinDa
 
 
 def interruption(trainer: AdversarialMLMTrainer) -> str:
-    """One sentence for a run that a signal stopped: after which step, and how to go on."""
+    """Return a sentence about a run that a signal stopped: after which step, and how to resume it."""
     state, folder = trainer.state, required(trainer.args.output_dir, "output_dir")
     if trainer.interrupted_by is None:
-        raise ValueError("no signal has stopped this run")
+        raise ValueError("the run was not stopped by a signal")
     stopped = f"stopped by {trainer.interrupted_by.name} after step {state.global_step:,} of {state.max_steps:,}"
     if state.global_step >= state.max_steps:
-        return f"{stopped}: training is complete and its result in {folder}, but was not evaluated"
+        return f"{stopped}: training is complete; its result in {folder} was not evaluated"
     if trainer.last_checkpoint is None:
-        return f"{stopped}; there is no checkpoint to go on from"
+        return f"{stopped}; there is no checkpoint to resume from"
     wanted = "latest" if is_inside(trainer.last_checkpoint, folder) else trainer.last_checkpoint
     return (
-        f"{stopped}; to go on from {trainer.last_checkpoint}, run {os.path.join(folder, RECIPE_FILE)} with "
+        f"{stopped}; to resume from {trainer.last_checkpoint}, run {os.path.join(folder, RECIPE_FILE)} with "
         f"--resume_from_checkpoint {wanted}"
     )
 
@@ -252,27 +256,32 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         raise RecipeError(f"background_gate is {gate}, but the held-out sets are: {names}")
     if gate is not None and recipe.data.streaming:
         raise RecipeError(
-            "background_gate needs the residues' shares in the training data, which a stream cannot tell"
+            "background_gate needs the residue frequencies of the training data, which a stream does not know: set "
+            "streaming: false, or remove background_gate"
         )
     if not data.held_out and recipe.training.eval_strategy != "no":
-        raise RecipeError(f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out")
+        raise RecipeError(
+            f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out: set eval_strategy: no, "
+            "or hold out proteins"
+        )
     metric = recipe.training.metric_for_best_model
     if metric is not None and not data.held_out:
-        raise RecipeError(f"the best model is to be kept by {metric}, but no proteins are held out")
+        raise RecipeError(
+            f"metric_for_best_model is {metric}, but no proteins are held out: hold out proteins, or remove "
+            "metric_for_best_model and load_best_model_at_end"
+        )
     known = [f"{name}_{figure}" for name in data.held_out for figure in _BEST_BY]
     if metric is not None and metric.removeprefix("eval_") not in known:
-        raise RecipeError(
-            f"metric_for_best_model is {metric}, but the figures to choose the best model by are: {', '.join(known)}"
-        )
+        raise RecipeError(f"metric_for_best_model is {metric}, but must be one of {', '.join(known)}")
 
 
 def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:
-    """Load what a run wrote, as a user would, and evaluate that.
+    """Load the saved networks of a run, and evaluate them.
 
-    The figures are appended to the run's `metrics.jsonl` and go into its card.
+    The metrics are appended to the run's `metrics.jsonl` and written into its card.
 
     Returns:
-        `dict[str, float]`: As `Trainer.evaluate` gives them; empty where nothing is held out.
+        `dict[str, float]`: Metrics from `Trainer.evaluate`; empty if no proteins are held out.
     """
     folder = recipe.output_dir
     trainer.accelerator.wait_for_everyone()
@@ -298,17 +307,17 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
 
 
 def push_saved(trainer: AdversarialMLMTrainer) -> PushResult | None:
-    """Push what a run saved, with the card as [`evaluate_saved`] left it.
+    """Push the saved run, with the card from [`evaluate_saved`].
 
     Returns:
-        [`PushResult`]; `None` without `push_to_hub`, and on all processes but the first.
+        [`PushResult`]: The result, on the first process. `None` without `push_to_hub`, and on all other processes.
     """
     if not trainer.args.push_to_hub or not trainer.is_world_process_zero():
         return None
     result = PushResult(required(trainer.hub_model_id, "hub_model_id"), trainer.args.hub_revision)
     try:
         commit = trainer.push_output_dir()
-        if isinstance(commit, CommitInfo):  # always, because the call waits for the upload
+        if isinstance(commit, CommitInfo):  # always true, because the call waits for the upload
             result.address = str(commit.repo_url)
     except PushError as error:
         result.failure = str(error)

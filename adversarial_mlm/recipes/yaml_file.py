@@ -1,4 +1,4 @@
-"""The YAML file of a recipe, read strictly."""
+"""Strict reading of a recipe's YAML file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from adversarial_mlm.utils.options import refuse
 
 
 def read_yaml(path: str) -> dict[str, Any]:
-    """The options of a YAML file.
+    """Read the options of a YAML file.
 
     Raises:
-        RecipeError: If it cannot be read or does not hold options; the sentence names the file, and often the line.
+        RecipeError: If the file cannot be read or contains no options. The message names the file and, if known, the
+            line.
     """
     reason = None
     try:
@@ -20,20 +21,20 @@ def read_yaml(path: str) -> dict[str, Any]:
     except OSError as error:
         reason = error.strerror
     except UnicodeDecodeError as error:
-        reason = f"it is not UTF-8 text (byte 0x{error.object[error.start]:02X} at {error.start:,}); save it as UTF-8"
+        reason = f"it is not UTF-8 text (byte 0x{error.object[error.start]:02X} at {error.start:,}): save it as UTF-8"
     except RecursionError:
         reason = "it is nested too deeply"
-    except Exception as error:  # PyYAML's constructors of dates, numbers and tags raise errors of any class
+    except Exception as error:  # PyYAML raises errors of any class for dates, numbers and tags
         reason = _yaml_reason(error)
     if reason:
         refuse(f"cannot read the recipe {path}: {reason}")
     if not isinstance(content, dict):
-        refuse(f"the recipe {path} must be a list of `option: value` lines")
+        refuse(f"the recipe {path} must consist of lines such as `option: value`")
     return content
 
 
 def _load_yaml(text: str) -> Any:
-    """Read one YAML document, without what PyYAML allows: equal keys, of which the last wins, and endless aliases."""
+    """Read one YAML document. Unlike PyYAML, refuse repeated keys and aliases of lists and mappings."""
     loader = yaml.SafeLoader(text)
     node = loader.get_single_node()
     if node is None:
@@ -44,7 +45,9 @@ def _load_yaml(text: str) -> Any:
         if isinstance(node_here, yaml.ScalarNode):
             continue
         if id(node_here) in seen:
-            raise ValueError(f"line {node_here.start_mark.line + 1}: aliases of lists and mappings are not supported")
+            raise ValueError(
+                f"line {node_here.start_mark.line + 1}: aliases of lists and mappings are not supported: repeat them"
+            )
         seen.add(id(node_here))
         lines: dict[str, int] = {}
         for child in node_here.value:
@@ -52,15 +55,17 @@ def _load_yaml(text: str) -> Any:
             if isinstance(child, tuple) and isinstance(child[0], yaml.ScalarNode):
                 key, line = child[0].value, child[0].start_mark.line + 1
                 if key in lines:
-                    raise ValueError(f"the option '{key}' is there twice, in lines {lines[key]} and {line}")
+                    raise ValueError(
+                        f"the option '{key}' is given twice, in lines {lines[key]} and {line}: remove one"
+                    )
                 lines[key] = line
     return loader.construct_document(node)
 
 
 def _yaml_reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        hint = "; indent with spaces" if "'\\t'" in str(error.problem) else ""
+        hint = ": indent with spaces" if "'\\t'" in str(error.problem) else ""
         return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
     if isinstance(error, yaml.reader.ReaderError):
-        return f"it holds the character U+{error.character:04X}, which is not allowed in YAML text"
+        return f"it contains the character U+{error.character:04X}, which YAML does not allow"
     return str(error) if isinstance(error, ValueError) else f"a value does not fit its tag ({error})"

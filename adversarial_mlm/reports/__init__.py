@@ -1,1 +1,1 @@
-"""What a run looked like."""
+"""Reports on a run."""

@@ -1,4 +1,4 @@
-"""What a run has to say for itself, in a few lines."""
+"""The summary of a run, in a few lines of text."""
 
 import os
 import shlex
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def set_names(figures: dict[str, float]) -> list[str]:
-    """Names of the held-out sets in the figures of `Trainer.evaluate`."""
+    """Return the names of the held-out sets in the metrics of `Trainer.evaluate`."""
     return [key[len("eval_") : -len("_perplexity")] for key in figures if key.endswith("_perplexity")]
 
 
@@ -24,19 +24,18 @@ def summary(
     collapsed_at: int | None = None,
     push: "PushResult | None" = None,
 ) -> str:
-    """The block printed at the end of a run.
+    """Return the text printed at the end of a run.
 
     Args:
-        figures (`dict[str, float]`): Of the final evaluation, as `Trainer.evaluate` gives them for a
-            dictionary of sets.
+        figures (`dict[str, float]`): Metrics of the final evaluation, from `Trainer.evaluate` on a dictionary of sets.
         log_history (`list[dict]`): `trainer.state.log_history`.
         output_dir (`str`): The run's folder.
         gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
-        collapsed_at (`int`, *optional*): Step at which the alarm rang.
-        push (`PushResult`, *optional*): Of the push to the Hub, where there was one.
+        collapsed_at (`int`, *optional*): Step of the collapse alarm.
+        push (`PushResult`, *optional*): Result of the push to the Hub.
 
     Returns:
-        `str`, several lines.
+        `str`: Several lines.
     """
     lines = ["", "Held-out proteins, residues hidden at random:"]
     for name in set_names(figures):
@@ -44,7 +43,7 @@ def summary(
         if f"eval_{name}_gap" in figures:
             lines.append("  " + _adversarial_line(name, figures))
     if len(lines) == 2:
-        lines = ["", "No proteins were held out, so there is nothing to compare."]
+        lines = ["", "No proteins were held out, so there is no evaluation."]
     training = [entry for entry in log_history if "residues_per_second" in entry]
     if training:
         lines.append(_speed_line(training))
@@ -57,7 +56,7 @@ def summary(
         lines.append(push_line(push, output_dir))
     if collapsed_at is not None:
         lines.append(
-            f"COLLAPSED   at step {collapsed_at}: the noiser made the encoder forget; see the log's `collapse`"
+            f"COLLAPSED   at step {collapsed_at}: the encoder's loss on random masks rose; see `collapse` in the log"
         )
     if gate is not None:
         lines.append(gate_line(figures, gate))
@@ -70,18 +69,18 @@ def passes_gate(figures: dict[str, float], gate: str) -> bool:
 
 
 def gate_line(figures: dict[str, float], gate: str) -> str:
-    """One line that says whether the gate was passed, with both cross-entropies."""
+    """Return a line on whether the gate was passed, with both cross-entropies."""
     encoder, background = figures[f"eval_{gate}_loss"], figures[f"eval_{gate}_background_loss"]
     if passes_gate(figures, gate):
         return f"PASSED      {gate}: cross-entropy {encoder:.3f} is below the background predictor's {background:.3f}"
     return (
         f"FAILED      {gate}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}; "
-        "the encoder knows less than how frequent each residue is"
+        "the encoder predicts worse than the residues' frequencies"
     )
 
 
 def push_line(push: "PushResult", output_dir: str) -> str:
-    """One line that says where the run was pushed to, or why it was not and how to do it later."""
+    """Return a line with the address of the pushed run, or with the reason of a failure and the command to push it."""
     if push.failure is None:
         return f"Hub         {push.address}"
     words = ["hf", "upload", push.repo_id, output_dir, ".", "--exclude", "checkpoint-*"]
@@ -104,10 +103,10 @@ def _adversarial_line(name: str, figures: dict[str, float]) -> str:
     adversarial, random = figures[f"eval_{name}_adversarial_loss"], figures[f"eval_{name}_random_loss"]
     prefix = f"eval_{name}_"
     masked = most_masked({key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)})
-    places = figures.get(f"eval_{name}_mask_gap")
-    of_places = "" if places is None else f" ({places:+.3f} at [MASK] alone)"
+    gap = figures.get(f"eval_{name}_mask_gap")
+    at_mask = "" if gap is None else f" ({gap:+.3f} at [MASK] alone)"
     return (
-        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, masked at random {random:.3f}{of_places}\n"
+        f"{'':<10}  under the noiser: masked by it {adversarial:.3f}, masked at random {random:.3f}{at_mask}\n"
         f"  {'':<10}  it masks most {masked}"
     )
 

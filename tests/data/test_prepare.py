@@ -135,7 +135,7 @@ def test_wrong_input_ends_in_one_sentence(tmp_path, fasta, capsys, write_records
         ([table, "--output_dir", str(tmp_path / "new")], "a.parquet: only FASTA can be prepared"),
         ([fasta, "--output_dir", str(tmp_path / "other")], "other: the folder is not empty"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--workers", "0"], "workers must be 1 or more"),
-        ([fasta, "--output_dir", str(tmp_path / "new"), "--part_megabytes", "0"], "part_megabytes must be 1 or more"),
+        ([fasta, "--output_dir", str(tmp_path / "new"), "--part_megabytes", "0"], "part_megabytes must be at least 1"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--min_length", "-1"], "min_length must be 0 or more"),
         ([str(tmp_path / "genes.fa"), "--output_dir", str(tmp_path / "new")], "genes.fa: .* to be nucleotides"),
         (["nowhere.fa", "--output_dir", str(tmp_path / "new")], "nowhere.fa: there is no such file"),

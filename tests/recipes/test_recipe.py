@@ -67,7 +67,7 @@ def test_an_unknown_option_on_the_command_line_is_refused_too(capsys):
     ("text", "words"),
     [
         ("train_data: [a", "cannot read the recipe"),
-        ("- a\n- b\n", "must be a list of `option: value` lines"),
+        ("- a\n- b\n", "must consist of lines such as `option: value`"),
         ("learning_rate: 1e-3\n", "train_data is missing"),
         ("train_data: a\nlearning_rate: fast\n", "learning_rate"),
         ("train_data: a\nmasking: clever\n", "clever"),
@@ -87,10 +87,10 @@ GOOD = "train_data: a\noutput_dir: x\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (GOOD + "max_steps: 3\nseed: 1\nmax_steps: 4\n", "the option 'max_steps' is there twice, in lines 3 and 5"),
-        (GOOD + "lr_scheduler_kwargs: {a: 1, a: 2}\n", "the option 'a' is there twice, in lines 3 and 3"),
-        ("train_data:\n\t- a\n", "line 2: found character '\\\\t' that cannot start any token; indent with spaces"),
-        ("\tmax_steps: 3\n", "line 1: .*; indent with spaces"),
+        (GOOD + "max_steps: 3\nseed: 1\nmax_steps: 4\n", "the option 'max_steps' is given twice, in lines 3 and 5"),
+        (GOOD + "lr_scheduler_kwargs: {a: 1, a: 2}\n", "the option 'a' is given twice, in lines 3 and 3"),
+        ("train_data:\n\t- a\n", "line 2: found character '\\\\t' that cannot start any token: indent with spaces"),
+        ("\tmax_steps: 3\n", "line 1: .*: indent with spaces"),
         (GOOD + "max_steps: many\n", "recipe.yaml: max_steps must be a whole number, got 'many'"),
         (GOOD + "max_steps: 3.5\n", "max_steps must be a whole number, got 3.5"),
         (GOOD + "max_steps: true\n", "max_steps must be a whole number, got True"),
@@ -132,7 +132,7 @@ def test_a_mistake_in_a_file_names_the_file_and_the_option(write, capsys, text, 
         (GOOD.encode() + b"# \xe9\n", "not UTF-8 text .byte 0xE9 at 30"),
         (GOOD.encode() + b"\0", "the character U\\+0000"),
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "not UTF-8 text"),
-        (b"", "must be a list of `option: value` lines"),
+        (b"", "must consist of lines such as `option: value`"),
         (None, "Is a directory"),
     ],
 )
@@ -220,8 +220,8 @@ def test_the_models_licence_is_one_that_the_hub_knows(capsys):
     assert parse_recipe([*words, "other"]).model.model_license == "other"
     assert parse_recipe([*words, ""]).model.model_license is None
     message = refusal(capsys, [*words, "apache2"])
-    assert "model_license 'apache2' is no licence identifier of the Hub; use 'apache-2.0' if that is meant" in message
-    assert "use 'other' for one that it does not list" in refusal(capsys, [*words, "§§"])
+    assert "model_license 'apache2' is not a licence identifier of the Hub: use 'apache-2.0' or 'other'" in message
+    assert "is not a licence identifier of the Hub: use 'other'" in refusal(capsys, [*words, "§§"])
 
 
 def test_a_model_on_the_command_line_beats_the_files_size_of_a_fresh_one(write):

@@ -190,7 +190,7 @@ def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
 
 def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path):
     pretrain(make_recipe(save_strategy="steps", save_steps=2))
-    with pytest.raises(RecipeError, match="holds another run .*metrics.jsonl"):
+    with pytest.raises(RecipeError, match="contains another run .*metrics.jsonl"):
         pretrain(make_recipe(overwrite_output_dir=False))
     pretrain(make_recipe(masking="random"))  # demo.yaml overwrites
     assert not (tmp_path / "run" / "noiser").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
@@ -287,7 +287,7 @@ def test_resuming_from_another_folder_leaves_nothing_of_an_earlier_run(make_reci
     pretrain(make_recipe(output_dir=tmp_path / "first", save_strategy="steps", save_steps=2, max_steps=2))
     pretrain(make_recipe(output_dir=tmp_path / "second", save_strategy="steps", save_steps=1, max_steps=1))
     checkpoint = str(tmp_path / "first" / "checkpoint-2")
-    with pytest.raises(RecipeError, match="holds another run"):
+    with pytest.raises(RecipeError, match="contains another run"):
         pretrain(
             make_recipe(output_dir=tmp_path / "second", resume_from_checkpoint=checkpoint, overwrite_output_dir=False)
         )
@@ -343,7 +343,7 @@ def test_no_token_reaches_a_file(make_recipe, tmp_path, monkeypatch):
 def test_an_option_of_evaluation_without_held_out_proteins_is_said(make_recipe, caplog):
     nothing = {"holdout_families": 0, "holdout_members": 0, "cluster_table": ""}
     load_data(make_recipe(**nothing, max_eval_records=5, background_gate="", eval_strategy="no").data)
-    assert "max_eval_records has no effect, as no proteins are held out" in caplog.text
+    assert "max_eval_records has no effect, because no proteins are held out" in caplog.text
 
 
 def test_latest_resumes_the_newest_checkpoint(make_recipe):
@@ -357,8 +357,8 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
     ("changes", "words"),
     [
         ({"holdout_families": 1.5}, "holdout_families must be at least 0 and less than 1"),
-        ({"holdout_seed": -1}, "holdout_seed must be 0 or more"),
-        ({"streaming": True}, "streaming cannot hold proteins out"),
+        ({"holdout_seed": -1}, "holdout_seed must be at least 0"),
+        ({"streaming": True}, "streaming cannot hold out proteins"),
         ({"holdout_members": 0, "holdout_families": 0.0001}, "holdout_families asks for 0 records, but the smallest"),
         ({"cluster_table": ""}, "holdout_families and holdout_members need cluster_table"),
         ({"background_gate": "strangers"}, "background_gate is strangers, but the held-out sets are"),
@@ -371,22 +371,22 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
             "eval_strategy is .*, but no proteins are held out",
         ),
         ({"output_dir": "/dev/null/run"}, "output_dir /dev/null/run cannot be written to"),
-        ({"metric_for_best_model": "loss"}, "is loss, but .* are: families_loss, .*members_loss"),
+        ({"metric_for_best_model": "loss"}, "is loss, but must be one of families_loss, .*members_loss"),
         ({"metric_for_best_model": "eval_strangers_loss"}, "metric_for_best_model is eval_strangers_loss, but"),
         ({"max_length": 2}, "max_length must be at least 3"),
         ({"optim": "adamw_bnb_8bit"}, "bitsandbytes|adamw_bnb_8bit"),
         ({"encoder": "huge"}, "no encoder preset 'huge'"),
         (
             {"encoder": "tiny", "model_name_or_path": "x"},
-            "encoder is tiny, the size of a fresh one, and model_name_or_path is",
+            "encoder is tiny, the size of a new network, but model_name_or_path is",
         ),
         (
             {"noiser": "tiny", "noiser_name_or_path": "x"},
-            "noiser is tiny, the size of a fresh one, and noiser_name_or_path is",
+            "noiser is tiny, the size of a new network, but noiser_name_or_path is",
         ),
-        ({"noiser_name_or_path": "x", "noiser": "", "masking": "random"}, "with masking: random there is no noiser"),
-        ({"trained_layers": 2}, "trained_layers is given, but there is no model_name_or_path"),
-        ({"model_revision": "main"}, "model_revision is given, but there is no model_name_or_path"),
+        ({"noiser_name_or_path": "x", "noiser": "", "masking": "random"}, "masking: random uses no noiser"),
+        ({"trained_layers": 2}, "trained_layers is given, but only applies to model_name_or_path"),
+        ({"model_revision": "main"}, "model_revision is given, but only applies to model_name_or_path"),
         ({"model_name_or_path": "./nowhere", "encoder": ""}, "model_name_or_path is ./nowhere, but there is no such"),
         ({"adversarial_rate": 0}, "adversarial_rate must be above 0"),
         ({"max_length": 2}, "max_length"),
@@ -516,8 +516,10 @@ def test_proteins_that_are_too_short_for_a_mask_are_counted_and_said(make_recipe
         pretrain(recipe)
     facts = json.loads((tmp_path / "run" / "data.json").read_text())
     assert (facts["too_short_for_any_mask"], facts["too_short_for_the_noiser"]) == (2, 3)
-    assert "2 of 7 proteins are so short (at most 2 residues) that no residue of them is masked" in caplog.text
-    assert "3 of 7 proteins are so short (at most 4 residues) that the noiser masks none of them" in caplog.text
+    assert "2 of 7 proteins are so short (at most 2 residues) that none of their residues is masked" in caplog.text
+    assert (
+        "3 of 7 proteins are so short (at most 4 residues) that the noiser masks none of their residues" in caplog.text
+    )
     log = [json.loads(line) for line in open(tmp_path / "run" / "metrics.jsonl")]
     assert sum(entry.get("rows_without_mask", 0) for entry in log) >= 2
 
