@@ -22,99 +22,102 @@ _ON_COLLAPSE = ("warn", "stop")
 
 @dataclass
 class AdversarialMLMTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with those of the game.
+    """`TrainingArguments` with the options of adversarial training.
 
     All step counts (`max_steps`, `warmup_steps`, `logging_steps`, `eval_steps`, `save_steps`) count updates of the
     *encoder*; the noiser's updates happen between them.
 
     Defaults that differ from `TrainingArguments`: `learning_rate` 1e-4 and `weight_decay` 0.01 (the paper's),
     `logging_nan_inf_filter` `False` (it would wait for the device at every micro-batch and hide what it filters),
-    `ddp_find_unused_parameters` `False` (every parameter of the network in turn is used), `ddp_broadcast_buffers`
-    `False` (no buffer changes in training), and streams are read by every process (`dispatch_batches` `False`; batches
-    have unequal lengths). `remove_unused_columns` has no effect:
-    the collator takes what it needs. `train_sampling_strategy: sequential` is about the encoder's batches; the
-    noiser's are always shuffled.
+    `ddp_find_unused_parameters` `False` (every parameter of the network being updated is used),
+    `ddp_broadcast_buffers` `False` (no buffer changes in training), and streams are read by every process
+    (`dispatch_batches` `False`; batches have unequal lengths). `remove_unused_columns` has no effect: the collator
+    takes what it needs. `train_sampling_strategy: sequential` applies to the encoder's batches; the noiser's are
+    always shuffled.
 
-    `activation_checkpointing` and `torch_compile` are about the encoder, in its own updates and in the noiser's, and
-    leave the noiser alone. Checkpoints are never reentrant.
+    `activation_checkpointing` and `torch_compile` apply to the encoder only, in its own updates and in the noiser's.
+    Activation checkpointing is never reentrant.
 
-    Where an option is called a *ramp* it is one number, or `value@step` points with straight lines between them, in
-    encoder updates: `0@0 1@1000` rises from 0 to 1 over the first thousand.
+    A *ramp* is one number, or `value@step` points with straight lines between them, in encoder updates: `0@0 1@1000`
+    rises from 0 to 1 over the first thousand.
 
     Args:
         global_batch_size (`list[str]`, *optional*): Sequences of one update on all processes together, in place of
             `gradient_accumulation_steps`, which follows from it: one number, or `size@step` points such as
-            `128@0 256@800000` or, in shares of `max_steps`, `128@0 256@80%`. The size then changes at once, in both
-            networks; learning rate and data go on. It must be a multiple of `per_device_train_batch_size` times the
-            processes.
+            `128@0 256@800000` or, in shares of `max_steps`, `128@0 256@80%`. At each point the size changes for both
+            networks; learning rate and data continue. It must be a multiple of `per_device_train_batch_size` times
+            the number of processes.
         noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the
             noiser, then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass
-            serve both networks, whose gradients part in a gradient reversal between masks and noiser. `"none"`: the
-            noiser masks as it is, and is not trained.
+            serve both networks; a gradient reversal flips the sign before the noiser. `"none"`: the noiser chooses
+            masks, but is not trained.
         noiser_steps (`int`, *optional*, defaults to 10): Updates of the noiser in one cycle (`n_noiser` of Algorithm
             5).
         encoder_steps (`int`, *optional*, defaults to 10): Updates of the encoder in one cycle (`n_encoder`).
-        shared_phase_counter (`bool`, *optional*, defaults to `False`): End a phase where one counter of both kinds of
-            updates is a multiple of its length, as Algorithm 5 prints it. It differs where the two lengths do.
-        noiser_every (`int`, *optional*, defaults to 1): With `reversal`: the noiser moves along with every so many-th
-            update of the encoder.
-        reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW divides a constant λ out
-            again, clipping aside; it matters where it changes, and below 0 noiser and encoder are partners. On the
-            command line a negative one is written `--reversal_strength="-1@0 1@1000"`.
-        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that are left to
-            it; random ones fill up. While it is 0 the noiser is neither asked nor trained.
-        noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser is paid for, see [`noiser_rewards`]:
+        shared_phase_counter (`bool`, *optional*, defaults to `False`): One counter for the updates of both networks;
+            a phase ends at multiples of its length, as printed in Algorithm 5. It makes a difference only if the two
+            lengths differ.
+        noiser_every (`int`, *optional*, defaults to 1): With `reversal`: update the noiser at every n-th encoder
+            update.
+        reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW cancels a positive
+            constant λ, except for clipping; it matters where λ changes. With a negative λ the noiser helps the
+            encoder. On the command line write a negative one as `--reversal_strength="-1@0 1@1000"`.
+        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that it
+            chooses; the rest are random. While it is 0 the noiser is neither run nor trained.
+        noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser maximises, see `training.rewards`:
             `"loss"`, `"surprise"`, `"reducible"`, `"credit"` or `"predictor"`.
-        slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `reducible`: of the encoder's moving average.
+        slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `reducible`: decay of the moving average
+            of the encoder.
         encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `alternate`: whether the
-            encoder keeps its dropout while the noiser plays against it. By default it is the network that will be
-            used. With `reversal` the one pass is the encoder's, and has its dropout.
-        loss_scope (`str`, *optional*, defaults to `"masked"`): Whose cross-entropy is the loss, in both phases:
-            `"masked"` residues, kept ones included, or `"all"` (Algorithm 4 as printed).
-        unmasked_weight (`float`, *optional*, defaults to 1.0): With `all`: what a residue that is not masked counts.
+            encoder uses its dropout in the noiser's updates. By default it is off: the noiser is trained against the
+            encoder as at inference. With `reversal` both networks share one pass, which has the encoder's dropout.
+        loss_scope (`str`, *optional*, defaults to `"masked"`): Residues whose cross-entropy is the loss, in both
+            phases: `"masked"` residues, kept ones included, or `"all"` (Algorithm 4 as printed).
+        unmasked_weight (`float`, *optional*, defaults to 1.0): With `all`: weight of a residue that is not masked.
         importance_exponent (`float`, *optional*, defaults to 0.0): β of the weights (ρ / q_i)^β of masked residues,
-            with q_i the probability that residue i is masked, at random or by the noiser, and ρ the rate. With 1 the
-            loss has the expectation of uniform masking for values that do not depend on the other masks. The weights
-            carry no gradient.
+            with q_i the probability that residue i is masked, at random or by the noiser, and ρ the mask rate. With
+            1 the loss has the expectation of uniform masking for values that do not depend on the other masks. The
+            weights carry no gradient.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
-            shape of the encoder's schedule by the encoder's step: with a warm-up the first cycle has the rate 0.
-        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies that; `0@0 1@500` is a warm-up.
-        noiser_weight_decay (`float`, *optional*, defaults to 0.01): Of the noiser.
-        noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Clip of the noiser's gradient; the encoder's is
-            `max_grad_norm`. 0 means no clip.
+            shape of the encoder's schedule, at the encoder's step: with a warm-up the first cycle has the rate 0.
+        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies the noiser's learning rate;
+            `0@0 1@500` is a warm-up.
+        noiser_weight_decay (`float`, *optional*, defaults to 0.01): Weight decay of the noiser.
+        noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Largest norm of the noiser's gradient, which is
+            clipped above it; the encoder's is `max_grad_norm`. 0 means no clipping.
         chunk_overhead (`int`, *optional*): A batch is read in chunks of proteins of similar length, each as wide as
-            its longest, where that saves more padding than so many tokens a chunk. The update is the same but for
-            rounding and dropout's numbers. By default 256 on a CPU, and 4,096 elsewhere (an estimate); a number above
-            the tokens of a batch never cuts, as by default with `torch_compile`, to which every number of rows is new.
+            its longest. It is cut only if each further chunk saves more padding tokens than this number. The update
+            is the same, except for rounding and the random numbers of dropout. By default 256 on a CPU, and 4,096
+            elsewhere (an estimate). A number above the tokens of a batch never cuts. With `torch_compile` the default
+            is not to cut, because each new number of rows would be compiled.
         packed_attention (`bool`, *optional*, defaults to `False`): The encoder reads all proteins of a batch in one
-            row, without any padding, each attending to itself alone. For GPUs (Ampere and later), and for encoders
-            with `attn_implementation` `sdpa` that give a protein the same logits then, which is asked at the start.
-            Batches are then cut where `chunk_overhead` is given, and not by default. The noiser, `reducible`'s slow
-            encoder and evaluation read padded rows.
-        quick_cpu_dropout (`bool`, *optional*, defaults to `True`): On a CPU, draw dropout from 16 random bits a value.
-            A step is faster (1.2 times in fp32, 1.6 times in bf16). Without effect on other devices, with
+            row without padding, and each protein attends to itself only. For GPUs (Ampere and later), and for
+            encoders with `attn_implementation` `sdpa` whose logits stay the same, which is checked at the start.
+            Batches are then cut only if `chunk_overhead` is given. The noiser, `reducible`'s slow encoder and
+            evaluation read padded rows.
+        quick_cpu_dropout (`bool`, *optional*, defaults to `True`): On a CPU, draw dropout from 16 random bits per
+            value. A step is faster (1.2 times in fp32, 1.6 times in bf16). Without effect on other devices, with
             `torch_compile` and with `activation_checkpointing`.
         eval_mask_rate (`float`, *optional*, defaults to 0.15): Share of the residues hidden in evaluation, all by
-            [MASK], the same residues in every run with the same `eval_mask_seed`.
-        eval_mask_seed (`int`, *optional*, defaults to 2021): Of evaluation's masks, random and adversarial, and of the
-            windows of proteins that are too long.
-        collapse_margin (`float`, *optional*, defaults to 0.05): The alarm rings when the loss on random masks (mean of
-            three log entries) has risen so far above its best, nats, while `enrichment_max` exceeds
+            [MASK]. Every run with the same `eval_mask_seed` hides the same residues.
+        eval_mask_seed (`int`, *optional*, defaults to 2021): Seed of the masks in evaluation, random and adversarial,
+            and of the windows of proteins that are too long.
+        collapse_margin (`float`, *optional*, defaults to 0.05): The collapse alarm is raised if the loss on random
+            masks (mean of three log entries) is this far above its best, in nats, while `enrichment_max` exceeds
             `collapse_enrichment`.
-        collapse_enrichment (`float`, *optional*, defaults to 2.0): See there. A high enrichment alone is no harm.
+        collapse_enrichment (`float`, *optional*, defaults to 2.0): Threshold for `enrichment_max` in the collapse
+            alarm. A high enrichment alone does no harm.
         on_collapse (`str`, *optional*, defaults to `"warn"`): `"warn"` or `"stop"`.
-        max_skipped_updates (`int`, *optional*, defaults to 20): An update whose loss or gradient is not finite is left
-            out, on all processes, and counted. When the trainer logs and so many updates of one network in a row, the
-            last ones, were left out, the run stops and names the records of their batches in
-            `nonfinite_records.json`. 0 never stops. With `fp16` the scaler leaves updates out until its scale fits,
-            from 65,536 to 1 in 16 of them.
-        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every so many updates of the encoder, compare the
-            noiser's gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for
-            never.
+        max_skipped_updates (`int`, *optional*, defaults to 20): An update whose loss or gradient is not finite is
+            skipped on all processes, and counted. If at a log entry a network's last n updates were all skipped, the
+            run stops, and `nonfinite_records.json` names the records of their batches. 0 never stops. With `fp16` the
+            scaler may skip about 16 updates at the start, while its scale falls from 65,536.
+        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every n updates of the encoder, compare the noiser's
+            gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for never.
 
     Raises:
-        ValueError: If a count is not positive, a rate is out of range, or an option of `TrainingArguments` is asked
-            for that this trainer cannot honour.
+        ValueError: If a count is not positive, a rate is out of range, or an option of `TrainingArguments` is set
+            that this trainer does not support.
     """
 
     if TYPE_CHECKING:
