@@ -65,13 +65,13 @@ faults: install ## Kill small real runs, fill their disk, and compare what goes 
 bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
 
-lint: install ## Check style, format, types, and that folders import only from folders below them
+lint: install ## Check style, format, types, and that folders import only from folders listed before them (docs/design.md)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-imports: install ## Check that each folder imports only from folders below it (docs/design.md)
+imports: install ## Check that each folder imports only from folders listed before it (docs/design.md)
 	$(BIN)/lint-imports
 
 types: install ## Check types with mypy
