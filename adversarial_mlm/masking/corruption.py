@@ -1,8 +1,8 @@
-"""From a batch of proteins to a corrupted batch: Algorithms 2 and 3 of the paper.
+"""Corrupt a batch of proteins: Algorithms 2 and 3 of the paper.
 
-Two kinds of masks share every protein: the noiser's (adversarial) and random ones, on disjoint residues, with exact
-numbers of both in every row. The symbols of McDermott et al. (2021): `p_mask_overall` is the relaxed choice of
-positions (`soft`), `mask_ANY` its hard form (`chosen`), `M` the choice of how to mask (`option`), `x̃` the result.
+Every protein has masks of the noiser (adversarial) and random masks, on different residues, with exact numbers of both
+in every row. Symbols of McDermott et al. (2021): `p_mask_overall` is the relaxed choice of positions (`soft`),
+`mask_ANY` its hard form (`chosen`), `M` the choice of how to mask (`option`), `x̃` the result.
 """
 
 import functools
@@ -36,17 +36,17 @@ class CorruptedBatch:
     """A corrupted batch.
 
     Attributes:
-        input_ids (`torch.Tensor` of shape `(batch, length)`, int64): What the encoder reads.
+        input_ids (`torch.Tensor` of shape `(batch, length)`, int64): The encoder's input.
         attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
-        labels (`torch.Tensor` of shape `(batch, length)`, int64): The true token where a residue is masked in any way
-            (a kept one included), -100 elsewhere.
+        labels (`torch.Tensor` of shape `(batch, length)`, int64): The true token of every masked residue, also of kept
+            ones; -100 elsewhere.
         adversarial (`torch.Tensor` of shape `(batch, length)`, bool): Residues that the noiser masked.
         random (`torch.Tensor` of shape `(batch, length)`, bool): Residues masked at random; never both.
-        option (`torch.Tensor` of shape `(batch, length)`, int64): `MASK`, `KEEP` or `REPLACE` where masked, -1
+        option (`torch.Tensor` of shape `(batch, length)`, int64): `MASK`, `KEEP` or `REPLACE` at masked residues; -1
             elsewhere.
-        one_hot (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): `input_ids` as one-hot vectors through
-            which a gradient reaches the noiser's scores; only where that was asked for.
-        choice ([`NoiserChoice`], *optional*): How the noiser came to its choice; only where there is one.
+        one_hot (`torch.Tensor` of shape `(batch, length, vocab)`, *optional*): `input_ids` as one-hot vectors that
+            pass a gradient to the noiser's scores, if requested.
+        choice ([`NoiserChoice`], *optional*): The noiser's choice, if there is a noiser.
     """
 
     input_ids: torch.Tensor
@@ -66,21 +66,21 @@ class CorruptedBatch:
 
 @dataclass
 class NoiserChoice:
-    """How a noiser came to its choice. Tensors carry a graph where the batch was corrupted with one.
+    """A noiser's choice. The tensors have a graph if the batch was corrupted with one.
 
     Attributes:
-        scores ([`NoiserOutput`]): What the noiser gave.
-        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Which option score wins at each
-            position, where the noiser chooses how to mask.
-        probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability with which the noiser masks
-            each position, given the candidates (not that of `selection: threshold`).
-        soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice that the straight-through
-            gradient takes, where `one_hot` was asked for.
+        scores ([`NoiserOutput`]): Output of the noiser.
+        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Index of the winning option score at
+            each position, if the noiser chooses how to mask.
+        probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability that the noiser masks each
+            position, given the candidate set. It does not apply to `selection: threshold`.
+        soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice for the straight-through
+            gradient, if `one_hot` was requested.
         importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i of the mixture of both kinds of
-            masks, without a gradient; 1 outside of the candidates. Not with `selection: threshold`, whose
+            masks, without a gradient; 1 outside of the candidate set. `None` with `selection: threshold`, whose
             probabilities have no closed form.
-        entropy (`torch.Tensor` of shape `(batch,)`): Entropy of the noiser's softmax over the candidates of a row,
-            divided by the logarithm of their number: 1 where it has no preference, 0 where it has one victim.
+        entropy (`torch.Tensor` of shape `(batch,)`): Entropy of the noiser's softmax over the candidate set of a row,
+            divided by the logarithm of its size: 1 without any preference, 0 if one position has all probability.
     """
 
     scores: NoiserOutput
@@ -99,17 +99,18 @@ def corrupt_batch(
     noiser: Callable[..., NoiserOutput] | None = None,
     one_hot: bool = False,
 ) -> CorruptedBatch:
-    """Corrupt a batch, with the noiser's choices where there is one and random ones beside them.
+    """Corrupt a batch with the noiser's masks, if there is a noiser, and with random masks.
 
     Args:
-        batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask`, `residue_mask` (bool, where a residue
-            stands), each `(batch, length)`, and `num_residues` `(batch,)`.
-        keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_noise.row_keys`].
-        vocabulary ([`ResidueVocabulary`]): What a residue, a replacement and [MASK] are.
-        rules ([`MaskingRules`]): How many residues, by whom, and how.
-        noiser (`Callable`, *optional*): A [`NoiserModel`], wrapped or not. Not called where `adversarial_rate` is 0.
+        batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `residue_mask` (bool, true at
+            residues), each `(batch, length)`, and `num_residues` `(batch,)`.
+        keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_random.row_keys`].
+        vocabulary ([`ResidueVocabulary`]): Residues, replacements and the mask token.
+        rules ([`MaskingRules`]): Numbers and kinds of masks.
+        noiser (`Callable`, *optional*): A [`NoiserModel`], possibly wrapped. It is not called if `adversarial_rate` is
+            0.
         one_hot (`bool`, *optional*, defaults to `False`): Whether to return `one_hot` with its straight-through
-            gradient. Without it `rss` is computed only where the choice itself needs it.
+            gradient. Otherwise `rss` is only computed if the hard choice needs it.
 
     Returns:
         [`CorruptedBatch`]
@@ -180,14 +181,14 @@ def _choose(
     rules: MaskingRules,
     relaxed: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """The noiser's positions: hard, relaxed (where wanted or needed), and their closed-form probabilities."""
+    """Return the noiser's positions: hard, relaxed (if requested or needed), and their closed-form probabilities."""
     any_mask, length = scores.any_mask_scores, candidates.shape[1]
     sampler = SAMPLERS[rules.sampler]
     noise = sampler.noise(keys, ANY_MASK, length)
     probabilities = sampler.marginals(any_mask, candidates, budget)
     soft = None
     if sampler.relaxation is not None and (relaxed or not rules.spends_budget):
-        # no row can hold more; the exact maximum would have to be read back from the device
+        # upper bound for all rows; reading the exact maximum would wait for the device
         bound = int(exact_budget(torch.tensor(length), rules.adversarial_rate))
         soft = sampler.relaxation(
             any_mask, candidates, budget, noise, rules.temperature, max_budget=bound, gated=rules.gated
@@ -203,7 +204,7 @@ def _choose(
 def _importance(
     probabilities: torch.Tensor, candidates: torch.Tensor, budget: torch.Tensor, random_budget: torch.Tensor
 ) -> torch.Tensor:
-    """ρ / q_i, where q_i = π_i + (1 − π_i) k_random / (n − k_adversarial) and ρ = (k_adversarial + k_random) / n."""
+    """Return ρ / q_i: q_i = π_i + (1 − π_i) k_random / (n − k_adversarial), ρ = (k_adversarial + k_random) / n."""
     positions = candidates.sum(dim=-1).to(probabilities.dtype)
     by_chance = random_budget / (positions - budget).clamp_min(1)
     masked = probabilities + (1 - probabilities) * by_chance[:, None]
@@ -213,14 +214,14 @@ def _importance(
 
 @functools.cache
 def _replacement_ids(vocabulary: ResidueVocabulary, device: torch.device) -> torch.Tensor:
-    # made once, as copying to a GPU waits for it
+    # cached, because copying to a GPU waits for it
     return torch.tensor(vocabulary.replacement_ids, device=device)
 
 
 def _random_corruption(
     input_ids: torch.Tensor, keys: torch.Tensor, vocabulary: ResidueVocabulary, rules: MaskingRules
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a random mask would put at each position, and which option that is; both `(batch, length)`."""
+    """Return the token of a random mask at each position, and its option; both `(batch, length)`."""
     length = input_ids.shape[1]
     draw = uniform(keys, RANDOM_OPTION, length)
     mask_share, keep_share, _ = rules.mask_options
@@ -234,7 +235,7 @@ def _random_corruption(
 def _chosen_corruption(
     input_ids: torch.Tensor, noisy_options: torch.Tensor | None, vocabulary: ResidueVocabulary
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the noiser would put at each position, and which of its options that is; both `(batch, length)`."""
+    """Return the token of the noiser's mask at each position, and its option; both `(batch, length)`."""
     if noisy_options is None:
         return torch.full_like(input_ids, vocabulary.mask_token_id), torch.full_like(input_ids, MASK)
     winner = noisy_options.detach().argmax(dim=-1)
@@ -252,11 +253,11 @@ def _straight_through(
     temperature: float,
     vocabulary: ResidueVocabulary,
 ) -> torch.Tensor:
-    """Algorithm 3: hard values, and the gradient of the relaxed ones, `(batch, length, vocab)`.
+    """Algorithm 3: return hard values with the gradient of the relaxed values, `(batch, length, vocab)`.
 
-    `base_ids` is the protein with its random masks: what stands at a position if the noiser leaves it alone. As
-    printed the algorithm gives the any-mask score no gradient; the text asks for one ("the gradient of the output
-    hardsample is equal to the gradient of its source probability"), and that is done here.
+    `base_ids` is the protein with its random masks: the tokens at positions that the noiser does not mask. As printed,
+    the algorithm gives the any-mask score no gradient. We give it one, as the paper's text says ("the gradient of the
+    output hardsample is equal to the gradient of its source probability").
     """
     dtype, device = soft.dtype, soft.device
     one_hots = torch.eye(vocabulary.vocab_size, dtype=dtype, device=device)
@@ -271,7 +272,7 @@ def _straight_through(
             hard = F.one_hot(noisy_options.argmax(dim=-1), noisy_options.shape[-1]).to(dtype)
             choice = hard + probabilities - probabilities.detach()  # (batch, length, 2 + replacements)
             masked = choice[..., MASK, None] * mask_token + choice[..., KEEP, None] * original
-            # no matrix product, so that no setting of its precision (tf32) reaches the choice
+            # not a matrix product, whose precision depends on settings such as tf32
             masked = masked.index_add(-1, _replacement_ids(vocabulary, device), choice[..., REPLACE:])
         return (1 - mask_any) * base + mask_any * masked
 

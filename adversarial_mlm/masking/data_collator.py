@@ -1,9 +1,9 @@
 """Collators: from sequences to batches, and from batches to corrupted batches.
 
-A collator runs ahead of time in worker processes, where neither the newest noiser nor its gradient is at hand. So both
-collators here have two stages. Calling one (`collator(examples)`) does the work of the CPU: encode, crop, pad, mark
-the residues. `collator.corrupt(batch, keys)` then decides on the device what is masked, and is what the trainer calls.
-A noiser that is no longer trained has no such need: with `frozen=True` calling the collator does both.
+A collator runs ahead of time in worker processes, which have neither the newest noiser nor its gradient. So both
+collators here have two stages. Calling one (`collator(examples)`) does the work on the CPU: encode, crop, pad, mark
+the residues. Then the trainer calls `collator.corrupt(batch, keys)`, which masks on the device. With `frozen=True`,
+for a noiser that is no longer trained, calling the collator does both.
 """
 
 import copy
@@ -23,23 +23,23 @@ from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 
 RECORDS = "records"
-"""Key of a batch for the number and the id of every row's record: a list, which stays on the host."""
+"""Key of a batch for the number and id of each row's record: a list, which stays on the host."""
 
 
 class SequenceEncoder:
-    """The stage for the CPU: examples with a `sequence` to a padded batch. Light, so that workers may have a copy.
+    """The stage on the CPU: examples with a `sequence` to a padded batch. It is small, because workers copy it.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Encodes one residue to one token. It is read off once; a [`ByteTable`]
-            does its work.
-        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included. A longer sequence takes
-            a random window, a fresh one each epoch.
-        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
-        seed (`int`, *optional*, defaults to 0): Of the crops.
+        tokenizer (`PreTrainedTokenizerBase`): A tokenizer that reads one residue as one token. A [`ByteTable`] takes
+            over its work.
+        max_length (`int`, *optional*, defaults to 512): Largest number of tokens in a row, including special tokens.
+            A longer sequence is cropped to a random window, a new one in each epoch.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
+        seed (`int`, *optional*, defaults to 0): Seed of the crops.
 
     Raises:
-        ValueError: If `max_length` leaves no room for a residue, or if the tokenizer does not read one residue as one
-            token or lacks a token that is needed.
+        ValueError: If `max_length` leaves no room for a residue, if the tokenizer does not read one residue as one
+            token, or if it lacks a token that is needed.
     """
 
     def __init__(
@@ -53,20 +53,23 @@ class SequenceEncoder:
         self.table = ByteTable.from_tokenizer(tokenizer)
         self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)
         if self.max_residues < 1:
-            raise ValueError(f"max_length is {max_length}, which leaves no room for a residue beside special tokens")
+            raise ValueError(
+                f"max_length is {max_length}, which leaves no room for a residue next to the special tokens: use at "
+                f"least {max_length - self.max_residues + 1}"
+            )
         self.max_length, self.pad_to_multiple_of, self.seed = max_length, pad_to_multiple_of, seed
         self._is_residue = np.zeros(self.vocabulary.vocab_size, dtype=bool)
         self._is_residue[list(self.vocabulary.residue_ids)] = True
-        self.names_records = False  # a trainer's loader may want to know later what was in a batch
+        self.names_records = False  # set by a trainer whose loader needs the records of a batch
         self._stateful_crops: dict[int, np.random.Generator] = {}
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """Encode, crop and pad.
 
         Args:
-            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`); with `epoch` and `record` (`int`) the crop
-                is a function of them, without them it is drawn afresh each time. A `filler` (`bool`) only fills
-                the batch: it has no residues to mask, and so no part in any loss.
+            examples (`Sequence[Mapping]`): Each has a `sequence` (`str`). With `epoch` and `record` (`int`) the crop
+                is a function of both; without them it is drawn anew each time. An example with a true `filler` only
+                fills the batch: none of its residues is masked, so it is not part of any loss.
 
         Returns:
             `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
@@ -74,8 +77,8 @@ class SequenceEncoder:
         """
         if not all("sequence" in example for example in examples):
             raise ValueError(
-                f"an example has no 'sequence', only {', '.join(examples[0]) or 'nothing'}; in a Trainer of "
-                "transformers' own, set remove_unused_columns=False"
+                f"an example has no 'sequence', only {', '.join(examples[0]) or 'nothing'}: with the Trainer of "
+                "transformers, set remove_unused_columns=False"
             )
         rows = [self._crop(self.table.encode(example["sequence"]), example) for example in examples]
         prefix, suffix = self.table.prefix, self.table.suffix
@@ -113,7 +116,7 @@ class SequenceEncoder:
         return ids[start : start + self.max_residues]
 
     def _worker_generator(self) -> np.random.Generator:
-        # one for each process, seeded by what PyTorch gives each worker: forked workers must not share their crops
+        # one for each process, with PyTorch's seed of the worker, because forked workers must not have equal crops
         generator = self._stateful_crops.get(os.getpid())
         if generator is None:
             generator = np.random.default_rng([self.seed, torch.initial_seed()])
@@ -127,17 +130,17 @@ def _drawn_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 class DataCollatorForRandomMLM:
-    """Random masks, exact numbers of them in every protein: the baseline, and what evaluation uses.
+    """Random masks, with an exact number in every protein: the baseline, also used for evaluation.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
-        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included; longer sequences are
-            cropped at random.
-        random_rate (`float`, *optional*, defaults to 0.2): Share of the residues that is masked.
-        mask_options (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep and
-            replace-by-a-standard-residue.
-        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
-        seed (`int`, *optional*, defaults to 0): Of the crops. The masks' noise comes with the keys.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
+        max_length (`int`, *optional*, defaults to 512): Largest number of tokens in a row, including special tokens;
+            longer sequences are cropped at random.
+        random_rate (`float`, *optional*, defaults to 0.2): Mask rate.
+        mask_options (`Sequence[float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Corruption mix: shares of [MASK],
+            keep and replace by a standard residue.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
+        seed (`int`, *optional*, defaults to 0): Seed of the crops. The noise of the masks comes from the keys.
 
     Raises:
         ValueError: If a rate or share is out of range.
@@ -163,28 +166,28 @@ class DataCollatorForRandomMLM:
 
     @property
     def vocabulary(self) -> ResidueVocabulary:
-        """What counts as a residue, and what may replace one."""
+        """The residues, and those that may replace one."""
         return self.sequence_encoder.vocabulary
 
     def mask_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
-        """How many residues of a row with `num_residues` are masked in any way; int64, of the same shape."""
+        """Return the number of masked residues of rows with `num_residues` residues; int64, same shape."""
         return exact_budget(num_residues, self.rules.mask_rate)
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """The CPU stage, see [`SequenceEncoder.__call__`]."""
+        """Run the CPU stage, see [`SequenceEncoder.__call__`]."""
         return self.sequence_encoder(examples)
 
     def hide_at_random(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rate: float) -> CorruptedBatch:
-        """Replace that share of every row's residues by [MASK], at random: the masks of evaluation."""
+        """Replace a share of every row's residues by [MASK], at random: the masks of evaluation."""
         return corrupt_batch(batch, keys, self.vocabulary, MaskingRules(rate, (1.0, 0.0, 0.0)))
 
     def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> CorruptedBatch:
         """Mask a batch of the CPU stage.
 
         Args:
-            batch (`Mapping[str, torch.Tensor]`): What calling the collator returned, on the device.
-            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of the rows' noise, see
-                [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
+            batch (`Mapping[str, torch.Tensor]`): Result of calling the collator, on the device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Keys of the rows' noise, see
+                [`keyed_random.row_keys`]. By default they are drawn from PyTorch's global generator.
 
         Returns:
             [`CorruptedBatch`]
@@ -193,32 +196,31 @@ class DataCollatorForRandomMLM:
 
 
 class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
-    """Masks chosen by a trainable noiser, and random ones beside them. The noiser lives here.
+    """Masks of a trainable noiser, and random masks. The collator owns the noiser.
 
-    What the noiser sees is a property of the noiser (`NoiserConfig.view`).
+    `NoiserConfig.view` says what the noiser sees of the protein.
 
-    With `frozen=True` the noiser stays as it is and calling the collator does the whole job, in the workers and on
-    their CPU: `input_ids`, `attention_mask` and `labels`, as `DataCollatorForLanguageModeling` gives them, for any
-    trainer. Noise and windows are then drawn from PyTorch's generator, which a `DataLoader` seeds anew in every worker
-    and epoch.
+    With `frozen=True` the noiser is not trained, and calling the collator masks in the workers, on the CPU. The result
+    is `input_ids`, `attention_mask` and `labels` as from `DataCollatorForLanguageModeling`, for any trainer. Noise and
+    windows are then drawn from PyTorch's generator, which a `DataLoader` seeds anew in every worker and epoch.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): Of the encoder.
-        noiser ([`NoiserModel`]): Made for this tokenizer (`NoiserConfig.from_tokenizer`).
-        max_length (`int`, *optional*, defaults to 512): Longest row, special tokens included; longer sequences are
-            cropped at random.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
+        noiser ([`NoiserModel`]): A noiser for this tokenizer (`NoiserConfig.from_tokenizer`).
+        max_length (`int`, *optional*, defaults to 512): Largest number of tokens in a row, including special tokens;
+            longer sequences are cropped at random.
         adversarial_rate (`float`, *optional*, defaults to 0.1): Share of the residues that the noiser masks.
-        random_rate (`float`, *optional*, defaults to 0.1): Share that is masked at random, beside those.
-        pad_to_multiple_of (`int`, *optional*): Round the padded length up.
-        seed (`int`, *optional*, defaults to 0): Of the crops.
-        frozen (`bool`, *optional*, defaults to `False`): Whether to mask when called, with a copy of the noiser that
-            is in evaluation mode, without gradients and on the CPU. Not for [`AdversarialMLMTrainer`].
-        **masking: The other fields of [`noising.MaskingRules`]: `mask_options` (of the random masks),
-            `learned_options` (whether the noiser chooses how to mask, too), `sampler`, `selection`, `gated`,
-            `temperature`, `candidate_rate`.
+        random_rate (`float`, *optional*, defaults to 0.1): Share of the residues masked at random in addition.
+        pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
+        seed (`int`, *optional*, defaults to 0): Seed of the crops.
+        frozen (`bool`, *optional*, defaults to `False`): Whether to mask when called, with a copy of the noiser in
+            evaluation mode, without gradients and on the CPU. Not for [`AdversarialMLMTrainer`].
+        **masking: The other fields of [`rules.MaskingRules`]: `mask_options` (of the random masks), `learned_options`
+            (whether the noiser also chooses how to mask), `sampler`, `selection`, `gated`, `temperature`,
+            `candidate_rate`.
 
     Raises:
-        ValueError: If a rate or share is out of range, if options contradict each other, or if the noiser was made for
+        ValueError: If a rate or share is out of range, if options contradict each other, or if the noiser belongs to
             another tokenizer.
     """
 
@@ -237,7 +239,10 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         **masking,
     ):
         if adversarial_rate <= 0:
-            raise ValueError(f"adversarial_rate must be above 0, got {adversarial_rate}")
+            raise ValueError(
+                f"adversarial_rate must be above 0, got {adversarial_rate}: for random masks only, use masking: "
+                "random (DataCollatorForRandomMLM)"
+            )
         blind = noiser.config.view == "blind"
         rules = MaskingRules(random_rate=random_rate, adversarial_rate=adversarial_rate, blind=blind, **masking)
         self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
@@ -246,10 +251,10 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         self.noiser = copy.deepcopy(noiser).cpu().eval().requires_grad_(False) if frozen else noiser
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
-        """The CPU stage, see [`SequenceEncoder.__call__`]; with `frozen` the whole job.
+        """Run the CPU stage, see [`SequenceEncoder.__call__`]; with `frozen` also mask.
 
         Args:
-            examples (`Sequence[Mapping]`): Each with a `sequence` (`str`).
+            examples (`Sequence[Mapping]`): Each has a `sequence` (`str`).
 
         Returns:
             `dict[str, torch.Tensor]`: With `frozen`, `input_ids`, `attention_mask` and `labels` (-100 where nothing is
@@ -271,19 +276,19 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         noiser: torch.nn.Module | None = None,
         adversarial_share: float = 1.0,
     ) -> CorruptedBatch:
-        """Let the noiser mask a batch of the CPU stage.
+        """Mask a batch of the CPU stage with the noiser.
 
         Args:
-            batch (`Mapping[str, torch.Tensor]`): What calling the collator returned, on the noiser's device.
-            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Of the rows' noise, see
-                [`keyed_noise.row_keys`]. The default draws them from PyTorch's global generator.
+            batch (`Mapping[str, torch.Tensor]`): Result of calling the collator, on the noiser's device.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Keys of the rows' noise, see
+                [`keyed_random.row_keys`]. By default they are drawn from PyTorch's global generator.
             differentiable (`bool`, *optional*, defaults to `False`): Whether the noiser runs with a graph.
-            one_hot (`bool`, *optional*): Whether `one_hot` is wanted, through which a gradient of the encoder's inputs
-                reaches the noiser. Defaults to `differentiable`.
-            noiser (`torch.nn.Module`, *optional*): Called in place of the collator's own; for a trainer that has
-                wrapped it, as for distributed training.
-            adversarial_share (`float`, *optional*, defaults to 1.0): Share of `adversarial_rate` that the noiser has;
-                random masks fill up. With 0 the noiser is not called.
+            one_hot (`bool`, *optional*): Whether to return `one_hot`, which passes a gradient from the encoder's
+                inputs to the noiser. Defaults to `differentiable`.
+            noiser (`torch.nn.Module`, *optional*): Called instead of the collator's noiser, for a trainer that has
+                wrapped it for distributed training.
+            adversarial_share (`float`, *optional*, defaults to 1.0): Share of `adversarial_rate` for the noiser; the
+                rest becomes random masks. With 0 the noiser is not called.
 
         Returns:
             [`CorruptedBatch`]

@@ -1,4 +1,4 @@
-"""The masked-language-model loss, and what each residue counts in it."""
+"""The loss of masked language modelling, and the weight of each residue in it."""
 
 import torch
 from torch.nn import functional as F
@@ -7,14 +7,14 @@ IGNORE_INDEX = -100
 
 
 def token_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every token, in nats, float32 (float64 for float64 logits); 0 where the label is -100.
+    """Return the cross-entropy of every token in nats; 0 where the label is -100.
 
     Args:
         logits (`torch.Tensor` of shape `(batch, length, vocab)`): Scores before the softmax.
-        labels (`torch.Tensor` of shape `(batch, length)`, int64): True tokens, -100 where nothing is scored.
+        labels (`torch.Tensor` of shape `(batch, length)`, int64): True tokens; -100 at positions without a loss.
 
     Returns:
-        `torch.Tensor` of shape `(batch, length)`.
+        `torch.Tensor` of shape `(batch, length)`, float32, or float64 for float64 logits.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
     losses = F.cross_entropy(
@@ -30,22 +30,22 @@ def loss_weights(
     importance_exponent: float = 0.0,
     unmasked_weight: float = 0.0,
 ) -> torch.Tensor:
-    """What each residue counts in the loss: 1 (or its importance weight) where masked, `unmasked_weight` elsewhere.
+    """Return the weight of each residue in the loss: 1 or its importance if masked, otherwise `unmasked_weight`.
 
     Args:
         masked (`torch.Tensor` of shape `(batch, length)`, bool): Residues that are masked in any way.
-        residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
-        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, the mask rate over the probability
-            with which residue i is masked; see [`noising.NoiserChoice`].
+        residues (`torch.Tensor` of shape `(batch, length)`, bool): Positions with a residue.
+        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, the mask rate divided by the
+            probability that residue i is masked; see [`corruption.NoiserChoice`].
         importance_exponent (`float`, *optional*, defaults to 0.0): β of (ρ / q_i)^β. With 1 the weighted sum over
             masked residues has the expectation of uniform masking (Horvitz and Thompson 1952).
-        unmasked_weight (`float`, *optional*, defaults to 0.0): Of the residues that are not masked.
+        unmasked_weight (`float`, *optional*, defaults to 0.0): Weight of the residues that are not masked.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, float32 or wider, without a gradient.
     """
     weights = masked.float()
     if importance is not None and importance_exponent:
-        # at a residue that was not masked the weight may be infinite
+        # the weight of a residue that was not masked may be infinite
         weights = torch.where(masked, importance.detach() ** importance_exponent, 0)
     return weights + unmasked_weight * (residues & ~masked)

@@ -1,4 +1,4 @@
-"""How many residues are masked, by whom, and how: the options of masking, and what they mean for one protein."""
+"""The options of masking, and the numbers of masked residues that follow for a protein."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,33 +10,34 @@ from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, SAMPLERS, exact_
 # whether each selection masks exactly the budget of every row
 SELECTIONS = {"topk": True, "threshold": False}
 
-_TOLERANCE = 1e-6  # rates are counted in millionths, and their sums are rounded
+_TOLERANCE = 1e-6  # rates count in millionths, and sums of rates have rounding errors
 
 
 @dataclass(frozen=True)
 class MaskingRules:
-    """How many residues are masked, by whom, and how.
+    """The number of masks, who chooses their positions, and the corruption mix.
 
     Args:
         random_rate (`float`): Share of the residues masked at random.
-        mask_options (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Shares of [MASK], keep
-            and replace among the random masks. A replacement is drawn from the standard residues.
+        mask_options (`tuple[float, float, float]`, *optional*, defaults to `(0.8, 0.1, 0.1)`): Corruption mix of the
+            random masks: shares of [MASK], keep and replace. A replacement is drawn from the standard residues.
         adversarial_rate (`float`, *optional*, defaults to 0.0): Share of the residues masked by the noiser.
         learned_options (`bool`, *optional*, defaults to `True`): Whether the noiser also chooses how to mask. With
-            `False` it only writes [MASK] (Algorithm 3 with `p_mask_type = None`).
+            `False` it only uses [MASK] (Algorithm 3 with `p_mask_type = None`).
         sampler (`str`, *optional*, defaults to `"rss"`): `"rss"` (Algorithm 1), or the closed forms `"gumbel_topk"`
             and `"logistic_topk"`; see [`sampling`].
-        selection (`str`, *optional*, defaults to `"topk"`): `"topk"` spends the budget exactly; `"threshold"` masks
-            where `rss` exceeds 0.5, as Algorithm 3 prints it.
-        gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at each row's own budget.
-        temperature (`float`, *optional*, defaults to 1.0): Of `rss` (then at least 0.1) and of the relaxed options.
-        blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among candidates that are hidden
-            from it ("propose, then choose").
-        candidate_rate (`float`, *optional*): Share of the residues that are candidates, where `blind`. Defaults to
-            the random share and twice the adversarial one.
+        selection (`str`, *optional*, defaults to `"topk"`): `"topk"` masks exactly the budget; `"threshold"` masks
+            positions where `rss` exceeds 0.5, as printed in Algorithm 3.
+        gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at the budget of each row.
+        temperature (`float`, *optional*, defaults to 1.0): Temperature of `rss` (which needs at least 0.1) and of the
+            relaxed options.
+        blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among a candidate set that is
+            hidden from it ("propose, then choose").
+        candidate_rate (`float`, *optional*): With `blind`, share of the residues in the candidate set; defaults to
+            `random_rate + 2 * adversarial_rate`.
 
     Raises:
-        ValueError: If a rate, share or name is out of range, or if two of them contradict each other.
+        ValueError: If a rate, share or name is out of range, or if two options contradict each other.
     """
 
     random_rate: float
@@ -56,11 +57,11 @@ class MaskingRules:
         if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
             raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")
         if not 0 <= self.random_rate <= 1 + _TOLERANCE:
-            raise ValueError(f"random_rate must lie between 0 and 1, got {self.random_rate}")
+            raise ValueError(f"random_rate must be between 0 and 1, got {self.random_rate}")
         if not 0 <= self.adversarial_rate <= 1 - self.random_rate + _TOLERANCE:
             raise ValueError(
-                "adversarial_rate must not be negative and, with random_rate, at most 1; "
-                f"got {self.adversarial_rate} beside {self.random_rate}"
+                "adversarial_rate must be at least 0, and adversarial_rate + random_rate at most 1, got "
+                f"{self.adversarial_rate} and {self.random_rate}"
             )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
@@ -80,22 +81,21 @@ class MaskingRules:
         elif not self.spends_budget or not self.gated:
             option = f"selection: {self.selection}" if not self.spends_budget else "gated: false"
             relaxed = ", ".join(name for name, sampler in SAMPLERS.items() if sampler.relaxation is not None)
-            raise ValueError(f"{option} needs sampler: {relaxed}, but sampler is {self.sampler}")
+            raise ValueError(f"{option} is given, but sampler is {self.sampler}: use sampler: {relaxed}")
 
     def _check_candidates(self) -> None:
         if self.candidate_rate is None:
             return
         if not self.blind:
-            raise ValueError("candidate_rate is given, but only a noiser with the view 'blind' has candidates")
+            raise ValueError("candidate_rate is given, but only applies to noiser_view: blind: remove it")
         if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
             raise ValueError(
-                f"candidate_rate must lie between the share that is masked, {self.mask_rate:g}, and 1, "
-                f"got {self.candidate_rate}"
+                f"candidate_rate must be between the mask rate, {self.mask_rate:g}, and 1, got {self.candidate_rate}"
             )
 
     @property
     def has_relaxation(self) -> bool:
-        """Whether the sampler relaxes the whole draw, as Algorithm 1 does, and has no closed form for that."""
+        """Whether the sampler has a relaxation of the whole draw, such as Algorithm 1, instead of a closed form."""
         return SAMPLERS[self.sampler].relaxation is not None
 
     @property
@@ -105,24 +105,24 @@ class MaskingRules:
 
     @property
     def mask_rate(self) -> float:
-        """Share of the residues that is masked in any way."""
+        """Share of the residues that are masked, in any way."""
         return self.adversarial_rate + self.random_rate
 
     def with_adversarial_share(self, share: float) -> "MaskingRules":
-        """The same rules with `share` (0 to 1) of the noiser's part; random masks fill up."""
+        """Return the rules with `share` (0 to 1) of the adversarial rate. The rest becomes random masks."""
         if share == 1:
             return self
         adversarial = share * self.adversarial_rate
         return dataclasses.replace(self, adversarial_rate=adversarial, random_rate=self.mask_rate - adversarial)
 
     def budgets(self, num_residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Exact numbers of adversarial and of random masks in rows with so many residues.
+        """Return the exact numbers of adversarial and of random masks of each row.
 
-        Their sum is the rounded sum of the rates, so that a run without a noiser and with `random_rate` equal to that
-        sum masks just as many residues of every protein.
+        Their sum is the rounded sum of the rates. A run without a noiser whose `random_rate` is this sum therefore
+        masks the same number of residues in every protein.
 
         Args:
-            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Residues that may be masked.
+            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Number of residues that may be masked.
 
         Returns:
             Two `torch.Tensor` of shape `(batch,)`, int64.
@@ -132,7 +132,7 @@ class MaskingRules:
         return adversarial, total - adversarial
 
     def candidate_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
-        """How many candidates rows with so many residues have, `(batch,)`, int64."""
+        """Return the size of the candidate set of each row: `(batch,)`, int64."""
         rate = self.candidate_rate
         if rate is None:
             rate = min(self.random_rate + 2 * self.adversarial_rate, 1.0)

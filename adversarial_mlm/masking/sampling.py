@@ -1,9 +1,9 @@
-"""Choosing k of n positions, hard and relaxed: pure functions of tensors.
+"""Choose k of n positions, hard and relaxed: pure functions of tensors, independent of proteins and models.
 
-Nothing here knows of proteins or models. Every function works on a batch in which each row has its own length (`mask`)
-and its own budget, leaves a padded position at zero, and waits for no device.
+Every function works on a batch in which each row has its own length (`mask`) and its own budget. Padded positions get
+zero. No function waits for the device.
 
-A relaxed choice belongs to the law of one hard choice, and to no other:
+A relaxed choice belongs to one kind of hard choice:
 
 | hard choice | relaxed values, a gradient for the scores |
 | --- | --- |
@@ -20,23 +20,23 @@ from torch.autograd.function import once_differentiable
 
 from adversarial_mlm.masking.keyed_random import gumbel, logistic
 
-# Algorithm 1's ε, what is left at least of a position that was spent. Its 1e-18 cannot be told from 0 beside a 1.
+# ε of Algorithm 1, the least that remains of a spent position. The paper's 1e-18 is lost when it is added to 1.
 _EPSILON = 2.0**-52
 LEAST_TEMPERATURE = 0.1
 _PARTS = 1_000_000
 _SOLVER_STEPS = 40
-_LEAST_TOLERANCE = 1e-13  # of the budget
-_SURE = 7.0  # above it exp(-exp(x)) is 0 even in float64
+_LEAST_TOLERANCE = 1e-13  # relative to the budget
+_SURE = 7.0  # above this, exp(-exp(x)) is 0 even in float64
 
 
 def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
-    """How many of `num_items` a rate stands for: `round(rate * num_items)`, halves rounded up.
+    """Return `round(rate * num_items)`, with halves rounded up.
 
-    Computed in whole millionths, so that every device, process and precision agrees.
+    The computation uses whole millionths, so all devices, processes and precisions agree.
 
     Args:
-        num_items (`torch.Tensor`, int64): Any shape.
-        rate (`float`): In [0, 1], to a precision of one millionth.
+        num_items (`torch.Tensor`, int64): Numbers of items, of any shape.
+        rate (`float`): A rate in [0, 1], with a precision of one millionth.
 
     Returns:
         `torch.Tensor`, int64, of the shape of `num_items`.
@@ -45,16 +45,16 @@ def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
 
 
 def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
-    """The `budget` largest keys of each row.
+    """Choose the `budget` largest keys of each row.
 
-    With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`, and equals
+    With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`. It equals
     the top k of [`rss`] with the same noise. With logistic noise it is Rosén's Pareto sampling.
 
     Args:
-        keys (`torch.Tensor` of shape `(batch, length)`): What to sort by.
+        keys (`torch.Tensor` of shape `(batch, length)`): Keys of the positions.
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
-        budget (`torch.Tensor` of shape `(batch,)`, int64): How many to choose in each row; where a row has fewer
-            positions, all of them are chosen.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions to choose in each row. If a row has
+            fewer, all are chosen.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, bool.
@@ -66,12 +66,13 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> t
 
 
 def threshold_mask(soft: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Positions whose relaxed value exceeds one half: the hard choice as Algorithm 3 prints it.
+    """Choose the positions whose relaxed value exceeds 0.5: the hard choice as printed in Algorithm 3.
 
-    It does not spend the budget: the values of [`rss`] sum to it, but single ones exceed 1 and many stay below 0.5.
+    It may choose fewer positions than the budget: the values of [`rss`] sum to the budget, but some exceed 1 and many
+    are below 0.5.
 
     Args:
-        soft (`torch.Tensor` of shape `(batch, length)`): From [`rss`].
+        soft (`torch.Tensor` of shape `(batch, length)`): Result of [`rss`].
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
 
     Returns:
@@ -89,27 +90,27 @@ def rss(
     max_budget: int | None = None,
     gated: bool = True,
 ) -> torch.Tensor:
-    """Relaxed subset sampling: k successive softmaxes over keys from which spent probability is removed.
+    """Relaxed subset sampling: k successive softmaxes over keys, each after removing the probability already spent.
 
     Algorithm 1 (`rss_sampler`) of McDermott et al. (2021), after Xie and Ermon (2019). The paper's symbols: `s` is
     `scores`, `valid_tokens_mask` is `mask`, `subset_sizes` is `budget`, `g` is `scores + noise`, `t` is `temperature`,
-    `y_soft` is the result. As printed, a row whose budget is spent repeats its last softmax while a longer row of the
-    batch is being served, so that every row sums to the largest budget of the batch (`gated=False`). With
-    `gated=True` row i stops at `budget[i]`, and sums to it.
+    `y_soft` is the result. As printed (`gated=False`), a row whose budget is spent repeats its last softmax until the
+    largest budget of the batch is spent, and sums to that budget. With `gated=True` row i stops at `budget[i]`, and
+    sums to it.
 
-    The result is no probability: single values can exceed 1. It is differentiable in `scores`, once, computed in
-    float64 and returned in float32 (or float64 where `scores` is float64) whatever the autocast. The backward pass
-    keeps one tensor for every √k softmaxes and computes the others again.
+    The result is not a probability: values can exceed 1. It is differentiable in `scores` once. It is computed in
+    float64, independent of autocast, and returned in float32 (float64 for float64 scores). The backward pass keeps one
+    tensor for every √k softmaxes and recomputes the others.
 
     Args:
-        scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
+        scores (`torch.Tensor` of shape `(batch, length)`): Unnormalised selection scores.
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
-        budget (`torch.Tensor` of shape `(batch,)`, int64): How many to choose in each row.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions to choose in each row.
         noise (`torch.Tensor` of shape `(batch, length)`): Standard Gumbel noise.
-        temperature (`float`, *optional*, defaults to 1.0): Of the softmaxes; at least 0.1. Far below 1 the result is
-            the hard choice, and its gradient noise.
-        max_budget (`int`, *optional*): An upper bound on `budget`. Without it the largest budget is read back from
-            the device, which waits for the device.
+        temperature (`float`, *optional*, defaults to 1.0): Temperature of the softmaxes, at least 0.1. Far below 1 the
+            result is the hard choice, and its gradient is mostly noise.
+        max_budget (`int`, *optional*): An upper bound on `budget`. By default the largest budget is read from the
+            device, which waits for it.
         gated (`bool`, *optional*, defaults to `True`): Whether each row stops at its own budget.
 
     Returns:
@@ -131,19 +132,18 @@ def rss(
 
 
 class _RelaxedSubset(torch.autograd.Function):
-    """[`rss`] of keys, with a backward pass derived by hand.
+    """[`rss`] of keys, with a manual backward pass.
 
-    It works on weights w = exp(keys / t) instead of keys, so that a draw needs neither exponential nor logarithm:
-    a = w / Σ w is added to the result, and a (1 − a)^(1 / t) is what the next draw starts from. Where h is the
-    gradient of the keys after a draw and g that of the result, the gradient of the keys before it is
-    h + a (u − ⟨a, u⟩) / t with u = g − h / (1 − a). It takes float64 to hold such weights, and to subtract a from 1
-    where one position has nearly everything. The tensors of the loops are made before them: fresh ones would cost more
-    than the arithmetic.
+    It uses weights w = exp(keys / t) instead of keys, which avoids an exponential and a logarithm in every draw:
+    a = w / Σ w is added to the result, and the next draw starts from a (1 − a)^(1 / t). With h, the gradient of the
+    keys after a draw, and g, the gradient of the result, the gradient of the keys before the draw is
+    h + a (u − ⟨a, u⟩) / t with u = g − h / (1 − a). Such weights need float64, and so does 1 − a at a position with
+    nearly all weight. Tensors are allocated before the loops, because allocation takes longer than the arithmetic.
     """
 
     @staticmethod
     def forward(ctx, keys, mask, budget, draws, temperature, gated):
-        counted, spends = _turns(budget, draws, gated)
+        counted, spends = _draws_of_rows(budget, draws, gated)
         segment = max(math.isqrt(draws), 1)
         weights = _weights(keys, mask, temperature)
         starts = weights.new_empty(-(-draws // segment), *weights.shape)
@@ -163,16 +163,16 @@ class _RelaxedSubset(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_soft):
         mask, budget, starts, shares = ctx.saved_tensors
-        counted, spends = _turns(budget, ctx.draws, ctx.gated)
-        # of a row that is done a = 0 is made, and so its gradient
-        turns = list(zip((shares * counted).unbind(), spends, strict=True))
+        counted, spends = _draws_of_rows(budget, ctx.draws, ctx.gated)
+        # in a row that is done a becomes 0, and so does its gradient
+        draws = list(zip((shares * counted).unbind(), spends, strict=True))
         grad = grad_soft.double() * mask
         grad_keys, through, weights = torch.zeros_like(grad), torch.empty_like(grad), torch.empty_like(grad)
         spent, left = grad.new_empty(ctx.segment, *grad.shape).unbind(), torch.empty_like(grad)
         mean = grad.new_empty(len(grad), 1)
         for start in reversed(range(len(starts))):
             weights.copy_(starts[start])
-            part = turns[start * ctx.segment : (start + 1) * ctx.segment]
+            part = draws[start * ctx.segment : (start + 1) * ctx.segment]
             for (share, spend), a in zip(part, spent, strict=False):  # the last part is shorter
                 _draw(weights, share, spend, ctx.temperature, a, left)
             for (_, spend), a in reversed(list(zip(part, spent, strict=False))):
@@ -183,10 +183,12 @@ class _RelaxedSubset(torch.autograd.Function):
         return grad_keys.to(grad_soft.dtype), None, None, None, None, None
 
 
-def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
-    """Which rows add each draw to the result, `(draws, batch, 1)`, and which spend in it, `(batch, 1)`; 0 or 1.
+def _draws_of_rows(
+    budget: torch.Tensor, draws: int, gated: bool
+) -> tuple[torch.Tensor, Sequence[torch.Tensor | None]]:
+    """Return which rows add a draw to the result, `(draws, batch, 1)`, and which spend in it, `(batch, 1)`; 0 or 1.
 
-    A gated row may go on spending when it is done, as nothing looks at it any more: `None`.
+    The second is `None` for gated rows: they may spend after they are done, because their draws no longer count.
     """
     draw = torch.arange(draws, device=budget.device)[:, None, None]
     if gated:
@@ -196,7 +198,7 @@ def _turns(budget: torch.Tensor, draws: int, gated: bool) -> tuple[torch.Tensor,
 
 
 def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
-    """exp(keys / t) over the row's largest, float64; 0 where nothing may be chosen, 1 in a row without positions."""
+    """Return exp((keys − maximum of the row) / t), float64; 0 where `mask` is false, 1 in a row without positions."""
     keys = torch.where(mask, keys, -torch.inf).double().div_(temperature)
     keys -= keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)
     return torch.where(mask.any(dim=-1, keepdim=True), keys, 0).exp_()
@@ -210,7 +212,7 @@ def _draw(
     spent: torch.Tensor,
     left: torch.Tensor,
 ) -> None:
-    """One softmax into `spent`, what it leaves into `left`, and the weights of the next draw."""
+    """Write one softmax into `spent`, the rest into `left`, and the weights of the next draw into `weights`."""
     torch.mul(weights, share, out=spent)
     _leave(spent, spend, left)
     torch.mul(spent, left if temperature == 1 else left ** (1 / temperature), out=weights)
@@ -221,18 +223,19 @@ def _leave(spent: torch.Tensor, spend: torch.Tensor | None, left: torch.Tensor) 
 
 
 def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
-    """How probable it is that the top k of `scores + Gumbel noise` holds each position, in closed form.
+    """Return the probability that the top k of `scores + Gumbel noise` contains each position, in closed form.
 
-    π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k: every position rings after an exponential time
-    of rate e^{s_i}, and about k have rung by the time τ (Rosén 1972, "successive sampling"). It is exact for k = 0,
-    k = n and equal scores, and an approximation otherwise, the better the longer the row.
+    π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k: every position has an exponential waiting time
+    of rate e^{s_i}, and about k of them end before τ (Rosén 1972, "successive sampling"). It is exact for k = 0, k = n
+    and equal scores. Otherwise it is an approximation, which is better for longer rows.
 
-    Differentiable in `scores`, once; backward keeps one tensor. float32 whatever the autocast, float64 for float64.
+    It is differentiable in `scores` once; the backward pass keeps one tensor. The result is float32, independent of
+    autocast, or float64 for float64 scores.
 
     Args:
-        scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
+        scores (`torch.Tensor` of shape `(batch, length)`): Unnormalised selection scores.
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
-        budget (`torch.Tensor` of shape `(batch,)`, int64): How many are chosen in each row.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions chosen in each row.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, in [0, 1]; row i sums to `min(budget[i], positions of the row)`.
@@ -243,21 +246,21 @@ def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torc
 def logistic_topk_marginals(
     scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, hajek: bool = False
 ) -> torch.Tensor:
-    """How probable it is that the top k of `scores + logistic noise` holds each position, in closed form.
+    """Return the probability that the top k of `scores + logistic noise` contains each position, in closed form.
 
-    π_i = sigmoid(s_i + c), with the c of each row for which Σ π = k (Pareto sampling, Rosén 1997). With `hajek=True`
-    the probabilities are those of conditional Poisson sampling, P(m) ∝ exp(Σ_{i∈m} s_i) on subsets of size k, by
-    Hájek's (1964) correction; Pareto sampling is close to that, but the plain ones are closer to what it does. The
-    correction is an expansion: where few positions decide, a value can leave [0, 1] by a little.
+    π_i = sigmoid(s_i + c), with the c of each row for which Σ π = k (Pareto sampling, Rosén 1997). With `hajek=True`,
+    Hájek's (1964) correction gives the probabilities of conditional Poisson sampling, P(m) ∝ exp(Σ_{i∈m} s_i) on
+    subsets of size k. The two are similar, but Pareto sampling follows the uncorrected ones more closely. The
+    correction is an expansion: if few positions decide, values can be slightly outside of [0, 1].
 
-    Differentiable in `scores`, once; backward keeps one tensor (with `hajek=True` one more). float32 whatever the
-    autocast, float64 for float64.
+    It is differentiable in `scores` once; the backward pass keeps one tensor, with `hajek=True` two. The result is
+    float32, independent of autocast, or float64 for float64 scores.
 
     Args:
-        scores (`torch.Tensor` of shape `(batch, length)`): Selection scores, unnormalised.
+        scores (`torch.Tensor` of shape `(batch, length)`): Unnormalised selection scores.
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
-        budget (`torch.Tensor` of shape `(batch,)`, int64): How many are chosen in each row.
-        hajek (`bool`, *optional*, defaults to `False`): Whether to correct.
+        budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions chosen in each row.
+        hajek (`bool`, *optional*, defaults to `False`): Whether to apply the correction.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`; row i sums to `min(budget[i], positions of the row)`.
@@ -310,19 +313,19 @@ def _solve(
     law: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
     may_stop: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities and their slopes, by Newton's method in float64, in a bracket that halves where Newton leaves it.
+    """Return probabilities and their slopes, by Newton's method in float64 with bisection where a step is too large.
 
-    Newton's steps are those for the log-odds of the share that is chosen, which are nearly straight in c: four or five
-    are enough where scores differ by less than ten. Both laws are below e^x, which is where the bracket begins, and at
-    log n above minus the least score all but one position are chosen. With `may_stop` it is over when all rows are
-    right, for which the host has to look; otherwise all steps are made.
+    Newton's steps are taken for the log-odds of the chosen share, which are nearly linear in c: four or five steps
+    suffice if scores differ by less than ten. Both laws are below e^x, which gives the lower end of the bracket. At
+    log n above minus the least score, all but one position are chosen, which gives the upper end. With `may_stop` the
+    loop ends when all rows are solved, but testing this waits for the device. Otherwise all steps are made.
     """
     if scores.shape[-1] == 0:
         return scores.clone(), scores.clone()
     positions = mask.sum(dim=-1, keepdim=True, dtype=torch.float64)
     target = torch.minimum(budget[:, None], positions)
     undecided = (target > 0) & (target < positions)
-    wanted = torch.where(undecided, target, positions / 2)  # of the others nothing is asked
+    wanted = torch.where(undecided, target, positions / 2)  # any value for the others
     tolerance = wanted * max(torch.finfo(scores.dtype).eps / 8, _LEAST_TOLERANCE)
     x = torch.where(mask, scores, -torch.inf).double()
     x = x - x.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
@@ -375,19 +378,19 @@ class _HajekCorrection(torch.autograd.Function):
 def _hajek_sums(p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     spread = p * (1 - p)
     variance = spread.sum(dim=-1, keepdim=True)
-    variance = torch.where(variance > 0, variance, 1)  # nothing is undecided, and nothing to correct
+    variance = torch.where(variance > 0, variance, 1)  # if nothing is undecided, there is nothing to correct
     return spread, variance, (p * spread).sum(dim=-1, keepdim=True) / variance
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A way of drawing positions. The hard choice is always the largest of `scores + noise`, see [`topk_mask`].
+    """A way to draw positions. The hard choice is always the largest of `scores + noise`, see [`topk_mask`].
 
     Attributes:
         noise (`Callable`): Draws the noise from keys, see [`keyed_random`].
-        marginals (`Callable`): Closed-form probabilities that each position is drawn: `(scores, mask, budget)`.
-        relaxation (`Callable`, *optional*): Relaxed values of the same draw, with the signature of [`rss`]. Without it
-            the marginals are the relaxed values.
+        marginals (`Callable`): Returns the closed-form probability of each position from `(scores, mask, budget)`.
+        relaxation (`Callable`, *optional*): Returns relaxed values of the same draw, with the signature of [`rss`].
+            Without it the marginals are the relaxed values.
     """
 
     noise: Callable[..., torch.Tensor]

@@ -1,4 +1,4 @@
-"""What the masks look like and how well the encoder copes: sums over batches, turned into readable figures."""
+"""Statistics of the masks and of the encoder's losses on them, from sums over batches."""
 
 from collections.abc import Callable
 
@@ -13,12 +13,12 @@ _MOST_MASKED = 5  # residues that `most_masked` names
 
 
 class MaskingStatistics:
-    """Sums over corrupted batches, kept on the device and read back only when figures are wanted.
+    """Sums over corrupted batches. They stay on the device until [`figures`][MaskingStatistics.figures] is called.
 
     Args:
-        vocabulary ([`ResidueVocabulary`]): Gives the residues their letters.
+        vocabulary ([`ResidueVocabulary`]): Vocabulary of the batches.
         adversarial (`bool`): Whether there is a noiser to report on.
-        device (`torch.device`): Of the batches.
+        device (`torch.device`): Device of the batches.
     """
 
     def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
@@ -31,10 +31,10 @@ class MaskingStatistics:
         """Add a batch.
 
         Args:
-            corrupted ([`CorruptedBatch`]): What the encoder read.
-            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy of every masked residue at least.
-            true_ids (`torch.Tensor` of shape `(batch, length)`): The protein as it is.
-            residues (`torch.Tensor` of shape `(batch, length)`, bool): Where a residue stands.
+            corrupted ([`CorruptedBatch`]): The encoder's input.
+            losses (`torch.Tensor` of shape `(batch, length)`): Cross-entropy, at least of every masked residue.
+            true_ids (`torch.Tensor` of shape `(batch, length)`): The proteins without masks.
+            residues (`torch.Tensor` of shape `(batch, length)`, bool): Positions with a residue.
         """
         losses = losses.detach().double()
         entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
@@ -67,29 +67,38 @@ class MaskingStatistics:
         )
 
     def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        # index_add_ and not bincount, which waits for the device
+        # index_add_, because bincount waits for the device
         counts = torch.zeros(self.vocabulary.vocab_size, dtype=torch.float64, device=ids.device)
         return counts.index_add_(0, ids.flatten(), where.flatten().double())
 
     def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
-        """The figures of everything added since the last call, and start anew.
+        """Return the statistics of everything added since the last call, and reset the sums.
 
         Args:
             reduce (`Callable`, *optional*): Sums a tensor over all processes.
 
         Returns:
-            `dict[str, float]`: Always `mask_rate` (of the residues), `residues` (their number), and `share_mask`,
-            `share_keep`, `share_replace` of the noiser's masks (of the random ones where there is no noiser);
-            `rows_without_mask` where there were any (so short that the budget rounds to none), and likewise
-            `rows_without_adversarial_mask` where the noiser has masked in others. With a noiser also
-            `adversarial_loss` and `random_loss` (mean cross-entropy of the residues masked by the noiser and at
-            random, nats), `gap` (their difference), `mask_gap` (the same of residues hidden by [MASK] alone, so that
-            it tells of the places and not of the options), `entropy` (of the noiser's distribution over positions, 1 =
-            uniform), `effective_sample_share` (effective number of masked residues, if weighted back to uniform
-            masking, ÷ their number), `enrichment_A` … (share of a residue among the masked ÷ its share among all) and
-            `enrichment_max` (of the standard residues).
+            `dict[str, float]`: Empty if nothing was added. Otherwise:
+
+            - `mask_rate`, and `residues`, the number of residues.
+            - `share_mask`, `share_keep` and `share_replace`: corruption mix of the noiser's masks, or of the random
+              masks if there is no noiser.
+            - `rows_without_mask`: number of rows so short that their budget rounds to 0, if there are any.
+
+            With a noiser also:
+
+            - `adversarial_loss` and `random_loss`: mean cross-entropy of the residues masked by the noiser and at
+              random, in nats; `gap`: their difference.
+            - `mask_gap`: the same difference for residues replaced by [MASK] only. It compares the positions and is
+              independent of the corruption mix.
+            - `rows_without_adversarial_mask`: number of rows without any, if the noiser masked residues in others.
+            - `entropy`: entropy of the noiser's distribution over positions; 1 is uniform.
+            - `effective_sample_share`: effective number of masked residues when weighted to uniform masking, divided
+              by their number.
+            - `enrichment_A` etc.: share of a residue among the masked ones, divided by its share among all;
+              `enrichment_max`: the largest of the standard residues.
         """
-        # reduced even where this process added nothing: the others wait for it
+        # reduce even if this process added nothing, because the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
         adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
@@ -142,10 +151,10 @@ class MaskingStatistics:
 
 
 def most_masked(figures: dict[str, float]) -> str:
-    """The residues that the noiser masks most, with how much more often than their share.
+    """Return the residues with the largest enrichment, such as `C 1.2×, Y 1.2×`.
 
     Args:
-        figures (`dict[str, float]`): Of one held-out set, with `enrichment_A` … of each residue.
+        figures (`dict[str, float]`): Statistics of one held-out set, with `enrichment_A` etc.
     """
     prefix = "enrichment_"
     enrichment = {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}

@@ -116,7 +116,7 @@ def test_accumulation_does_not_scale_the_gradient_with_the_documented_setting(
 
 
 def test_rows_without_a_sequence_are_refused_with_the_setting_that_helps(collator):
-    with pytest.raises(ValueError, match="no 'sequence', only input; .* remove_unused_columns=False"):
+    with pytest.raises(ValueError, match="no 'sequence', only input: .* remove_unused_columns=False"):
         collator([{"input": "ACD"}])
 
 

@@ -393,15 +393,21 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"temperature": 0}, "temperature must be above 0"),
         (
             {"candidate_rate": 0.5, "noiser_view": "full"},
-            "candidate_rate is given, but only a noiser with the view 'blind'",
+            "candidate_rate is given, but only applies to noiser_view: blind",
         ),
         (
             {"candidate_rate": 0.1, "noiser_view": "blind"},
-            "candidate_rate must lie between the share that is masked, 0.2",
+            "candidate_rate must be between the mask rate, 0.2",
         ),
         ({"noiser_view": "context", "noiser_backbone": "conv"}, "the view 'context' needs the backbone gru"),
-        ({"sampler": "logistic_topk", "selection": "threshold"}, "selection: threshold needs sampler: rss"),
-        ({"sampler": "gumbel_topk", "gated": False}, "gated: false needs sampler: rss"),
+        (
+            {"sampler": "logistic_topk", "selection": "threshold"},
+            "selection: threshold is given, but sampler is logistic_topk: use sampler: rss",
+        ),
+        (
+            {"sampler": "gumbel_topk", "gated": False},
+            "gated: false is given, but sampler is gumbel_topk: use sampler: rss",
+        ),
         (
             {"sampler": "rss", "selection": "threshold", "importance_exponent": 1.0},
             "importance_exponent needs the probability",
