@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.downstream.arguments import parse_arguments, refuse
+from adversarial_mlm.downstream.command_line import parse_arguments, refuse
 from adversarial_mlm.downstream.results import add_to_card, read_results, table, write_results
 from adversarial_mlm.downstream.run import run
 

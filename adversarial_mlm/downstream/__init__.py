@@ -11,5 +11,5 @@ Each module imports only from those above it:
 - `alignment`, `linear_heads`, `probes`, `baselines`, `probe_callback`: frozen probes and baselines;
 - `modeling`, `finetune_settings`, `task_trainer`, `finetune_results`, `finetune`: fine-tuning;
 - `results`: records, tables and cards;
-- `argument_checks`, `arguments`, `zero_shot`, `run`: the command line.
+- `arguments`, `argument_checks`, `command_line`, `zero_shot`, `run`: the command line.
 """

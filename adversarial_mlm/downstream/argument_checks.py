@@ -1,15 +1,13 @@
 """Invalid combinations of options of `examples/run_tape.py`: conditions, and an error message for each."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adversarial_mlm.downstream.arguments import TapeArguments
 from adversarial_mlm.downstream.definitions import KINDS, TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import defaults_of, did_you_mean
-
-if TYPE_CHECKING:
-    from adversarial_mlm.downstream.arguments import TapeArguments
 
 _OF_RESIDUES = {"token_classification", *(name for name, task in TASKS.items() if task.kind == "token_classification")}
 Rule = tuple[Callable[[Any], Any], str]
@@ -136,7 +134,7 @@ _EFFECT: list[Rule] = [
 ]
 
 
-def check_arguments(args: "TapeArguments", settings: FinetuneSettings) -> None:
+def check_arguments(args: TapeArguments, settings: FinetuneSettings) -> None:
     """Check that the options of a command line can be combined, and that each has an effect.
 
     Raises:

@@ -1,10 +1,8 @@
-"""The command line of `examples/run_tape.py`."""
+"""The options of `examples/run_tape.py`, and what they describe: a grid, a task of the user's own table."""
 
-import sys
 from dataclasses import dataclass
-from typing import NoReturn, get_type_hints
+from typing import get_type_hints
 
-from adversarial_mlm.downstream.argument_checks import check_arguments
 from adversarial_mlm.downstream.definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.inference.embeddings import DTYPES
@@ -79,30 +77,6 @@ OPTIONS = OptionSet(
     helps={name: f"finetune: {text}" for name, text in documented(FinetuneSettings).items()},
 )
 """All options of the command line."""
-
-
-def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
-    """Parse the command line, including the options of [`FinetuneSettings`].
-
-    A mistake ends the program with exit status 2 and a message that names the option.
-
-    Args:
-        argv (`list[str]`): The command line without the program's name.
-    """
-    parser = OPTIONS.parser()
-    try:
-        args, settings = OPTIONS.build(OPTIONS.read_words(argv, parser))
-        args.task = list(TASKS) if args.task == ["all"] else args.task
-        check_arguments(args, settings)
-    except ValueError as error:
-        refuse(parser.prog, str(error))
-    return args, settings
-
-
-def refuse(program: str, message: str) -> NoReturn:
-    """End the program with exit status 2 and a message."""
-    print(f"{program}: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 def read_grid(words: list[str]) -> dict[str, list]:

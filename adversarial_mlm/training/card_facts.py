@@ -4,11 +4,14 @@ import platform
 from collections.abc import Sequence, Sized
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch.utils.data import Dataset, IterableDataset
+from transformers import PreTrainedModel, TrainerState
 
 from adversarial_mlm.data.order import data_seed
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.saving.model_card.architecture import describe_encoder
 from adversarial_mlm.saving.model_card.facts import (
     CardFacts,
@@ -24,17 +27,35 @@ from adversarial_mlm.saving.model_card.facts import (
 from adversarial_mlm.saving.model_card.text import changed_options, option_value
 from adversarial_mlm.training.batch_schedule import accumulation
 from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.hardware import device_name
 from adversarial_mlm.utils.ramp import Ramp
 from adversarial_mlm.utils.version import __version__
 
-if TYPE_CHECKING:
-    from adversarial_mlm.training.trainer import AdversarialMLMTrainer
+
+class Described(Protocol):
+    """What of a trainer the card describes; an [`AdversarialMLMTrainer`] has it."""
+
+    args: AdversarialMLMTrainingArguments
+    model: PreTrainedModel
+    data_collator: DataCollatorForRandomMLM
+    noiser: NoiserModel | None
+    state: TrainerState
+    run_facts: dict[str, Any]
+    train_dataset: Any
+    eval_dataset: Any
+    hub_model_id: str | None
+    loaded_best_step: int | None
+
+    @property
+    def collapsed_at(self) -> int | None:
+        """Step of the first log entry that reports a collapse."""
+
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers")
 
 
-def card_facts(trainer: "AdversarialMLMTrainer") -> CardFacts:
+def card_facts(trainer: Described) -> CardFacts:
     """Read the facts for the model card from a trainer.
 
     Args:
@@ -72,7 +93,7 @@ def card_facts(trainer: "AdversarialMLMTrainer") -> CardFacts:
     )
 
 
-def _optimization(trainer: "AdversarialMLMTrainer") -> OptimizationFacts:
+def _optimization(trainer: Described) -> OptimizationFacts:
     args, max_steps = trainer.args, trainer.state.max_steps
     steps = [(0, args.gradient_accumulation_steps)]
     if args.batch_stages:
@@ -93,7 +114,7 @@ def _optimization(trainer: "AdversarialMLMTrainer") -> OptimizationFacts:
     )
 
 
-def _noiser(trainer: "AdversarialMLMTrainer") -> NoiserFacts | None:
+def _noiser(trainer: Described) -> NoiserFacts | None:
     args, noiser = trainer.args, trainer.noiser
     if noiser is None:
         return None
@@ -124,7 +145,7 @@ def _points(words: Sequence[str]) -> Points:
     return tuple(zip(ramp.steps, ramp.values, strict=True))
 
 
-def _data(trainer: "AdversarialMLMTrainer") -> DataFacts:
+def _data(trainer: Described) -> DataFacts:
     train, held_out = trainer.train_dataset, trainer.eval_dataset
     if held_out is None:
         held_out = {}
@@ -142,7 +163,7 @@ def _size(dataset: Dataset | None) -> int | None:
     return len(dataset) if isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) else None
 
 
-def _environment(trainer: "AdversarialMLMTrainer", encoder: EncoderFacts) -> EnvironmentFacts:
+def _environment(trainer: Described, encoder: EncoderFacts) -> EnvironmentFacts:
     args, recipe = trainer.args, trainer.run_facts.get("recipe")
     packages = (*_PACKAGES, "peft") if encoder.adapters else _PACKAGES
     seeds = {"seed": args.seed, "data_seed": data_seed(args)}
@@ -162,7 +183,7 @@ def _environment(trainer: "AdversarialMLMTrainer", encoder: EncoderFacts) -> Env
     )
 
 
-def _options(trainer: "AdversarialMLMTrainer") -> dict[str, str]:
+def _options(trainer: Described) -> dict[str, str]:
     recipe = trainer.run_facts.get("recipe")
     parts = [] if recipe is None else [recipe.data, recipe.model, recipe.masking, recipe.run]
     return {name: value for part in (*parts, trainer.args) for name, value in changed_options(part).items()}

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from adversarial_mlm.downstream.arguments import parse_arguments, read_grid
+from adversarial_mlm.downstream.arguments import read_grid
+from adversarial_mlm.downstream.command_line import parse_arguments
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 
 COMMON = ["--model_name_or_path", "m", "--data_dir", "d"]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from adversarial_mlm.data import CorpusError
-from adversarial_mlm.downstream.arguments import parse_arguments
+from adversarial_mlm.downstream.command_line import parse_arguments
 from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
 from adversarial_mlm.inference.variant_effects import apply_mutations, score_variants
 

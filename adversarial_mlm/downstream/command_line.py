@@ -1,0 +1,33 @@
+"""The command line of `examples/run_tape.py`."""
+
+import sys
+from typing import NoReturn
+
+from adversarial_mlm.downstream.argument_checks import check_arguments
+from adversarial_mlm.downstream.arguments import OPTIONS, TapeArguments
+from adversarial_mlm.downstream.definitions import TASKS
+from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+
+
+def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
+    """Parse the command line, including the options of [`FinetuneSettings`].
+
+    A mistake ends the program with exit status 2 and a message that names the option.
+
+    Args:
+        argv (`list[str]`): The command line without the program's name.
+    """
+    parser = OPTIONS.parser()
+    try:
+        args, settings = OPTIONS.build(OPTIONS.read_words(argv, parser))
+        args.task = list(TASKS) if args.task == ["all"] else args.task
+        check_arguments(args, settings)
+    except ValueError as error:
+        refuse(parser.prog, str(error))
+    return args, settings
+
+
+def refuse(program: str, message: str) -> NoReturn:
+    """End the program with exit status 2 and a message."""
+    print(f"{program}: {message}", file=sys.stderr)
+    sys.exit(2)
