@@ -1,6 +1,6 @@
-"""How many records an update of the encoder takes, which may change once or more in a run, and where they begin.
+"""The size of an update, which may change during a run, and the records at which each update begins.
 
-All of it follows from the number of updates made, so that nothing about the position in the data has to be saved.
+Everything is a function of the number of updates, so no position in the data has to be saved.
 """
 
 import bisect
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BatchStage:
-    """Updates of one size.
+    """A range of updates that have the same size.
 
     Attributes:
-        first_update: Number of the first of them, counted from 0.
-        size: Records of the global batch in [`read_stages`], micro-batches of one process from there on.
+        first_update: Number of its first update, from 0.
+        size: Size of an update: records of the global batch from [`read_stages`], micro-batches of one process from
+            [`accumulation`].
     """
 
     first_update: int
@@ -23,19 +24,21 @@ class BatchStage:
 
 
 def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[BatchStage]:
-    """Read sizes of the global batch: one number, or `size@step` points, a step in updates or as `80%` of all.
+    """Read the sizes of the global batch.
 
     Args:
-        points (`Sequence[str]`): As `["128"]` or `["128@0", "256@80%"]`. The first step is 0.
-        name (`str`): Of the option, for messages.
+        points (`Sequence[str]`): One number, as `["128"]`, or `size@step` points, as `["128@0", "256@80%"]`. A step is
+            a number of updates or a share of `max_steps`. The first step is 0.
+        name (`str`): Name of the option, for messages.
         max_steps (`int`): Updates of the run.
 
     Raises:
-        ValueError: If that is not what the words are, if a step lies beyond the run, or if its end is not known.
+        ValueError: If the points cannot be read, if a step is not in the run, or if there are several points but no
+            `max_steps`.
     """
     words = " ".join(map(str, points)).split()
     if len(words) > 1 and max_steps < 1:
-        raise ValueError(f"{name} changes in the run, which needs max_steps in place of num_train_epochs")
+        raise ValueError(f"{name} has several sizes, which needs max_steps: set it in place of num_train_epochs")
     plain = [f"{words[0]}@0"] if len(words) == 1 and "@" not in words[0] else words
     try:
         pairs = [word.split("@") for word in plain]
@@ -46,11 +49,11 @@ def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[BatchS
     rising = all(a < b for a, b in zip(starts, starts[1:], strict=False))
     if not stages or starts[0] != 0 or not rising or min(stage.size for stage in stages) < 1:
         raise ValueError(
-            f"{name} must be one number of sequences, or size@step points whose steps rise from 0 and are numbers of "
-            f"updates or shares of max_steps such as 80%; got '{' '.join(words)}'"
+            f"{name} must be one number of sequences, or size@step points such as 128@0 256@80%, with steps that rise "
+            f"from 0; got '{' '.join(words)}'"
         )
     if len(stages) > 1 and starts[-1] >= max_steps:
-        raise ValueError(f"{name} changes at update {starts[-1]:,}, but max_steps is {max_steps:,}")
+        raise ValueError(f"{name} changes at update {starts[-1]:,}, but max_steps is {max_steps:,}: use earlier steps")
     return stages
 
 
@@ -64,31 +67,36 @@ def _update(step: str, max_steps: int) -> int:
 
 
 def accumulation(stages: Sequence[BatchStage], name: str, batch_size: int, num_processes: int) -> list[BatchStage]:
-    """The micro-batches of one process that make the global batches of some stages.
+    """Convert the sizes of stages from records of the global batch to micro-batches of one process.
+
+    Args:
+        stages (`Sequence[BatchStage]`): In records, from [`read_stages`].
+        name (`str`): Name of the option, for messages.
+        batch_size (`int`): Records of a micro-batch.
+        num_processes (`int`): Number of processes.
 
     Raises:
-        ValueError: If a global batch is no multiple of what all processes read at a time.
+        ValueError: If a global batch is not a multiple of the micro-batches of all processes.
     """
     at_a_time = batch_size * num_processes
     for stage in stages:
         if stage.size % at_a_time:
-            read = "1 process reads" if num_processes == 1 else f"{num_processes} processes read"
             raise ValueError(
-                f"{name} is {stage.size}, which is no multiple of the {at_a_time} sequences that {read} at a time "
-                f"(per_device_train_batch_size {batch_size}); change one of the three"
+                f"{name} is {stage.size}, but must be a multiple of {at_a_time}: per_device_train_batch_size "
+                f"({batch_size}) times the number of processes ({num_processes})"
             )
     return [BatchStage(stage.first_update, stage.size // at_a_time) for stage in stages]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """Successive updates of one size from one epoch of the data.
+    """Successive updates of the same size in one epoch of the data. The stock loop treats it as an epoch.
 
     Attributes:
-        epoch: Of the data.
-        first: Micro-batch of that epoch with which it begins.
-        stop: Micro-batch before which it ends.
-        accumulation: Micro-batches of an update; fewer are left to the last one of an epoch.
+        epoch: Epoch of the data.
+        first: Its first micro-batch in that epoch.
+        stop: The micro-batch after its last one.
+        accumulation: Micro-batches per update. The last update of an epoch may have fewer.
     """
 
     epoch: int
@@ -98,27 +106,29 @@ class Pass:
 
     @property
     def updates(self) -> int:
-        """Updates in it."""
+        """Number of updates."""
         return math.ceil((self.stop - self.first) / self.accumulation)
 
 
 class EpochPasses:
     """Which micro-batches belong to which update.
 
-    An epoch ends with an update of what is left of it. A stage goes on where the one before stopped, within the same
-    epoch, so that no record is lost or read twice.
+    The last update of an epoch takes the micro-batches that are left. A new stage continues in the same epoch, so no
+    record is skipped or read twice.
 
     Args:
-        batches_per_epoch (`int`): Micro-batches of an epoch on one process.
-        stages (`Sequence[BatchStage]`): In micro-batches, see [`accumulation`].
+        batches_per_epoch (`int`): Micro-batches per epoch on one process.
+        stages (`Sequence[BatchStage]`): In micro-batches, from [`accumulation`].
     """
 
     def __init__(self, batches_per_epoch: int, stages: Sequence[BatchStage]):
         self.batches_per_epoch, self.stages = batches_per_epoch, list(stages)
         self._starts = [stage.first_update for stage in stages]
-        self._places = [(0, 0)]  # epoch and micro-batch at which each stage begins
+        self._positions = [(0, 0)]  # epoch and micro-batch at which each stage begins
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
-            self._places.append(self._after(*self._places[-1], before.size, stage.first_update - before.first_update))
+            self._positions.append(
+                self._after(*self._positions[-1], before.size, stage.first_update - before.first_update)
+            )
 
     def _after(self, epoch: int, batch: int, size: int, updates: int) -> tuple[int, int]:
         rest = math.ceil((self.batches_per_epoch - batch) / size)  # updates to the end of the epoch
@@ -130,27 +140,27 @@ class EpochPasses:
     def _stage_of(self, update: int) -> int:
         return bisect.bisect_right(self._starts, update) - 1
 
-    def place(self, update: int) -> tuple[int, int]:
+    def position(self, update: int) -> tuple[int, int]:
         """Epoch and micro-batch at which an update begins."""
         stage = self.stages[self._stage_of(update)]
-        return self._after(*self._places[self._stage_of(update)], stage.size, update - stage.first_update)
+        return self._after(*self._positions[self._stage_of(update)], stage.size, update - stage.first_update)
 
     def at(self, update: int) -> Pass:
-        """What is left from an update on of the pass that it belongs to."""
+        """The rest of a pass, from the given update on."""
         number = self._stage_of(update)
-        (epoch, first), size, stop = self.place(update), self.stages[number].size, self.batches_per_epoch
+        (epoch, first), size, stop = self.position(update), self.stages[number].size, self.batches_per_epoch
         if number + 1 < len(self.stages):
             stop = min(stop, first + (self._starts[number + 1] - update) * size)
         return Pass(epoch, first, stop, size)
 
     def index(self, update: int) -> int:
-        """How many passes end before an update."""
-        cut = sum(batch > 0 for _, batch in self._places[: self._stage_of(update) + 1])  # epochs cut by a new stage
-        return self.place(update)[0] + cut
+        """Number of passes that end before an update."""
+        cut = sum(batch > 0 for _, batch in self._positions[: self._stage_of(update) + 1])  # epochs cut by a new stage
+        return self.position(update)[0] + cut
 
 
 def micro_steps_before(update: int, stages: Sequence[BatchStage]) -> int:
-    """Micro-batches of one process before an update, where every update is whole."""
+    """Number of micro-batches of one process before an update, if all updates are complete."""
     stops = [stage.first_update for stage in stages[1:]] + [update]
     return sum(
         stage.size * max(min(update, stop) - stage.first_update, 0) for stage, stop in zip(stages, stops, strict=True)

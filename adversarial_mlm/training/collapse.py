@@ -1,4 +1,4 @@
-"""Collapse of the game: the loss on random masks rises because the choice of positions reveals the residues."""
+"""Detect collapse: the loss on random masks rises because the choice of positions reveals the residues."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,34 +9,33 @@ from adversarial_mlm.training.training_args import AdversarialMLMTrainingArgumen
 
 logger = logging.getLogger(__name__)
 
-_ENTRIES = 3  # of the log, averaged: one entry alone is too noisy to ring an alarm
+_ENTRIES = 3  # of the log that are averaged, because a single one is too noisy
 
 
 def random_loss_above_best(random_losses: Sequence[float]) -> float:
-    """How far the loss on random masks has risen above its best, nats; both are means of three entries in a row.
+    """How far the loss on random masks is above its best, in nats. Both are means of three successive log entries.
 
     Args:
-        random_losses (`Sequence[float]`): Of a run's log, in order.
+        random_losses (`Sequence[float]`): `random_loss` of a run's log entries, in order.
 
     Returns:
-        `float`, 0 at the best, and where there are fewer than three entries.
+        `float`; 0 at the best, and if there are fewer than three entries.
     """
     means = [sum(random_losses[end - _ENTRIES : end]) / _ENTRIES for end in range(_ENTRIES, len(random_losses) + 1)]
     return means[-1] - min(means) if means else 0.0
 
 
 def has_collapsed(above_best: float, enrichment_max: float, margin: float, enrichment: float) -> bool:
-    """Whether the encoder loses what it knew, and by the noiser's doing.
+    """Whether training has collapsed: the loss on random masks has risen, and the noiser prefers one residue.
 
-    A high enrichment alone is no harm, nor is a passing rise of the loss. Both together are the collapse of the game:
-    the choice of a position tells what stands there, the encoder answers that and forgets the protein, and the noiser
-    moves on to the next residue.
+    Neither alone is a collapse. Together they show that the encoder predicts residues from the choice of positions
+    rather than from the protein.
 
     Args:
-        above_best (`float`): See [`random_loss_above_best`].
-        enrichment_max (`float`): How much more often than its share the favourite residue is masked.
-        margin (`float`): Above which the first is a loss.
-        enrichment (`float`): Above which the second is an obsession.
+        above_best (`float`): Rise of the loss, see [`random_loss_above_best`].
+        enrichment_max (`float`): How many times as often as its share the most masked residue is masked.
+        margin (`float`): Limit of the first (`collapse_margin`).
+        enrichment (`float`): Limit of the second (`collapse_enrichment`).
     """
     return above_best > margin and enrichment_max > enrichment
 
@@ -44,7 +43,7 @@ def has_collapsed(above_best: float, enrichment_max: float, margin: float, enric
 def collapse_figures(
     logs: Mapping[str, float], history: Sequence[Mapping[str, float]], args: AdversarialMLMTrainingArguments
 ) -> dict[str, float]:
-    """Figures for a training entry of the log: `random_loss_above_best` (nats) and `collapse` (0 or 1).
+    """Figures for a training entry of the log.
 
     Args:
         logs (`Mapping[str, float]`): The entry.
@@ -52,7 +51,8 @@ def collapse_figures(
         args ([`AdversarialMLMTrainingArguments`]): `collapse_margin` and `collapse_enrichment`.
 
     Returns:
-        `dict[str, float]`, empty where there is no noiser or no random mask to judge by.
+        `dict[str, float]`: `random_loss_above_best` (nats) and `collapse` (0 or 1); empty without a noiser or without
+        random masks.
     """
     if not {"random_loss", "enrichment_max"} <= logs.keys():
         return {}
@@ -63,11 +63,11 @@ def collapse_figures(
 
 
 class CollapseAlarm(TrainerCallback):
-    """Warns at the first log entry that reports a collapse, and stops the run if that is asked for.
+    """Warn at the first log entry that reports a collapse, and stop the run if `on_collapse` is `stop`.
 
     Args:
-        view (`str`): Of the noiser; the message advises `blind` to one that is not.
-        stop (`bool`): Whether the run stops (`on_collapse: stop`).
+        view (`str`): The noiser's `view`. The message recommends `blind` if it is another one.
+        stop (`bool`): Whether to stop the run.
     """
 
     def __init__(self, view: str, stop: bool):
@@ -85,11 +85,11 @@ class CollapseAlarm(TrainerCallback):
 
 
 def collapse_message(step: int, above_best: float, enrichment_max: float, view: str) -> str:
-    """One paragraph that says what happened and which options help."""
+    """Say what happened and which options may help."""
     remedies = ["a lower noiser_learning_rate", "a lower adversarial_share", "a higher importance_exponent"]
     if view != "blind":
-        remedies.insert(0, "noiser_view: blind, where no mask can tell what it hides")
+        remedies.insert(0, "noiser_view: blind, with which a choice of positions reveals no residue")
     return (
         f"collapse at step {step}: the loss on random masks is {above_best:.2f} nats above its best while the noiser "
-        f"masks one residue {enrichment_max:.1f} times as often as its share. What helps: {'; '.join(remedies)}."
+        f"masks one residue {enrichment_max:.1f} times as often as its share. Try {'; '.join(remedies)}."
     )

@@ -1,9 +1,8 @@
-"""Dropout that costs less on a CPU.
+"""Faster dropout on a CPU.
 
-PyTorch draws a float32 number for every value that it may drop, and attention with dropout leaves the quick kernel for
-one that works in float32 throughout: together up to half of a training step. Here a value costs 16 random bits, and
-attention stays in the precision it is asked for. The bits come from PyTorch's own generator, so a seed repeats a run;
-they are not the numbers that PyTorch would have drawn.
+PyTorch draws a float32 number for every value, and uses a slower float32 kernel for attention with dropout. Together
+these take up to half of a training step. Here, dropout uses 16 random bits per value, and attention keeps its
+precision. The bits come from PyTorch's generator: a seed repeats a run, but with other numbers than stock dropout.
 """
 
 import math
@@ -17,11 +16,11 @@ _LEVELS = 2**16
 
 
 class QuickDropout(TorchFunctionMode):
-    """A context in which `F.dropout`, and `F.scaled_dot_product_attention` with dropout, take the quick way on a CPU.
+    """A context that makes `F.dropout`, and `F.scaled_dot_product_attention` with dropout, faster on a CPU.
 
-    It does so for any encoder that calls them. Calls that it does not know (other devices, causal attention, grouped
-    heads, a mask that is learned) go to PyTorch as ever. Not for a forward pass with checkpoints of its activations:
-    the autograd engine repeats it outside of every context, and would draw other numbers.
+    Calls that it does not support go to PyTorch: other devices, causal attention, grouped heads, a learned mask. Do
+    not use it with activation checkpointing: the autograd engine repeats the forward pass outside of any context, with
+    other random numbers.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -53,14 +52,14 @@ def _can_be_quick(tensor: torch.Tensor, p: float) -> bool:
 
 
 def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
-    """`F.dropout` of a model in training.
+    """`F.dropout` with `training=True`.
 
     Args:
         values (`torch.Tensor`): Any shape, floating point, on a CPU.
-        p (`float`): The chance of each value to become 0, between 0 and 1; rounded to a 65,536th.
+        p (`float`): Probability that a value becomes 0, between 0 and 1; it is rounded to a multiple of 1/65,536.
 
     Returns:
-        `torch.Tensor` of the same shape and dtype; what stays is divided by 1 − p.
+        `torch.Tensor` of the same shape and dtype; values that are kept are divided by 1 − p.
     """
     return _Dropout.apply(values, p)
 
@@ -80,9 +79,9 @@ class _Dropout(torch.autograd.Function):
 
 
 def _keep_at_random(like: torch.Tensor, p: float) -> tuple[torch.Tensor, float]:
-    """1 where a value stays and 0 where it is dropped, as numbers of the same shape and dtype, and 1 ÷ (1 − p).
+    """Return 1 for values that are kept and 0 for others, with the shape and dtype of `like`, and 1 ÷ (1 − p).
 
-    Not as booleans: a product of two dtypes takes three times as long.
+    They are not booleans because a product of two dtypes takes three times as long.
     """
     dropped = min(round(p * _LEVELS), _LEVELS - 1)
     words = torch.empty(math.ceil(like.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
@@ -102,20 +101,19 @@ def attention(
 ) -> torch.Tensor:
     """`F.scaled_dot_product_attention` with dropout of the probabilities.
 
-    Scores are rounded to the dtype of the queries, as where a model writes its attention out; the softmax adds up in
-    float32.
+    Scores have the dtype of the queries. The softmax is computed in float32.
 
     Args:
-        query (`torch.Tensor` of shape `(batch, heads, length, width)`): Floating point, on a CPU.
-        key (`torch.Tensor` of shape `(batch, heads, others, width)`): What queries are compared with.
-        value (`torch.Tensor` of shape `(batch, heads, others, width)`): What is taken from there.
-        mask (`torch.Tensor` that broadcasts to `(batch, heads, length, others)`, *optional*): bool, where to look; or
-            numbers that are added to the scores, without a gradient.
-        p (`float`): The chance of each probability to become 0; see [`dropout`].
-        scale (`float`, *optional*): Of the scores. Defaults to 1 / √width.
+        query (`torch.Tensor` of shape `(batch, heads, length, width)`): Queries, floating point, on a CPU.
+        key (`torch.Tensor` of shape `(batch, heads, others, width)`): Keys.
+        value (`torch.Tensor` of shape `(batch, heads, others, width)`): Values.
+        mask (`torch.Tensor` that broadcasts to `(batch, heads, length, others)`, *optional*): bool, `True` where a
+            query attends; or numbers to add to the scores, without a gradient.
+        p (`float`): Probability that an attention probability becomes 0; see [`dropout`].
+        scale (`float`, *optional*): Factor of the scores. Defaults to 1 / √width.
 
     Returns:
-        `torch.Tensor` of shape `(batch, heads, length, width)`; 0 for a query that may look nowhere.
+        `torch.Tensor` of shape `(batch, heads, length, width)`; 0 for a query that attends to nothing.
     """
     parts = [query, key, value]
     if torch.is_autocast_enabled("cpu"):
@@ -144,7 +142,7 @@ class _Attention(torch.autograd.Function):
         grad, kept = grad.flatten(0, 1), probabilities * keep
         grad_value = torch.bmm(kept.transpose(1, 2), grad).mul_(ctx.factor)
         grad_probabilities = torch.bmm(grad, value.transpose(1, 2), out=kept).mul_(keep)
-        # in place of them: fresh memory would cost as much as the arithmetic
+        # in place, because new memory would cost as much as the arithmetic
         grad_scores = torch.ops.aten._softmax_backward_data.out(
             grad_probabilities, probabilities, -1, probabilities.dtype, grad_input=grad_probabilities
         )
@@ -155,18 +153,18 @@ class _Attention(torch.autograd.Function):
 
 
 def _probabilities(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Softmax of `(batch, heads, length, others)`, in place of the scores; 0 in a row that may look nowhere."""
+    """Softmax of `(batch, heads, length, others)`, in place; 0 for a query that attends to nothing."""
     if mask is None:
         return torch.softmax(scores, dim=-1, out=scores)
-    if mask.dim() > 1 and mask.stride(-2) == 0:  # all queries look at the same
+    if mask.dim() > 1 and mask.stride(-2) == 0:  # the same for all queries
         mask = mask[..., :1, :]
-    # half of the least number: nothing added to it becomes infinite, of which a softmax is no number
+    # half of the lowest number, so that a sum with it is not infinite, which would make the softmax nan
     least = torch.finfo(scores.dtype).min / 2
     if mask.dtype == torch.bool:
-        looks = mask.any(dim=-1, keepdim=True)
+        attends = mask.any(dim=-1, keepdim=True)
         scores += scores.new_zeros(mask.shape).masked_fill_(~mask, least)
     else:
-        looks = (mask > -torch.inf).any(dim=-1, keepdim=True)
+        attends = (mask > -torch.inf).any(dim=-1, keepdim=True)
         scores += mask.clamp_min(least)
     torch.softmax(scores, dim=-1, out=scores)
-    return scores if looks.all() else scores.mul_(looks)
+    return scores if attends.all() else scores.mul_(attends)

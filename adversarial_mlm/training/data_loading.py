@@ -1,4 +1,4 @@
-"""Loaders over keyed records: the encoder's, evaluation's, and the noiser's own stream."""
+"""Data loaders: of the encoder, of the noiser and of evaluation."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -30,28 +30,28 @@ def plain_loader(
     batch_sampler: Sampler[list[int]] | None = None,
     is_training: bool = True,
 ) -> DataLoader:
-    """A loader that accelerate has not touched yet.
+    """A loader that accelerate has not prepared.
 
     Args:
-        dataset: With a `sequence` column, indexable or iterable.
-        args (`TrainingArguments`): Workers, pinning, seeds.
-        sequence_encoder ([`SequenceEncoder`]): The collator's light stage, which alone goes to the workers: neither
-            noiser nor gradient has business there.
-        batch_size (`int`, *optional*): Of one process; `None` of an iterable dataset that gives whole batches.
-        batch_sampler (`Sampler`, *optional*): Of an indexable dataset, which is otherwise read in order.
-        is_training (`bool`, *optional*, defaults to `True`): Or evaluation.
+        dataset: An indexable or iterable dataset with a `sequence` column.
+        args (`TrainingArguments`): Workers, pinned memory, seeds.
+        sequence_encoder ([`SequenceEncoder`]): CPU stage of the collator. Workers get a copy of it, but not of the
+            noiser.
+        batch_size (`int`, *optional*): Records per batch of one process; `None` for an iterable dataset of batches.
+        batch_sampler (`Sampler`, *optional*): For an indexable dataset, which is otherwise read in order.
+        is_training (`bool`, *optional*, defaults to `True`): Whether it is for training; otherwise for evaluation.
     """
     settings: dict[str, Any] = {
         "collate_fn": sequence_encoder,
         "num_workers": args.dataloader_num_workers,
         "pin_memory": args.dataloader_pin_memory and args.device.type != "cpu",
-        # every evaluation has a loader of its own, whose workers must go when it is done
+        # each evaluation makes a new loader, whose workers must end with it
         "persistent_workers": args.dataloader_persistent_workers and is_training,
         "multiprocessing_context": args.dataloader_multiprocessing_context,
         "worker_init_fn": spare_worker,
         "prefetch_factor": args.dataloader_prefetch_factor,
-        # a loader without a generator draws from the global one whenever it starts, and so would change the dropout of
-        # a run that evaluates more often, has a noiser, or was resumed
+        # without it, a loader draws from the global generator when it starts, which would change dropout in runs that
+        # evaluate more often, have a noiser or were resumed
         "generator": torch.Generator().manual_seed(data_seed(args)),
     }
     drop_last = is_training and args.dataloader_drop_last and batch_size is not None
@@ -71,16 +71,16 @@ def noiser_batches(
     world: int,
     rank: int,
 ) -> Iterator[dict]:
-    """The noiser's micro-batches from any of its updates on.
+    """The noiser's micro-batches from a given update on.
 
     Args:
         dataset: The training set.
         args (`TrainingArguments`): Batch size, workers, seeds.
-        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
-        first_update (`int`): Noiser updates made before.
-        first_micro_step (`int`): Micro-batches of this process in them.
+        sequence_encoder ([`SequenceEncoder`]): CPU stage of the collator.
+        first_update (`int`): Number of the first update of the noiser.
+        first_micro_step (`int`): Micro-batches of this process before that update.
         world (`int`): Number of processes.
-        rank (`int`): Number of this one.
+        rank (`int`): Rank of this process.
     """
     if isinstance(dataset, IterableDataset):
         yield from stream_batches(dataset, args, sequence_encoder, NOISER_STREAM, first_update, world, rank)
@@ -99,16 +99,17 @@ def stream_batches(
     world: int,
     rank: int,
 ) -> Iterator[dict]:
-    """Micro-batches of a stream from any update on, see [`StreamBatches`]. The noiser's are always shuffled.
+    """Micro-batches of a streamed dataset from a given update on, see [`StreamBatches`].
 
     Args:
         dataset (`IterableDataset`): The training set.
-        args (`TrainingArguments`): Batch size, accumulation, workers, seeds.
-        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
+        args (`TrainingArguments`): Batch size, accumulation, workers, seeds, and whether the encoder's batches are
+            shuffled. The noiser's always are.
+        sequence_encoder ([`SequenceEncoder`]): CPU stage of the collator.
         stream (`int`): `ENCODER_STREAM` or `NOISER_STREAM`.
-        first_update (`int`): Updates made before, by the network whose stream it is.
+        first_update (`int`): Number of the first update, among those of that network.
         world (`int`): Number of processes.
-        rank (`int`): Number of this one.
+        rank (`int`): Rank of this process.
     """
     shuffle = stream == NOISER_STREAM or args.train_sampling_strategy == "random"
     first = first_update * args.gradient_accumulation_steps * args.train_batch_size * world
@@ -122,10 +123,10 @@ class TrainingBatches:
     Args:
         dataset: The training set.
         args (`TrainingArguments`): Batch size, workers, seeds.
-        sequence_encoder ([`SequenceEncoder`]): The collator's light stage.
-        noiser_micro_steps (`Callable[[int], int]`): Micro-batches that the noiser has read before one of its updates.
+        sequence_encoder ([`SequenceEncoder`]): CPU stage of the collator.
+        noiser_micro_steps (`Callable[[int], int]`): From the number of a noiser update to the micro-batches before it.
         world (`int`): Number of processes.
-        rank (`int`): Number of this one.
+        rank (`int`): Rank of this process.
     """
 
     def __init__(
@@ -142,24 +143,24 @@ class TrainingBatches:
         self.close()
 
     def close(self) -> None:
-        """Let the loaders' workers go."""
-        self._of_encoder: Iterator[dict] | None = None  # of a stream
+        """End the workers of the loaders."""
+        self._of_encoder: Iterator[dict] | None = None  # only for a streamed dataset
         self._of_noiser: Iterator[dict] | None = None
-        self._next_noiser_update = 0  # of that iterator
+        self._next_noiser_update = 0  # the one that `_of_noiser` gives next
 
     def of_encoder(self, update: int, epoch_iterator: Iterator[dict], count: int) -> list[dict]:
-        """The next micro-batches of the encoder, fewer at the end of an epoch.
+        """The micro-batches of the encoder's next update.
 
         Args:
-            update (`int`): Its number, with which a stream begins.
-            epoch_iterator (`Iterator[dict]`): The stock trainer's. Of a stream nothing is read from it, because it can
-                neither end with a whole update nor begin at one.
-            count (`int`): How many.
+            update (`int`): Number of the update.
+            epoch_iterator (`Iterator[dict]`): Iterator of the stock trainer. For a streamed dataset it is not used,
+                because it cannot begin or end at an update.
+            count (`int`): Number of micro-batches; an epoch may end with fewer.
         """
         if isinstance(self.dataset, IterableDataset):
             if self._of_encoder is None:
-                place = (ENCODER_STREAM, update, self.world, self.rank)
-                self._of_encoder = stream_batches(self.dataset, self.args, self.sequence_encoder, *place)
+                start = (ENCODER_STREAM, update, self.world, self.rank)
+                self._of_encoder = stream_batches(self.dataset, self.args, self.sequence_encoder, *start)
             epoch_iterator = self._of_encoder
         return list(itertools.islice(epoch_iterator, count))
 
@@ -167,21 +168,18 @@ class TrainingBatches:
         """The micro-batches of an update of the noiser.
 
         Args:
-            update (`int`): Its number. If it does not follow the last one, the loader is opened anew.
-            count (`int`): How many.
+            update (`int`): Number of the update. If it is not the next one, a new loader is made.
+            count (`int`): Number of micro-batches.
         """
         if self._of_noiser is None or self._next_noiser_update != update:
             first = self.noiser_micro_steps(update)
-            place = (update, first, self.world, self.rank)
-            self._of_noiser = noiser_batches(self.dataset, self.args, self.sequence_encoder, *place)
+            start = (update, first, self.world, self.rank)
+            self._of_noiser = noiser_batches(self.dataset, self.args, self.sequence_encoder, *start)
         self._next_noiser_update = update + 1
         return [next(self._of_noiser) for _ in range(count)]
 
     def numbered(self, batches: list[dict]) -> list[dict]:
-        """The micro-batches of an update, each with `row` `(batch,)`: its rows' indices in the global batch.
-
-        The indices key the rows' noise.
-        """
+        """Add `row` `(batch,)` to the micro-batches of an update: indices in the global batch, keys of the noise."""
         size = self.args.train_batch_size
         return [
             {**batch, "row": global_rows(size, len(batch["input_ids"]), micro_step, self.world, self.rank)}

@@ -71,7 +71,7 @@ class DataPosition:
         """Epochs of the data that so many updates have read; `None` for a stream."""
         if self.passes is None or self.batches is None:
             return None
-        epoch, batches = self.passes.place(updates)
+        epoch, batches = self.passes.position(updates)
         return epoch + self.batches.share(batches)
 
     def samples(self, updates: int) -> int:

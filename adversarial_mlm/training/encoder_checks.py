@@ -1,4 +1,4 @@
-"""Checks of an encoder before training: whether the noiser's gradient can reach it, and which parameters it trains."""
+"""Checks of an encoder before training: does it accept soft inputs, and which parameters does the loss reach?"""
 
 import torch
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ _LARGEST_DIFFERENCE = 1e-4
 
 
 def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> CorruptedBatch:
-    """A small batch with every residue, many [MASK] tokens and padding, for a look at an encoder."""
+    """A small corrupted batch with all residues, many [MASK] tokens and padding, to compare outputs of an encoder."""
     letters = STANDARD_RESIDUES + AMBIGUOUS_RESIDUES
     batch = collator([{"sequence": letters + letters[::-1]}, {"sequence": letters[:7]}])
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -27,15 +27,14 @@ def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> Corr
 
 @torch.no_grad()
 def check_soft_inputs(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> None:
-    """Make sure that embeddings of tokens, given as `inputs_embeds`, count the same as the tokens themselves.
+    """Check that an encoder gives the same logits for `inputs_embeds` as for `input_ids`.
 
-    The gradient of `noiser_reward: loss` comes through such embeddings. If the encoder does something else with them,
-    the noiser would be trained against another network.
+    With `noiser_reward: loss`, the noiser's gradient comes through `inputs_embeds`.
 
     Raises:
-        ValueError: If a logit differs by more than 1e-4, with the reason where it is known.
+        ValueError: If a logit differs by more than 1e-4. The message says why, if this is known.
     """
-    remedy = "choose a noiser_reward that needs no gradient through the encoder, such as credit"
+    remedy = "use a noiser_reward without a gradient through the encoder, such as credit"
     name = type(model).__name__
     batch = hard_batch(collator, model.device)
     with frozen(model):
@@ -45,13 +44,13 @@ def check_soft_inputs(model: PreTrainedModel, collator: DataCollatorForRandomMLM
             soft = model(inputs_embeds=embeddings, attention_mask=batch.attention_mask).logits
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"noiser_reward: loss needs an encoder that takes inputs_embeds, and {name} does not; {remedy}"
+                f"noiser_reward: loss needs an encoder that accepts inputs_embeds, but {name} does not: {remedy}"
             ) from error
     difference = (hard - soft).abs()[batch.attention_mask.bool()].max().item()
     if not difference <= _LARGEST_DIFFERENCE:
         raise ValueError(
-            f"noiser_reward: loss needs an encoder that does the same with inputs_embeds as with input_ids, and "
-            f"{name} does not: a logit differs by {difference:.2g}{_known_reason(model.config)}; {remedy}"
+            "noiser_reward: loss needs an encoder that treats inputs_embeds as it treats input_ids, but with "
+            f"{name} a logit differs by {difference:.2g}{_known_reason(model.config)}: {remedy}"
         )
 
 
@@ -59,19 +58,18 @@ def _known_reason(config) -> str:
     if config.model_type != "esm":
         return ""
     if config.token_dropout:
-        return ", because token_dropout acts on input_ids alone (token_dropout: false in its config.json avoids that)"
+        return ", because token_dropout only works on input_ids (token_dropout: false in its config.json avoids this)"
     if config.position_embedding_type == "absolute":
-        return ", because its absolute positions are added to input_ids alone"
+        return ", because absolute positions are only added to input_ids"
     if config.emb_layer_norm_before:
-        return ", because emb_layer_norm_before acts on input_ids alone"
+        return ", because emb_layer_norm_before only works on input_ids"
     return ""
 
 
 def freeze_what_is_not_reached(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> list[str]:
-    """Freeze the parameters that no masked-LM loss reaches, as ESM's contact head.
+    """Freeze parameters that receive no gradient from the masked-LM loss, such as ESM's contact head.
 
-    They are not trained either way, but DistributedDataParallel would wait for their gradients. How many they are is
-    logged.
+    DistributedDataParallel would wait for their gradients. Their number is logged.
 
     Returns:
         `list[str]`: Their names.
@@ -88,5 +86,5 @@ def freeze_what_is_not_reached(model: PreTrainedModel, collator: DataCollatorFor
     for name in unreached:
         trainable[name].requires_grad_(False)
     if unreached:
-        logger.info(f"no masked-LM loss reaches {len(unreached)} parameters, such as {unreached[0]}; they are frozen")
+        logger.info(f"{len(unreached)} parameters that the loss does not reach were frozen, such as {unreached[0]}")
     return unreached

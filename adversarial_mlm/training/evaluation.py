@@ -1,4 +1,4 @@
-"""How well an encoder recovers hidden residues: under masks that every run shares, and under the noiser's."""
+"""Evaluate an encoder on masked residues: with random masks that all runs share, and with the noiser's masks."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 
@@ -29,27 +29,27 @@ def evaluate_masks(
     reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
-    """Cross-entropy, perplexity and accuracy on hidden residues.
+    """Cross-entropy, perplexity and accuracy on masked residues.
 
     Args:
         encoder (`nn.Module`): The encoder, in evaluation mode.
-        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Says what a residue is, and how
-            the noiser masks, where there is one.
-        batches (`Iterable[Mapping[str, torch.Tensor]]`): Of the collator's CPU stage, on the device, each with `row`
-            `(batch,)`, int64: the place of each protein in the held-out set, which keys its masks.
-        mask_rate (`float`): Share of each protein's residues that is hidden by [MASK], at random.
-        mask_seed (`int`): Of the masks.
+        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Masks the batches. If it has a
+            noiser, the noiser's masks are evaluated, too.
+        batches (`Iterable[Mapping[str, torch.Tensor]]`): Output of the collator's CPU stage, on the device, with `row`
+            `(batch,)`, int64: the index of each protein in the held-out set, which is the key of its masks.
+        mask_rate (`float`): Share of each protein's residues that is replaced by [MASK] at random.
+        mask_seed (`int`): Seed of the masks.
         log_shares (`torch.Tensor` of shape `(vocab,)`, *optional*): See [`background_log_shares`].
         reduce (`Callable`, *optional*): Sums a tensor over all processes.
-        device (`torch.device`, *optional*): Of the batches.
+        device (`torch.device`, *optional*): Device of the batches.
 
     Returns:
-        `dict[str, float]`: `loss` (mean cross-entropy, nats), `perplexity`, `accuracy`, `masked_residues`, `proteins`;
-        with `log_shares` `background_loss`, the cross-entropy on the same residues of a predictor that only knows how
-        frequent each residue is; with a noiser what [`MaskingStatistics.figures`] reports of its masks.
+        `dict[str, float]`: `loss` (mean cross-entropy in nats), `perplexity`, `accuracy`, `masked_residues` and
+        `proteins`. With `log_shares` also `background_loss`, the cross-entropy of the background predictor on the same
+        residues. With a noiser also the figures of its masks, see [`MaskingStatistics.figures`].
 
     Raises:
-        ValueError: If there is no residue to hide.
+        ValueError: If no residue can be masked.
     """
     statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
     sums = torch.zeros(5, dtype=torch.float64, device=device)
@@ -62,7 +62,7 @@ def evaluate_masks(
             statistics.update(corrupted, losses, batch["input_ids"], batch["residue_mask"])
     loss, background, correct, masked, proteins = reduce(sums).tolist()
     if not masked:
-        raise ValueError("evaluation found no residue to hide")
+        raise ValueError("the held-out set has no residue to mask")
     figures = {
         "loss": loss / masked,
         "perplexity": torch.tensor(loss / masked, dtype=torch.float64).exp().item(),  # inf, where math.exp raises
@@ -96,15 +96,15 @@ def _sums(encoder: nn.Module, corrupted: CorruptedBatch, log_shares: torch.Tenso
 
 
 def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches with `row` `(batch,)`, the index of each protein in the held-out set, which keys its masks.
+    """Add `row` `(batch,)` to batches: the index of each protein in the held-out set, which is the key of its masks.
 
-    Rows that pad the last round of processes are left out.
+    Rows that only fill up the last batches of the processes are removed.
 
     Args:
-        loader (`DataLoader`): Of this process.
-        batch_size (`int`): Of one process.
+        loader (`DataLoader`): The loader of this process.
+        batch_size (`int`): Proteins per batch of one process.
         world (`int`): Number of processes.
-        rank (`int`): Number of this one.
+        rank (`int`): Rank of this process.
     """
     records = len(loader.dataset) if isinstance(loader.dataset, Sized) else None  # None for a stream
     for step, batch in enumerate(loader):
@@ -116,17 +116,18 @@ def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int)
 
 
 def background_log_shares(dataset, sequence_encoder: SequenceEncoder) -> torch.Tensor:
-    """Logarithm of each token's share among the residues of a dataset: the background predictor.
+    """Logarithm of each token's share of the residues in a dataset: the background predictor.
 
     Args:
-        dataset: With `__len__` and a `sequence` column; of a large one 10,000 records, evenly spaced, are counted.
+        dataset: A dataset with `__len__` and a `sequence` column. In a large one, at least 10,000 evenly spaced
+            records are counted.
         sequence_encoder ([`SequenceEncoder`]): Encodes and crops the records.
 
     Returns:
-        `torch.Tensor` of shape `(vocab,)`, float64; minus infinity for what is no residue.
+        `torch.Tensor` of shape `(vocab,)`, float64; minus infinity for tokens that are not residues.
     """
     counts = torch.zeros(sequence_encoder.vocabulary.vocab_size, dtype=torch.float64)
-    # one of each, so that a residue that the dataset never showed has no infinite surprise
+    # start at 1, because the loss of a residue that is not in the dataset would be infinite
     counts[list(sequence_encoder.vocabulary.residue_ids)] = 1
     records = KeyedRecords(dataset)
     keys = range(0, len(dataset), max(len(dataset) // _BACKGROUND_RECORDS, 1))

@@ -1,4 +1,4 @@
-"""Where gradients go between the two networks."""
+"""How gradients pass between encoder and noiser."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -22,21 +22,22 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 def reverse_gradient(x: torch.Tensor, strength: float = 1.0) -> torch.Tensor:
-    """`x`, with a gradient multiplied by minus `strength` on its way back."""
+    """Return `x`; its gradient is multiplied by minus `strength`."""
     return _ReverseGradient.apply(x, strength)
 
 
 def soft_embeddings(
     corrupted: CorruptedBatch, embeddings: nn.Embedding, reversal: float | None = None
 ) -> torch.Tensor:
-    """Embeddings of a corrupted batch through which a gradient reaches the noiser.
+    """Embeddings of a corrupted batch that pass a gradient to the noiser.
 
-    The values, and the gradient of the embedding table, are exactly those of `embeddings(corrupted.input_ids)`.
+    Their values, and the gradient of the embedding table, are exactly those of `embeddings(corrupted.input_ids)`.
 
     Args:
-        corrupted ([`CorruptedBatch`]): With `one_hot`.
-        embeddings (`nn.Embedding`): The encoder's.
-        reversal (`float`, *optional*): Reverse the gradient on its way to the noiser, with this strength.
+        corrupted ([`CorruptedBatch`]): A batch with `one_hot`.
+        embeddings (`nn.Embedding`): Token embeddings of the encoder.
+        reversal (`float`, *optional*): Strength of a gradient reversal before the noiser; without it, the gradient is
+            not reversed.
 
     Returns:
         `torch.Tensor` of shape `(batch, length, hidden)`.
@@ -56,10 +57,10 @@ def soft_embeddings(
 
 @contextlib.contextmanager
 def frozen(module: nn.Module, training: bool = False) -> Iterator[None]:
-    """No gradients of the module's parameters for a while, and no dropout unless `training`.
+    """A context in which a module's parameters get no gradient, and without dropout unless `training`.
 
-    Layers whose activations are checkpointed go on with that: they do so in training mode only, which concerns the
-    layers themselves and not the dropout inside them.
+    Layers with activation checkpointing stay in training mode, without which they would not checkpoint. The dropout
+    inside them is off all the same.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     was_training = module.training
@@ -78,6 +79,6 @@ def frozen(module: nn.Module, training: bool = False) -> Iterator[None]:
 
 
 def cosine(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Cosine between two lists of gradients, taken as one long vector each; a scalar, 0 where one is zero."""
+    """Cosine between two lists of gradients, each concatenated to one vector; a scalar, 0 if one of them is 0."""
     a, b = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in (first, second))
     return (a @ b) / (a.norm() * b.norm()).clamp_min(torch.finfo(a.dtype).tiny)

@@ -1,4 +1,4 @@
-"""Which ways of using several devices a run supports: a process for each, with DistributedDataParallel."""
+"""Checks of the launch: several devices are supported with one process each, by DistributedDataParallel."""
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, parse_flag_from_env
@@ -12,16 +12,16 @@ _NAMES = {
     DistributedType.MEGATRON_LM: "Megatron-LM",
 }
 _INSTEAD = (
-    "start one process for each GPU, as with examples/accelerate_configs/one_machine.yaml; both networks are then "
-    "trained with DistributedDataParallel"
+    "start one process per GPU for DistributedDataParallel, for example with "
+    "accelerate launch --config_file examples/accelerate_configs/one_machine.yaml"
 )
 
 
 def check_launcher() -> None:
-    """Refuse what a launcher or its configuration asks for by an environment variable, before it is set up.
+    """Refuse what `accelerate launch` requests by environment variables, before it is set up.
 
     Raises:
-        ValueError: Naming it, and what to use in its place.
+        ValueError: If FSDP, DeepSpeed or Megatron-LM is requested.
     """
     for variable, kind in (
         ("ACCELERATE_USE_FSDP", DistributedType.FSDP),
@@ -29,33 +29,33 @@ def check_launcher() -> None:
         ("ACCELERATE_USE_MEGATRON_LM", DistributedType.MEGATRON_LM),
     ):
         if parse_flag_from_env(variable):
-            _refuse(f"{_NAMES[kind]} (asked for at accelerate launch)")
+            _refuse(f"{_NAMES[kind]} (requested by accelerate launch)")
 
 
 def check_devices(model: PreTrainedModel, args: TrainingArguments) -> None:
-    """Refuse a network that is cut into parts, and one process with several GPUs. Nothing is set up yet.
+    """Refuse a model that is split over devices, and one process with several GPUs, before anything is set up.
 
     Raises:
-        ValueError: Naming it, and what to use in its place.
+        ValueError: If there is one.
     """
     devices = set((getattr(model, "hf_device_map", None) or {}).values())
     if args.n_gpu > 1:
-        _refuse(f"nn.DataParallel ({args.n_gpu} GPUs are visible to one process; CUDA_VISIBLE_DEVICES=0 shows one)")
+        _refuse(f"nn.DataParallel (one process sees {args.n_gpu} GPUs; with CUDA_VISIBLE_DEVICES=0 it sees one)")
     if (getattr(model, "_tp_size", None) or 1) > 1:
         _refuse("tensor parallelism (tp_plan)")
     if getattr(model, "is_distributed_loading_by_transformers", False):
-        _refuse("a model that is sharded as it is loaded")
+        _refuse("a model that is sharded while it is loaded")
     if len(devices) > 1:
-        _refuse(f"a model that is spread over {len(devices)} devices (device_map)")
+        _refuse(f"a model on {len(devices)} devices (device_map)")
     if args.parallelism_config is not None:
         _refuse("parallelism_config")
 
 
 def check_accelerator(accelerator: Accelerator) -> None:
-    """Refuse what has been set up all the same, prepares one network only, or is not tested here.
+    """Refuse a kind of distributed training that only prepares one network, or that is not tested here.
 
     Raises:
-        ValueError: Naming it, and what to use in its place.
+        ValueError: If the accelerator was set up with one.
     """
     state, kind = accelerator.state, accelerator.distributed_type
     for plugin, name in (("fsdp_plugin", DistributedType.FSDP), ("deepspeed_plugin", DistributedType.DEEPSPEED)):

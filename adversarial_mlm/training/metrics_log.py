@@ -1,4 +1,4 @@
-"""What a run tells while it goes: `metrics.jsonl`, the console, times and means between two log entries."""
+"""Figures of a running training: `metrics.jsonl`, the console, and means and times between log entries."""
 
 import contextlib
 import json
@@ -30,41 +30,45 @@ def _main_figures(logs: dict | None) -> dict:
 
 
 class BriefProgressCallback(ProgressCallback):
-    """The stock progress bar, with the main figures only; all of them go to `metrics.jsonl` and the trackers."""
+    """The stock progress bar with the main figures only. All figures are in `metrics.jsonl` and in the trackers."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         super().on_log(args, state, control, logs=_main_figures(logs), **kwargs)
 
 
 class BriefPrinterCallback(PrinterCallback):
-    """The same without a progress bar (`disable_tqdm`)."""
+    """The main figures without a progress bar (`disable_tqdm`)."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         super().on_log(args, state, control, logs=_main_figures(logs), **kwargs)
 
 
 class MetricsFile:
-    """One JSON object a line: everything that the trainer logs, whichever trackers there are.
+    """The file of all log entries, one JSON object per line.
 
     Args:
-        path (`str`): The file.
+        path (`str`): Path of the file.
     """
 
     def __init__(self, path: str):
         self.path = path
-        self._pending: list[str] = []  # entries for which there was no room
+        self._pending: list[str] = []  # entries that could not be written yet
 
     def begin(self, resumed_step: int | None) -> None:
-        """Make room for a run: drop an earlier one's entries, or on a resume those that come after the checkpoint."""
+        """Remove the entries of an earlier run or, if a run is resumed, those after its checkpoint.
+
+        Args:
+            resumed_step (`int`, *optional*): Step of the checkpoint; `None` for a new run.
+        """
         if os.path.exists(self.path):
             with open(self.path, encoding="utf-8") as file:
                 kept = [line for line in file if resumed_step is not None and _step_of(line) <= resumed_step]
             atomic_files.replace_text(self.path, "".join(kept))
 
     def append(self, entry: dict) -> None:
-        """Add an entry; a value that is not finite, for which JSON has no word, becomes null.
+        """Add an entry. Values that are not finite become null.
 
-        An entry that cannot be written, for want of space say, is warned of and written with the next one.
+        If it cannot be written, for example on a full disk, a warning is logged, and it is written with the next one.
         """
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
         self._pending.append(json.dumps(finite) + "\n")
@@ -74,20 +78,20 @@ class MetricsFile:
                 file.writelines(self._pending)
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.truncate(self.path, size)  # what was written of them
+                os.truncate(self.path, size)  # remove a part that was written
             if len(self._pending) == 1:
                 reason = error.strerror or error
-                logger.warning(f"{self.path} could not be written to ({reason}); its entries wait for the next one")
+                logger.warning(f"{self.path} could not be written ({reason}); its entries are kept for the next try")
             return
         self._pending.clear()
 
 
 class Means:
-    """Means of named values, read back only when asked for.
+    """Means of named values, which stay on the device until they are read.
 
     Args:
-        *names (`str`): Of the values. Every process has the same ones, whatever it was given.
-        device (`torch.device`): Of the values.
+        *names (`str`): Names of the values, the same on all processes.
+        device (`torch.device`): Device of the values.
     """
 
     def __init__(self, *names: str, device: torch.device | str = "cpu"):
@@ -95,14 +99,14 @@ class Means:
         self._sums = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
 
     def add(self, **values: torch.Tensor) -> None:
-        """Add one value of each of these names; one that is not finite is left out."""
+        """Add one value for each of these names. Values that are not finite are ignored."""
         for name, value in values.items():
             finite = torch.isfinite(value)
             self._sums[self.names.index(name), 0] += torch.where(finite, value, 0)
             self._sums[self.names.index(name), 1] += finite
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        """The means since the last call, over all processes, of the names that were given a value.
+        """Return the means over all processes since the last call, for names that have values.
 
         Args:
             reduce (`Callable`): Sums a tensor over all processes.
@@ -112,18 +116,18 @@ class Means:
 
 
 class Clock:
-    """Seconds spent in each phase. On a GPU work is asynchronous, so that only their sum is exact."""
+    """Seconds spent in each phase. A GPU works asynchronously, so only their sum is exact on it."""
 
     def __init__(self):
         self._seconds: dict[str, float] = {}
         self._started: dict[str, float] = {}
 
     def start(self, phase: str) -> None:
-        """A phase begins."""
+        """Begin a phase."""
         self._started[phase] = time.perf_counter()
 
     def stop(self, phase: str) -> None:
-        """It ends; nothing happens where it had not begun."""
+        """End a phase, if it was begun."""
         if phase in self._started:
             elapsed = time.perf_counter() - self._started.pop(phase)
             self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
@@ -137,7 +141,7 @@ class Clock:
             self.stop(phase)
 
     def read(self) -> dict[str, float]:
-        """The seconds since the last call."""
+        """Return the seconds of each phase since the last call."""
         seconds, self._seconds = self._seconds, {}
         return seconds
 
@@ -146,4 +150,4 @@ def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
-        return math.inf  # half a line, from a run that was killed while writing it
+        return math.inf  # an incomplete line of a killed run

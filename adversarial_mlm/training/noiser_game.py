@@ -32,6 +32,7 @@ from adversarial_mlm.training.precision import compiled_as, not_compiled
 from adversarial_mlm.training.rewards import REWARDS, NoiserReward
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gradient
+from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.ramp import Ramp
 
 
@@ -43,7 +44,7 @@ class NoiserGame:
 
     Args:
         encoder (`PreTrainedModel`): Any `...ForMaskedLM`.
-        noiser ([`NoiserModel`], *optional*): Without one all masks are random.
+        noiser ([`NoiserModel`], *optional*): Moved to the device of the run. Without one, all masks are random.
         collator ([`DataCollatorForRandomMLM`]): Masks batches.
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         accelerator (`Accelerator`): Of the run.
@@ -61,7 +62,8 @@ class NoiserGame:
         args: AdversarialMLMTrainingArguments,
         accelerator: Accelerator,
     ):
-        self.encoder, self.noiser, self.collator = encoder, noiser, collator
+        self.encoder, self.collator = encoder, collator
+        self.noiser = None if noiser is None else on_device(noiser, args.device)
         self.args, self.accelerator = args, accelerator
         self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
         self._reward: NoiserReward | None = None

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 def holds(optimizer: torch.optim.Optimizer, network: nn.Module) -> bool:
-    """Whether an optimizer has all parameters of a network."""
+    """Whether an optimizer holds all parameters of a network."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return all(id(parameter) in held for parameter in network.parameters())
 
@@ -26,11 +26,11 @@ def add_groups(
     """Add a network's parameters to an optimizer, in a group with weight decay and one without.
 
     Args:
-        optimizer (`torch.optim.Optimizer`): PyTorch's own.
+        optimizer (`torch.optim.Optimizer`): An optimizer of PyTorch, not wrapped by accelerate.
         network (`nn.Module`): The noiser.
         decayed (`Collection[str]`): Names of the parameters with weight decay.
         learning_rate (`float`): Peak learning rate.
-        weight_decay (`float`): Of the first group.
+        weight_decay (`float`): Weight decay of the first group.
     """
     for decay in (True, False):
         parameters = [p for name, p in network.named_parameters() if (name in decayed) == decay]
@@ -45,7 +45,7 @@ def groups_of(optimizer: torch.optim.Optimizer, network: nn.Module) -> list[int]
 
 
 def scale_schedule(scheduler: LRScheduler, groups: Collection[int], factor: Callable[[int], float]) -> None:
-    """Multiply the schedule of some groups by a function of the step.
+    """Multiply the learning-rate schedule of some groups by a function of the step.
 
     Args:
         scheduler (`LRScheduler`): The schedule of all groups.
@@ -53,10 +53,12 @@ def scale_schedule(scheduler: LRScheduler, groups: Collection[int], factor: Call
         factor (`Callable[[int], float]`): From the step to the factor.
 
     Raises:
-        ValueError: If the schedule is not a function of the step alone.
+        ValueError: If the schedule is not a `LambdaLR`.
     """
     if not isinstance(scheduler, LambdaLR):
-        raise ValueError(f"a {type(scheduler).__name__} is not a function of the step alone")
+        raise ValueError(
+            f"a {type(scheduler).__name__} cannot be scaled, because it is not a function of the step alone"
+        )
     for index in groups:
         group = scheduler.optimizer.param_groups[index]
         scheduler.lr_lambdas[index] = _product(scheduler.lr_lambdas[index], factor)

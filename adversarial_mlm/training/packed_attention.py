@@ -1,8 +1,7 @@
-"""Batches without padding: all proteins of a batch in one row, each of which attends to itself alone.
+"""Batches without padding: the encoder gets all proteins of a batch in one row, and each attends only to itself.
 
-The encoder reads one row of all tokens, with positions that start anew at every protein. Its attention is PyTorch's
-`scaled_dot_product_attention` on jagged nested tensors, for which there are kernels on GPUs alone. Masks, noiser and
-loss go on working with padded rows of token ids, which cost little.
+Positions start again at every protein. Attention is PyTorch's `scaled_dot_product_attention` on jagged nested tensors,
+which has kernels for GPUs only. Masks, noiser and loss use padded rows of token ids, which cost little.
 """
 
 from collections.abc import Mapping
@@ -21,46 +20,47 @@ from adversarial_mlm.models.attention_masks import PACKED_ATTENTION
 from adversarial_mlm.training.encoder_checks import hard_batch
 from adversarial_mlm.training.gradients import frozen
 
-# those with kernels for rows of unequal lengths; what is left does one protein after the other
+# kernels for rows of unequal lengths; the others would process one protein after the other
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-# of the largest logit: a kernel rounds in its own way, and what another protein says must not matter at all
+# relative to the largest logit; kernels round differently, but other proteins must have no influence
 _LARGEST_DIFFERENCE, _LARGEST_LEAK = 0.01, 1e-5
 
 
 def check_packing(args: TrainingArguments) -> None:
-    """Refuse `packed_attention` where it could not be honoured, before anything is set up.
+    """Refuse `packed_attention` on a device or with options that do not support it.
 
     Raises:
-        ValueError: Naming it, and what is missing.
+        ValueError: If there is no kernel, or with `torch_compile` or `activation_checkpointing`.
     """
     reason = _missing_kernel(args.device)
     if reason is not None:
         raise ValueError(f"packed_attention is not supported here: {reason}")
     for option in ("torch_compile", "activation_checkpointing"):
         if getattr(args, option):
-            raise ValueError(f"packed_attention does not go with {option}; leave one out")
+            raise ValueError(f"packed_attention cannot be combined with {option}: leave out one of them")
 
 
 def _missing_kernel(device: torch.device) -> str | None:
     if device.type != "cuda":
-        return f"a {device.type.upper()} has no attention kernel for rows of unequal lengths; it needs a GPU"
+        return f"a {device.type.upper()} has no attention kernel for rows of unequal lengths: use a GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return (
-            f"a {torch.cuda.get_device_name(device)} has no attention kernel for rows of unequal lengths (Ampere has)"
+            f"a {torch.cuda.get_device_name(device)} has no attention kernel for rows of unequal lengths: use a GPU "
+            "of the Ampere generation or later"
         )
     return None
 
 
 def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
-    """What is needed to read a padded batch as one row; on the host, where nothing has to be waited for.
+    """Describe how a padded batch is packed into one row. Call it with a batch on the CPU, where nothing waits.
 
     Args:
-        batch (`Mapping[str, torch.Tensor]`): With `attention_mask` `(batch, length)` that is 1 from the left on.
+        batch (`Mapping[str, torch.Tensor]`): A batch with `attention_mask` `(batch, length)`, padded on the right.
 
     Returns:
-        `dict`: `index` `(tokens,)`, the place of every token in the flattened batch, `positions` `(tokens,)`, its
-            place in its protein, `offsets` `(batch + 1,)`, where each protein begins and the last one ends, all int64;
-            `shortest` and `longest` (`int`), tokens of a protein.
+        `dict`: `index` `(tokens,)`, the index of every token in the flattened batch; `positions` `(tokens,)`, its
+        position in its protein; `offsets` `(batch + 1,)`, the first token of each protein and the end of the last one,
+        all int64; `shortest` and `longest` (`int`), lengths in tokens.
     """
     attention_mask = batch["attention_mask"]
     lengths = attention_mask.sum(dim=1)
@@ -77,12 +77,12 @@ def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
 def read_packed(
     model: torch.nn.Module, packed: Mapping[str, Any], padding_index: int | None, **inputs: torch.Tensor
 ) -> torch.Tensor:
-    """An encoder's logits on a padded batch that it reads as one row.
+    """Logits of an encoder for a padded batch that it gets as one row.
 
     Args:
         model (`nn.Module`): The encoder, wrapped or not, prepared by [`pack_attention`].
-        packed (`Mapping`): What [`packed_rows`] returned, on the device.
-        padding_index (`int`, *optional*): Of the table of positions, see [`padding_index_of`].
+        packed (`Mapping`): Output of [`packed_rows`], on the device.
+        padding_index (`int`, *optional*): Padding index of the position embeddings, see [`padding_index_of`].
         **inputs: `input_ids` `(batch, length)` or `inputs_embeds` `(batch, length, hidden)`.
 
     Returns:
@@ -98,7 +98,7 @@ def read_packed(
 
 
 def padding_index_of(model: PreTrainedModel) -> int | None:
-    """Behind which index the positions of an encoder begin (RoBERTa's); `None` where they begin at 0."""
+    """Padding index of the position embeddings, after which positions begin (RoBERTa); `None` if they begin at 0."""
     for name, module in model.base_model.named_modules():
         if name.endswith("position_embeddings"):
             return getattr(module, "padding_idx", None)
@@ -116,29 +116,30 @@ def packed_attention(
     packed_rows: Mapping | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """Attention for transformers' `AttentionInterface`: of packed rows, or `sdpa` where the batch is padded.
+    """Attention for the `AttentionInterface` of transformers: for packed rows, or `sdpa` for padded batches.
 
     Args:
-        module (`nn.Module`): The layer.
-        query, key, value (`torch.Tensor` of shape `(1, heads, tokens, width)`): Of a packed row.
-        attention_mask (`torch.Tensor`, *optional*): Of a padded batch.
-        dropout (`float`, *optional*, defaults to 0.0): Of the attention's probabilities.
-        scaling (`float`, *optional*): Of the products.
-        packed_rows (`Mapping`, *optional*): See [`packed_rows`].
-        **kwargs: Passed on to `sdpa`.
+        module (`nn.Module`): The attention layer.
+        query, key, value (`torch.Tensor` of shape `(1, heads, tokens, width)`): Queries, keys and values of a packed
+            row.
+        attention_mask (`torch.Tensor`, *optional*): Mask of a padded batch.
+        dropout (`float`, *optional*, defaults to 0.0): Dropout of the attention probabilities.
+        scaling (`float`, *optional*): Factor of the scores.
+        packed_rows (`Mapping`, *optional*): Output of [`packed_rows`]; without it, the batch is padded.
+        **kwargs: Passed to `sdpa`.
 
     Returns:
         `torch.Tensor` of shape `(1, tokens, heads, width)`, and `None`.
 
     Raises:
-        ValueError: If the layer looks at a window of a packed row only.
+        ValueError: If the layer has sliding-window attention.
     """
     if packed_rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if kwargs.get("sliding_window") is not None:
-        raise ValueError("its layers attend to a window of the row")
+        raise ValueError("it has sliding-window attention")
 
     def jagged(x: torch.Tensor) -> torch.Tensor:  # (proteins, heads, tokens of each, width)
         rows = torch.nested.nested_tensor_from_jagged(
@@ -157,19 +158,19 @@ def packed_attention(
 
 
 def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> None:
-    """Let an encoder read packed rows, and make sure that they count the same as padded ones.
+    """Set up an encoder for packed rows, and check that they give the same logits as padded rows.
 
     Args:
-        model (`PreTrainedModel`): The encoder. Padded batches it reads as before.
-        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Makes the batch to compare on.
+        model (`PreTrainedModel`): The encoder. It still accepts padded batches.
+        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Makes the batch for the check.
 
     Raises:
-        ValueError: If the encoder cannot, with the reason where it is known.
+        ValueError: If the encoder does not support packed rows, or if the logits differ.
     """
     name = type(model).__name__
     if model.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
         raise ValueError(
-            f"packed_attention takes the place of attn_implementation sdpa, but the {name} has "
+            f"packed_attention needs an encoder with attn_implementation sdpa, but the {name} has "
             f"{model.config._attn_implementation}"
         )
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
@@ -178,17 +179,21 @@ def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -
     try:
         difference, leak = _compare(model, collator)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"packed_attention is not for a {name}: {error}") from error
+        raise ValueError(f"packed_attention does not support {name}: {error}") from error
     if not (difference <= _LARGEST_DIFFERENCE and leak <= _LARGEST_LEAK):
         raise ValueError(
-            f"packed_attention is not for a {name}: it does something else with packed rows than with padded ones (a "
-            f"logit differs by {difference:.2g} of the largest, and by {leak:.2g} with what stands beside its protein)"
+            f"packed_attention does not support {name}: relative to the largest logit, a logit of packed rows differs "
+            f"by {difference:.2g} from that of padded rows, and by {leak:.2g} if another protein in the row changes"
         )
 
 
 @torch.no_grad()
 def _compare(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> tuple[float, float]:
-    """How far packed logits are from padded ones, and how far those of one protein depend on the other, relatively."""
+    """Compare logits of packed and of padded rows, and of packed rows if another protein changes.
+
+    Returns:
+        Two `float`: the largest differences, relative to the largest logit.
+    """
     batch = hard_batch(collator, model.device)
     ids, real = batch.input_ids, batch.attention_mask.bool()
     packed = packed_rows({"attention_mask": batch.attention_mask.cpu()})

@@ -1,4 +1,4 @@
-"""Options about numbers, memory and compilation, and what this trainer makes of them."""
+"""Options for precision, memory and compilation: which are supported, and how networks are compiled."""
 
 from typing import cast
 
@@ -13,27 +13,28 @@ _COMPILE_MODES = (None, "default", "max-autotune-no-cudagraphs")
 
 
 def check_precision(args: TrainingArguments) -> None:
-    """Refuse what cannot be honoured, and set how activations are checkpointed.
+    """Refuse options that are not supported, and choose activation checkpoints that are not reentrant.
 
     Args:
-        args (`TrainingArguments`): Complete. Of `activation_checkpointing_kwargs` `use_reentrant` is set to `False`.
+        args (`TrainingArguments`): The arguments. `use_reentrant` in `activation_checkpointing_kwargs` is set to
+            `False`.
 
     Raises:
-        ValueError: Naming the option.
+        ValueError: If an option is not supported. The message names it.
     """
     if args.mixed_precision == "fp16" and args.device.type == "cpu":
-        raise ValueError("fp16 is not supported on a CPU, where nothing scales the loss; use bf16")
+        raise ValueError("fp16 is not supported on a CPU, because it has no loss scaling: use bf16")
     if args.mixed_precision not in ("no", "bf16", "fp16"):
-        raise ValueError(f"mixed_precision {args.mixed_precision} is not supported; use bf16 or fp16")
+        raise ValueError(f"mixed_precision {args.mixed_precision} is not supported: use bf16 or fp16")
     if args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or "layerwise" in args.optim:
         raise ValueError(
-            f"optim {getattr(args.optim, 'value', args.optim)} is not supported: it moves the weights during the "
-            "backward pass, before anything can be clipped or left out"
+            f"optim {getattr(args.optim, 'value', args.optim)} is not supported, because it updates weights before "
+            "gradients are clipped and checked: use another one, such as adamw_torch_fused"
         )
     if args.torch_compile and args.torch_compile_mode not in _COMPILE_MODES:
         raise ValueError(
-            f"torch_compile_mode {args.torch_compile_mode} is not supported: it records the work of one length, and "
-            "batches have unequal ones; use default or max-autotune-no-cudagraphs"
+            f"torch_compile_mode {args.torch_compile_mode} is not supported, because its CUDA graphs need batches of "
+            "equal lengths: use default or max-autotune-no-cudagraphs"
         )
     if not args.activation_checkpointing:
         return
@@ -41,14 +42,14 @@ def check_precision(args: TrainingArguments) -> None:
     settings = given if isinstance(given, dict) else {}  # a string was read as JSON before
     if settings.get("use_reentrant"):
         raise ValueError(
-            "use_reentrant: true is not supported: in the noiser's turn the encoder's parameters are frozen, and a "
-            "reentrant checkpoint would give the noiser no gradient"
+            "use_reentrant: true is not supported, because the noiser would get no gradient through reentrant "
+            "checkpoints of a frozen encoder: leave it out"
         )
     args.activation_checkpointing_kwargs = {**settings, "use_reentrant": False}
 
 
 def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:
-    """A module compiled as `accelerator` compiles those that it prepares; the module itself where it does not."""
+    """Compile a module as `accelerator` compiles others; the module itself if it does not compile."""
     plugin = accelerator.state.dynamo_plugin
     if plugin.backend == DynamoBackend.NO:
         return module
@@ -56,8 +57,5 @@ def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:
 
 
 def not_compiled(module: nn.Module) -> nn.Module:
-    """A module without `torch.compile` around it.
-
-    For the noiser, whose GRU `torch.compile` cannot take in.
-    """
+    """A module without `torch.compile` around it, for the noiser: `torch.compile` does not support its GRU."""
     return getattr(module, "_orig_mod", module)

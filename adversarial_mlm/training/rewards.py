@@ -1,16 +1,16 @@
-"""What the noiser maximises.
+"""Rewards: what the noiser maximises.
 
-A reward is the encoder's loss, whose gradient comes through the encoder and the straight-through one-hots
-(`through_encoder`), or a sum whose gradient reaches the noiser's scores directly ([`NoiserReward.direct`]). The game
-adds up both and knows nothing else of a reward. To add one, write a class and enter it into `REWARDS`.
+A reward has up to two parts: the encoder's loss, whose gradient passes through the encoder and straight-through
+one-hot vectors (`through_encoder`), and a term whose gradient goes directly to the noiser's scores
+([`NoiserReward.direct`]). To add a reward, write a class and add it to `REWARDS`.
 
 | name | what the noiser maximises | gradient |
 | --- | --- | --- |
 | `loss` | the encoder's loss over all masked residues (the paper) | through the encoder |
 | `credit` | the loss of each residue that it chose | direct |
-| `surprise` | the same minus the residue's background surprise, −log of its frequency in the training data | direct |
-| `reducible` | the same minus the loss of a slow copy of the encoder | direct |
-| `predictor` | how well it predicts the loss; it masks where it expects a high loss (no game) | direct |
+| `surprise` | as `credit`, minus the loss of the background predictor, −log of the residue's frequency | direct |
+| `reducible` | as `credit`, minus the loss of a slow copy of the encoder | direct |
+| `predictor` | minus the error of its predictions of the loss; it masks where it predicts a high loss | direct |
 """
 
 import copy
@@ -31,14 +31,14 @@ from adversarial_mlm.utils.errors import CheckpointError
 
 
 class NoiserReward:
-    """The encoder's loss (`update_noiser` of Algorithm 4); the base of the others.
+    """The encoder's loss (`update_noiser` of Algorithm 4); base class of all rewards.
 
     Attributes:
         description (`str`): What the noiser maximises, for model cards.
-        through_encoder (`bool`): Whether the encoder's loss is a part of it, whose gradient comes through the encoder.
+        through_encoder (`bool`): Whether the encoder's loss is part of the reward.
         needs_mask_probability (`bool`): Whether it needs the closed-form probability of each mask.
         needs_background (`bool`): Whether it needs the frequencies of residues in the training data.
-        has_slow_encoder (`bool`): Whether it runs a slow copy of the encoder (`slow_encoder_decay`).
+        has_slow_encoder (`bool`): Whether it has a slow copy of the encoder (`slow_encoder_decay`).
     """
 
     description = "the encoder's loss over all masked residues"
@@ -51,29 +51,32 @@ class NoiserReward:
     def build(
         cls, encoder: PreTrainedModel, log_shares: Callable[[], torch.Tensor | None], slow_encoder_decay: float
     ) -> "NoiserReward":
-        """The reward for a run.
+        """Build the reward for a run.
 
         Args:
-            encoder (`PreTrainedModel`): As it is now.
+            encoder (`PreTrainedModel`): The encoder with its current weights.
             log_shares (`Callable`): Returns the logarithm of each token's frequency in the training data `(vocab,)`,
                 or `None` for a stream.
             slow_encoder_decay (`float`): See [`ReducibleReward`].
 
         Raises:
-            ValueError: If the reward needs the frequencies and there are none.
+            ValueError: If the reward needs the frequencies but the training data are streamed.
         """
         return cls()
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor | float:
-        """The part of the reward whose gradient does not come through the encoder.
+        """The part of the reward whose gradient does not pass through the encoder.
 
         Args:
-            corrupted ([`CorruptedBatch`]): Corrupted with a graph.
-            losses (`torch.Tensor` of shape `(batch, length)`): The encoder's cross-entropy of every masked residue at
-                least, without a graph.
+            corrupted ([`CorruptedBatch`]): A batch that was corrupted with gradients.
+            losses (`torch.Tensor` of shape `(batch, length)`): The encoder's cross-entropy, at least of the masked
+                residues, without a gradient.
 
         Returns:
-            `torch.Tensor`, the sum over the batch, to be maximised; 0 where there is no such part.
+            `torch.Tensor`, a scalar: the sum over the batch. 0 if the reward has no such part.
+
+        Raises:
+            ValueError: If the batch was corrupted without a noiser.
         """
         return 0.0
 
@@ -81,29 +84,28 @@ class NoiserReward:
         """Called after every update of the encoder.
 
         Args:
-            encoder (`nn.Module`): As it is now.
-            skipped (`torch.Tensor`): A scalar, bool: whether the update was left out, as it was not finite.
+            encoder (`nn.Module`): The encoder with its new weights.
+            skipped (`torch.Tensor`): A scalar, bool: whether the update was skipped.
         """
 
     def save(self, folder: str) -> None:
-        """Write what a resumed run needs into a checkpoint."""
+        """Write the state of the reward into a checkpoint."""
 
     def load(self, folder: str) -> None:
-        """Read it back.
+        """Read the state of the reward from a checkpoint.
 
         Raises:
-            CheckpointError: If it is not there, damaged, or of another encoder.
+            CheckpointError: If it is missing or damaged, or does not fit the encoder.
         """
 
 
 class CreditReward(NoiserReward):
-    """Each chosen residue's own loss times the gradient of the logarithm of its probability.
+    """The loss of each residue that the noiser chose, as credit for its choice (a policy gradient).
 
     Σ_S (r_i − mean r of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
-    probability π and the residue's loss r_i. If r_i does not depend on the other masks, the gradient is unbiased for
-    the expected sum over the noiser's masks, up to the quality of the closed form. It uses log π_i because
-    ∂ log π_i = (1 − π_i) ∂ log-odds_i; plain log-odds would overrate residues that are masked often. The effect of a
-    mask on other residues is not seen. No gradient passes through the encoder, which can be any network.
+    probability π_i and the loss r_i of residue i. If r_i does not depend on the other masks, the gradient is an
+    unbiased estimate for the expected sum over the noiser's masks, up to the accuracy of the closed form. The effect
+    of a mask on the loss of other residues is ignored. No gradient passes through the encoder, so any encoder works.
     """
 
     description = "the loss of each residue that it chose"
@@ -111,7 +113,7 @@ class CreditReward(NoiserReward):
     needs_mask_probability = True
 
     def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
-        """What masking each residue is worth, `(batch, length)`; read where a residue is masked."""
+        """Reward for masking each residue, `(batch, length)`. Only masked residues are used."""
         return losses
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
@@ -127,9 +129,9 @@ class CreditReward(NoiserReward):
 
 
 class SurpriseReward(CreditReward):
-    """The loss minus that of the background predictor, which knows only how frequent each residue is.
+    """The loss minus that of the background predictor, which predicts each residue's frequency.
 
-    A rare residue has a high loss at any position. What is left is the part that depends on the position.
+    A rare residue has a high loss at any position. The difference depends on the position.
 
     Args:
         log_shares (`torch.Tensor` of shape `(vocab,)`): See [`evaluation.background_log_shares`].
@@ -145,7 +147,7 @@ class SurpriseReward(CreditReward):
         shares = log_shares()
         if shares is None:
             raise ValueError(
-                "noiser_reward: surprise needs the frequencies of the residues, which are not known for a stream"
+                "noiser_reward: surprise needs the frequencies of the residues, which are unknown for a stream"
             )
         return cls(shares)
 
@@ -157,13 +159,14 @@ class SurpriseReward(CreditReward):
 
 
 class ReducibleReward(CreditReward):
-    """The loss minus that of an exponential moving average of the encoder on the same corrupted batch.
+    """The loss minus that of a slow copy of the encoder on the same corrupted batch.
 
-    Residues that both find equally hard give no reward. The slow copy runs without dropout.
+    The slow copy is an exponential moving average of the encoder's weights. It has no dropout. Residues that are
+    equally hard for both give no reward.
 
     Args:
-        encoder (`PreTrainedModel`): Copied as it is now.
-        decay (`float`): Of the moving average, for each update of the encoder.
+        encoder (`PreTrainedModel`): The encoder, which is copied.
+        decay (`float`): Decay of the moving average per update of the encoder.
     """
 
     description = "the loss of each residue that it chose, minus that of a slow copy of the encoder"
@@ -196,7 +199,7 @@ class ReducibleReward(CreditReward):
     def load(self, folder: str) -> None:
         path = os.path.join(folder, SLOW_ENCODER_FILE)
         if not os.path.isfile(path):
-            raise CheckpointError(f"the checkpoint has no {path}, which noiser_reward: reducible needs to go on")
+            raise CheckpointError(f"the checkpoint has no {path}, which noiser_reward: reducible needs to resume")
         try:
             load_model(self.slow, path)
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -204,10 +207,11 @@ class ReducibleReward(CreditReward):
 
 
 class PredictorReward(NoiserReward):
-    """Minus the squared error of a prediction of each masked residue's loss, compared with the mean of its row.
+    """Minus the squared error of the noiser's prediction of each masked residue's loss.
 
-    The prediction is the any-mask score, compared with the same mean, over 10: a residue that is expected to cost
-    0.2 nats more than its row is drawn e² = 7 times as readily. How to mask is not learned.
+    Losses and predictions are centred on their mean over the masked residues of a row. The prediction is the any-mask
+    score divided by 10: if a residue's predicted loss is 0.2 nats higher, its odds to be masked are e² = 7 times
+    higher. The corruption mix is not learned.
     """
 
     description = "how well it predicts the loss; it masks where it expects a high loss"
@@ -232,7 +236,7 @@ def _choice(corrupted: CorruptedBatch) -> NoiserChoice:
     return corrupted.choice
 
 
-# the order is the order in which options and messages list them
+# in the order in which options and messages list them
 REWARDS: dict[str, type[NoiserReward]] = {
     "loss": NoiserReward,
     "surprise": SurpriseReward,

@@ -138,8 +138,6 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         freeze_what_is_not_reached(self.model, self.data_collator)
         if self.args.packed_attention:
             pack_attention(self.model, self.data_collator)
-        if self.noiser is not None:
-            self.noiser.to(self.args.device)  # type: ignore[arg-type]  # transformers declares it without `self`
 
     def _add_callbacks(self) -> None:
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)

@@ -22,102 +22,112 @@ _ON_COLLAPSE = ("warn", "stop")
 
 @dataclass
 class AdversarialMLMTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with the options of adversarial training.
+    """Arguments of [`AdversarialMLMTrainer`]: those of `TrainingArguments`, and those of the noiser.
 
-    All step counts (`max_steps`, `warmup_steps`, `logging_steps`, `eval_steps`, `save_steps`) count updates of the
-    *encoder*; the noiser's updates happen between them.
+    A step is one update of the encoder. `max_steps`, `warmup_steps`, `logging_steps`, `eval_steps` and `save_steps`
+    count steps. Updates of the noiser come between steps and are not counted.
 
-    Defaults that differ from `TrainingArguments`: `learning_rate` 1e-4 and `weight_decay` 0.01 (the paper's),
-    `logging_nan_inf_filter` `False` (it would wait for the device at every micro-batch and hide what it filters),
-    `ddp_find_unused_parameters` `False` (every parameter of the network being updated is used),
-    `ddp_broadcast_buffers` `False` (no buffer changes in training), and streams are read by every process
-    (`dispatch_batches` `False`; batches have unequal lengths). `remove_unused_columns` has no effect: the collator
-    takes what it needs. `train_sampling_strategy: sequential` applies to the encoder's batches; the noiser's are
-    always shuffled.
-
-    `activation_checkpointing` and `torch_compile` apply to the encoder only, in its own updates and in the noiser's.
-    Activation checkpointing is never reentrant.
-
-    A *ramp* is one number, or `value@step` points with straight lines between them, in encoder updates: `0@0 1@1000`
-    rises from 0 to 1 over the first thousand.
+    A *ramp* is an option that may change during training. It is one number, or `value@step` points that are joined by
+    straight lines: `0@0 1@1000` rises from 0 to 1 during the first 1,000 steps and then stays 1.
 
     Args:
-        global_batch_size (`list[str]`, *optional*): Sequences of one update on all processes together, in place of
-            `gradient_accumulation_steps`, which follows from it: one number, or `size@step` points such as
-            `128@0 256@800000` or, in shares of `max_steps`, `128@0 256@80%`. At each point the size changes for both
-            networks; learning rate and data continue. It must be a multiple of `per_device_train_batch_size` times
-            the number of processes.
-        noiser_update (`str`, *optional*, defaults to `"alternate"`): `"alternate"`: `noiser_steps` updates of the
-            noiser, then `encoder_steps` of the encoder (Algorithm 5). `"reversal"`: one forward and one backward pass
-            serve both networks; a gradient reversal flips the sign before the noiser. `"none"`: the noiser chooses
-            masks, but is not trained.
-        noiser_steps (`int`, *optional*, defaults to 10): Updates of the noiser in one cycle (`n_noiser` of Algorithm
-            5).
-        encoder_steps (`int`, *optional*, defaults to 10): Updates of the encoder in one cycle (`n_encoder`).
-        shared_phase_counter (`bool`, *optional*, defaults to `False`): One counter for the updates of both networks;
-            a phase ends at multiples of its length, as printed in Algorithm 5. It makes a difference only if the two
-            lengths differ.
-        noiser_every (`int`, *optional*, defaults to 1): With `reversal`: update the noiser at every n-th encoder
-            update.
-        reversal_strength (ramp, *optional*, defaults to 1): λ of the gradient reversal. AdamW cancels a positive
-            constant λ, except for clipping; it matters where λ changes. With a negative λ the noiser helps the
-            encoder. On the command line write a negative one as `--reversal_strength="-1@0 1@1000"`.
-        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the noiser's masks that it
-            chooses; the rest are random. While it is 0 the noiser is neither run nor trained.
-        noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser maximises, see `training.rewards`:
-            `"loss"`, `"surprise"`, `"reducible"`, `"credit"` or `"predictor"`.
-        slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `reducible`: decay of the moving average
-            of the encoder.
-        encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `alternate`: whether the
-            encoder uses its dropout in the noiser's updates. By default it is off: the noiser is trained against the
-            encoder as at inference. With `reversal` both networks share one pass, which has the encoder's dropout.
-        loss_scope (`str`, *optional*, defaults to `"masked"`): Residues whose cross-entropy is the loss, in both
-            phases: `"masked"` residues, kept ones included, or `"all"` (Algorithm 4 as printed).
-        unmasked_weight (`float`, *optional*, defaults to 1.0): With `all`: weight of a residue that is not masked.
-        importance_exponent (`float`, *optional*, defaults to 0.0): β of the weights (ρ / q_i)^β of masked residues,
-            with q_i the probability that residue i is masked, at random or by the noiser, and ρ the mask rate. With
-            1 the loss has the expectation of uniform masking for values that do not depend on the other masks. The
-            weights carry no gradient.
+        global_batch_size (`list[str]`, *optional*): Sequences per update, over all processes. It sets
+            `gradient_accumulation_steps`, which must be left out. One number, or `size@step` points such as
+            `128@0 256@800000`; a step may be a share of `max_steps`, as in `128@0 256@80%`. The batches of both
+            networks change size at these steps; the learning rate does not change. Each size must be a multiple of
+            `per_device_train_batch_size` times the number of processes.
+        noiser_update (`str`, *optional*, defaults to `"alternate"`): How the noiser is trained. `"alternate"`:
+            `noiser_steps` updates of the noiser, then `encoder_steps` updates of the encoder, and so on (Algorithm 5).
+            `"reversal"`: one forward and one backward pass train both networks. A gradient reversal between encoder
+            and noiser changes the sign of the noiser's gradient. `"none"`: the noiser masks but is not trained.
+        noiser_steps (`int`, *optional*, defaults to 10): With `noiser_update: alternate`: noiser updates per cycle
+            (`n_noiser` of Algorithm 5).
+        encoder_steps (`int`, *optional*, defaults to 10): With `noiser_update: alternate`: encoder updates per cycle
+            (`n_encoder` of Algorithm 5).
+        shared_phase_counter (`bool`, *optional*, defaults to `False`): With `noiser_update: alternate`: count the
+            updates of both networks together, as Algorithm 5 is printed. A phase then ends when this count is a
+            multiple of its length. This only differs if `noiser_steps` and `encoder_steps` differ.
+        noiser_every (`int`, *optional*, defaults to 1): With `noiser_update: reversal`: train the noiser at every n-th
+            step only.
+        reversal_strength (ramp, *optional*, defaults to 1): With `noiser_update: reversal`: factor λ of the noiser's
+            gradient. AdamW cancels a positive constant λ, except for clipping; it matters where λ changes. With a
+            negative λ the noiser helps the encoder. On the command line, write a negative value as
+            `--reversal_strength="-1@0 1@1000"`.
+        adversarial_share (ramp from 0 to 1, *optional*, defaults to 1): Share of the `adversarial_rate` for which the
+            noiser chooses the positions. The rest is chosen at random, so the mask rate does not change. While it is
+            0, the noiser is neither run nor trained.
+        noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser maximises: `"loss"`, `"surprise"`,
+            `"reducible"`, `"credit"` or `"predictor"`, see [`rewards`].
+        slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `noiser_reward: reducible`: decay of the
+            moving average of the encoder's weights.
+        encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `noiser_update: alternate`:
+            keep the encoder's dropout while the noiser is trained. By default it is off: the noiser is trained against
+            the encoder as at inference. With `reversal`, the shared pass has the encoder's dropout.
+        loss_scope (`str`, *optional*, defaults to `"masked"`): Residues whose cross-entropy is in the loss, for both
+            networks. `"masked"`: the masked residues, including those that keep their token. `"all"`: all residues, as
+            Algorithm 4 is printed.
+        unmasked_weight (`float`, *optional*, defaults to 1.0): With `loss_scope: all`: weight of a residue that is not
+            masked. A masked one has the weight 1.
+        importance_exponent (`float`, *optional*, defaults to 0.0): β of the importance weights (ρ / q_i)^β of masked
+            residues, where ρ is the mask rate and q_i the probability that residue i is masked, by the noiser or at
+            random. With 1, the expected loss is that of uniform masking if the loss of a residue does not depend on
+            the other masks. With 0 there are no weights. No gradient passes through the weights.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
-            shape of the encoder's schedule, at the encoder's step: with a warm-up the first cycle has the rate 0.
-        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Multiplies the noiser's learning rate;
-            `0@0 1@500` is a warm-up.
+            encoder's schedule at the encoder's step: with warm-up, it is 0 in the first cycle.
+        noiser_learning_rate_factor (ramp, *optional*, defaults to 1): Factor of the noiser's learning rate, in
+            addition to the schedule. `0@0 1@500` is a warm-up of the noiser alone.
         noiser_weight_decay (`float`, *optional*, defaults to 0.01): Weight decay of the noiser.
-        noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Largest norm of the noiser's gradient, which is
-            clipped above it; the encoder's is `max_grad_norm`. 0 means no clipping.
-        chunk_overhead (`int`, *optional*): A batch is read in chunks of proteins of similar length, each as wide as
-            its longest. It is cut only if each further chunk saves more padding tokens than this number. The update
-            is the same, except for rounding and the random numbers of dropout. By default 256 on a CPU, and 4,096
-            elsewhere (an estimate). A number above the tokens of a batch never cuts. With `torch_compile` the default
-            is not to cut, because each new number of rows would be compiled.
-        packed_attention (`bool`, *optional*, defaults to `False`): The encoder reads all proteins of a batch in one
-            row without padding, and each protein attends to itself only. For GPUs (Ampere and later), and for
-            encoders with `attn_implementation` `sdpa` whose logits stay the same, which is checked at the start.
-            Batches are then cut only if `chunk_overhead` is given. The noiser, `reducible`'s slow encoder and
-            evaluation read padded rows.
+        noiser_max_grad_norm (`float`, *optional*, defaults to 1.0): Norm at which the noiser's gradient is clipped; 0
+            for no clipping. For the encoder, use `max_grad_norm`.
+        chunk_overhead (`int`, *optional*): Split a batch into chunks of proteins of similar length if each split saves
+            more than this many tokens of padding. The result is the same, apart from rounding and the random numbers
+            of dropout. Defaults to 256 on a CPU and to 4,096 on other devices (an estimate). With `torch_compile`, the
+            default is not to split, because every number of rows would be compiled anew. A number above the tokens of
+            a batch never splits.
+        packed_attention (`bool`, *optional*, defaults to `False`): Give the encoder all proteins of a batch in one row
+            without padding; each protein attends only to itself. This needs a GPU (Ampere or later) and an encoder
+            with `attn_implementation` `sdpa`. A check at the start compares its logits with those of padded rows.
+            Batches are then only split if `chunk_overhead` is given. Noiser, slow encoder and evaluation use padding.
         quick_cpu_dropout (`bool`, *optional*, defaults to `True`): On a CPU, draw dropout from 16 random bits per
-            value. A step is faster (1.2 times in fp32, 1.6 times in bf16). Without effect on other devices, with
-            `torch_compile` and with `activation_checkpointing`.
-        eval_mask_rate (`float`, *optional*, defaults to 0.15): Share of the residues hidden in evaluation, all by
-            [MASK]. Every run with the same `eval_mask_seed` hides the same residues.
-        eval_mask_seed (`int`, *optional*, defaults to 2021): Seed of the masks in evaluation, random and adversarial,
-            and of the windows of proteins that are too long.
-        collapse_margin (`float`, *optional*, defaults to 0.05): The collapse alarm is raised if the loss on random
-            masks (mean of three log entries) is this far above its best, in nats, while `enrichment_max` exceeds
+            value. Steps are 1.2 times faster in fp32 and 1.6 times in bf16. It has no effect on other devices, with
+            `torch_compile` or with `activation_checkpointing`.
+        eval_mask_rate (`float`, *optional*, defaults to 0.15): Share of the residues that evaluation replaces by
+            [MASK].
+        eval_mask_seed (`int`, *optional*, defaults to 2021): Seed of evaluation: of its masks and of the windows of
+            proteins that are too long. Runs with the same rate and seed are evaluated on the same residues.
+        collapse_margin (`float`, *optional*, defaults to 0.05): A collapse is reported if the loss on random masks
+            (mean of three log entries) is more than this above its best, in nats, and `enrichment_max` is above
             `collapse_enrichment`.
-        collapse_enrichment (`float`, *optional*, defaults to 2.0): Threshold for `enrichment_max` in the collapse
-            alarm. A high enrichment alone does no harm.
-        on_collapse (`str`, *optional*, defaults to `"warn"`): `"warn"` or `"stop"`.
-        max_skipped_updates (`int`, *optional*, defaults to 20): An update whose loss or gradient is not finite is
-            skipped on all processes, and counted. If at a log entry a network's last n updates were all skipped, the
-            run stops, and `nonfinite_records.json` names the records of their batches. 0 never stops. With `fp16` the
-            scaler may skip about 16 updates at the start, while its scale falls from 65,536.
-        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every n updates of the encoder, compare the noiser's
-            gradients on two halves of a batch (`noiser_cosine` in the log): near 0 they are noise. 0 for never.
+        collapse_enrichment (`float`, *optional*, defaults to 2.0): See `collapse_margin`. `enrichment_max` says how
+            many times as often as its share the most masked residue is masked. A high value alone does no harm.
+        on_collapse (`str`, *optional*, defaults to `"warn"`): What to do at a collapse: `"warn"`, or `"stop"` the run.
+        max_skipped_updates (`int`, *optional*, defaults to 20): Updates with a loss or gradient that is not finite are
+            skipped on all processes and counted. If the last n updates of a network were all skipped, the run stops
+            at the next log entry and lists the records of their batches in `nonfinite_records.json`. 0 for never. With
+            `fp16`, up to 16 skipped updates in a row are normal: the scaler halves its scale from 65,536 until it
+            fits.
+        noiser_cosine_steps (`int`, *optional*, defaults to 100): Every n steps, compare the noiser's gradients on two
+            halves of a batch and log their cosine (`noiser_cosine`). Near 0, the gradient is noise. 0 for never.
+
+    Defaults that differ from `TrainingArguments`:
+
+    - `learning_rate` is 1e-4 and `weight_decay` 0.01, as in the paper.
+    - `logging_nan_inf_filter` is `False`: the filter would wait for the device at every micro-batch.
+    - `ddp_find_unused_parameters` and `ddp_broadcast_buffers` are `False`: all parameters are used, and no buffer
+      changes.
+    - `dispatch_batches` is `False`: every process reads its own part of a stream, because batches have unequal
+      lengths.
+
+    Options that work differently:
+
+    - `remove_unused_columns` has no effect: the collator takes the columns that it needs.
+    - `train_sampling_strategy: sequential` concerns the encoder. The noiser's batches are always shuffled.
+    - `activation_checkpointing` and `torch_compile` concern the encoder, also while the noiser is trained. They do not
+      change the noiser. Activation checkpoints are never reentrant.
 
     Raises:
-        ValueError: If a count is not positive, a rate is out of range, or an option of `TrainingArguments` is set
-            that this trainer does not support.
+        ValueError: If a value is out of range, if options contradict each other, if an option is set that has no
+            effect, or if this trainer does not support an option of `TrainingArguments`.
     """
 
     if TYPE_CHECKING:
@@ -125,71 +135,113 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the encoder."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the encoder."})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Replace non-finite losses in the log."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the logged mean."}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Passed to DistributedDataParallel."}
     )
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Passed to DistributedDataParallel."})
     global_batch_size: list[str] = field(
         default_factory=list,
-        metadata={"help": "Sequences of an update on all processes: a number or size@step points; sets accumulation."},
+        metadata={
+            "help": "Sequences per update over all processes: a number, or size@step points such as 128@0 256@80%."
+        },
     )
     noiser_update: str = field(
-        default="alternate", metadata={"help": "alternate, reversal or none.", "choices": UPDATES}
+        default="alternate",
+        metadata={
+            "help": "How the noiser is trained: alternate, reversal (one backward pass for both networks) or none.",
+            "choices": UPDATES,
+        },
     )
-    noiser_steps: int = field(default=10, metadata={"help": "Updates of the noiser in one cycle."})
-    encoder_steps: int = field(default=10, metadata={"help": "Updates of the encoder in one cycle."})
-    shared_phase_counter: bool = field(default=False, metadata={"help": "Count both phases together, as printed."})
-    noiser_every: int = field(default=1, metadata={"help": "reversal: encoder updates to one of the noiser."})
+    noiser_steps: int = field(default=10, metadata={"help": "alternate: noiser updates per cycle."})
+    encoder_steps: int = field(default=10, metadata={"help": "alternate: encoder updates per cycle."})
+    shared_phase_counter: bool = field(
+        default=False,
+        metadata={"help": "alternate: count the updates of both networks together, as Algorithm 5 is printed."},
+    )
+    noiser_every: int = field(default=1, metadata={"help": "reversal: train the noiser at every n-th step."})
     reversal_strength: list[str] = field(
-        default_factory=lambda: ["1"], metadata={"help": "Lambda of the reversal: a number or value@step points."}
+        default_factory=lambda: ["1"],
+        metadata={"help": "reversal: factor of the noiser's gradient, a number or value@step points."},
     )
     adversarial_share: list[str] = field(
         default_factory=lambda: ["1"],
         metadata={
-            "help": "Share of its masks that the noiser has, the rest is random: a number or value@step points."
+            "help": "Share of adversarial_rate that the noiser chooses (rest: random), a number or value@step points."
         },
     )
     noiser_reward: str = field(
         default="loss",
         metadata={"help": f"What the noiser maximises: {', '.join(REWARDS)}.", "choices": tuple(REWARDS)},
     )
-    slow_encoder_decay: float = field(default=0.99, metadata={"help": "reducible: of the encoder's moving average."})
+    slow_encoder_decay: float = field(
+        default=0.99, metadata={"help": "noiser_reward reducible: decay of the moving average of the encoder."}
+    )
     encoder_dropout_in_noiser_phase: bool = field(
         default=False, metadata={"help": "alternate: keep the encoder's dropout while the noiser is trained."}
     )
     loss_scope: str = field(
-        default="masked", metadata={"help": "Whose loss counts: masked residues or all.", "choices": _LOSS_SCOPES}
+        default="masked", metadata={"help": "Residues in the loss: masked or all.", "choices": _LOSS_SCOPES}
     )
-    unmasked_weight: float = field(default=1.0, metadata={"help": "loss_scope all: weight of unmasked residues."})
-    importance_exponent: float = field(default=0.0, metadata={"help": "Beta of the importance weights; 0 for none."})
+    unmasked_weight: float = field(
+        default=1.0, metadata={"help": "loss_scope all: weight of residues that are not masked."}
+    )
+    importance_exponent: float = field(
+        default=0.0, metadata={"help": "Exponent of the importance weights; 0 for no weights."}
+    )
     noiser_learning_rate: float = field(default=1e-4, metadata={"help": "Peak learning rate of the noiser."})
     noiser_learning_rate_factor: list[str] = field(
-        default_factory=lambda: ["1"], metadata={"help": "Multiplies it: a number or value@step points."}
+        default_factory=lambda: ["1"],
+        metadata={"help": "Factor of the noiser's learning rate, a number or value@step points."},
     )
     noiser_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the noiser."})
-    noiser_max_grad_norm: float = field(default=1.0, metadata={"help": "Clip of the noiser's gradient; 0 for none."})
+    noiser_max_grad_norm: float = field(
+        default=1.0, metadata={"help": "Norm at which the noiser's gradient is clipped; 0 for no clipping."}
+    )
     chunk_overhead: int | None = field(
-        default=None, metadata={"help": "Cut batches by length where it saves so many tokens a chunk."}
+        default=None,
+        metadata={"help": "Split a batch by length if each split saves more than this many tokens of padding."},
     )
-    packed_attention: bool = field(default=False, metadata={"help": "GPUs: read a batch as one row without padding."})
+    packed_attention: bool = field(
+        default=False,
+        metadata={"help": "On a GPU, give the encoder all proteins of a batch in one row without padding."},
+    )
     quick_cpu_dropout: bool = field(
-        default=True, metadata={"help": "On a CPU, draw dropout from 16 random bits a value, which is faster."}
+        default=True, metadata={"help": "On a CPU, draw dropout from 16 random bits per value, which is faster."}
     )
-    eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues hidden in evaluation."})
-    eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of evaluation's masks."})
+    eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues that evaluation masks."})
+    eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of the masks of evaluation."})
 
-    collapse_margin: float = field(default=0.05, metadata={"help": "Rise of the random loss that rings the alarm."})
-    collapse_enrichment: float = field(default=2.0, metadata={"help": "Enrichment that must go with it."})
-    on_collapse: str = field(default="warn", metadata={"help": "warn or stop.", "choices": _ON_COLLAPSE})
-    max_skipped_updates: int = field(
-        default=20, metadata={"help": "Stop after so many updates in a row that are not finite; 0 for never."}
+    collapse_margin: float = field(
+        default=0.05,
+        metadata={
+            "help": "Rise of the loss on random masks, in nats, that counts as a collapse; see collapse_enrichment."
+        },
     )
-    noiser_cosine_steps: int = field(default=100, metadata={"help": "How often to compare half batches; 0 for never."})
+    collapse_enrichment: float = field(
+        default=2.0,
+        metadata={"help": "A rise is a collapse only if a residue is masked this many times as often as its share."},
+    )
+    on_collapse: str = field(
+        default="warn", metadata={"help": "What to do at a collapse: warn or stop.", "choices": _ON_COLLAPSE}
+    )
+    max_skipped_updates: int = field(
+        default=20, metadata={"help": "Stop after this many skipped updates in a row (not finite); 0 for never."}
+    )
+    noiser_cosine_steps: int = field(
+        default=100,
+        metadata={"help": "Log the cosine of the noiser's gradients on two half batches every n steps; 0 for never."},
+    )
 
     def __post_init__(self):
-        if self.deepspeed or self.fsdp:  # before they are set up, which needs packages and processes
-            raise ValueError("deepspeed and fsdp are not supported, as they prepare one network only; use DDP instead")
+        for name in ("deepspeed", "fsdp"):  # before they are set up, which needs packages and processes
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is not supported, because it prepares one network only: use DistributedDataParallel "
+                    "(accelerate launch or torchrun)"
+                )
         check_launcher()
         super().__post_init__()
         self._check_game()
@@ -204,13 +256,12 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.eval_mask_rate < 1:
-            raise ValueError(f"eval_mask_rate must lie between 0 and 1, got {self.eval_mask_rate}")
-        self._refuse_what_is_out_of_range()
+            raise ValueError(f"eval_mask_rate must be between 0 and 1, got {self.eval_mask_rate}")
+        self._check_ranges()
         self._check_batch()
-        self._refuse_what_cannot_be_honoured()
+        self._refuse_unsupported()
         if self.loading_config.dispatch_batches is None:
-            # accelerate's own default for a stream lets the first process read for all, which batches of unequal
-            # lengths do not allow
+            # by accelerate's default, process 0 reads a stream for all, which needs batches of equal lengths
             self.loading_config.dispatch_batches = False
 
     def _check_game(self) -> None:
@@ -229,16 +280,18 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if name == "noiser_learning_rate_factor" and min(ramp.values) < 0:
                 raise ValueError(f"{name} must not be negative, got {' '.join(self.noiser_learning_rate_factor)}")
             if name == "adversarial_share" and not 0 <= min(ramp.values) <= max(ramp.values) <= 1:
-                raise ValueError(f"adversarial_share must lie between 0 and 1, got {' '.join(self.adversarial_share)}")
-        self._refuse_what_has_no_effect()
+                raise ValueError(f"adversarial_share must be between 0 and 1, got {' '.join(self.adversarial_share)}")
+        self._refuse_without_effect()
         if not 0 <= self.slow_encoder_decay < 1:
-            raise ValueError(f"slow_encoder_decay must lie in [0, 1), got {self.slow_encoder_decay}")
+            raise ValueError(f"slow_encoder_decay must be at least 0 and below 1, got {self.slow_encoder_decay}")
 
-    def _refuse_what_has_no_effect(self) -> None:
-        """An option that is set, and belongs to a game other than the one that is played."""
+    def _refuse_without_effect(self) -> None:
+        """Refuse options that are set but have no effect with the other options."""
         defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
         if self.noiser_update == "none" and self.noiser_reward != defaults["noiser_reward"]:
-            raise ValueError("noiser_reward is set, but with noiser_update: none the noiser is not trained")
+            raise ValueError(
+                "noiser_reward only has an effect if the noiser is trained, but noiser_update is none: leave out one"
+            )
         with_slow_encoder = [name for name, reward in REWARDS.items() if reward.has_slow_encoder]
         for option, of, value in (
             ("noiser_every", "noiser_update", "reversal"),
@@ -255,25 +308,26 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                 continue  # "1", "1.0" and 1@0 are the same
             if given != defaults[option] and getattr(self, of) != value:
                 raise ValueError(
-                    f"{option} is set, but has an effect with {of}: {value} only, not {getattr(self, of)}"
+                    f"{option} only has an effect with {of}: {value}, but {of} is {getattr(self, of)}: leave out "
+                    f"{option}, or change {of}"
                 )
 
     def _check_batch(self) -> None:
         if not isinstance(self.global_batch_size, (list, tuple)):  # a plain number, in Python
             self.global_batch_size = [str(self.global_batch_size)]
         if self.global_batch_size and self.gradient_accumulation_steps != 1:
-            raise ValueError("global_batch_size and gradient_accumulation_steps are both set; leave one out")
-        _ = self.batch_stages  # which refuses what makes no sense
+            raise ValueError("global_batch_size and gradient_accumulation_steps are both set: leave out one of them")
+        _ = self.batch_stages  # raises if the sizes cannot be read
 
     @property
     def batch_stages(self) -> list[BatchStage]:
-        """Sizes of the global batch; empty where `global_batch_size` is not set."""
+        """Sizes of the global batch; empty if `global_batch_size` is not set."""
         if not self.global_batch_size:
             return []
         return read_stages(self.global_batch_size, "global_batch_size", self.max_steps)
 
     def to_dict(self) -> dict:
-        """All arguments as plain values, without an accumulation that follows from `global_batch_size`."""
+        """Return all arguments as plain values, without an accumulation that `global_batch_size` sets."""
         values = super().to_dict()
         if self.global_batch_size:
             values["gradient_accumulation_steps"] = 1
@@ -281,7 +335,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     @property
     def loading_config(self) -> AcceleratorConfig:
-        """`accelerator_config`, which is built by now from what was given."""
+        """`accelerator_config` as the object that `TrainingArguments` makes from it."""
         return cast(AcceleratorConfig, self.accelerator_config)
 
     @property
@@ -295,10 +349,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     @property
     def weight_of_unmasked(self) -> float:
-        """What a residue that is not masked counts in the loss: 0 unless `loss_scope` is `all`."""
+        """Weight in the loss of a residue that is not masked: 0 unless `loss_scope` is `all`."""
         return self.unmasked_weight if self.loss_scope == "all" else 0.0
 
-    def _refuse_what_is_out_of_range(self) -> None:
+    def _check_ranges(self) -> None:
         for name, least in (
             ("per_device_train_batch_size", 1),
             ("per_device_eval_batch_size", 1),
@@ -318,57 +372,69 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                 f"num_train_epochs must be above 0 and finite, got {self.num_train_epochs}; or set max_steps"
             )
         if self.max_steps == 0:
-            raise ValueError("max_steps is 0, so that nothing would be trained; -1 leaves the end to num_train_epochs")
+            raise ValueError("max_steps is 0: use 1 or more, or -1 to train for num_train_epochs")
         if self.save_strategy == SaveStrategy.STEPS and self.save_steps <= 0:
-            raise ValueError(f"save_strategy is steps, and save_steps must be above 0, got {self.save_steps}")
+            raise ValueError(f"save_steps must be above 0 with save_strategy: steps, got {self.save_steps}")
         factor = Ramp(self.noiser_learning_rate_factor, "noiser_learning_rate_factor")
         if factor.values != [1.0] and self.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU:
-            raise ValueError("noiser_learning_rate_factor does not go with lr_scheduler_type reduce_lr_on_plateau")
+            raise ValueError(
+                "noiser_learning_rate_factor cannot be combined with lr_scheduler_type: reduce_lr_on_plateau: leave "
+                "out one of them"
+            )
 
-    def _refuse_what_cannot_be_honoured(self) -> None:
+    def _refuse_unsupported(self) -> None:
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
-                f"train_sampling_strategy '{self.train_sampling_strategy}' is not supported; use random or sequential"
+                f"train_sampling_strategy '{self.train_sampling_strategy}' is not supported: use random or sequential"
             )
         if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is not supported: the loss is plain cross-entropy")
+            raise ValueError("label_smoothing_factor is not supported, because the loss is plain cross-entropy: use 0")
         for name in ("fp16_full_eval", "bf16_full_eval"):
             if getattr(self, name):
-                raise ValueError(f"{name} is not supported; use {name.split('_')[0]} for training and evaluation")
+                raise ValueError(f"{name} is not supported: use {name.split('_')[0]}, for training and evaluation")
         check_precision(self)
         if self.packed_attention:
             check_packing(self)
         if not self.dataloader_in_order:
-            raise ValueError("dataloader_in_order: false is not supported: a run could not be repeated")
+            raise ValueError(
+                "dataloader_in_order: false is not supported, because runs could not be repeated: use true"
+            )
         if self.auto_find_batch_size:
-            raise ValueError("auto_find_batch_size is not supported: it would change the batches of both networks")
+            raise ValueError(
+                "auto_find_batch_size is not supported, because it would change the batches of a run: set "
+                "per_device_train_batch_size"
+            )
         if self.enable_jit_checkpoint:
             raise ValueError(
-                "enable_jit_checkpoint is not supported: it writes checkpoints in place and in the middle of an "
-                "update; SIGTERM and SIGINT are heeded without it"
+                "enable_jit_checkpoint is not supported and not needed: at SIGTERM or SIGINT a run saves a checkpoint "
+                "and stops"
             )
         if self.save_on_each_node:
-            raise ValueError("save_on_each_node is not supported: process 0 alone writes checkpoints")
-        self._refuse_what_nothing_pushes()
+            raise ValueError("save_on_each_node is not supported, because only process 0 writes checkpoints")
+        self._check_hub()
         if self.loading_config.split_batches:
-            raise ValueError("split_batches is not supported: per_device_train_batch_size counts one process")
+            raise ValueError(
+                "split_batches is not supported: set per_device_train_batch_size, the batch of one process"
+            )
         if self.loading_config.dispatch_batches:
-            raise ValueError("dispatch_batches is not supported: batches of unequal lengths cannot be sent around")
+            raise ValueError("dispatch_batches is not supported, because batches have unequal lengths: use false")
         if not self.loading_config.even_batches:
             raise ValueError(
-                "even_batches: false is not supported: a process without a batch would hold up the others"
+                "even_batches: false is not supported, because the other processes would wait for one without a "
+                "batch: use true"
             )
 
-    def _refuse_what_nothing_pushes(self) -> None:
-        """Options about the Hub in a run that pushes nothing to it, or not what they ask for."""
+    def _check_hub(self) -> None:
+        """Refuse options of the Hub that have no effect in this run."""
         if self.push_to_hub:
             if self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
                 if self.save_strategy == SaveStrategy.NO:
                     raise ValueError(
-                        f"hub_strategy: {HubStrategy(self.hub_strategy).value} needs checkpoints; set save_strategy"
+                        f"hub_strategy: {HubStrategy(self.hub_strategy).value} needs checkpoints, but save_strategy "
+                        "is no: use steps, epoch or best"
                     )
             return
         defaults = {f.name: f.default for f in fields(self)}
         for name in ("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"):
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} is set, but has an effect with push_to_hub: true only")
+                raise ValueError(f"{name} only has an effect with push_to_hub: true: leave it out, or set push_to_hub")

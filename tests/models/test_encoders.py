@@ -61,13 +61,13 @@ def test_an_esm_2_without_token_dropout_takes_embeddings_for_what_they_are(load)
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({}, "token_dropout acts on input_ids alone"),
+        ({}, "token_dropout only works on input_ids"),
         ({"token_dropout": False, "position_embedding_type": "absolute"}, "absolute positions"),
         ({"token_dropout": False, "emb_layer_norm_before": True}, "emb_layer_norm_before"),
     ],
 )
 def test_an_esm_that_reads_embeddings_otherwise_is_refused_with_the_reason(load, settings, reason):
-    with pytest.raises(ValueError, match=rf"EsmForMaskedLM does not: a logit differs by .* {reason}.* such as credit"):
+    with pytest.raises(ValueError, match=rf"with EsmForMaskedLM a logit differs by .* {reason}.* such as credit"):
         check_soft_inputs(*load("esm", **settings))
 
 
@@ -99,7 +99,8 @@ def test_what_is_frozen_is_logged(load, kind, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with caplog.at_level("INFO", logger="adversarial_mlm.training.encoder_checks"):
         freeze_what_is_not_reached(model, collator)
-    sentence = "no masked-LM loss reaches 2 parameters, such as esm.contact_head.regression.weight; they are frozen"
+    name = "esm.contact_head.regression.weight"
+    sentence = f"2 parameters that the loss does not reach were frozen, such as {name}"
     assert caplog.messages == ([sentence] if kind == "esm" else [])
 
 

@@ -39,7 +39,7 @@ def test_every_update_is_known_from_its_number_alone(batches, stages):
     passes, taken = EpochPasses(batches, stages), walk(batches, stages, 40)
     for update, (epoch, micro_batches) in enumerate(taken):
         here = passes.at(update)
-        assert (here.epoch, here.first) == (epoch, micro_batches[0]) == passes.place(update)
+        assert (here.epoch, here.first) == (epoch, micro_batches[0]) == passes.position(update)
         assert min(here.first + here.accumulation, here.stop) == micro_batches[-1] + 1
 
 
@@ -64,9 +64,9 @@ def test_a_stage_goes_on_in_the_middle_of_an_epoch():
 
 def test_the_papers_run_has_its_place_in_32_million_records():
     passes = EpochPasses(251_563, [BatchStage(0, 1), BatchStage(800_000, 2)])  # batches of 128
-    assert passes.place(800_000) == (3, 800_000 - 3 * 251_563)
+    assert passes.position(800_000) == (3, 800_000 - 3 * 251_563)
     assert passes.at(999_999).accumulation == 2
-    assert passes.place(1_000_000) == (4, 1_200_000 - 4 * 251_563)  # what is left of epoch 3 is even
+    assert passes.position(1_000_000) == (4, 1_200_000 - 4 * 251_563)  # what is left of epoch 3 is even
 
 
 def test_micro_batches_of_whole_updates_are_counted_by_stage():
@@ -115,5 +115,5 @@ def test_accumulation_fills_up_what_the_processes_read_at_a_time():
     stages = [BatchStage(0, 128), BatchStage(800, 256)]
     assert accumulation(stages, "global_batch_size", 32, 4) == [BatchStage(0, 1), BatchStage(800, 2)]
     assert accumulation(stages, "global_batch_size", 32, 1) == [BatchStage(0, 4), BatchStage(800, 8)]
-    with pytest.raises(ValueError, match="global_batch_size is 128, which is no multiple of the 96 sequences that 3"):
+    with pytest.raises(ValueError, match="is 128, but must be a multiple of 96: .*processes \\(3\\)"):
         accumulation(stages, "global_batch_size", 32, 3)

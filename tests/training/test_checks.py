@@ -86,5 +86,5 @@ def test_an_encoder_that_cannot_checkpoint_its_activations_is_refused_before_tra
     encoder, collator = make_encoder(), DataCollatorForRandomMLM(tokenizer, max_length=60)
     check_fit(encoder, args, collator)
     encoder.supports_gradient_checkpointing = False
-    with pytest.raises(ValueError, match="activation_checkpointing is set, and BertForMaskedLM does not support it"):
+    with pytest.raises(ValueError, match="activation_checkpointing is set, but BertForMaskedLM does not support it"):
         check_fit(encoder, args, collator)

@@ -241,7 +241,7 @@ def test_another_dataset_may_take_the_place_of_the_first(make_trainer, dataset):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"global_batch_size": 6}, "global_batch_size is 6, which is no multiple of the 4 sequences that 1 process"),
+        ({"global_batch_size": 6}, "global_batch_size is 6, but must be a multiple of 4"),
         ({"ignore_data_skip": True}, "ignore_data_skip is not supported"),
         (
             {"dataloader_drop_last": True, "per_device_train_batch_size": 41},

@@ -73,7 +73,7 @@ def test_how_the_set_is_cut_into_batches_does_not_matter(tokenizer, make_encoder
 
 def test_without_residues_there_is_nothing_to_evaluate(tokenizer):
     collator = DataCollatorForRandomMLM(tokenizer)
-    with pytest.raises(ValueError, match="no residue to hide"):
+    with pytest.raises(ValueError, match="no residue to mask"):
         evaluate_masks(oracle(torch.zeros(1, 1), 0.0), collator, [], mask_rate=0.15, mask_seed=0)
 
 

@@ -191,7 +191,7 @@ def test_stages_of_the_noiser_begin_with_its_own_updates(make_args, dataset):
     ("settings", "message"),
     [
         ({"ignore_data_skip": True}, "ignore_data_skip is not supported"),
-        ({"global_batch_size": ["6"]}, "global_batch_size is 6, which is no multiple of the 4 sequences"),
+        ({"global_batch_size": ["6"]}, "global_batch_size is 6, but must be a multiple of 4"),
     ],
 )
 def test_a_position_that_cannot_be_kept_is_refused(make_args, dataset, settings, message):

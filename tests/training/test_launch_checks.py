@@ -36,7 +36,7 @@ def test_a_process_for_each_device_is_supported(kind):
     ],
 )
 def test_what_was_set_up_is_refused_by_name_with_what_to_use(settings, name):
-    with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process for each GPU, .*one_machine"):
+    with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process per GPU, .*one_machine"):
         check_accelerator(an_accelerator(**settings))
 
 
@@ -53,7 +53,7 @@ def test_what_a_launcher_asks_for_is_refused_before_its_package_is_needed(tmp_pa
     ("changes", "name"),
     [
         ({"_tp_size": 2}, "tensor parallelism"),
-        ({"hf_device_map": {"embeddings": 0, "encoder": 1}}, r"spread over 2 devices \(device_map\)"),
+        ({"hf_device_map": {"embeddings": 0, "encoder": 1}}, r"a model on 2 devices \(device_map\)"),
     ],
 )
 def test_a_network_in_parts_is_refused_by_the_trainer(make_encoder, make_noiser, tokenizer, arguments, changes, name):
@@ -61,12 +61,12 @@ def test_a_network_in_parts_is_refused_by_the_trainer(make_encoder, make_noiser,
     for attribute, value in changes.items():
         setattr(encoder, attribute, value)
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
-    with pytest.raises(ValueError, match=f"{name}.* is not supported: start one process for each GPU"):
+    with pytest.raises(ValueError, match=f"{name}.* is not supported: start one process per GPU"):
         AdversarialMLMTrainer(encoder, arguments, collator)
 
 
 def test_a_network_that_is_sharded_as_it_is_loaded_is_refused(arguments):
-    with pytest.raises(ValueError, match="a model that is sharded as it is loaded is not supported"):
+    with pytest.raises(ValueError, match="a model that is sharded while it is loaded is not supported"):
         check_devices(SimpleNamespace(is_distributed_loading_by_transformers=True), arguments)
 
 
@@ -74,7 +74,7 @@ def test_several_gpus_in_one_process_are_refused_by_the_trainer(make_encoder, ma
     arguments._n_gpu = 2  # as on a machine with two
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
     with pytest.raises(
-        ValueError, match=r"nn.DataParallel \(2 GPUs are visible .* is not supported: start one process"
+        ValueError, match=r"nn.DataParallel \(one process sees 2 GPUs.* is not supported: start one process"
     ):
         AdversarialMLMTrainer(make_encoder(), arguments, collator)
 

@@ -82,7 +82,7 @@ def test_the_noisers_rate_has_a_factor_of_its_own(make_trainer):
 
 
 def test_a_factor_is_refused_where_the_schedule_is_no_function_of_the_step(make_trainer):
-    with pytest.raises(ValueError, match="noiser_learning_rate_factor does not go with"):
+    with pytest.raises(ValueError, match="noiser_learning_rate_factor cannot be combined with"):
         make_trainer(
             noiser_learning_rate_factor=["0@0", "1@4"], lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="steps"
         )
@@ -191,10 +191,10 @@ def test_what_needs_a_probability_is_refused_with_the_threshold(make_trainer, se
 @pytest.mark.parametrize(
     ("rules", "settings", "words"),
     [
-        ({"gated": False}, {"noiser_reward": "credit"}, "gated: false is about the gradient of rss"),
-        ({"temperature": 0.5}, {"noiser_reward": "predictor"}, "temperature is set, but nothing is relaxed"),
+        ({"gated": False}, {"noiser_reward": "credit"}, "gated: false changes the gradient through the encoder"),
+        ({"temperature": 0.5}, {"noiser_reward": "predictor"}, "temperature only has an effect on relaxed choices"),
         ({"temperature": 0.5, "sampler": "gumbel_topk", "learned_options": False}, {}, "temperature is set"),
-        ({"random_rate": 0.0}, {"on_collapse": "stop"}, "on_collapse: stop watches the loss on random masks"),
+        ({"random_rate": 0.0}, {"on_collapse": "stop"}, "on_collapse: stop needs the loss on random masks"),
     ],
 )
 def test_an_option_that_nothing_would_read_is_refused(make_trainer, rules, settings, words):
@@ -212,7 +212,7 @@ def test_weights_stay_finite_without_random_masks(make_trainer):
 
 
 def test_surprise_is_refused_on_a_stream(make_trainer, dataset):
-    with pytest.raises(ValueError, match="which are not known for a stream"):
+    with pytest.raises(ValueError, match="which are unknown for a stream"):
         make_trainer(data=dataset.to_iterable_dataset(), noiser_reward="surprise")
 
 

@@ -22,7 +22,7 @@ CAN = {
 }
 CANNOT = {
     "esm, token dropout": ("esm", {}, "something else with packed rows"),  # which counts the masks of a row
-    "modernbert": ("modernbert", {}, "attend to a window"),
+    "modernbert": ("modernbert", {}, "sliding-window attention"),
 }
 
 
@@ -109,7 +109,7 @@ def test_the_attentions_dropout_is_honoured(load, batch):
 def test_an_encoder_that_cannot_is_refused(load, encoder):
     kind, settings, words = CANNOT[encoder]
     model, collator = load(kind, **settings)
-    with pytest.raises(ValueError, match=f"packed_attention is not for a .*{words}"):
+    with pytest.raises(ValueError, match=f"packed_attention does not support .*{words}"):
         pack_attention(model, collator)
 
 
@@ -131,7 +131,7 @@ def test_attention_of_another_kind_is_refused(load):
     model, collator = load("bert")
     model.set_attn_implementation("eager")
     with pytest.raises(
-        ValueError, match="takes the place of attn_implementation sdpa, but the BertForMaskedLM has eager"
+        ValueError, match="needs an encoder with attn_implementation sdpa, but the BertForMaskedLM has eager"
     ):
         pack_attention(model, collator)
 
@@ -140,5 +140,5 @@ def test_without_a_kernel_nothing_is_computed(load, batch, monkeypatch):
     """What a GPU without one would do: nothing falls back to one protein after the other."""
     monkeypatch.setattr(packed_attention, "_KERNELS", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])
     model, collator = load("bert")
-    with pytest.raises(ValueError, match="packed_attention is not for a BertForMaskedLM: No viable backend"):
+    with pytest.raises(ValueError, match="packed_attention does not support BertForMaskedLM: No viable backend"):
         pack_attention(model, collator)

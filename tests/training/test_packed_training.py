@@ -110,5 +110,5 @@ def test_on_a_cpu_it_is_refused(make_trainer):
 
 @pytest.mark.parametrize("option", ["torch_compile", "activation_checkpointing"])
 def test_with_options_that_it_was_not_tried_with_it_is_refused(make_trainer, without_a_kernel, option):
-    with pytest.raises(ValueError, match=f"packed_attention does not go with {option}"):
+    with pytest.raises(ValueError, match=f"packed_attention cannot be combined with {option}"):
         make_trainer(packed_attention=True, **{option: True})

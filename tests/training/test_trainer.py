@@ -335,7 +335,7 @@ def test_networks_that_do_not_fit_are_refused(make_trainer, make_encoder, make_n
     collator = DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser())
     with pytest.raises(ValueError, match="29 token embeddings, but the tokenizer has 30"):
         AdversarialMLMTrainer(make_encoder(vocab_size=29), args, collator)
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ValueError, match="all parameters of the encoder are frozen"):
         AdversarialMLMTrainer(make_encoder().requires_grad_(False), args, collator)
     with pytest.raises(ValueError, match="max_length is 512, but the encoder has 100 positions"):
         AdversarialMLMTrainer(make_encoder(max_position_embeddings=100), args, collator)
