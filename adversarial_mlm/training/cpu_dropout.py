@@ -158,7 +158,7 @@ def _probabilities(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Ten
         return torch.softmax(scores, dim=-1, out=scores)
     if mask.dim() > 1 and mask.stride(-2) == 0:  # the same for all queries
         mask = mask[..., :1, :]
-    # half of the lowest number, so that a sum with it is not infinite, which would make the softmax nan
+    # half of the lowest number: a sum with the lowest would be infinite, and its softmax nan
     least = torch.finfo(scores.dtype).min / 2
     if mask.dtype == torch.bool:
         attends = mask.any(dim=-1, keepdim=True)

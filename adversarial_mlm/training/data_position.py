@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 class DataPosition:
-    """The position in an indexable dataset, as a function of the updates made.
+    """The position in an indexable dataset, as a function of the number of updates.
 
-    The stock trainer reads all batches that a resumed run has seen already, and has one size of updates. Here, a pass
-    of its loop begins at any update and has one size (see [`batch_schedule`]). A stream keeps the stock loop; then
-    `passes` and `batches` are `None`.
+    A resumed stock trainer reads all earlier batches again, and its updates have one size. Here, each pass of its loop
+    begins at any update and has its own size (see [`batch_schedule`]). A streamed dataset keeps the stock loop;
+    `passes` and `batches` are then `None`.
 
     Args:
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
@@ -68,21 +68,21 @@ class DataPosition:
         return self.batches is None or len(dataset) == self.batches.num_records
 
     def epochs_after(self, updates: int) -> float | None:
-        """Epochs of the data that so many updates have read; `None` for a stream."""
+        """Epochs of the data that this number of updates reads; `None` for a stream."""
         if self.passes is None or self.batches is None:
             return None
         epoch, batches = self.passes.position(updates)
         return epoch + self.batches.share(batches)
 
     def samples(self, updates: int) -> int:
-        """Records that so many updates read, on all processes, if every update is whole."""
+        """Records that this number of complete updates reads, over all processes."""
         return micro_steps_before(updates, self.stages) * self._micro_step_size
 
     def begin_pass(self, updates: int) -> Pass | None:
-        """Let the sampler start with the update that follows so many.
+        """Let the sampler start after this number of updates.
 
         Returns:
-            [`Pass`], the rest of the pass that it belongs to; `None` for a stream.
+            [`Pass`]: the rest of the current pass; `None` for a stream.
         """
         if self.passes is None or self.batches is None:
             return None
@@ -91,19 +91,19 @@ class DataPosition:
         return here
 
     def warn_if_elsewhere(self, epochs: float, updates: int) -> None:
-        """Warn if a checkpoint has read another amount of data in so many updates than this run would have."""
+        """Warn if a checkpoint has read another amount of data in its updates than this run would have."""
         here = self.epochs_after(updates)
         if here is not None and abs(epochs - here) > 1e-6:
             logger.warning(
                 f"the checkpoint had read {epochs:.4f} epochs in {updates:,} updates, with other data or another "
-                f"global batch; this run continues where it would be itself, after {here:.4f} epochs"
+                f"global batch; this run continues after {here:.4f} epochs, its own position at that update"
             )
 
     def noiser_stages(self, alternation: Alternation) -> list[BatchStage]:
-        """The stages by the noiser's updates, in place of the encoder's."""
+        """The stages, counted in updates of the noiser."""
         firsts = [alternation.first_update_from(stage.first_update) for stage in self.stages]
         return [dataclasses.replace(s, first_update=first) for s, first in zip(self.stages, firsts, strict=True)]
 
     def noiser_micro_steps(self, update: int, alternation: Alternation) -> int:
-        """Micro-batches of this process that the noiser has read before one of its updates."""
+        """Number of micro-batches of this process before an update of the noiser."""
         return micro_steps_before(update, self.noiser_stages(alternation))

@@ -37,19 +37,20 @@ from adversarial_mlm.utils.ramp import Ramp
 
 
 class NoiserGame:
-    """Corrupts batches, has the encoder read them, and updates the noiser.
+    """Corrupt batches, run the encoder on them, and update the noiser.
 
-    Every method that draws noise takes the keys of its rows, and every method that depends on a schedule takes the
-    encoder's step. So nothing of the game has to be saved but the two networks and the reward.
+    Methods that draw noise take the keys of its rows, and methods that depend on a schedule take the encoder's step.
+    So a checkpoint only needs the two networks and the reward.
 
     Args:
         encoder (`PreTrainedModel`): Any `...ForMaskedLM`.
         noiser ([`NoiserModel`], *optional*): Moved to the device of the run. Without one, all masks are random.
         collator ([`DataCollatorForRandomMLM`]): Masks batches.
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
-        accelerator (`Accelerator`): Of the run.
+        accelerator (`Accelerator`): The accelerator of the run.
 
     Attributes:
+        reward ([`NoiserReward`]): What the noiser maximises. It exists after [`prepare`], if there is a noiser.
         alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
         figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
     """
@@ -68,27 +69,27 @@ class NoiserGame:
         self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
         self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
-        # as the noiser's updates call them: wrapped where training is distributed, compiled where that is asked for
+        # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
         self._wrapped: nn.Module | None = noiser
         self._frozen_encoder: nn.Module = encoder
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
 
     def prepare(self, log_shares: Callable[[], torch.Tensor | None], checkpoint: str | None = None) -> None:
-        """Wrap the noiser for training and build its reward. The encoder has to be prepared before.
+        """Wrap the noiser for training and build its reward. Prepare the encoder first.
 
         Args:
             log_shares (`Callable`): See [`NoiserReward.build`].
             checkpoint (`str`, *optional*): The checkpoint from which the run resumes.
 
         Raises:
-            CheckpointError: If the checkpoint lacks what the reward needs.
+            CheckpointError: If the checkpoint has no state of the reward that fits.
         """
         if self.noiser is None:
             return
         self._wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
         self._frozen_encoder = compiled_as(self.accelerator, self.encoder)
-        # in training mode only where it is trained: in its own phase, or all along
+        # in training mode only while it is trained: in its own phase, or always with `reversal`
         self.noiser.train(self.args.noiser_update == "reversal")
         reward = REWARDS[self.args.noiser_reward].build(self.encoder, log_shares, self.args.slow_encoder_decay)
         if checkpoint is not None:
@@ -103,7 +104,7 @@ class NoiserGame:
             RuntimeError: If there is no noiser, or if the game is not prepared.
         """
         if self._reward is None:
-            raise RuntimeError("there is no reward: the game has no noiser, or was not prepared")
+            raise RuntimeError("there is no reward: the game has no noiser, or prepare was not called")
         return self._reward
 
     def save_reward(self, folder: str) -> None:
@@ -126,13 +127,13 @@ class NoiserGame:
             return False
         return self._adversarial_share(step) > 0
 
-    def moves_along(self, step: int) -> bool:
+    def shares_backward(self, step: int) -> bool:
         """Whether the noiser learns from the encoder's own backward pass at this step (`noiser_update: reversal`)."""
         args = self.args
         return args.noiser_update == "reversal" and step % args.noiser_every == 0 and self.is_trained(step)
 
     def reversal_strength(self, step: int) -> float:
-        """What the noiser's gradient of that pass is multiplied by."""
+        """Factor of the noiser's gradient at this step, with `noiser_update: reversal`."""
         return self._reversal_strength(step)
 
     def chunks(self, batch: dict, packed: bool = False) -> list[dict]:
@@ -250,14 +251,14 @@ class NoiserGame:
     def update_noiser(
         self, update: int, batches: list[dict], step: int, optimizer: AcceleratedOptimizer, guard: UpdateGuard
     ) -> None:
-        """One update of the noiser, which climbs its reward (`update_noiser` of Algorithm 4).
+        """Update the noiser along the gradient of its reward (`update_noiser` of Algorithm 4).
 
         Args:
-            update (`int`): Its number, which keys its noise.
+            update (`int`): Number of the update, which is a key of its noise.
             batches (`list[dict]`): Micro-batches of this process, with `row` `(batch,)`.
-            step (`int`): Of the encoder.
-            optimizer (`AcceleratedOptimizer`): Of both networks, as accelerate wraps it.
-            guard ([`UpdateGuard`]): Leaves out the update if its gradient is not finite.
+            step (`int`): Step of the encoder.
+            optimizer (`AcceleratedOptimizer`): Optimizer of both networks, prepared by accelerate.
+            guard ([`UpdateGuard`]): Skips the update if its gradient is not finite.
         """
         items = self.count_items(batches)
         if items is None:
@@ -308,8 +309,8 @@ class NoiserGame:
         """
         return clip(self._learner.parameters(), self.args.noiser_max_grad_norm or math.inf)
 
-    def clip_moved_along(self) -> torch.Tensor | None:
-        """Clip the gradient that the encoder's backward pass left in the noiser; `None` where it left none."""
+    def clip_shared_gradient(self) -> torch.Tensor | None:
+        """Clip the noiser's gradient from the encoder's backward pass; returns its norm, or `None` without one."""
         if self.noiser is None or all(p.grad is None for p in self.noiser.parameters()):
             return None
         norm = self.clip_noiser(nn.utils.clip_grad_norm_)
@@ -355,8 +356,8 @@ class NoiserGame:
     def quick_dropout(self) -> contextlib.AbstractContextManager:
         """Faster dropout in here, on a CPU (`quick_cpu_dropout`)."""
         args = self.args
-        # what is compiled has kernels of its own, and what is computed twice has to come out the same
-        # (whoever made the encoder may have switched checkpointing on, too)
+        # compiled networks have other kernels, and a checkpointed layer is computed twice with the same numbers
+        # (checkpointing may have been switched on before the trainer was made)
         twice = any(getattr(module, "gradient_checkpointing", False) for module in self.encoder.modules())
         quick = args.quick_cpu_dropout and args.device.type == "cpu" and not args.torch_compile and not twice
         return QuickDropout() if quick else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""One optimizer and one schedule for both networks: the noiser has parameter groups of its own.
+"""One optimizer and one schedule for both networks: the noiser has its own parameter groups.
 
 A parameter without a gradient is skipped entirely and keeps its own step count, so this equals two optimizers.
 """

@@ -198,9 +198,9 @@ def _compare(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> tupl
     ids, real = batch.input_ids, batch.attention_mask.bool()
     packed = packed_rows({"attention_mask": batch.attention_mask.cpu()})
     packed = {key: x.to(model.device) if isinstance(x, torch.Tensor) else x for key, x in packed.items()}
-    beside = torch.stack([ids[0], ids[1].roll(1)])  # the second protein is shorter
+    other_ids = torch.stack([ids[0], ids[1].roll(1)])  # another second protein, which is shorter than the first
     with frozen(model):
         padded = model(input_ids=ids, attention_mask=batch.attention_mask).logits
-        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x) for x in (ids, beside))
+        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x) for x in (ids, other_ids))
     largest = padded[real].abs().max()
     return ((ours - padded)[real].abs().max() / largest).item(), ((ours - other)[0].abs().max() / largest).item()

@@ -227,7 +227,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return sequence_encoder
 
     def set_initial_training_values(self, args, dataloader):
-        """As in `Trainer`, with a pass of the loop for every piece of an epoch that has one size of updates."""
+        """As in `Trainer`, but with one pass of the loop for each part of an epoch that has one size of updates."""
         self.args.gradient_accumulation_steps = self.batch_stages[0].size
         values = super().set_initial_training_values(args, dataloader)
         if self.position.passes is None:
@@ -272,7 +272,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         with self._clock("data"):
             batches = self._batches.of_encoder(step, epoch_iterator, num_batches)
             num_items = self.game.count_items(batches)
-        # what the update adds to these is taken back if it is skipped
+        # what a skipped update adds to these is taken back
         self._sums_before = self._statistics.sums.clone(), self._tr_loss.clone()
         batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
         if self.noiser is not None:
@@ -327,16 +327,16 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             `torch.Tensor`, a scalar, or that and the encoder's output.
         """
         step, game = self.state.global_step, self.game
-        along, strength = game.moves_along(step), game.reversal_strength(step)
+        shared, strength = game.shares_backward(step), game.reversal_strength(step)
         keys = row_keys(self.args.seed, ENCODER_PHASE, step, inputs["row"])
-        corrupted = game.corrupt(inputs, keys, step, differentiable=along)
-        outputs, losses, weights = game.read(model, corrupted, inputs, reversal=strength if along else None)
+        corrupted = game.corrupt(inputs, keys, step, differentiable=shared)
+        outputs, losses, weights = game.read(model, corrupted, inputs, reversal=strength if shared else None)
         self._statistics.update(corrupted, losses, inputs["input_ids"], inputs["residue_mask"])
         items = num_items_in_batch
         if items is None:  # of this batch alone, so that the number of processes is taken out again
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
         loss = game.normalised((losses * weights).sum(), items)
-        if along:
+        if shared:
             reward = strength * game.normalised(game.reward.direct(corrupted, losses.detach()), items)
             loss = loss - (reward - reward.detach())  # a gradient for the noiser, and nothing for the log
         loss = spoil_gradient(loss)
@@ -347,7 +347,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         # complete and no longer scaled. Added: the noiser's gradient is clipped, and the update is left out if either
         # norm is not finite.
         norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
-        of_noiser = self.game.clip_moved_along()
+        of_noiser = self.game.clip_shared_gradient()
         if of_noiser is not None:
             norms[NOISER] = of_noiser
         skipped = self.guard.check(norms, self.optimizer.optimizer)
@@ -488,7 +488,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return next((int(entry["step"]) for entry in self.state.log_history if entry.get("collapse")), None)
 
     def card_facts(self) -> model_card.CardFacts:
-        """What the model card tells of this run as it stands."""
+        """The facts of this run for its model card."""
         return card_facts(self)
 
     def _write_card(self, folder: str) -> None:

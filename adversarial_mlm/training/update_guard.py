@@ -29,7 +29,7 @@ def spoil_gradient(loss: torch.Tensor) -> torch.Tensor:
     """The same loss, with a gradient of nan if the loss is not finite.
 
     An infinite loss may have a finite gradient (a cross-entropy has). With this, a bad loss on one process reaches the
-    gradients of all processes without a message of its own, and a `GradScaler` sees it.
+    gradients of all processes without extra communication, and a `GradScaler` sees it.
 
     Args:
         loss (`torch.Tensor`): A scalar.
@@ -41,10 +41,10 @@ def spoil_gradient(loss: torch.Tensor) -> torch.Tensor:
 
 
 def leave_out_step(optimizer: torch.optim.Optimizer, skipped: torch.Tensor) -> None:
-    """Let the next `step` of an optimizer change nothing where `skipped`: no parameter, no moment, no count.
+    """Let the next `step` of an optimizer change nothing if `skipped`: no parameter, no moment, no step count.
 
-    A fused optimizer reads the flag on the device. For any other one it is read on the host, which waits for the
-    device at every update.
+    A fused optimizer reads the flag on the device. For other optimizers the host reads it, and waits for the device at
+    every update.
 
     Args:
         optimizer (`torch.optim.Optimizer`): PyTorch's own, not accelerate's wrapper.
@@ -68,9 +68,9 @@ class UpdateGuard:
     Args:
         limit (`int`): `max_skipped_updates`: how many updates of one network in a row may be skipped before the run
             stops, and how many are remembered for the message; 0 for no limit.
-        device (`torch.device`): Of the gradients.
-        scaled (`bool`, *optional*, defaults to `False`): Whether a `GradScaler` leaves out the steps by itself; it
-            looks at the same gradients.
+        device (`torch.device`): Device of the gradients.
+        scaled (`bool`, *optional*, defaults to `False`): Whether a `GradScaler` skips the steps; it checks the same
+            gradients.
 
     Attributes:
         skipped (`torch.Tensor`): A scalar, bool: whether the latest update was skipped.
@@ -88,25 +88,25 @@ class UpdateGuard:
         self._batches: list[deque] = [deque(maxlen=limit) for _ in _NETWORKS]
 
     def record(self, network: int, update: int, batches: list[dict]) -> list[dict]:
-        """Keep the names of an update's records, and return its micro-batches without them.
+        """Remember the records of an update, and return its micro-batches without their names.
 
         Args:
             network (`int`): `ENCODER` or `NOISER`.
-            update (`int`): Its number, from 0.
-            batches (`list[dict]`): Micro-batches of this process, with [`RECORDS`] where the loader names them.
+            update (`int`): Number of the update, from 0.
+            batches (`list[dict]`): Micro-batches of this process, with [`RECORDS`] if the loader names them.
         """
         names = [name for batch in batches for name in batch.get(RECORDS, [])]
         self._batches[network].append((update, names))
         return [{key: value for key, value in batch.items() if key != RECORDS} for batch in batches]
 
     def check(self, norms: dict[int, torch.Tensor], optimizer: torch.optim.Optimizer | None = None) -> torch.Tensor:
-        """Whether an update is to be skipped; counts it.
+        """Whether to skip an update. It is counted.
 
         Args:
-            norms (`dict[int, torch.Tensor]`): For each network that is about to move, the norm of its gradient, the
-                same on all processes. If one is not finite, none of the networks moves.
-            optimizer (`torch.optim.Optimizer`, *optional*): PyTorch's own; its next step changes nothing if the update
-                is to be skipped.
+            norms (`dict[int, torch.Tensor]`): Norm of the gradient of each network in this update, the same on all
+                processes. If one is not finite, no network is updated.
+            optimizer (`torch.optim.Optimizer`, *optional*): PyTorch's own. Its next step changes nothing if the update
+                is skipped.
 
         Returns:
             `torch.Tensor`, a scalar, bool.
@@ -194,7 +194,7 @@ class UpdateGuard:
 
 
 def mean_of_made(updates: int, skipped: int) -> float:
-    """What turns a mean over all updates, a skipped one counting 0, into that of the others; nan without any."""
+    """Factor from a mean over all updates, in which skipped ones count 0, to the mean of the others; nan if none."""
     return updates / (updates - skipped) if skipped < updates else math.nan
 
 

@@ -106,7 +106,7 @@ def test_what_are_no_sizes_is_refused(points):
 def test_a_change_that_the_run_does_not_reach_is_refused():
     with pytest.raises(ValueError, match="changes at update 1,000, but max_steps is 1,000"):
         read_stages(["128@0", "256@1000"], "global_batch_size", 1000)
-    with pytest.raises(ValueError, match="needs max_steps in place of num_train_epochs"):
+    with pytest.raises(ValueError, match="needs max_steps: set it in place of num_train_epochs"):
         read_stages(["128@0", "256@80%"], "global_batch_size", -1)
     assert read_stages(["128"], "global_batch_size", -1) == [BatchStage(0, 128)]
 

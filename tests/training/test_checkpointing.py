@@ -132,7 +132,7 @@ def test_the_log_waits_for_room(make_trainer, monkeypatch, caplog):
     monkeypatch.undo()
     file.append({"step": 4})
     assert [entry["step"] for entry in log_of(trainer)] == [1, 2, 3, 4]
-    assert len([record for record in caplog.records if "its entries wait" in record.message]) == 1
+    assert len([record for record in caplog.records if "its entries are kept" in record.message]) == 1
 
 
 def test_the_best_and_the_newest_stay_with_a_limit_of_one(make_trainer, monkeypatch):

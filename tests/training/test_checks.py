@@ -49,7 +49,7 @@ def test_a_token_that_the_configuration_does_not_name_is_none_of_its_business(fi
 
 
 def test_token_dropout_without_a_mask_is_refused(fit):
-    with pytest.raises(ValueError, match="token_dropout, but no mask_token_id"):
+    with pytest.raises(ValueError, match="token_dropout but no mask_token_id"):
         fit("esm", mask_token_id=None)
 
 

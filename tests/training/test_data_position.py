@@ -228,7 +228,7 @@ def test_what_is_saved_says_the_sizes_once(make_trainer, tmp_path):
 def test_the_place_in_the_data_is_known_to_all_callbacks(make_trainer):
     trainer = make_trainer("random", max_steps=3)
     names = [type(callback).__name__ for callback in trainer.callback_handler.callbacks]
-    assert names.index("_EpochOfTheData") < names.index(DefaultFlowCallback.__name__)
+    assert names.index("EpochMarker") < names.index(DefaultFlowCallback.__name__)
 
 
 def test_another_dataset_may_take_the_place_of_the_first(make_trainer, dataset):

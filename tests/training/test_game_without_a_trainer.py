@@ -52,8 +52,8 @@ def test_without_a_noiser_all_masks_are_random_and_nothing_learns(make_game):
     game, batch = make_game("random")
     corrupted = game.corrupt(batch, keys_of(batch), step=0)
     assert corrupted.random.any() and not corrupted.adversarial.any()
-    assert not game.is_trained(0) and not game.moves_along(0)
-    assert game.clip_moved_along() is None
+    assert not game.is_trained(0) and not game.shares_backward(0)
+    assert game.clip_shared_gradient() is None
 
 
 def test_what_an_update_counts_is_the_number_of_its_masks(make_game):
@@ -117,9 +117,9 @@ def test_an_update_that_is_not_finite_moves_nothing_and_is_counted(make_game):
     assert guard.look() == {NOISER: (1, 1)}
 
 
-def test_the_noiser_moves_along_at_every_so_many_steps_while_it_has_a_share(make_game):
+def test_the_noiser_shares_backward_at_every_so_many_steps_while_it_has_a_share(make_game):
     game, _ = make_game(noiser_update="reversal", noiser_every=3, adversarial_share=["0@2", "1@3"])
-    assert [game.moves_along(step) for step in range(8)] == [False, False, False, True, False, False, True, False]
+    assert [game.shares_backward(step) for step in range(8)] == [False, False, False, True, False, False, True, False]
     assert [game.is_trained(step) for step in range(5)] == [False, False, False, True, True]
 
 

@@ -46,7 +46,7 @@ def test_a_run_with_bad_updates_is_the_run_that_leaves_them_out(make_trainer, ga
     assert log_of(without)[0]["skipped_updates"] == 0
 
 
-def test_a_noiser_that_moves_along_is_held_back_with_the_encoder(make_trainer):
+def test_a_noiser_that_shares_backward_is_held_back_with_the_encoder(make_trainer):
     trainer = make_trainer(cls=watched(spoiled={("encoder", 1)}), noiser_update="reversal", max_steps=2)
     states = []
     check = trainer.check
