@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from adversarial_mlm.data import CleaningCounts, CorpusError, arrow_tables, load, load_corpus
+from tests.helpers.exhaustive import exhaustive
 
 
 def test_min_length_is_honoured(tmp_path, write_records):
@@ -97,7 +98,7 @@ def identity(examples):
     return examples
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("start_method", ["fork", exhaustive("spawn")])
 def test_streaming_workers_give_the_rows_and_counts_of_the_memory_mapped_corpus(
     tmp_path, start_method, rows_of, random_records, fasta_text
 ):

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, NoiserConfig, NoiserModel
 from adversarial_mlm.masking.data_collator import SequenceEncoder
+from tests.helpers.exhaustive import exhaustive
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_no_weights_and_no_tokenizer_travel_to_the_workers(tokenizer):
     assert len(pickle.dumps(collator.sequence_encoder)) < 10_000
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", exhaustive("spawn")])
 def test_workers_give_the_same_batches(tokenizer, proteins, context):
     examples = [{"sequence": s, "epoch": 1, "record": i} for i, s in enumerate(proteins[:8])]
     encoder = SequenceEncoder(tokenizer, max_length=60)
