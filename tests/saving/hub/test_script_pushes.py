@@ -64,7 +64,7 @@ def test_a_run_is_pushed_with_the_figures_of_its_evaluation(server, script, tmp_
     assert "| members " in card and "--hub_token ..." in card
     assert "eval_members_loss" in final["metrics.jsonl"].decode()
     told = [line for line in result.stderr.splitlines() if line.startswith("push") and "waiting" not in line]
-    assert told == [f"push_to_hub: step {step} is in {REPO}" for step in (2, 4)]
+    assert told == [f"push_to_hub: step {step} was pushed to {REPO}" for step in (2, 4)]
     for noise in ("Retrying", "HTTP", "Upload", "Traceback", "Warning", SIGNATURE):
         assert noise not in result.stdout + result.stderr, noise
     for content in (*local.values(), *(c for commit in server.commits(REPO) for c in commit.tree.values())):
