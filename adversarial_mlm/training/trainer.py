@@ -161,6 +161,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.args.max_skipped_updates, self.args.device, scaled=self.accelerator.scaler is not None
         )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        self.game.collator = self.data_collator  # users may have replaced it
         self.game.prepare(self._background_log_shares, resume_from_checkpoint)
         self._batches = self._training_batches()
         return prepared

@@ -85,8 +85,7 @@ def _command(fasta: str, held_out: str, output: str, cache: str) -> list[str]:
 def _measure(command: list[str], output: str) -> dict:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log, peak, first = Path(output, "metrics.jsonl"), 0, None
-    os.makedirs(output)
-    with open(os.path.join(output, "console.txt"), "w+", encoding="utf-8") as console:
+    with open(f"{output}.console.txt", "w+", encoding="utf-8") as console:  # a run's folder must be its own
         begin = time.monotonic()
         process = subprocess.Popen(command, env=environment, stdout=console, stderr=subprocess.STDOUT)
         while process.poll() is None:

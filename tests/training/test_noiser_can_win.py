@@ -160,6 +160,7 @@ def test_a_noiser_that_chooses_where_and_how_loses_with_the_sign_turned(play):
     assert adversarial < min(beside, by_chance, static) - 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_noiser_that_chooses_where_alone_finds_what_is_hard_to_tell(play):
     adversarial, beside, by_chance, static = play("[MASK] alone", 0)

@@ -321,7 +321,9 @@ def test_what_a_stream_cannot_honour_is_refused(make_trainer, dataset):
         def __iter__(self):
             return iter(dataset)
 
-    with pytest.raises(ValueError, match="dataloader_num_workers is 2, but Rows may divide itself"):
+    with pytest.raises(
+        ValueError, match="dataloader_num_workers is 2, but it is unknown how a Rows divides its records"
+    ):
         make_trainer(data=Rows(), dataloader_num_workers=2)
     with pytest.raises(ValueError, match="dispatch_batches is not supported"):
         make_trainer(data=Rows(), accelerator_config={"dispatch_batches": True})
