@@ -1,6 +1,5 @@
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -8,45 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from adversarial_mlm import presets
 from adversarial_mlm.data import CorpusError, prepare_corpus
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import RecipeError, build_networks, build_trainer, evaluate_saved, load_data, pretrain
-from adversarial_mlm.saving.run_folder import RunFolder
-from adversarial_mlm.utils.errors import NonFiniteError
-
-
-@pytest.fixture
-def make_recipe(repository, tmp_path, monkeypatch):
-    """The demo in miniature: networks of a few thousand parameters, a few steps."""
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    monkeypatch.setitem(presets.ENCODERS, "tiny", sizes)
-    data = repository / "examples" / "data"
-    demo = (repository / "examples" / "recipes" / "demo.yaml").read_text().replace("examples/data", str(data))
-    (tmp_path / "demo.yaml").write_text(demo)
-
-    def make(**changes):
-        settings = {
-            "output_dir": tmp_path / "run",
-            "cache_dir": tmp_path / "cache",
-            "max_steps": 4,
-            "encoder_steps": 2,
-            "noiser_steps": 1,
-            "eval_steps": 4,
-            "logging_steps": 2,
-            "max_eval_records": 60,
-            "per_device_train_batch_size": 4,
-            "disable_tqdm": True,
-            "use_cpu": True,
-            **changes,
-        }
-        if not any(settings.get(f"holdout_{of}", of != "random") for of in ("families", "members", "random")):
-            settings["max_eval_records"] = changes.get("max_eval_records")
-        words = [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
-        return parse_recipe([str(tmp_path / "demo.yaml"), *words])
-
-    return make
 
 
 def test_a_recipe_becomes_a_checkpoint_a_card_and_a_log(make_recipe, tmp_path, proteins):
@@ -186,115 +150,6 @@ def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
         'train.fasta: record 151, which ends at line 302, has ">" inside its sequence; a line end is missing.'
     )
     assert not [line for line in lines if "Traceback" in line or "CorpusError" in line]
-
-
-def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path):
-    pretrain(make_recipe(save_strategy="steps", save_steps=2))
-    with pytest.raises(RecipeError, match="contains another run .*metrics.jsonl"):
-        pretrain(make_recipe(overwrite_output_dir=False))
-    pretrain(make_recipe(masking="random"))  # demo.yaml overwrites
-    assert not (tmp_path / "run" / "noiser").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
-
-
-def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_path):
-    folder = tmp_path / "run"
-    pretrain(make_recipe(save_strategy="steps", save_steps=2))
-    (folder / "checkpoint-notes").mkdir()
-    (folder / "notes.txt").write_text("mine")
-    before = {path.name for path in folder.iterdir()}
-    (folder / ".push-to-hub-abc").mkdir()  # of a push that was killed
-    RunFolder(str(folder)).clear()
-    assert {path.name for path in folder.iterdir()} == {"checkpoint-notes", "notes.txt", ".run.json", ".lock"} < before
-
-
-@pytest.mark.parametrize("name", ["README.md", "config.json", "tokenizer.json", "notes.txt", "checkpoint-4"])
-def test_a_folder_with_files_of_others_is_refused_and_stays(make_recipe, tmp_path, name):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / name).write_text("mine") if "." in name else (folder / name).mkdir()
-    for settings in ({}, {"overwrite_output_dir": True}):
-        with pytest.raises(RecipeError, match=rf"no run of this package has marked as its own \({name}\)"):
-            pretrain(make_recipe(**settings))
-    assert [path.name for path in folder.iterdir()] == [name]
-
-
-def test_a_file_that_was_changed_or_added_since_is_not_replaced(make_recipe, tmp_path):
-    folder = tmp_path / "run"
-    evaluate_saved(recipe := make_recipe(), pretrain(recipe))
-    assert RunFolder(str(folder)).others() == []
-    (folder / "README.md").write_text("my notes on this run")
-    (folder / "vocab.txt").write_text("mine")
-    with pytest.raises(RecipeError, match=r"changed since \(README.md, vocab.txt\)"):
-        pretrain(make_recipe(overwrite_output_dir=True))
-    assert (folder / "README.md").read_text() == "my notes on this run" and (folder / "model.safetensors").exists()
-    for name in ("README.md", "vocab.txt"):
-        (folder / name).rename(tmp_path / name)
-    pretrain(make_recipe(overwrite_output_dir=True))
-
-
-def test_a_recipe_that_was_changed_is_taken_for_a_resumption(make_recipe, tmp_path):
-    folder = tmp_path / "run"
-    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
-    with open(folder / "recipe.yaml", "a") as file:
-        file.write("# a comment\n")
-    resumed = pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4, overwrite_output_dir=False))
-    assert resumed.state.global_step == 4
-
-
-def test_a_second_process_is_refused_while_a_run_has_the_folder(make_recipe, tmp_path):
-    pretrain(make_recipe())
-    code = (
-        "import sys; from adversarial_mlm.recipes.recipe import parse_recipe\n"
-        "from adversarial_mlm.recipes.output_dir import check_output_dir\n"
-        "from adversarial_mlm.utils.errors import RecipeError\n"
-        "try: check_output_dir(parse_recipe(sys.argv[1:]))\n"
-        "except RecipeError as error: print(error)"
-    )
-    options = ["--train_data", "x.fasta", "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir", "true"]
-    command = [sys.executable, "-c", code, *options, "--use_cpu", "true"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert f"output_dir {tmp_path / 'run'} is in use by another run" in second.stdout, second.stderr[-2000:]
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("dataloader_persistent_workers", True, "dataloader_persistent_workers: True cannot be used: ValueError"),
-        ("lr_scheduler_kwargs", {"nonsense": 1}, "lr_scheduler_kwargs: .*nonsense.* cannot be used: TypeError"),
-        ("optim_args", "foo", "optim_args: foo cannot be used: ValueError"),
-    ],
-)
-def test_an_option_that_a_library_refuses_late_is_named_before_the_earlier_run_is_touched(
-    make_recipe, tmp_path, option, value, said
-):
-    pretrain(make_recipe())
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    recipe = make_recipe(masking="random")
-    setattr(recipe.training, option, value)
-    with pytest.raises(RecipeError, match=said):
-        pretrain(recipe)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-
-
-def test_weights_that_are_not_finite_are_not_saved(make_recipe, tmp_path):
-    recipe = make_recipe(max_steps=2, learning_rate=1e38, lr_scheduler_type="constant", warmup_steps=0)
-    with pytest.raises(NonFiniteError, match="weights of the encoder are not finite after step 2"):
-        pretrain(recipe)
-    assert not (tmp_path / "run" / "model.safetensors").exists()
-
-
-def test_resuming_from_another_folder_leaves_nothing_of_an_earlier_run(make_recipe, tmp_path):
-    pretrain(make_recipe(output_dir=tmp_path / "first", save_strategy="steps", save_steps=2, max_steps=2))
-    pretrain(make_recipe(output_dir=tmp_path / "second", save_strategy="steps", save_steps=1, max_steps=1))
-    checkpoint = str(tmp_path / "first" / "checkpoint-2")
-    with pytest.raises(RecipeError, match="contains another run"):
-        pretrain(
-            make_recipe(output_dir=tmp_path / "second", resume_from_checkpoint=checkpoint, overwrite_output_dir=False)
-        )
-    pretrain(make_recipe(output_dir=tmp_path / "second", resume_from_checkpoint=checkpoint, max_steps=4))
-    assert not list((tmp_path / "second").glob("checkpoint-*"))
-    steps = [json.loads(line)["step"] for line in open(tmp_path / "second" / "metrics.jsonl")]
-    assert min(steps) == 4
 
 
 def test_a_gate_on_a_stream_is_refused_before_training(make_recipe, tmp_path, proteins):
