@@ -278,6 +278,7 @@ def _straight_through(
 
 
 def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
-    log_p = torch.log_softmax(scores.masked_fill(~residues, torch.finfo(scores.dtype).min), dim=-1)
+    least = torch.finfo(scores.dtype).min
+    log_p = torch.log_softmax(scores.masked_fill(~residues, least), dim=-1).clamp_min(least)
     entropy = -(log_p.exp() * log_p).masked_fill(~residues, 0.0).sum(dim=-1)
     return entropy / torch.log(residues.sum(dim=-1).clamp_min(2).to(entropy.dtype))

@@ -7,6 +7,7 @@ for a noiser that is no longer trained, calling the collator does both.
 """
 
 import copy
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,9 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from adversarial_mlm.data.order import crop_start
 from adversarial_mlm.masking.corruption import CorruptedBatch, corrupt_batch
 from adversarial_mlm.masking.rules import MaskingRules
-from adversarial_mlm.masking.sampling import exact_budget
+from adversarial_mlm.masking.sampling import ORDERED_TEMPERATURE, exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
+
+logger = logging.getLogger(__name__)
 
 RECORDS = "records"
 """Key of a batch for the number and id of each row's record: a list, which stays on the host."""
@@ -245,6 +248,11 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
             )
         blind = noiser.config.view == "blind"
         rules = MaskingRules(random_rate=random_rate, adversarial_rate=adversarial_rate, blind=blind, **masking)
+        if not rules.keeps_order:
+            logger.warning(
+                f"temperature is {rules.temperature:g}: below {ORDERED_TEMPERATURE}, the largest values of sampler: "
+                f"{rules.sampler} may not be those of score + noise, in short proteins; use a higher temperature"
+            )
         self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
         noiser.config.check_vocabulary(self.vocabulary)
         self.frozen = frozen

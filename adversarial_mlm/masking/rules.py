@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, SAMPLERS, exact_budget
+from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, ORDERED_TEMPERATURE, SAMPLERS, exact_budget
 
 # whether each selection masks exactly the budget of every row
 SELECTIONS = {"topk": True, "threshold": False}
@@ -30,7 +30,7 @@ class MaskingRules:
             positions where `rss` exceeds 0.5, as printed in Algorithm 3.
         gated (`bool`, *optional*, defaults to `True`): Whether `rss` stops at the budget of each row.
         temperature (`float`, *optional*, defaults to 1.0): Temperature of `rss` (which needs at least 0.1) and of the
-            relaxed options.
+            relaxed options. Below 0.3 the largest values of `rss` may not be those of score + noise.
         blind (`bool`, *optional*, defaults to `False`): Whether the noiser chooses among a candidate set that is
             hidden from it ("propose, then choose").
         candidate_rate (`float`, *optional*): With `blind`, share of the residues in the candidate set; defaults to
@@ -97,6 +97,11 @@ class MaskingRules:
     def has_relaxation(self) -> bool:
         """Whether the sampler has a relaxation of the whole draw, such as Algorithm 1, instead of a closed form."""
         return SAMPLERS[self.sampler].relaxation is not None
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the largest relaxed values are those of score + noise, see [`sampling.rss`]."""
+        return not self.has_relaxation or self.temperature >= ORDERED_TEMPERATURE
 
     @property
     def spends_budget(self) -> bool:

@@ -1,7 +1,7 @@
 """Choose k of n positions, hard and relaxed: pure functions of tensors, independent of proteins and models.
 
 Every function works on a batch in which each row has its own length (`mask`) and its own budget. Padded positions get
-zero. No function waits for the device.
+zero. No function waits for the device. An infinite score counts as the largest (or least) finite one.
 
 A relaxed choice belongs to one kind of hard choice:
 
@@ -16,16 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from adversarial_mlm.masking.keyed_random import gumbel, logistic
+from adversarial_mlm.utils.autograd import differentiable_once
 
 # ε of Algorithm 1, the least that remains of a spent position. The paper's 1e-18 is lost when it is added to 1.
 _EPSILON = 2.0**-52
 LEAST_TEMPERATURE = 0.1
+ORDERED_TEMPERATURE = 0.3
+"""Least temperature at which the k largest values of [`rss`] are those of `scores + noise`."""
 _PARTS = 1_000_000
 _SOLVER_STEPS = 40
 _LEAST_TOLERANCE = 1e-13  # relative to the budget
+_LARGEST_DIFFERENCE = 1e6  # between the scores of a row, for the solver's bisection
 _SURE = 7.0  # above this, exp(-exp(x)) is 0 even in float64
 
 
@@ -47,8 +50,9 @@ def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
 def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
     """Choose the `budget` largest keys of each row.
 
-    With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`. It equals
-    the top k of [`rss`] with the same noise. With logistic noise it is Rosén's Pareto sampling.
+    With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`. From a
+    temperature of 0.3 on it equals the top k of [`rss`] with the same noise. With logistic noise it is Rosén's Pareto
+    sampling.
 
     Args:
         keys (`torch.Tensor` of shape `(batch, length)`): Keys of the positions.
@@ -59,7 +63,9 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> t
     Returns:
         `torch.Tensor` of shape `(batch, length)`, bool.
     """
-    order = keys.masked_fill(~mask, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    # a key of minus infinity still comes before the positions that must not be chosen
+    keys = keys.clamp_min(torch.finfo(keys.dtype).min).masked_fill(~mask, -torch.inf)
+    order = keys.argsort(dim=-1, descending=True, stable=True)
     ranks = torch.empty_like(order)
     ranks.scatter_(-1, order, torch.arange(keys.shape[-1], device=keys.device).expand_as(order))
     return (ranks < budget[:, None]) & mask
@@ -69,7 +75,7 @@ def threshold_mask(soft: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Choose the positions whose relaxed value exceeds 0.5: the hard choice as printed in Algorithm 3.
 
     It may choose fewer positions than the budget: the values of [`rss`] sum to the budget, but some exceed 1 and many
-    are below 0.5.
+    are below 0.5. Below a temperature of 0.3, these may not be the positions with the largest keys, see [`rss`].
 
     Args:
         soft (`torch.Tensor` of shape `(batch, length)`): Result of [`rss`].
@@ -98,9 +104,13 @@ def rss(
     largest budget of the batch is spent, and sums to that budget. With `gated=True` row i stops at `budget[i]`, and
     sums to it.
 
-    The result is not a probability: values can exceed 1. It is differentiable in `scores` once. It is computed in
-    float64, independent of autocast, and returned in float32 (float64 for float64 scores). The backward pass keeps one
-    tensor for every √k softmaxes and recomputes the others.
+    The result is not a probability: values can exceed 1. From a temperature of 0.3 on, its k largest values are those
+    of `scores + noise` (docs/algorithm.md). Below, they can be others in short rows: with equal scores, n = 20 and
+    k = 4, they are in a fifth of the rows at 0.1.
+
+    The result is differentiable in `scores` once. It is computed in float64, independent of autocast, and returned in
+    float32 (float64 for float64 scores). The backward pass keeps one tensor for every √k softmaxes and recomputes the
+    others.
 
     Args:
         scores (`torch.Tensor` of shape `(batch, length)`): Unnormalised selection scores.
@@ -108,7 +118,7 @@ def rss(
         budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions to choose in each row.
         noise (`torch.Tensor` of shape `(batch, length)`): Standard Gumbel noise.
         temperature (`float`, *optional*, defaults to 1.0): Temperature of the softmaxes, at least 0.1. Far below 1 the
-            result is the hard choice, and its gradient is mostly noise.
+            result is nearly a hard choice, and its gradient is mostly noise.
         max_budget (`int`, *optional*): An upper bound on `budget`. By default the largest budget is read from the
             device, which waits for it.
         gated (`bool`, *optional*, defaults to `True`): Whether each row stops at its own budget.
@@ -118,6 +128,7 @@ def rss(
 
     Raises:
         ValueError: If `temperature` is below 0.1.
+        RuntimeError: In the backward pass with `create_graph=True`, because there is no second derivative.
     """
     if temperature < LEAST_TEMPERATURE:
         raise ValueError(f"temperature must be at least {LEAST_TEMPERATURE} for rss, got {temperature}")
@@ -160,7 +171,7 @@ class _RelaxedSubset(torch.autograd.Function):
         return soft.mul_(mask).to(keys.dtype)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("rss")
     def backward(ctx, grad_soft):
         mask, budget, starts, shares = ctx.saved_tensors
         counted, spends = _draws_of_rows(budget, ctx.draws, ctx.gated)
@@ -199,7 +210,7 @@ def _draws_of_rows(
 
 def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return exp((keys − maximum of the row) / t), float64; 0 where `mask` is false, 1 in a row without positions."""
-    keys = torch.where(mask, keys, -torch.inf).double().div_(temperature)
+    keys = torch.where(mask, _finite(keys), -torch.inf).double().div_(temperature)
     keys -= keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)
     return torch.where(mask.any(dim=-1, keepdim=True), keys, 0).exp_()
 
@@ -227,7 +238,7 @@ def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torc
 
     π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k: every position has an exponential waiting time
     of rate e^{s_i}, and about k of them end before τ (Rosén 1972, "successive sampling"). It is exact for k = 0, k = n
-    and equal scores. Otherwise it is an approximation, which is better for longer rows.
+    and equal scores. Otherwise it is an approximation, which is better for longer rows (docs/algorithm.md).
 
     It is differentiable in `scores` once; the backward pass keeps one tensor. The result is float32, independent of
     autocast, or float64 for float64 scores.
@@ -239,6 +250,9 @@ def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torc
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, in [0, 1]; row i sums to `min(budget[i], positions of the row)`.
+
+    Raises:
+        RuntimeError: In the backward pass with `create_graph=True`, because there is no second derivative.
     """
     return _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _rung_by_now)
 
@@ -264,9 +278,18 @@ def logistic_topk_marginals(
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`; row i sums to `min(budget[i], positions of the row)`.
+
+    Raises:
+        RuntimeError: In the backward pass with `create_graph=True`, because there is no second derivative.
     """
     probabilities = _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _logistic)
     return _HajekCorrection.apply(probabilities) if hajek else probabilities
+
+
+def _finite(scores: torch.Tensor) -> torch.Tensor:
+    """Return scores in which infinity is the largest number that can be divided by any temperature."""
+    largest = torch.finfo(scores.dtype).max * LEAST_TEMPERATURE / 2
+    return scores.clamp(-largest, largest)
 
 
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
@@ -298,7 +321,7 @@ class _BudgetedProbabilities(torch.autograd.Function):
         return probabilities
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("a closed-form probability")
     def backward(ctx, grad):
         (slope,) = ctx.saved_tensors
         total = slope.sum(dim=-1, keepdim=True)
@@ -327,8 +350,9 @@ def _solve(
     undecided = (target > 0) & (target < positions)
     wanted = torch.where(undecided, target, positions / 2)  # any value for the others
     tolerance = wanted * max(torch.finfo(scores.dtype).eps / 8, _LEAST_TOLERANCE)
-    x = torch.where(mask, scores, -torch.inf).double()
+    x = torch.where(mask, _finite(scores), -torch.inf).double()
     x = x - x.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
+    x = torch.where(mask, x.clamp_min(-_LARGEST_DIFFERENCE), x)
     shift = wanted.log() - x.exp().sum(dim=-1, keepdim=True).clamp_min(1).log()  # below 1 in a row without positions
     low, high = shift, positions.clamp_min(2).log() - torch.where(mask, x, 0).amin(dim=-1, keepdim=True)
     for _ in range(_SOLVER_STEPS):
@@ -364,7 +388,7 @@ class _HajekCorrection(torch.autograd.Function):
         return p - spread * (mean - p) / variance
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("Hájek's correction")
     def backward(ctx, grad):
         (p,) = ctx.saved_tensors
         spread, variance, mean = _hajek_sums(p)

@@ -8,9 +8,10 @@ precision. The bits come from PyTorch's generator: a seed repeats a run, but wit
 import math
 
 import torch
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from adversarial_mlm.utils.autograd import differentiable_once
 
 _LEVELS = 2**16
 
@@ -72,7 +73,6 @@ class _Dropout(torch.autograd.Function):
         return values * keep
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         (factors,) = ctx.saved_tensors
         return grad * factors, None
@@ -136,7 +136,7 @@ class _Attention(torch.autograd.Function):
         return torch.bmm(probabilities * keep, value).view(*ctx.shapes[0][:3], -1)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("attention with quick dropout", "set quick_cpu_dropout: false")
     def backward(ctx, grad):
         query, key, value, probabilities, keep = ctx.saved_tensors
         grad, kept = grad.flatten(0, 1), probabilities * keep

@@ -103,9 +103,13 @@ class CreditReward(NoiserReward):
     """The loss of each residue that the noiser chose, as credit for its choice (a policy gradient).
 
     Σ_S (r_i − mean r of the row's random masks) · (log π_i + log p(option_i)), with the closed-form inclusion
-    probability π_i and the loss r_i of residue i. If r_i does not depend on the other masks, the gradient is an
-    unbiased estimate for the expected sum over the noiser's masks, up to the accuracy of the closed form. The effect
-    of a mask on the loss of other residues is ignored. No gradient passes through the encoder, so any encoder works.
+    probability π_i and the loss r_i of residue i. If r_i does not depend on the other masks, the gradient estimates
+    that of the expected sum over the noiser's masks, up to the accuracy of the closed form. For the options it is
+    unbiased. For the positions it is about n / (n − 1) times too large in a row of n residues (or candidates), because
+    the random masks lie outside of S (docs/algorithm.md). Without random masks, it is unbiased.
+
+    The effect of a mask on the loss of other residues is ignored. No gradient passes through the encoder, so any
+    encoder works.
     """
 
     description = "the loss of each residue that it chose"

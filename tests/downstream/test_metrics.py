@@ -97,6 +97,26 @@ class TestBootstrap:
         # The ends of two bootstraps of this size differ by about 3 % of the width.
         assert found == pytest.approx((expected.low, expected.high), abs=0.12 * width)
 
+    @pytest.mark.parametrize("grouped", [False, True])
+    def test_is_the_interval_of_resamples_that_are_built_row_by_row(self, regression, grouped):
+        predictions, references = (column[:60] for column in regression)
+        groups = np.arange(60) // 3 if grouped else np.arange(60)
+        found = statistics.bootstrap_interval(
+            statistics.spearman,
+            predictions,
+            references,
+            groups=groups if grouped else None,
+            samples=101,
+            seed=7,
+            level=0.9,
+        )
+        generator, values, number = np.random.default_rng(7), [], len(set(groups))
+        for drawn in generator.integers(number, size=(101, number)):
+            rows = np.concatenate([np.flatnonzero(groups == group) for group in drawn])
+            values.append(scipy.stats.spearmanr(predictions[rows], references[rows])[0])
+        values.sort()
+        assert found == pytest.approx((values[5], values[95]), abs=1e-12)  # 5 % of 101 on either side
+
     def test_covers_the_truth_as_often_as_it_says(self):
         generator = np.random.default_rng(5)
         inside = 0

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from adversarial_mlm.masking.corruption import NOT_MASKED
+from adversarial_mlm.masking.corruption import NOT_MASKED, _importance
 from adversarial_mlm.masking.corruption import corrupt_batch as noise_batch_by_rules
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
@@ -9,6 +9,7 @@ from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import exact_budget
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
+from tests.helpers.plain_algorithms import printed_straight_through
 
 
 @pytest.fixture
@@ -135,8 +136,51 @@ def test_the_differentiable_batch_is_the_hard_one(batch, vocabulary):
     assert torch.allclose(soft.one_hot, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("learned_options", [True, False])
+def test_hard_values_are_those_of_algorithm_3_as_printed_and_the_gradient_is_that_of_its_text(
+    batch, vocabulary, learned_options
+):
+    """As printed, `p_mask_overall` gets no gradient with options, and without them one that no residue matters to."""
+    scores = random_scores(batch, dtype=torch.float64)
+    rules = {"random_rate": 0.0, "adversarial_rate": 0.2, "scores": scores, "learned_options": learned_options}
+    corrupted = corrupt_batch(batch, keys_of(batch), vocabulary, one_hot=True, **rules)
+    chosen, x = corrupted.adversarial, torch.nn.functional.one_hot(batch["input_ids"], 30).double()
+    overall = chosen.double().requires_grad_()
+    options = None
+    if learned_options:  # the option that was drawn has all probability
+        options = torch.nn.functional.one_hot(corrupted.choice.winner, 22).double().requires_grad_()
+    printed = printed_straight_through(x, overall, options, vocabulary.mask_token_id, vocabulary.replacement_ids)
+    assert torch.allclose(printed, corrupted.one_hot, atol=1e-12)
+    weights = torch.randn(printed.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    (of_ours,) = torch.autograd.grad((corrupted.one_hot * weights).sum(), corrupted.choice.soft)
+    if learned_options:
+        assert (
+            torch.autograd.grad(
+                (printed * weights).sum(), (overall, options), allow_unused=True, materialize_grads=False
+            )[0]
+            is None
+        )
+    else:
+        (of_printed,) = torch.autograd.grad((printed * weights).sum(), overall)
+        assert torch.allclose(of_printed, weights.sum(dim=-1) * chosen, atol=1e-12)  # a sum over all tokens
+        masked_less_kept = weights[..., vocabulary.mask_token_id] - (weights * x).sum(dim=-1)
+        assert torch.allclose(of_ours, masked_less_kept, atol=1e-12)
+
+
+def test_importance_weights_stay_below_their_documented_bounds_but_in_proteins_of_5_to_7_residues():
+    rules, largest = MaskingRules(0.1, adversarial_rate=0.1), {}
+    for residues in range(3, 400):
+        adversarial, random = rules.budgets(torch.tensor([residues]))
+        probabilities = torch.full((1, residues), 1e-3)  # the noiser never chooses the first
+        probabilities[0, 1:] = (adversarial - 1e-3) / (residues - 1)
+        weights = _importance(probabilities, torch.ones(1, residues, dtype=torch.bool), adversarial, random)
+        largest[residues] = weights.max().item()
+    assert all(largest[residues] > 100 for residues in (5, 6, 7))  # one mask, which the noiser chooses
+    assert 2.6 < max(value for residues, value in largest.items() if residues >= 8) < 2.7
+    assert 1.8 < max(value for residues, value in largest.items() if residues >= 100) < 1.9
+
+
 def test_gradient_reaches_both_kinds_of_scores_and_only_where_they_matter(batch, vocabulary):
-    # as printed, Algorithm 3 gives the any-mask scores none
     scores = random_scores(batch)
     corrupted = corrupt_batch(
         batch, keys_of(batch), vocabulary, random_rate=0.1, adversarial_rate=0.1, scores=scores, one_hot=True

@@ -1,3 +1,4 @@
+import logging
 import pickle
 
 import numpy as np
@@ -114,6 +115,22 @@ def test_the_noiser_runs_without_a_graph_unless_a_gradient_is_asked_for(tokenize
 def test_impossible_settings_are_refused_by_name(tokenizer, make_noiser, settings, word):
     with pytest.raises(ValueError, match=word):
         DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"temperature": 0.29}, True),
+        ({"temperature": 0.2, "selection": "threshold"}, True),
+        ({"temperature": 0.3}, False),
+        ({"temperature": 0.2, "sampler": "gumbel_topk"}, False),
+    ],
+)
+def test_a_temperature_at_which_rss_may_choose_others_is_warned_of(tokenizer, make_noiser, caplog, settings, warned):
+    with caplog.at_level(logging.WARNING):
+        DataCollatorForAdversarialMLM(tokenizer, noiser=make_noiser(), **settings)
+    expected = f"temperature is {settings['temperature']}: below 0.3, the largest values of sampler: rss may not be"
+    assert [message.startswith(expected) for message in caplog.messages] == [True] * warned
 
 
 def test_a_noiser_of_another_tokenizer_is_refused(foreign_tokenizer, make_noiser):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from adversarial_mlm.masking import sampling
+from adversarial_mlm.masking.keyed_random import ANY_MASK, ENCODER_PHASE, gumbel, row_keys
 from adversarial_mlm.masking.sampling import (
     exact_budget,
     gumbel_topk_marginals,
@@ -11,6 +12,7 @@ from adversarial_mlm.masking.sampling import (
     threshold_mask,
     topk_mask,
 )
+from tests.helpers.plain_algorithms import plain_rss
 
 
 def ragged(lengths: list[int], width: int) -> torch.Tensor:
@@ -59,6 +61,16 @@ def test_topk_takes_all_where_the_budget_is_larger_than_the_row(keys):
     assert topk_mask(keys(1, 10), ragged([3], 10), torch.tensor([7])).sum() == 3
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_topk_spends_its_budget_where_keys_are_infinite(sign):
+    keys = sign * torch.tensor([[torch.inf] * 4 + [1.0, 2.0], [0.0, 0.0, torch.inf, torch.inf, torch.inf, 1.0]])
+    mask = torch.tensor([[False, False, True, True, True, True], [False, True, True, True, False, True]])
+    chosen = topk_mask(keys, mask, torch.tensor([3, 4]))
+    assert chosen.sum(dim=1).tolist() == [3, 4] and not (chosen & ~mask).any()
+    expected = [2, 3, 5] if sign > 0 else [2, 4, 5]  # the first of equal keys
+    assert chosen[0].nonzero()[:, 0].tolist() == expected
+
+
 def test_topk_of_scores_plus_gumbel_draws_in_proportion_to_exp_scores(keys):
     scores = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
     noise = -torch.log(-torch.log(torch.rand(20_000, 3, generator=torch.Generator().manual_seed(1))))
@@ -79,6 +91,46 @@ def test_rss_has_the_top_k_of_scores_plus_noise(keys):
     budget = torch.tensor([5, 4, 3, 2, 1, 1, 1, 1])
     soft = rss(scores, mask, budget, noise)
     assert torch.equal(topk_mask(soft, mask, budget), topk_mask(scores + noise, mask, budget))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_rss_has_the_order_of_scores_plus_noise_from_a_temperature_of_1_on(keys, temperature):
+    scores, noise, mask = 3 * keys(300, 8), keys(300, 8), torch.ones(300, 8, dtype=torch.bool)
+    budget = torch.arange(300) % 8
+    soft = rss(scores, mask, budget, noise, temperature)
+    in_order = soft.gather(-1, (scores + noise).argsort(dim=-1, descending=True))
+    assert (in_order.diff(dim=-1) < 1e-12).all()
+
+
+def share_of_other_choices(keys: torch.Tensor, budget: int, temperature: float) -> float:
+    """Share of the rows in which the largest values of `rss` are not those of the keys."""
+    mask, budgets = torch.ones(keys.shape, dtype=torch.bool), torch.full((len(keys),), budget)
+    soft = rss(keys, mask, budgets, torch.zeros_like(keys), temperature)
+    return (topk_mask(soft, mask, budgets) != topk_mask(keys, mask, budgets)).any(dim=1).double().mean().item()
+
+
+def test_below_a_temperature_of_about_0_3_the_largest_values_of_rss_are_others():
+    three = torch.tensor([[-0.067, 0.053, 0.046]], dtype=torch.float64)
+    mask, budget = torch.ones(1, 3, dtype=torch.bool), torch.tensor([2])
+    soft = rss(three, mask, budget, torch.zeros_like(three), temperature=0.1)
+    assert soft[0].tolist() == pytest.approx([1.047, 0.482, 0.472], abs=5e-4)
+    assert threshold_mask(soft, mask).tolist() == [[True, False, False]]  # the least key
+
+
+@pytest.mark.parametrize(("length", "budget"), [(10, 2), (20, 4), (50, 5), (100, 10)])
+def test_the_documented_shares_of_other_choices_are_those_of_the_code(repository, length, budget):
+    noise = gumbel(row_keys(0, ENCODER_PHASE, 0, torch.arange(3000)), ANY_MASK, length).double()
+    shares = [100 * share_of_other_choices(noise, budget, temperature) for temperature in (0.1, 0.15, 0.2, 0.25, 0.3)]
+    row = f"| {length}, {budget} | {' | '.join(f'{share:.1f}' for share in shares)} |"
+    assert row in (repository / "docs" / "algorithm.md").read_text(), row
+
+
+@pytest.mark.parametrize(("temperature", "differ"), [(0.25, True), (sampling.ORDERED_TEMPERATURE, False)])
+def test_no_rows_of_three_near_keys_have_other_choices_from_a_temperature_of_0_3_on(temperature, differ):
+    steps = torch.logspace(-4, 0.7, 60, dtype=torch.float64)
+    first, second = (grid.flatten() for grid in torch.meshgrid(steps, steps, indexing="ij"))
+    keys = torch.stack([torch.zeros_like(first), -first, -first - second], dim=-1)
+    assert (share_of_other_choices(keys, 2, temperature) > 0) == differ
 
 
 def test_rss_with_a_low_temperature_is_the_hard_choice(keys):
@@ -179,18 +231,9 @@ def test_gradient_of_rss_is_that_of_autograd_through_the_plain_loop(keys):
     scores, noise, mask, budget = keys(4, 60), keys(4, 60), ragged([60, 41, 17, 1], 60), torch.tensor([12, 8, 3, 1])
     weights = keys(4, 60)
 
-    def plain_loop(scores):
-        g, y = scores + noise, torch.zeros_like(scores)
-        spent = torch.zeros_like(scores)
-        for draw in range(12):
-            g = g + torch.log((1 - spent).clamp_min(1e-18))
-            spent = torch.softmax(g.masked_fill(~mask, -1e30), dim=-1)
-            y = y + spent * (draw < budget)[:, None]
-        return y * mask
-
     ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
     (rss(ours, mask, budget, noise) * weights).sum().backward()
-    (plain_loop(theirs) * weights).sum().backward()
+    (plain_rss(theirs, mask, budget, noise) * weights).sum().backward()
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
     # in float32, where 1 − a is coarse when one position has nearly all, within what float32 can give
     sharp = (20 * scores).float().requires_grad_()
@@ -255,6 +298,36 @@ def test_extreme_and_equal_scores_stay_finite_and_within_budget(keys, relaxed, d
     assert torch.allclose(values.sum(dim=1), budget.to(dtype), atol=1e-4)
     if not size:
         assert torch.allclose(values[:3].double(), budget[:3, None].double() / 40, atol=1e-5)
+
+
+def rss_without_noise(scores, mask, budget):
+    return rss(scores, mask, budget, torch.zeros_like(scores))
+
+
+# Hájek's correction is left out, as an expansion around other values
+@pytest.mark.parametrize("relaxed", [rss_without_noise, gumbel_topk_marginals, logistic_topk_marginals])
+def test_infinite_scores_are_the_largest_and_least(relaxed):
+    inf = torch.inf
+    scores = torch.tensor([[0.3, -inf, 1.0, -inf], [-inf] * 4, [inf, 0.0, 0.0, 0.0], [-inf, 0.0, 0.0, 0.0]])
+    mask, budget = torch.ones(4, 4, dtype=torch.bool), torch.tensor([1, 2, 1, 2])
+    mask[3, 1] = False
+    scores.requires_grad_()
+    values = relaxed(scores, mask, budget)
+    (values**2).sum().backward()
+    assert torch.allclose(values.sum(dim=1), budget.float()) and scores.grad.isfinite().all()
+    assert values[0, [1, 3]].abs().max() < 1e-6 and torch.allclose(values[1], torch.full((4,), 0.5))
+    assert torch.allclose(values[2], torch.tensor([1.0, 0, 0, 0]), atol=1e-6)
+    assert not values[3, :2].any() and (values[3, 2:] > 0.5).all()
+
+
+@pytest.mark.parametrize("relaxed", RELAXED)
+def test_a_gradient_penalty_is_refused_and_not_silently_0(keys, relaxed):
+    scores = keys(1, 9).requires_grad_()
+    value = relaxed(scores, ragged([9], 9), torch.tensor([3]))[0, 0]  # its gradient is a constant to autograd
+    with pytest.raises(RuntimeError, match="has no second derivative, but create_graph=True asks for one"):
+        torch.autograd.grad(value, scores, create_graph=True)
+    (gradient,) = torch.autograd.grad(value, scores)
+    assert gradient.any()
 
 
 @pytest.mark.parametrize("relaxed", RELAXED)

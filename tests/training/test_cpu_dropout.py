@@ -50,6 +50,18 @@ def test_gradients_go_where_the_values_stayed():
     assert torch.equal(values.grad, torch.where(dropped == 0, 0, 2.0 * torch.arange(15.0).view(3, 5).double()))
 
 
+def test_the_second_derivative_of_dropout_is_right_and_that_of_attention_is_refused():
+    values = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    dropped = dropout(values, 0.5)
+    (gradient,) = torch.autograd.grad((dropped**3).sum(), values, create_graph=True)
+    gradient.sum().backward()
+    factor = dropped.detach() / values.detach()
+    assert torch.allclose(values.grad, 6 * factor**3 * values.detach()) and values.grad.any()
+    query, key, value = parts()
+    with pytest.raises(RuntimeError, match="attention with quick dropout .*: set quick_cpu_dropout: false$"):
+        torch.autograd.grad(attention(query, key, value, None, 0.1).sum(), query, create_graph=True)
+
+
 @pytest.mark.parametrize("kind", ["none", "padding", "each query its own", "nowhere", "numbers"])
 def test_attention_and_its_gradients_are_those_of_the_textbook(kind, monkeypatch):
     query, key, value = parts()

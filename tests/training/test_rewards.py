@@ -1,12 +1,15 @@
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 from adversarial_mlm import DataCollatorForAdversarialMLM
+from adversarial_mlm.masking.corruption import CorruptedBatch, NoiserChoice
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.losses import token_losses
-from adversarial_mlm.masking.sampling import logistic_topk_marginals
+from adversarial_mlm.masking.sampling import gumbel_topk_marginals, logistic_topk_marginals
+from adversarial_mlm.models.modeling_noiser import NoiserOutput
 from adversarial_mlm.training.rewards import (
     REWARDS,
     CreditReward,
@@ -14,6 +17,7 @@ from adversarial_mlm.training.rewards import (
     ReducibleReward,
     SurpriseReward,
 )
+from tests.helpers.plain_algorithms import successive_law_of_sets
 
 
 @pytest.fixture
@@ -117,8 +121,8 @@ def test_reducible_pays_for_what_the_encoder_finds_harder_than_its_slow_copy(mak
     assert not any(p.requires_grad for p in reward.slow.parameters())
 
 
-def test_credit_is_unbiased_for_losses_of_the_positions_own(collator, batch):
-    """Its mean over draws is the gradient of Σ π_i loss_i, for fixed losses and no random masks to compare with."""
+def test_credit_without_random_masks_is_unbiased_for_losses_of_the_positions_own(collator, batch):
+    """Its mean over draws is the gradient of Σ π_i loss_i, for fixed losses."""
     draws = 6000
     one = {name: tensor[:1].expand(draws, *tensor.shape[1:]) for name, tensor in batch.items()}
     scores = collator.noiser(batch["input_ids"][:1], batch["attention_mask"][:1])
@@ -145,6 +149,62 @@ def test_credit_is_unbiased_for_losses_of_the_positions_own(collator, batch):
     assert (mean[residues] @ expected[residues]) / (expected[residues] @ expected[residues]) == pytest.approx(
         1, abs=0.1
     )
+
+
+def mean_gradients_of_credit(scores: torch.Tensor, budget: int, random_budget: int, values: torch.Tensor):
+    """Mean gradients of the scores over every choice of both kinds of masks in a short row.
+
+    Returns that of `credit`, and that of Σ_{i∈S} (r_i − mean of all r) log π_i, whose baseline does not depend on S.
+    """
+    length = len(scores)
+    outcomes, probabilities = [], []
+    for chosen, p in successive_law_of_sets(scores.numpy(), budget).items():
+        rest = [i for i in range(length) if i not in chosen]
+        others = list(itertools.combinations(rest, random_budget))
+        outcomes += [(chosen, other) for other in others]
+        probabilities += [p / len(others)] * len(others)
+    adversarial, random = (torch.zeros(len(outcomes), length, dtype=torch.bool) for _ in range(2))
+    for row, (chosen, other) in enumerate(outcomes):
+        adversarial[row, list(chosen)] = True
+        random[row, list(other)] = True
+    leaf = scores.expand(len(outcomes), -1).clone().requires_grad_()
+    marginals = gumbel_topk_marginals(leaf, torch.ones_like(adversarial), torch.full((len(outcomes),), budget))
+    ids = torch.zeros(adversarial.shape, dtype=torch.int64)
+    choice = NoiserChoice(NoiserOutput(any_mask_scores=leaf), None, marginals, None, None, torch.zeros(len(outcomes)))
+    corrupted = CorruptedBatch(ids, ids, ids, adversarial, random, ids, choice=choice)
+    weights = torch.tensor(probabilities, dtype=torch.float64)[:, None]
+    of_credit = gradient_of(CreditReward(), corrupted, values.expand(len(outcomes), -1))
+    (fixed,) = torch.autograd.grad((adversarial * (values - values.mean()) * marginals.log()).sum(), leaf)
+    return (weights * of_credit).sum(dim=0), (weights * fixed).sum(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("length", "budget", "random_budget", "spread"),
+    [(5, 1, 1, 1.0), (8, 1, 2, 2.0), (6, 2, 2, 0.0), (8, 2, 3, 0.0), (8, 3, 0, 0.0)],
+)
+def test_credit_with_random_masks_is_n_by_n_minus_1_times_the_gradient(length, budget, random_budget, spread):
+    """Exactly so for a budget of one or equal scores: the random masks lie outside of what the noiser chose."""
+    generator = torch.Generator().manual_seed(0)
+    scores = spread * torch.randn(length, generator=generator, dtype=torch.float64)
+    values = torch.rand(length, generator=generator, dtype=torch.float64)
+    credit, unbiased = mean_gradients_of_credit(scores, budget, random_budget, values)
+    factor = length / (length - 1) if random_budget else 1
+    torch.testing.assert_close(credit, factor * unbiased, rtol=1e-9, atol=1e-12)
+    if not spread:  # the closed form is exact, so the mean is the gradient of Σ π_i r_i
+        leaf = scores[None].clone().requires_grad_()
+        marginals = gumbel_topk_marginals(leaf, torch.ones(1, length, dtype=torch.bool), torch.tensor([budget]))
+        (expected,) = torch.autograd.grad((marginals * values).sum(), leaf)
+        torch.testing.assert_close(unbiased, expected[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("length", "budget"), [(6, 2), (8, 2), (8, 3)])
+def test_credit_has_the_right_direction_for_unequal_scores(length, budget):
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        scores, values = (torch.randn(length, generator=generator, dtype=torch.float64) for _ in range(2))
+        credit, unbiased = mean_gradients_of_credit(scores, budget, 2, values)
+        assert torch.nn.functional.cosine_similarity(credit, unbiased, dim=0) > 0.99
+        assert 1 < credit.norm() / unbiased.norm() < 1.05 * length / (length - 1)
 
 
 def test_credit_asks_for_no_encoder_gradient_and_prefers_what_costs_more_than_chance(corrupted):
