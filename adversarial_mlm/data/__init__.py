@@ -12,6 +12,7 @@ the file and, if known, the record or line.
 Each module imports only from those above it:
 
 - `cleaning`: one sequence, and the counts;
+- `text_files`: lines of plain and compressed files; `tables`: rows of CSV, records of JSON, columns by name;
 - `formats`: readers of FASTA, CSV, JSON, Parquet; `sources`: files, folders, the Hub;
 - `shards`: one shard; `arrow_tables`: Arrow files; `subsets`: subsets of corpora, and the cache;
 - `streaming`; `prepared` and `prepare`: prepared folders; `load`: [`load_corpus`];

@@ -1,35 +1,26 @@
 """Readers of file formats. Each yields (id, sequence as found), and raises [`CorpusError`] for invalid input."""
 
-import csv
-import gzip
-import io
 import itertools
-import json
 import os
-import re
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
-from adversarial_mlm.utils.errors import CorpusError, clip, one_line, shorten
-
-# Errors of the gzip, text and Arrow layers for a damaged or unreadable file.
-_READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException)
+from adversarial_mlm.data.cleaning import sequence_text
+from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
+from adversarial_mlm.data.text_files import READ_ERRORS, read_failure, read_lines
+from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 _ROWS_PER_BATCH = 1000
 
-# Characters in a CSV field. Bounded, because an unclosed quotation mark makes one field of the rest of the file.
-_LONGEST_FIELD = 1 << 26
-
-_LINE_END = re.compile(rb"\r\n|\r|\n")
-
 # How the error handler "surrogateescape" decodes a byte that is not UTF-8, and the Latin-1 character of that byte.
 _ESCAPED_TO_LATIN_1 = {0xDC00 + byte: chr(byte) for byte in range(0x80, 0x100)}
+
+# Types of records in PIR files, between ">" and ";". The line after such a header is a description.
+_PIR_TYPES = ("P1", "F1", "DL", "DC", "RL", "RC", "N1", "N3", "XX")
 
 
 class Columns(NamedTuple):
@@ -61,118 +52,43 @@ def read_rows(shard: Shard, columns: Columns) -> Iterator[tuple[str, str]]:
     """Yield (id, sequence as found) of every record; missing ids become row numbers."""
     name = shard.name
     # Arrow, `datasets` and the Hub client raise errors of any class
-    errors = Exception if shard.format in ("parquet", "dataset") else _READ_ERRORS
+    errors = Exception if shard.format in ("parquet", "dataset") else READ_ERRORS
     try:
         records = _READERS[shard.format](shard, columns)
         for row, (identifier, sequence) in enumerate(records, start=shard.first_row):
-            if sequence is None:
-                sequence = ""
-            elif not isinstance(sequence, str):
-                raise CorpusError(
-                    f'{name}: column "{columns.sequence}" holds {type(sequence).__name__} values (record {row + 1:,}),'
-                    " but sequences must be text."
-                )
-            if identifier is None:
-                identifier = f"{shard.id_prefix}{row}"
-            # JSON can contain characters that UTF-8, and therefore Arrow, cannot store
-            yield str(identifier).encode("utf-8", "replace").decode("utf-8"), sequence
+            if not isinstance(sequence, str):
+                try:
+                    sequence = sequence_text(sequence)
+                except ValueError as error:
+                    where = f'{name}: record {row + 1:,}: column "{columns.sequence}"'
+                    raise CorpusError(f"{where} {one_line(error)}.") from error
+            if not isinstance(identifier, str):
+                identifier = _id_text(identifier)
+            identifier = identifier.strip() or f"{shard.id_prefix}{row}"
+            if not identifier.isascii():
+                # JSON can contain characters that UTF-8, and therefore Arrow, cannot store
+                identifier = identifier.encode("utf-8", "replace").decode("utf-8")
+            yield identifier, sequence
     except CorpusError:
         raise
     except errors as error:
-        raise _read_failure(name, error) from error
+        raise read_failure(name, error) from error
+
+
+def _id_text(value: Any) -> str:
+    """Return an id that is not text as text; empty if it is missing."""
+    if value is None or value != value:
+        return ""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Columns:
-    """Check that the requested columns exist, and use `id` as id column if none was requested."""
-    for column, option in ((asked.sequence, "sequence_column"), (asked.id, "id_column")):
-        if column is not None and list(present).count(column) > 1:
-            raise CorpusError(f'{name}: the column "{column}" ({option}) occurs more than once: rename one.')
-        if column is not None and column not in present:
-            there = ", ".join(f'"{_brief(other)}"' for other in present[:30]) + (", ..." if len(present) > 30 else "")
-            raise CorpusError(f'{name}: there is no column "{column}" ({option}); the columns are {there or "none"}.')
-    return Columns(asked.sequence, asked.id or ("id" if "id" in present else None))
-
-
-def _brief(text: str) -> str:
-    """Return the beginning of a text from the input, in any language, without control characters."""
-    text = clip(text, 40)
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
-class _ByteRange(io.RawIOBase):
-    """The bytes of a file from `start` to `stop`."""
-
-    def __init__(self, path: str, start: int, stop: int):
-        self._file, self._left = open(path, "rb", buffering=0), stop - start
-        self._file.seek(start)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        read = self._file.readinto(memoryview(buffer)[: self._left])
-        self._left -= read
-        return read
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def is_compressed(path: str) -> bool:
-    """Whether a file is gzip-compressed, by its first bytes: some tools unpack a file and keep its name."""
-    with open(path, "rb") as file:
-        return file.read(2) in (b"\x1f\x8b", b"\x1f")
-
-
-def _open(path: str, start: int, stop: int | None) -> io.BufferedReader | gzip.GzipFile:
-    if stop is not None:
-        return io.BufferedReader(_ByteRange(path, start, stop))
-    return gzip.open(path, "rb") if is_compressed(path) else open(path, "rb")
-
-
-def read_lines(
-    path: str, errors: str = "strict", newline: str | None = None, start: int = 0, stop: int | None = None
-) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, plain or gzip-compressed.
-
-    `start` and `stop` limit the bytes of a plain file; `errors` and `newline` are passed to `open`.
-    """
-    number = 0
-    try:
-        with _open(path, start, stop) as file:
-            head = file.peek(1) if start == 0 else b">"  # a whole buffer, at least 8 KiB of a longer file
-            if not head:
-                raise CorpusError(f"{path}: the file is empty.")
-            if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise CorpusError(f"{path}: the file is UTF-16 or UTF-32 text; save it as UTF-8.")
-            if b"\0" in head:
-                raise CorpusError(f"{path}: the file is binary, not text.")
-            if head.startswith(b"\xef\xbb\xbf"):
-                file.read(3)  # the byte order mark that some editors write
-            text = io.TextIOWrapper(file, encoding="utf-8", errors=errors, newline=newline)
-            for line in text:
-                number += 1
-                yield line
-    except UnicodeDecodeError as error:
-        # the decoder's buffer begins within the next line
-        number += 1 + len(_LINE_END.findall(error.object[: error.start]))
-        byte = f"0x{error.object[error.start]:02X}"
-        raise CorpusError(f"{path}: line {number:,} is not UTF-8 text (byte {byte}); save it as UTF-8.") from error
-    except _READ_ERRORS as error:
-        raise _read_failure(path, error, after_line=number) from error
-
-
-def _read_failure(name: str, error: BaseException, after_line: int = 0) -> CorpusError:
-    what, detail = "could not be read", getattr(error, "strerror", None) or one_line(error)
-    if isinstance(error, EOFError):
-        what, detail = "the compressed file ends too early", "probably an incomplete copy or download: get it again"
-    elif isinstance(error, gzip.BadGzipFile | zlib.error):
-        what = "the compressed file is damaged"
-    elif isinstance(error, UnicodeDecodeError):
-        what, detail = "not UTF-8 text", error.reason
-    where = f" after line {after_line:,}" if after_line else ""
-    return CorpusError(f"{name}: {what}{where} ({detail}).")
+    """Find the requested columns, and use `id` as id column if none was requested; returns their names as present."""
+    sequence = present[column_index(name, present, asked.sequence, "sequence_column")]
+    if asked.id is not None:
+        return Columns(sequence, present[column_index(name, present, asked.id, "id_column")])
+    id_at = find_column(name, present, "id", "id_column")
+    return Columns(sequence, None if id_at is None else present[id_at])
 
 
 def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
@@ -185,13 +101,13 @@ def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
         if line[0] == ">":
             if header is not None:
                 records += 1
+                if header[3:4] == ";" and header[1:3] in _PIR_TYPES:
+                    header, parts = _from_pir(path, number - len(parts), header, parts)
                 sequence = "".join(parts).replace("\n", "")
-                # a header joined to a sequence would pass as residues, binary data as unknown residues
-                for sign, what in ((">", '">" inside its sequence; a line end is missing'), ("\0", "binary data")):
-                    if sign in sequence:
-                        raise CorpusError(
-                            f"{path}: record {records:,}, which ends at line {number - 1:,}, has {what}."
-                        )
+                if ">" in sequence or "\0" in sequence:
+                    raise _foreign_text(path, records, number, parts)
+                if sequence[:1] <= "9" or sequence[-1:] <= "9":  # seldom true, and faster than `isdigit`
+                    sequence = _with_numbers_apart(sequence, parts)
                 yield _fasta_id(header), sequence
             header, parts = line, []
         elif header is None and line.strip():
@@ -199,12 +115,62 @@ def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
                 f"{path}: not a FASTA file: line {number:,} is {shorten(line)}, but must be a header that starts with "
                 '">".'
             )
-        elif line[0] in ";#":
+        elif line[0] in ";#/":
             raise CorpusError(f"{path}: line {number:,} is neither a header nor a sequence: {shorten(line)}.")
         else:
             parts.append(line)
     if not records:
         raise CorpusError(f"{path}: the file holds no FASTA record, only blank lines.")
+
+
+def _with_numbers_apart(sequence: str, parts: list[str]) -> str:
+    """Put blanks around the numbers of lines or positions, for the cleaning to remove them."""
+    if sequence[:1].isdigit() or sequence[-1:].isdigit():
+        return f" {' '.join(map(str.rstrip, parts))} "
+    return sequence
+
+
+def _foreign_text(path: str, records: int, number: int, parts: list[str]) -> CorpusError:
+    """Return the error for what would pass as residues: a header joined to a sequence, or binary data.
+
+    Args:
+        path (`str`): The file.
+        records (`int`): Number of the record.
+        number (`int`): Number of the line after the record.
+        parts (`list[str]`): Lines of the record's sequence.
+    """
+    for line, part in enumerate(parts, start=number - len(parts)):
+        before, sign, _ = part.partition(">")
+        if sign and not any(letter.isascii() and letter.isalpha() for letter in before):
+            return CorpusError(
+                f'{path}: line {line:,} is {shorten(part)}, but a header must start with ">": remove what precedes it.'
+            )
+    sequence = "".join(parts)
+    what = '">" inside its sequence; a line end is missing' if ">" in sequence else "binary data"
+    return CorpusError(f"{path}: record {records:,}, which ends at line {number - 1:,}, has {what}.")
+
+
+def _from_pir(path: str, first_line: int, header: str, parts: list[str]) -> tuple[str, list[str]]:
+    """Return header and lines of a PIR record, with description, final `*` and the comments after it left empty.
+
+    Args:
+        path (`str`): The file.
+        first_line (`int`): Number of the line after the header.
+        header (`str`): The header, such as `>P1;CRAB_ANAPL`.
+        parts (`list[str]`): The lines after it.
+    """
+    ends = next((index for index, part in enumerate(parts) if index and part.rstrip().endswith("*")), None)
+    if ends is None:
+        raise CorpusError(
+            f"{path}: line {first_line - 1:,} is the header of a PIR record, {shorten(header)}, but no line after its "
+            'description ends with "*": complete the record, or remove the type and semicolon for a FASTA header.'
+        )
+    comments = parts[ends + 1 :]
+    for line, comment in enumerate(comments, start=first_line + ends + 1):
+        if comment.strip() and comment[1:2] != ";":
+            raise CorpusError(f'{path}: line {line:,} follows the "*" at the end of a PIR record: {shorten(comment)}.')
+    last = parts[ends].rstrip()[:-1]
+    return ">" + header[4:], ["", *parts[1:ends], last, *[""] * len(comments)]
 
 
 def _fasta_id(header: str) -> str | None:
@@ -219,74 +185,26 @@ def _fasta_id(header: str) -> str | None:
 
 
 def _read_csv(shard: Shard, columns: Columns) -> Iterator[tuple[str | None, str]]:
-    rows = csv_rows(shard.name, delimiter="\t" if shard.format == "tsv" else ",")
+    asked = [column for column in columns if column is not None]
+    rows = csv_rows(shard.name, asked, delimiter="\t" if shard.format == "tsv" else ",")
     _, header = next(rows, (0, []))
     columns = resolve_columns(shard.name, columns, header)
     sequence_at = header.index(columns.sequence)
     id_at = None if columns.id is None else header.index(columns.id)
     for _, fields in rows:
-        yield (None if id_at is None else fields[id_at] or None), fields[sequence_at]
-
-
-def csv_rows(path: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, fields) of each row, header first; a tab in the header makes tab the default delimiter."""
-    # the standard library's errors contain the line number, unlike pyarrow's
-    lines = read_lines(path, newline="")
-    first_line = next(lines, "")
-    delimiter = delimiter or ("\t" if "\t" in first_line else ",")
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
-    reader = csv.reader(itertools.chain([first_line], lines), delimiter=delimiter, strict=True)
-    width = None
-    try:
-        for fields in filter(None, reader):
-            width = width or len(fields)
-            if len(fields) != width:
-                raise CorpusError(
-                    f"{path}: line {reader.line_num:,} has {len(fields)} fields, but the header has {width}."
-                )
-            yield reader.line_num, fields
-    except csv.Error as error:
-        raise _read_failure(path, error, after_line=reader.line_num) from error
+        yield (None if id_at is None else fields[id_at]), fields[sequence_at]
 
 
 def _read_json(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
-    for where, record in json_records(shard.name):
+    asked = [column for column in columns if column is not None]
+    present, found = None, columns
+    for where, record in json_records(shard.name, asked):
         if not isinstance(record, dict):
             raise CorpusError(f"{shard.name}: {where} is not a JSON object but {shorten(str(record))}.")
-        found = resolve_columns(f"{shard.name}, {where}", columns, list(record))
+        if record.keys() != present:
+            present = record.keys()
+            found = resolve_columns(f"{shard.name}, {where}", columns, list(record))
         yield (None if found.id is None else record[found.id]), record[found.sequence]
-
-
-def json_records(path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (location, record) from JSON lines, or from one JSON list, which is loaded into memory as a whole."""
-    lines = read_lines(path)
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        is_list = line.lstrip().startswith("[")
-        try:
-            found = json.loads(line + "".join(lines) if is_list else line, object_pairs_hook=_object)
-        except (ValueError, RecursionError) as error:
-            reason = one_line(error)
-            if isinstance(error, RecursionError):
-                reason = "it is nested too deeply"
-            elif isinstance(error, json.JSONDecodeError):
-                reason = f"{error.msg} at line {number - 1 + error.lineno:,}" if is_list else error.msg
-            where = "not a JSON list" if is_list else f"line {number:,} is not a JSON object"
-            raise CorpusError(f"{path}: {where} ({reason}).") from error
-        if is_list:
-            yield from ((f"record {index:,}", record) for index, record in enumerate(found, start=1))
-        else:
-            yield f"line {number:,}", found
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object, and refuse duplicate names, of which Python would silently keep the last."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {shorten(max(names, key=names.count))} occurs in one object more than once")
-    return found
 
 
 def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:

@@ -23,10 +23,11 @@ from functools import partial
 
 from adversarial_mlm.data.arrow_tables import TableWriter
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
-from adversarial_mlm.data.formats import Columns, Shard, is_compressed, read_rows
+from adversarial_mlm.data.formats import Columns, Shard, read_rows
 from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, report_dropped
 from adversarial_mlm.data.sources import file_shards
+from adversarial_mlm.data.text_files import is_compressed
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
 from adversarial_mlm.utils.errors import CorpusError

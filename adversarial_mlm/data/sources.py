@@ -9,6 +9,7 @@ import datasets
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from adversarial_mlm.data.formats import Columns, Shard, resolve_columns
+from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, without_compression
 from adversarial_mlm.utils.errors import CorpusError, one_line
 
 _FORMATS = dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".fsa"), "fasta")
@@ -64,7 +65,7 @@ def file_shards(sources: list[str]) -> list[Shard]:
             if file_format is None:
                 raise CorpusError(
                     f"{path}: the ending of the name is not that of a known format ({', '.join(_FORMATS)}; all but "
-                    ".parquet also with .gz): rename or convert the file."
+                    f".parquet also with {', '.join(COMPRESSED_ENDINGS)}): rename or convert the file."
                 )
             shards.append(Shard(len(shards), path, file_format))
             if file_format != shards[0].format:
@@ -79,10 +80,10 @@ def file_shards(sources: list[str]) -> list[Shard]:
 
 
 def _file_format(path: str) -> str | None:
-    name = path.lower()
-    if name.endswith(".parquet.gz"):  # Parquet has its own compression
+    name = without_compression(path)
+    if name.endswith(".parquet") and len(name) < len(path):  # Parquet has its own compression
         return None
-    return _FORMATS.get(os.path.splitext(name.removesuffix(".gz"))[1])
+    return _FORMATS.get(os.path.splitext(name)[1])
 
 
 def _is_hub_name(name: str) -> bool:

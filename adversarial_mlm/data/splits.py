@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from adversarial_mlm.data.formats import csv_rows
 from adversarial_mlm.data.subsets import column_pieces, remembered, row_pieces, without_rows
+from adversarial_mlm.data.tables import csv_rows, find_column
 from adversarial_mlm.utils.errors import CorpusError, shorten
 from adversarial_mlm.utils.hashing import random_key
 
@@ -54,19 +54,17 @@ def read_cluster_table(path: str | os.PathLike) -> dict[str, str]:
             more or fewer fields than the header; or if an id is in two families.
     """
     path = os.path.expanduser(os.fspath(path))
-    rows = csv_rows(path)
+    rows = csv_rows(path, ("id", "cluster"))
     _, header = next(rows, (0, []))
-    if not {"id", "cluster"} <= set(header):
+    id_at, cluster_at = (find_column(path, header, column) for column in ("id", "cluster"))
+    if id_at is None or cluster_at is None:
         raise CorpusError(
             f'{path}: the header line of a cluster table must name the columns "id" and "cluster", but it is '
             f"{shorten(','.join(header))}."
         )
-    if header.count("id") + header.count("cluster") > 2:
-        raise CorpusError(f'{path}: the header line of a cluster table must name "id" and "cluster" only once.')
-    id_at, cluster_at = header.index("id"), header.index("cluster")
     clusters: dict[str, str] = {}
     for number, fields in rows:
-        identifier, cluster = fields[id_at], fields[cluster_at]
+        identifier, cluster = fields[id_at].strip(), fields[cluster_at].strip()
         if not identifier or not cluster:
             raise CorpusError(f"{path}: line {number:,} has an empty id or cluster.")
         if clusters.setdefault(identifier, cluster) != cluster:

@@ -7,7 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adversarial_mlm.data.formats import csv_rows, json_records
+from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
+from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, without_compression
 from adversarial_mlm.downstream.lmdb_entries import load_plain
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
@@ -23,65 +24,71 @@ def read_records(
     """Yield every record of a file, with the requested columns only.
 
     Args:
-        path (`str` or path): a file `.json`, `.jsonl` (one list, or one record per line), `.csv` or `.tsv`, each also
-            with `.gz`; a file `.parquet`; or a folder `.lmdb` as published by TAPE (needs the package `lmdb`). Nothing
-            in an LMDB folder is executed, see [`load_plain`]. But the library may crash on a manipulated file.
+        path (`str` or path): a file `.json` or `.jsonl` (see [`json_records`]), `.csv` or `.tsv` (see [`csv_rows`]),
+            each also compressed; a file `.parquet`; or a folder `.lmdb` as published by TAPE (needs the package
+            `lmdb`). Nothing in an LMDB folder is executed, see [`load_plain`]. But the library may crash on a
+            manipulated file.
         required (`list[str]`): columns that every record must have.
-        optional (`list[str]`, defaults to none): columns to keep if a record has them.
+        optional (`list[str]`, defaults to none): columns to keep if a record has them. Columns that are not asked for
+            may repeat or lack a name.
 
     Yields:
         `tuple[str, dict]`: location of the record, such as `"line 3"`, and its values by column. CSV gives text only,
         other formats also numbers, lists or numpy arrays.
 
     Raises:
-        [`CorpusError`]: if the file is missing, empty or damaged, has an unknown format, or lacks a required column.
+        [`CorpusError`]: if the file is missing, empty or damaged, has an unknown format, lacks a required column, or
+            has one of the columns more than once.
     """
     path = os.path.expanduser(os.fspath(path))
     if not os.path.exists(path):
         raise CorpusError(f"{path}: there is no such file.")
-    count = 0
+    count, keys, names = 0, None, {}
     for where, record in _reader(path)(path, required, optional):
         count += 1
         if not isinstance(record, dict):
             raise CorpusError(f"{path}: {where} must be a record with columns, but is {shorten(str(record)[:200])}.")
-        for column in required:
-            if column not in record:
-                there = ", ".join(f'"{name}"' for name in list(record)[:30])
-                raise CorpusError(f'{path}: {where} has no column "{column}"; its columns are {there or "none"}.')
-        yield where, {column: record[column] for column in (*required, *optional) if column in record}
+        if record.keys() != keys:
+            keys, names = record.keys(), _asked_columns(f"{path}: {where}", list(record), required, optional)
+        yield where, {asked: record[name] for asked, name in names.items()}
     if not count:
         raise CorpusError(f"{path}: the file contains no records.")
+
+
+def _asked_columns(
+    location: str, columns: Sequence[Any], required: Sequence[str], optional: Sequence[str]
+) -> dict[str, Any]:
+    """Return the name in the file of every column that is asked for and present."""
+    texts = [name if isinstance(name, str) else repr(name) for name in columns]
+    names = {asked: columns[column_index(location, texts, asked)] for asked in required}
+    found = ((asked, find_column(location, texts, asked)) for asked in optional)
+    return names | {asked: columns[index] for asked, index in found if index is not None}
 
 
 def _reader(path: str) -> _Reader:
     name = path.lower().rstrip("/")
     if name.endswith(".lmdb"):
         return _lmdb_records
-    ending = os.path.splitext(name.removesuffix(".gz"))[1]
-    if ending not in _READERS or name.endswith(".parquet.gz"):
+    ending = os.path.splitext(without_compression(name))[1]
+    if ending not in _READERS or (ending == ".parquet" and not name.endswith(ending)):
         raise CorpusError(
             f"{path}: the ending of the name is not that of a known format ({', '.join(_READERS)}; all but .parquet "
-            "also with .gz; .lmdb): rename or convert the file."
+            f"also with {', '.join(COMPRESSED_ENDINGS)}; .lmdb): rename or convert the file."
         )
     return _READERS[ending]
 
 
-def _json_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    return json_records(path)
+def _json_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    return json_records(path, required or optional)
 
 
-def _csv_records(path: str, *_: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    rows = csv_rows(path, delimiter="\t" if ".tsv" in path.lower()[-7:] else ",")
+def _csv_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    rows = csv_rows(path, required or optional, "\t" if without_compression(path).endswith(".tsv") else ",")
     header = next(rows, (0, []))[1]
-    _check_distinct(path, header)
+    names = _asked_columns(path, header, required, optional)
+    places = [(name, header.index(name)) for name in names.values()]
     for number, fields in rows:
-        yield f"line {number:,}", dict(zip(header, fields, strict=True))
-
-
-def _check_distinct(path: str, columns: list[str]) -> None:
-    repeated = [column for column in columns if columns.count(column) > 1]
-    if repeated:
-        raise CorpusError(f"{path}: the column {shorten(repeated[0])} occurs more than once: rename one.")
+        yield f"line {number:,}", {name: fields[at] for name, at in places}
 
 
 def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
@@ -90,11 +97,7 @@ def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]
     number = 0
     try:
         with pq.ParquetFile(path, memory_map=True) as file:
-            present = file.schema_arrow.names
-            _check_distinct(path, present)
-            # if a required column is missing, read all, because the error lists them
-            if set(required) <= set(present):
-                present = [column for column in (*required, *optional) if column in present]
+            present = list(_asked_columns(path, file.schema_arrow.names, required, optional).values())
             for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):
                 for record in batch.to_pylist():
                     number += 1

@@ -52,6 +52,7 @@ _REPAIRS = {
     "gaps": "gaps removed from {:,} records",
     "whitespace": "white space removed from {:,} records",
     "unknown": "{:,} residues with unknown letters",
+    "numbers": "numbers of positions removed from {:,} records",
 }
 
 

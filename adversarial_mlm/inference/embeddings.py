@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adversarial_mlm.data.cleaning import check_sequences
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import new_backbone
@@ -101,9 +102,10 @@ def encode_proteins(
         with fewer residues than segments.
 
     Raises:
-        ValueError: If there is no protein, if the tokenizer does not read one residue as one token, if an option is
-            out of range, or if an output is not finite.
+        ValueError: If there is no protein or one is not text, if the tokenizer does not read one residue as one token,
+            if an option is out of range, or if an output is not finite.
     """
+    check_sequences(sequences)
     sums: np.ndarray | None = None
     lengths = np.array([len(sequence) for sequence in sequences])
     edges = [segment_edges(length, segments) for length in lengths]
@@ -168,6 +170,7 @@ def encode_residues(
     Raises:
         ValueError: As [`encode_proteins`].
     """
+    check_sequences(sequences)
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
     found: np.ndarray | None = None
     largest = np.finfo(np.float16).max

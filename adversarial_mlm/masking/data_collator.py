@@ -22,6 +22,7 @@ from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import ORDERED_TEMPERATURE, exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
+from adversarial_mlm.utils.errors import CorpusError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class SequenceEncoder:
                 f"an example has no 'sequence', only {', '.join(examples[0]) or 'nothing'}: with the Trainer of "
                 "transformers, set remove_unused_columns=False"
             )
-        rows = [self._crop(self.table.encode(example["sequence"]), example) for example in examples]
+        rows = [self._crop(self._encode(example), example) for example in examples]
         prefix, suffix = self.table.prefix, self.table.suffix
         extra = len(prefix) + len(suffix)
         longest = max(len(row) for row in rows) + extra
@@ -108,6 +109,15 @@ class SequenceEncoder:
         if self.names_records:
             batch[RECORDS] = [(example.get("record"), example.get("id")) for example in examples]
         return batch
+
+    def _encode(self, example: Mapping) -> np.ndarray:
+        try:
+            return self.table.encode(example["sequence"])
+        except CorpusError as error:
+            record = example.get("id", example.get("record"))
+            raise CorpusError(
+                f"{'an example' if record is None else f'record {record}'}: {one_line(error)}."
+            ) from error
 
     def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
         if len(ids) <= self.max_residues:

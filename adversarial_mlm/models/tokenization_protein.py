@@ -18,6 +18,8 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from adversarial_mlm.utils.errors import CorpusError, shorten
+
 __all__ = [
     "AMBIGUOUS_RESIDUES",
     "IGNORED_BYTE",
@@ -228,7 +230,12 @@ class ByteTable:
 
         Returns:
             `np.ndarray`: `(residues,)` int64 token ids, without special tokens.
+
+        Raises:
+            [`CorpusError`]: If the sequence is not text.
         """
+        if not isinstance(sequence, str):
+            raise CorpusError(f"a sequence must be text, but is {shorten(str(sequence)[:200])}.")
         # "replace" turns characters outside Latin-1 into "?"
         ids = self.ids[np.frombuffer(sequence.encode("latin-1", "replace"), dtype=np.uint8)]
         return ids[ids != IGNORED_BYTE] if not sequence.isalpha() else ids

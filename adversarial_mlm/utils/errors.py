@@ -83,8 +83,8 @@ def clip(text: str, longest: int) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return the beginning of a text from a file or a user, quoted and in ASCII."""
-    return ascii(clip(text.strip(), _BEGINNING))
+    """Return the beginning of a text from a file or a user, quoted and in ASCII, without the line end."""
+    return ascii(clip(text.strip("\r\n"), _BEGINNING))
 
 
 def redact(text: str, secrets: Iterable[str | None] = ()) -> str:

@@ -51,6 +51,43 @@ def test_table_columns_by_name_and_row_numbers_as_ids(tmp_path):
     assert named.dataset["id"][:] == ["P1", "P3"]
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_missing_values_in_a_table_count_as_empty(tmp_path, streaming, rows_of):
+    texts = ["MKVLAAGIVG", "NA", "nan", "None", "#N/A", "<NA>", "NULL", "-", "MKVLAAGIVC"]
+    (tmp_path / "a.csv").write_text("sequence,y\n" + "".join(f"{text},1\n" for text in texts))
+    corpus = load_corpus(str(tmp_path / "a.csv"), min_length=1, streaming=streaming, cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("0", "MKVLAAGIVG", 10), ("8", "MKVLAAGIVC", 10)]
+    assert corpus.counts == CleaningCounts(records_read=9, records_kept=2, dropped_empty=7, gaps_removed=1)
+
+
+SEQUENCE_COLUMNS = {
+    "dictionary": pa.array(["MKV", None]).dictionary_encode(),
+    "large string": pa.array(["MKV", None], pa.large_string()),
+    "string view": pa.array(["MKV", None], pa.string_view()),
+    "binary": pa.array([b"MKV", None]),
+    "large binary": pa.array([b"MKV", None], pa.large_binary()),
+    "letters": pa.array([["M", "K", "V"], None]),
+    "text of missing values": pa.array(["MKV", "nan"]),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCE_COLUMNS)
+def test_sequences_in_every_type_of_column(tmp_path, kind, rows_of):
+    columns = {" sequence": SEQUENCE_COLUMNS[kind], "id": pa.array([b"a ", b"b"]), "y": pa.array([1, 2])}
+    table = pa.Table.from_arrays([*columns.values(), pa.array([3, 4])], names=[*columns, "y"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    corpus = load_corpus(str(tmp_path / "a.parquet"), min_length=1, cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("a", "MKV", 3)] and corpus.counts.dropped_empty == 1
+
+
+def test_ids_have_no_blanks_around_them_and_nan_is_no_id(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        "".join(f'{{"id": {name}, "sequence": "MKVLAAGIVG"}}\n' for name in ('" a "', '"\\t"', "NaN", "null", "7"))
+    )
+    corpus = load_corpus(str(tmp_path / "a.jsonl"), cache_dir=str(tmp_path))
+    assert corpus.dataset["id"][:] == ["a", "1", "2", "3", "7"]
+
+
 def test_missing_values_count_as_empty(tmp_path, rows_of):
     pq.write_table(pa.table({"id": [7, None], "sequence": [None, "MKVLAAGIVG"]}), tmp_path / "a.parquet")
     corpus = load_corpus(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path))
@@ -106,6 +143,43 @@ def test_fasta_ids_outside_ascii(tmp_path, encoding):
     # "à" in UTF-8 ends with the byte that is a no-break space in Latin-1: the id must not end there.
     (tmp_path / "a.fasta").write_bytes(">\u00e0bc d\nMKVLAAGIVG\n".encode(encoding))
     assert load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path)).dataset[0]["id"] == "\u00e0bc"
+
+
+# each gives the records a: MKVLAAGIVGLC and b: MKVLAAGIVG
+PROTEINS_WITH_NUMBERS = {
+    "GenBank": ">a\n        1 mkvla agivg\n       11 lc\n>b\n        1 mkvla agivg\n",
+    "numbers of lines without blanks": ">a\n1MKVLAAGIVG\n11LC\n>b\n1MKVLAAGIVG\n",
+    "positions at the ends": ">a\nMKVLA AGIVG 10\nLC 12\n>b\nMKVLA AGIVG 10\n",
+    "positions at the ends without blanks": ">a\nMKVLAAGIVG10\nLC12\n>b\nMKVLAAGIVG10\n",
+    "ruler": ">a\n         5        10\nMKVLAAGIVG\nLC\n>b\n         5        10\nMKVLAAGIVG\n",
+    "CRLF": ">a\r\n1 MKVLAAGIVG\r\n11 LC\r\n>b\r\n1 MKVLAAGIVG\r\n",
+}
+
+
+@pytest.mark.parametrize("variant", PROTEINS_WITH_NUMBERS)
+def test_numbers_of_lines_and_positions_are_no_residues(tmp_path, variant, rows_of):
+    (tmp_path / "a.fasta").write_text(PROTEINS_WITH_NUMBERS[variant])
+    corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("a", "MKVLAAGIVGLC", 12), ("b", "MKVLAAGIVG", 10)]
+    assert corpus.counts.numbers_removed == 2 and corpus.counts.unknown_residues == 0
+
+
+def test_a_digit_at_the_end_of_a_sequence_leaves_the_others_alone(tmp_path, rows_of):
+    (tmp_path / "a.fasta").write_text(">a\nMKVLA3AGIVG 10\n>b\n*MKVLA3AGIV*\n")
+    corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
+    assert rows_of(corpus.dataset) == [("a", "MKVLA?AGIVG", 11), ("b", "MKVLA?AGIV", 10)]
+
+
+def test_pir_records_are_read_without_description_and_comments(tmp_path, rows_of):
+    text = (
+        ">P1;CRAB_ANAPL\nALPHA CRYSTALLIN, a chain\n  MKVLA AGIVG\n  LC*\n\nC;Species: duck\nR;Someone\n"
+        ">F1;TWO\n\nMKVLAAGIVG\n*\n>sp|Q;1|X\nMKVLAAGIVG*\n"
+    )
+    (tmp_path / "a.fasta").write_text(text)
+    corpus = load_corpus(str(tmp_path / "a.fasta"), cache_dir=str(tmp_path))
+    expected = [("CRAB_ANAPL", "MKVLAAGIVGLC", 12), ("TWO", "MKVLAAGIVG", 10), ("Q;1", "MKVLAAGIVG", 10)]
+    assert rows_of(corpus.dataset) == expected
+    assert corpus.counts.stops_removed == 1 and corpus.counts.whitespace_removed == 1
 
 
 def test_header_without_sequence_is_counted(tmp_path):
@@ -166,6 +240,19 @@ WRONG_FILES = {
     "comment": ("x.fasta", b">a\nMKVLA\n;AGIVG\n", "line 3 "),
     "hash line": ("x.fasta", b">a\nMKVLA\n# AGIVG\n", "line 3 "),
     "lost line end": ("x.fasta", b">a\nMKVLA\n>b\nAGIVG>c\nMMM\n", "record 2, .* line 5.*line end is missing"),
+    "blank before the first header": ("x.fasta", b" >a\nMKV\n", "line 1 is ' >a', but must be a header"),
+    "blank before a header": ("x.fasta", b">a\nMKV\n >b\nMKV\n", "line 3 is ' >b', but a header must start with"),
+    "mark before a header": ("x.fasta", ">a\nMKV\n\ufeff>b\nMKV\n".encode(), "line 3 is '.ufeff>b', but a header"),
+    "end of GenBank": ("x.fasta", b">a\n 1 mkv\n//\n", "line 3 is neither a header nor a sequence: '//'"),
+    "PIR without an end": (
+        "x.fasta",
+        b">P1;a\nname\nMKV\n>P1;b\nname\nMKV*\n",
+        "line 1 is the header of a PIR record",
+    ),
+    "PIR without a sequence": ("x.fasta", b">P1;a\nMKV*\n", "line 1 is the header of a PIR record"),
+    "PIR that goes on": ("x.fasta", b">P1;a\nname\nMKV*\nLAA\n", "line 4 follows the .* PIR record: 'LAA'"),
+    "tsv rows in quotes": ("x.tsv", b'id\tx\tsequence\na\t"x\nb\ty"\tMKV\n', "mark in line 2"),
+    "json by column": ("x.json", b'{"sequence": {"0": "MKV"}, "id": {"1": "a"}}', "is JSON by column"),
     "binary": ("x.fasta", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "binary"),
     "UTF-16": ("x.fasta", ">a\nMKV\n".encode("utf-16"), "UTF-16"),
     "damaged gz": ("x.fasta.gz", b"\x1f\x8b\x08\0garbage", r"compressed file"),
@@ -178,18 +265,18 @@ WRONG_FILES = {
     "broken json list": ("x.json", b'[{"sequence": "MKVLAAGIVG"},\n', "not a JSON list"),
     "json number": ("x.jsonl", b"17\n", "line 1 is not a JSON object"),
     "json no column": ("x.jsonl", b'{"primary": "MKV"}', 'line 1.*no column "sequence".*"primary"'),
-    "json wrong type": ("x.jsonl", b'{"sequence": ["M", "K"]}', 'column "sequence" holds list'),
+    "json wrong type": ("x.jsonl", b'{"sequence": 17}', "record 1: column \"sequence\" contains '17'"),
+    "json list of texts": ("x.jsonl", b'{"sequence": ["MKV", "L"]}\n{"sequence": ""}', "record 1: .*list of letters"),
     "empty csv": ("x.csv", b"", "empty"),
     "csv header only": ("x.csv", b"id,sequence\n", "no records"),
     "csv no column": ("x.csv", b"Entry,primary\nP1,MKV\n", 'no column "sequence".*"Entry", "primary"'),
-    "csv ragged": ("x.csv", b"id,sequence\na,MKVLAAGIVG\nb\n", "line 3 has 1 fields"),
-    "csv open quote": ("x.csv", b'id,sequence\na,"MKVLAAGIVG\n', "could not be read"),
+    "csv ragged": ("x.csv", b"id,sequence\na,MKVLAAGIVG\nb\n", "line 3 has 1 field,"),
+    "csv open quote": ("x.csv", b'id,sequence\na,"MKVLAAGIVG\n', "line 2 opens a field that does not end"),
     "csv Latin-1": ("x.csv", b"id,sequence\n\xe9,MKVLAAGIVG\n", "UTF-8"),
-    "tsv with commas": ("x.tsv", b"id,sequence\na,MKVLAAGIVG\n", '"id,sequence"'),
     "no known ending": ("x.sdf", b"anything", "ending"),
     "parquet gz": ("x.parquet.gz", b"anything", "ending"),
     "csv Latin-1 behind other line ends": ("x.csv", b"id,sequence\r\na,MKV\rb,MKV\n\xe9,MKV\n", "line 4 is not UTF-8"),
-    "csv column twice": ("x.csv", b"id,sequence,sequence\na,MKVLAAGIVG,M\n", '"sequence".*more than once'),
+    "csv column twice": ("x.csv", b"id,sequence,sequence\na,MKVLAAGIVG,M\n", "'sequence'.*more than once"),
     "csv without sequences": ("x.csv", b"id,sequence\na,\nb,\n", "no record has any residues .2 read.*record 1, 'a'"),
     "json name twice": (
         "x.jsonl",

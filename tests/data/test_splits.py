@@ -154,11 +154,25 @@ def test_streamed_corpus_cannot_be_split(tmp_path, write_records):
         split_corpus(load_corpus(str(tmp_path / "a.fasta"), streaming=True).dataset, holdout_random=0.1)
 
 
+def test_ids_that_differ_in_a_blank_are_shown_with_it(family_corpus):
+    dataset, clusters = family_corpus()
+    with pytest.raises(CorpusError, match=r"such as 'f\d+-\d'\) is in c.tsv, whose ids are like 'f\d+-\d '"):
+        split_corpus(
+            dataset,
+            clusters={f"{name} ": cluster for name, cluster in clusters.items()},
+            clusters_name="c.tsv",
+            holdout_families=0.1,
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
         ("c.tsv", b"id\tcluster\na\tf1\nb\tf1\na\tf1\n\n"),
         ("c.csv", b"id,cluster\r\na,f1\r\nb,f1\r\n"),
+        ("blanks.tsv", b"id \tcluster\na \tf1\n b\tf1 \n"),
+        ("semicolons.csv", b"sep=;\nid;cluster;;\na;f1;;\nb;f1;;\n;;;\n"),
+        ("quotes.tsv", b'id\tname\tcluster\na\t"x\tf1\nb\ty"\tf1\n'),
         pytest.param("c.tsv.gz", gzip.compress(b"cluster\tremark\tid\nf1\t\ta\nf1\tx\tb\n"), id="compressed"),
     ],
 )
@@ -175,7 +189,7 @@ def test_cluster_tables(tmp_path, name, content):
         (b"id\tcluster\n", "no line after its header"),
         (b"P1\tP2\n", '"id" and "cluster"'),
         (b"id\tcluster\na\tf1\na\tf2\n", "line 3 puts .a. in cluster .f2.*f1"),
-        (b"id\tcluster\tcluster\na\tf1\tf2\n", "only once"),
+        (b"id\tcluster\tcluster\na\tf1\tf2\n", "cluster.*more than once"),
         (b"id\tcluster\na\n", "line 2"),
         (b"id\tcluster\na\t\n", "line 2"),
         pytest.param(

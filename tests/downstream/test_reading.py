@@ -1,6 +1,8 @@
 import builtins
+import bz2
 import gzip
 import json
+import lzma
 import pickle
 import sys
 
@@ -41,6 +43,42 @@ def test_every_text_format_gives_the_same_records(tmp_path, name, compressed):
     assert len({where for where, _ in records}) == 2
 
 
+TABLES = {
+    "spare columns of Excel": ("a.csv", "primary,y,,\nMKV,1,,\nACD,2,,\n,,,\n"),
+    "rows shorter than the header": ("a.csv", "primary,y,,\nMKV,1\nACD,2\n"),
+    "columns of one name that nobody asks for": ("a.csv", "x,primary,x,y\n3,MKV,4,1\n5,ACD,6,2\n"),
+    "blanks around names": ("a.csv", " primary, y\nMKV,1\nACD,2\n"),
+    "semicolons": ("a.csv", "primary;y\nMKV;1\nACD;2\n"),
+    "separator line": ("a.csv", "sep=,\nprimary,y\nMKV,1\nACD,2\n"),
+    "tabs in csv": ("a.csv", "primary\ty\nMKV\t1\nACD\t2\n"),
+    "commas in tsv": ("a.tsv", "primary,y\nMKV,1\nACD,2\n"),
+    "quotes in tsv": ("a.tsv", 'primary\tx\ty\nMKV\t"a\t1\nACD\tb"\t2\n'),
+    "old Mac line ends": ("a.csv", "primary,y\rMKV,1\rACD,2\r"),
+    "byte order mark": ("a.csv", "\ufeffprimary,y\nMKV,1\nACD,2\n"),
+    "JSON by column": ("a.json", '{"primary": {"0": "MKV", "1": "ACD"}, "y": {"0": 1, "1": 2}}'),
+    "JSON by column in lists": ("a.json", '{"primary": ["MKV", "ACD"], "y": [1, 2]}'),
+    "JSON by row": ("a.json", '{"0": {"primary": "MKV", "y": 1}, "1": {"primary": "ACD", "y": 2}}'),
+    "JSON split": ("a.json", '{"columns": ["primary", "y"], "data": [["MKV", 1], ["ACD", 2]]}'),
+    "bzip2": ("a.csv", bz2.compress(b"primary,y\nMKV,1\nACD,2\n")),
+    "xz in name and content": ("a.csv.xz", lzma.compress(b"primary,y\nMKV,1\nACD,2\n")),
+    "gzip twice": ("a.tsv.gz", gzip.compress(gzip.compress(b"primary\ty\nMKV\t1\nACD\t2\n"))),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_as_people_have_them(tmp_path, case):
+    name, content = TABLES[case]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    records = [{column: str(value) for column, value in record.items()} for _, record in read(tmp_path / name)]
+    assert records == [{"primary": "MKV", "y": "1"}, {"primary": "ACD", "y": "2"}]
+
+
+def test_whether_a_column_is_there_does_not_depend_on_the_separator(tmp_path):
+    (tmp_path / "a.csv").write_text("primary;y\nMKV;1\n")
+    assert read(tmp_path / "a.csv", [], ["y"]) == [("line 2", {"y": "1"})]
+    assert read(tmp_path / "a.csv", [], ["z"]) == [("line 2", {})]
+
+
 def test_records_say_where_they_stand(tmp_path):
     for name, expected in {
         "a.csv": ["line 2", "line 3"],
@@ -57,7 +95,7 @@ def test_parquet_reads_the_columns_that_are_asked_for(tmp_path):
         ("record 1", {"primary": "MKV", "y": 1}),
         ("record 2", {"primary": "ACD", "y": 2}),
     ]
-    with pytest.raises(CorpusError, match='no column "z"; its columns are "primary", "y", "other"'):
+    with pytest.raises(CorpusError, match='no column "z"; the columns are "primary", "y", "other"'):
         read(tmp_path / "a.parquet", ["primary", "z"])
 
 
@@ -114,7 +152,10 @@ def test_a_hostile_lmdb_entry_is_refused_by_name(tmp_path, write_split):
         ({b"num_examples": pickle.dumps(2), b"0": pickle.dumps(ROWS[0])}, "no entry '1'"),
         ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps([1])}, "entry '0' must be a record"),
         ({b"num_examples": pickle.dumps(1), b"0": b"garbage"}, "entry '0' was not read: it is not a pickle"),
-        ({b"num_examples": pickle.dumps(1), b"0": pickle.dumps({"primary": "M"})}, "entry '0' has no column \"y\""),
+        (
+            {b"num_examples": pickle.dumps(1), b"0": pickle.dumps({"primary": "M"})},
+            "entry '0': there is no column \"y\"",
+        ),
         ({b"keys": pickle.dumps(["0"])}, '"keys" is not a list of keys'),
     ],
 )
@@ -136,9 +177,11 @@ def test_an_incomplete_lmdb_file_is_refused(tmp_path, write_split):
             read(path)
 
 
-def test_a_column_that_parquet_has_twice_is_refused(tmp_path):
+def test_a_column_that_parquet_has_twice_is_refused_if_asked_for(tmp_path):
     table = pa.Table.from_arrays([pa.array(["M"]), pa.array([1]), pa.array([2])], names=["primary", "y", "y"])
     pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", ["primary"]) == [("record 1", {"primary": "M"})]
+    assert read(tmp_path / "a.parquet", [], ["z"]) == [("record 1", {})]
     with pytest.raises(CorpusError, match=r"a\.parquet: the column 'y' occurs more than once"):
         read(tmp_path / "a.parquet")
 
@@ -157,13 +200,18 @@ WRONG_FILES = {
     "header only": ("x.csv", b"primary,y\n", "no records"),
     "broken list": ("x.json", b'[{"primary": "M", "y": 1},', "not a JSON list"),
     "broken line": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"primary"\n', "line 2 is not a JSON object"),
-    "pretty object": ("x.jsonl", b'{\n"primary": "M", "y": 1}\n', "line 1 is not a JSON object"),
+    "pretty objects": ("x.jsonl", b'{\n"primary": "M", "y": 1}\n{\n}\n', "not a JSON object .*line 3"),
     "deep JSON": ("x.json", b"[" * 100_000, "not a JSON list"),
     "no record": ("x.json", b"[1, 2]", "record 1 must be a record with columns, but is '1'"),
-    "no column": ("x.json", b'[{"primary": "M"}]', 'record 1 has no column "y"; its columns are "primary"'),
-    "later no column": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"y": 1}\n', 'line 2 has no column "primary"'),
-    "ragged": ("x.csv", b"primary,y\nM\n", "line 2 has 1 fields"),
+    "no column": ("x.json", b'[{"primary": "M"}]', 'record 1: there is no column "y"; the columns are "primary"'),
+    "later no column": ("x.jsonl", b'{"primary": "M", "y": 1}\n{"y": 1}\n', 'line 2: there is no column "primary"'),
+    "ragged": ("x.csv", b"primary,y\nM\n", "line 2 has 1 field,"),
     "two of a name": ("x.csv", b"primary,y,y\nM,1,2\n", "the column 'y' occurs more than once"),
+    "blank and none": ("x.csv", b"primary,y, y\nM,1,2\n", "'y' occurs more than once, with and without blanks"),
+    "other case": ("x.csv", b"Primary,y\nM,1\n", 'no column "primary"; .*: did you mean "Primary"'),
+    "rows in quotes": ("x.csv", b'primary,x,y\nMKV,"a,1\nACD,b",2\n', "mark in line 2 .* ends in line 3"),
+    "by column, not equal": ("x.json", b'{"primary": ["MKV", "ACD"], "y": [1]}', "by column, .* same rows"),
+    "Excel": ("x.csv", b"PK\3\4", "compressed file is damaged"),
     "damaged gz": ("x.jsonl.gz", b"\x1f\x8b\x08\0garbage", "compressed file"),
     "binary": ("x.json", b"\0\1\2", "binary"),
     "parquet": ("x.parquet", b"PAR1garbage", "could not be read"),

@@ -115,6 +115,14 @@ def test_options_out_of_range_are_refused(backbone, tokenizer):
             encode_proteins(backbone, tokenizer, ["MKT"], **options)
 
 
+@pytest.mark.parametrize("encode", [encode_proteins, encode_residues])
+def test_sequences_that_are_not_texts_are_refused(backbone, tokenizer, encode):
+    with pytest.raises(ValueError, match="sequence 1 is 'None', but must be text"):
+        encode(backbone, tokenizer, ["MKT", None])
+    with pytest.raises(ValueError, match="sequences must be a list of texts, but is one text"):
+        encode(backbone, tokenizer, "MKT")
+
+
 def test_an_encoder_whose_output_is_not_finite_is_refused(backbone, tokenizer):
     torch.nn.init.constant_(backbone.encoder.layer[0].output.dense.bias, torch.nan)
     for encode in (encode_proteins, encode_residues):

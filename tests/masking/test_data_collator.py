@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM, NoiserConfig, NoiserModel
 from adversarial_mlm.masking.data_collator import SequenceEncoder
+from adversarial_mlm.utils.errors import CorpusError
 from tests.helpers.exhaustive import exhaustive
 
 
@@ -34,6 +35,16 @@ def test_a_batch_is_what_the_tokenizer_makes_of_it(tokenizer, proteins):
     assert torch.equal(batch["attention_mask"], expected["attention_mask"])
     assert batch["num_residues"].tolist() == [len(s) for s in proteins[:5]]
     assert torch.equal(batch["residue_mask"].sum(dim=1), batch["num_residues"])
+
+
+def test_a_missing_sequence_is_refused_with_its_record(tokenizer):
+    collator = DataCollatorForRandomMLM(tokenizer)
+    with pytest.raises(CorpusError, match="record P7: a sequence must be text, but is 'None'"):
+        collator([{"sequence": "MKV", "id": "P6"}, {"sequence": None, "id": "P7", "record": 3}])
+    with pytest.raises(CorpusError, match="record 3: a sequence must be text"):
+        collator([{"sequence": None, "record": 3}])
+    with pytest.raises(CorpusError, match="an example: a sequence must be text"):
+        collator([{"sequence": None}])
 
 
 def test_any_tokenizer_with_one_token_a_residue_will_do(foreign_tokenizer, proteins):

@@ -27,6 +27,7 @@ from adversarial_mlm.models.tokenization_protein import (
     ResidueVocabulary,
     build_protein_tokenizer,
 )
+from adversarial_mlm.utils.errors import CorpusError
 
 SPECIAL_TOKENS = {f"{kind}_token": f"<{kind}>" for kind in ("pad", "mask", "cls", "sep", "unk")}
 PAD, MASK, CLS, SEP, UNK = range(5)
@@ -221,6 +222,11 @@ class TestByteTable:
 
     def test_lone_surrogate_is_unknown(self, table):
         assert table.encode("A\ud800C").tolist() == [5, UNK, 7]
+
+    @pytest.mark.parametrize("value", [None, b"MKV", ["M", "K"], float("nan")])
+    def test_a_sequence_that_is_not_text_is_refused(self, table, value):
+        with pytest.raises(CorpusError, match="a sequence must be text, but is "):
+            table.encode(value)
 
     def test_agrees_with_the_tokenizer_on_random_text(self, tokenizer, table):
         rng = random.Random(0)

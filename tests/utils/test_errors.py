@@ -74,7 +74,8 @@ def test_one_line():
 
 def test_long_and_foreign_texts():
     assert clip("abcd", 4) == "abcd" and clip("abcde", 4) == "abcd..."
-    assert shorten(" α\t") == r"'\u03b1'" and shorten("x" * 41) == "'" + "x" * 40 + "...'"
+    assert shorten("\n α\t\r\n") == r"' \u03b1\t'", "blanks are shown, because they may be what is wrong"
+    assert shorten("x" * 41) == "'" + "x" * 40 + "...'"
 
 
 @pytest.mark.parametrize(
