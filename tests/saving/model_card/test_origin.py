@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from adversarial_mlm import DataCollatorForRandomMLM
 from adversarial_mlm.models.encoders import train_last_layers
@@ -155,7 +156,7 @@ def test_an_adapter_that_was_merged_is_a_model(make_encoder, tokenizer, trainer_
 
 
 def test_an_adapter_that_was_added_by_transformers_is_one(save_encoder, trainer_of, card_of):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", minversion=MIN_PEFT_VERSION)  # which may be later than the newest one
     encoder, tokenizer = load_encoder(save_encoder("bert"))
     encoder.add_adapter(peft.LoraConfig(**LORA))
     card = card_of(trainer_of(encoder, tokenizer))
