@@ -1,8 +1,10 @@
 """Linear heads in closed form, solved in seconds: ridge regression, and a linear discriminant for classes.
 
-Penalties are chosen on valid. Only sums over rows are kept in memory; rows are computed when they are needed.
+Penalties are chosen on valid. Only sums over rows are kept in memory; rows are computed when they are needed. Sums are
+in float64, because float32 would lose the digits that small penalties need.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +13,12 @@ import torch
 
 from adversarial_mlm.downstream.scoring import headline_score
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.errors import AdversarialMLMError
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 8192
+_ROWS_IN_FLOAT64 = 2048
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 5))
 """Penalties, added to the variance of every (standardised) column: 1e-6 to 100."""
@@ -80,11 +86,13 @@ class _Scale:
         deviation = np.sqrt(squares / rows.count)
         varies = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-30)
         factor = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
-        return cls(mean.astype(np.float32), (factor if standardise else varies).astype(np.float32))
+        return cls(mean, factor if standardise else varies.astype(np.float64))
 
     def blocks(self, rows: Rows) -> Iterator[np.ndarray]:
+        """Yield the scaled rows in blocks, float64."""
         for block in rows.blocks():
-            yield (block - self.mean) * self.factor
+            for start in range(0, len(block), _ROWS_IN_FLOAT64):
+                yield (block[start : start + _ROWS_IN_FLOAT64] - self.mean) * self.factor
 
 
 def fit_ridge(
@@ -106,7 +114,11 @@ def fit_ridge(
 
     Returns:
         [`Fit`] with a float64 per row, and the setting `penalty`. If no correlation is defined, the penalty with the
-        smallest squared error on valid is chosen.
+        smallest squared error on valid is chosen. Penalties without a solution are logged and counted in the setting
+        `penalties_without_solution`.
+
+    Raises:
+        [`AdversarialMLMError`]: If there is no solution for any penalty.
     """
     scale = _Scale.of(features["train"], standardise)
     numbers = np.asarray(labels["train"], dtype=np.float64)
@@ -115,21 +127,22 @@ def fit_ridge(
     gram, cross, start = np.zeros((columns, columns)), np.zeros(columns), 0
     for block in scale.blocks(features["train"]):
         stop = start + len(block)
-        gram = gram + (block.T @ block).astype(np.float64)
-        cross = cross + block.T.astype(np.float64) @ (numbers[start:stop] - centre)
+        gram += block.T @ block
+        cross += block.T @ (numbers[start:stop] - centre)
         start = stop
     gram, cross = gram / len(numbers), cross / len(numbers)
-    solved = [(penalty, _solve(gram, penalty, cross[:, None])) for penalty in penalties]
-    penalties = [penalty for penalty, found in solved if found is not None]
-    weights = np.concatenate([found for _, found in solved if found is not None], axis=1)
+    solved = {penalty: _solve(gram, penalty, cross[:, None]) for penalty in penalties}
+    usable = {penalty: found for penalty, found in solved.items() if found is not None}
+    failed = _count_failed("ridge regression", gram, penalties, [*(solved.keys() - usable.keys())])
+    weights = np.concatenate(list(usable.values()), axis=1)
     on_valid = _apply(scale, features["valid"], weights) + centre
     truth = np.asarray(labels["valid"], dtype=np.float64)
     scores = np.array([headline_score("regression", column, truth) for column in on_valid.T])
-    errors = np.square(on_valid.astype(np.float64) - truth[:, None]).mean(axis=0)
+    errors = np.square(on_valid - truth[:, None]).mean(axis=0)
     best = int(np.argmin(errors) if np.isnan(scores).all() else np.nanargmax(scores))
     chosen = weights[:, [best]]
     predictions = {split: _apply(scale, rows, chosen)[:, 0] + centre for split, rows in features.items()}
-    return Fit(predictions, {"penalty": float(penalties[best])}, float(scores[best]))
+    return Fit(predictions, {"penalty": float(list(usable)[best]), **failed}, float(scores[best]))
 
 
 def fit_discriminant(
@@ -152,7 +165,11 @@ def fit_discriminant(
         penalties, shrinkages (`Sequence[float]`): Values to choose from.
 
     Returns:
-        [`Fit`] with an int64 per row, and the settings `penalty` and `shrinkage`.
+        [`Fit`] with an int64 per row, and the settings `penalty` and `shrinkage`. Penalties without a solution are
+        logged and counted in the setting `penalties_without_solution`.
+
+    Raises:
+        [`AdversarialMLMError`]: If there is no solution for any penalty.
     """
     scale = _Scale.of(features["train"], standardise=True)
     classes = np.asarray(labels["train"])
@@ -174,9 +191,11 @@ def fit_discriminant(
         prior = np.log(counts / counts.sum())
     truth = np.asarray(labels["valid"])
     best: tuple | None = None
+    without_solution = []
     for penalty in penalties:
         directions = _solve(covariance, penalty, centres.T)
         if directions is None:
+            without_solution.append(penalty)
             continue
         squares = np.einsum("cd,dc->c", centres, directions)
         on_valid = _apply(scale, features["valid"], directions)
@@ -187,11 +206,11 @@ def fit_discriminant(
             score = float((found == truth)[truth != IGNORE_INDEX].mean())
             if best is None or score > best[0]:
                 best = score, penalty, shrinkage, directions * factor, bias
-    if best is None:
-        raise ValueError("the discriminant has no solution for any of the penalties: give larger ones")
+    failed = _count_failed("linear discriminant", covariance, penalties, without_solution)
+    assert best is not None  # at least one penalty has a solution
     score, penalty, shrinkage, weights, bias = best
     predictions = {split: _apply(scale, rows, weights, bias) for split, rows in features.items()}
-    return Fit(predictions, {"penalty": float(penalty), "shrinkage": float(shrinkage)}, score)
+    return Fit(predictions, {"penalty": float(penalty), "shrinkage": float(shrinkage), **failed}, score)
 
 
 def _solve(matrix: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray | None:
@@ -204,9 +223,30 @@ def _solve(matrix: np.ndarray, penalty: float, right: np.ndarray) -> np.ndarray 
     return torch.cholesky_solve(torch.from_numpy(np.ascontiguousarray(right)), factor).numpy()
 
 
+def _count_failed(
+    head: str, matrix: np.ndarray, penalties: Sequence[float], failed: Sequence[float]
+) -> dict[str, int]:
+    """Log the penalties without a solution, and return their number as a setting; none if all have one."""
+    if not failed:
+        return {}
+    if not np.isfinite(matrix).all():
+        raise AdversarialMLMError(
+            f"the {head} has no solution, because the features of train are not finite: the encoder's weights may be "
+            "damaged"
+        )
+    if len(failed) == len(penalties):
+        raise AdversarialMLMError(
+            f"the {head} has no solution for any of the penalties up to {max(failed):g}: give larger ones"
+        )
+    logger.warning(
+        "%s: %d of %d penalties have no solution because of rounding and are left out: those up to %g.",
+        *(head, len(failed), len(penalties), max(failed)),
+    )
+    return {"penalties_without_solution": len(failed)}
+
+
 def _apply(scale: _Scale, rows: Rows, weights: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     """Return rows @ weights; with a bias, the index of the largest column of each row."""
-    weights = weights.astype(np.float32)
     products = (block @ weights for block in scale.blocks(rows))
     if bias is not None:
         products = ((block + bias).argmax(axis=1) for block in products)

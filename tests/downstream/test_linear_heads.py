@@ -2,6 +2,9 @@ import numpy as np
 import pytest
 
 from adversarial_mlm.downstream.linear_heads import Rows, fit_discriminant, fit_ridge
+from adversarial_mlm.utils.errors import AdversarialMLMError
+
+LEFT_OUT = {"penalties_without_solution": 2}
 
 
 @pytest.fixture
@@ -65,6 +68,57 @@ def test_blocks_of_rows_change_nothing(numbers):
     whole = fit_ridge(rows_of(features), target)
     pieces = fit_ridge({split: in_pieces(matrix) for split, matrix in features.items()}, target)
     np.testing.assert_allclose(pieces.predictions["test"], whole.predictions["test"], rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [1e-6, 1e-4])
+def test_small_penalties_keep_their_digits(numbers, penalty):
+    """Columns that nearly repeat others: sums in float32 would be wrong in the first digits of the weights."""
+    from sklearn.linear_model import Ridge
+    from sklearn.preprocessing import StandardScaler
+
+    features, target = numbers
+    generator = np.random.default_rng(2)
+    features = {
+        split: np.concatenate([matrix, matrix + 1e-3 * generator.normal(size=matrix.shape)], axis=1).astype(np.float32)
+        for split, matrix in features.items()
+    }
+    fit = fit_ridge(rows_of(features), target, penalties=[penalty])
+    scaler = StandardScaler().fit(features["train"].astype(np.float64))
+    scaled = {split: scaler.transform(matrix.astype(np.float64)) for split, matrix in features.items()}
+    model = Ridge(alpha=penalty * 150, solver="svd").fit(scaled["train"], target["train"])
+    for split, found in fit.predictions.items():
+        np.testing.assert_allclose(found, model.predict(scaled[split]), rtol=1e-7, atol=1e-7)
+
+
+def test_penalties_without_a_solution_are_counted_and_said(numbers, classes, caplog):
+    features, labels = numbers
+    penalties = [-1e3, -1e2, 0.1, 1.0]
+    fit = fit_ridge(rows_of(features), labels, penalties=penalties)
+    assert fit.settings == {**fit_ridge(rows_of(features), labels, penalties=[0.1, 1.0]).settings, **LEFT_OUT}
+    assert "ridge regression: 2 of 4 penalties have no solution because of rounding and are left out" in caplog.text
+    features, labels = classes
+    fit = fit_discriminant(rows_of(features), labels, 5, penalties=penalties)
+    assert fit.settings == {
+        **fit_discriminant(rows_of(features), labels, 5, penalties=[0.1, 1.0]).settings,
+        **LEFT_OUT,
+    }
+    assert "linear discriminant: 2 of 4 penalties have no solution" in caplog.text
+
+
+def test_without_any_solution_one_sentence_says_why(numbers, classes):
+    for (features, labels), fit in (
+        (numbers, lambda *args: fit_ridge(*args, penalties=[-1e3, -1e2])),
+        (classes, lambda *args: fit_discriminant(*args, 5, penalties=[-1e3, -1e2])),
+    ):
+        with pytest.raises(
+            AdversarialMLMError, match="has no solution for any of the penalties up to -100: give larger"
+        ):
+            fit(rows_of(features), labels)
+        damaged = {**features, "train": np.full_like(features["train"], np.nan)}
+        with pytest.raises(
+            AdversarialMLMError, match="no solution, because the features of train are not finite: the"
+        ):
+            fit(rows_of(damaged), labels)
 
 
 @pytest.fixture
