@@ -31,15 +31,17 @@ def over_seeds(entry: Entry, metric: str, digits: int | None = None) -> str:
 
 
 def difference_cell(row: dict[str, Any] | None) -> str:
-    """Format a row of [`differences`], such as `+0.055 (-0.009 to +0.119; p 0.06)`, with * if p is below 0.05."""
+    """Format a row of [`differences`], such as `+0.055 (-0.009 to +0.119; p 0.06)`, with * if p is below 0.05.
+
+    A p that would be rounded to 0.00 is written as `p < 0.01`.
+    """
     if row is None:
         return NONE
     factor, digits, unit = scale(row["metric"])
     text = f"{row['mean'] * factor:+z.{digits}f}{' points' if unit else ''}"
     if row["low"] is not None:
-        text += (
-            f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; p {row['adjusted_p']:.2f})"
-        )
+        p = f"p {row['adjusted_p']:.2f}" if row["adjusted_p"] >= 0.005 else "p < 0.01"
+        text += f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; {p})"
         text += "*" if is_significant(row) else ""
     if row["without_partner"]:
         text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
