@@ -111,7 +111,11 @@ _EFFECT: list[Rule] = [
     *_only_with(("probe", "zero_shot", "finetune"), "model_revision", "use_cpu"),
     *_only_with(("probe", "zero_shot"), "batch_tokens"),
     *_only_with(("finetune",), "grid"),
-    *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column"),
+    *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column", "offset"),
+    (
+        lambda a: a.offset and not a.mutations_column,
+        "offset is {offset}, but only changes the positions in mutations_column, which is missing: remove it",
+    ),
     (
         lambda a: _is_set("max_train_residues")(a) and not _OF_RESIDUES & {*a.task},
         "max_train_residues is set, but no task has labels of residues: remove it",

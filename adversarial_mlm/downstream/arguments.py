@@ -65,6 +65,9 @@ class TapeArguments:
     mutations_column: str | None = option(
         None, "zero_shot, own table: column with substitutions such as A12G:L30F, instead of sequences."
     )
+    offset: int = option(
+        0, "zero_shot, mutations_column: number to subtract from the positions; 23 if the wild type begins at 24."
+    )
     bootstrap_samples: int = option(1000, "Number of resamples for the intervals; 0 for none.")
     output_dir: str | None = option(None, "Folder for results.json and fine-tuned models.")
     update_card: bool = option(False, "Write the results into the model card in the folder model_name_or_path.")

@@ -160,13 +160,14 @@ def own_task(
     Args:
         kind (`str`): `"regression"`, `"classification"` or `"token_classification"`.
         target (`str`): the column with the labels: for regression a number, for classification a whole number or a
-            name. For residues a text with one letter each, or a list of numbers or names (in CSV as JSON). null and
-            -100 mark residues that do not count.
+            name. For residues a text with one letter each, or a list of numbers or names (also as text). Missing
+            values (empty, null, NA, NaN, ...) and -100 are no labels: such residues do not count, and such records are
+            left out.
         sequence_column (`str`, defaults to `"sequence"`): the column with the sequences.
         id_column (`str`, *optional*): the column with the ids; by default `id` if it exists, else records are
             numbered.
-        mask_column (`str`, *optional*): for labels of residues, the column with 1 for residues that count and 0 for
-            others.
+        mask_column (`str`, *optional*): for labels of residues, the column with 1 (or true) for residues that count
+            and 0 (or false) for others: a text of ones and zeros, or a list (also as text).
         name (`str`, defaults to `"own_task"`): the name in results.
 
     Raises:

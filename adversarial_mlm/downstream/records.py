@@ -1,14 +1,14 @@
 """One split: turn the records of a file into sequences, labels and remarks, and into a dataset."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, List, Value
 
-from adversarial_mlm.data.cleaning import CleanedSequence, clean_sequence
+from adversarial_mlm.data.cleaning import CleanedSequence, CleaningCounts, clean_sequence
 from adversarial_mlm.downstream.definitions import Task
 from adversarial_mlm.downstream.labels import (
     UNSEEN_LABEL,
@@ -21,6 +21,7 @@ from adversarial_mlm.downstream.labels import (
     read_whole_number,
     sorted_classes,
 )
+from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
@@ -32,11 +33,9 @@ _LABEL_FEATURES = {
     "token_classification": List(Value("int64")),
 }
 
-# Cleaning removes these characters. In sequences with labels of residues they become unknown residues instead.
-_REMOVED_BY_CLEANING = re.compile(r"[\s*.\-]")
-
-
-REPAIRS = CleanedSequence._fields[1:]
+# Cleaning removes these characters. In sequences with labels of residues they become unknown residues instead, because
+# a label may stand for them. White space has no label.
+_KEPT_IN_PLACE = re.compile(r"[*.\-]")
 
 
 @dataclass
@@ -45,43 +44,60 @@ class SplitRecords:
 
     Attributes:
         ids (`list[str]`): the id of each record, or its number in the file.
+        where (`list[str]`): where each record is in the file, such as `"line 3"`.
         sequences (`list[str]`): clean sequences.
         targets (`list`): a `float`, the name of a class, or a list with the class name (or None) of each residue.
         remarks (`dict[str, list]`): columns that metrics need, by name.
-        repairs (`list[tuple[int, ...]]`): what cleaning changed, in the order of `REPAIRS`.
+        repairs (`list[CleanedSequence]`): what cleaning changed; their sequences are empty.
         without_mask (`list[bool]`): whether the record has no mask; then all its residues count.
-        kept_in_place (`list[bool]`): whether `*`, gaps or white space became unknown residues.
+        kept_in_place (`list[bool]`): whether `*` or gaps became unknown residues.
+        left_out (`LeftOut`): records of the file that are not among these, because they have no label.
     """
 
     ids: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
     sequences: list[str] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     remarks: dict[str, list[Any]] = field(default_factory=dict)
-    repairs: list[tuple[int, ...]] = field(default_factory=list)
+    repairs: list[CleanedSequence] = field(default_factory=list)
     without_mask: list[bool] = field(default_factory=list)
     kept_in_place: list[bool] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> "SplitRecords":
         """Return the records with these indices."""
-        lists = {option.name: getattr(self, option.name) for option in fields(self) if option.name != "remarks"}
+        lists = {option.name: getattr(self, option.name) for option in fields(self)}
+        del lists["remarks"], lists["left_out"]
         return SplitRecords(
             **{name: [values[row] for row in rows] for name, values in lists.items()},
             remarks={name: [values[row] for row in rows] for name, values in self.remarks.items()},
         )
 
-    def cleaning(self) -> dict[str, int]:
-        """Count records by what cleaning changed, and the `unknown` residues; without counts of zero."""
-        sums = dict(zip(REPAIRS, np.sum(self.repairs, axis=0).tolist(), strict=True)) if self.repairs else {}
-        return {name: number for name, number in sums.items() if number}
+    def cleaning(self) -> CleaningCounts:
+        """Count what cleaning changed."""
+        counts = CleaningCounts(records_read=len(self) + self.left_out.total, records_kept=len(self))
+        for repairs in self.repairs:
+            count_repairs(counts, repairs)
+        return counts
+
+
+def count_repairs(counts: CleaningCounts, repairs: CleanedSequence) -> None:
+    """Count what cleaning changed in one sequence."""
+    counts.lower_case += repairs.lower_case
+    counts.stops_removed += repairs.stops
+    counts.gaps_removed += repairs.gaps
+    counts.whitespace_removed += repairs.whitespace
+    counts.unknown_residues += repairs.unknown
+    counts.records_with_unknown += repairs.unknown > 0
 
 
 def read_split(
     task: Task, path: str, remarks: Sequence[str] = (), required_remarks: Sequence[str] = ()
 ) -> SplitRecords:
-    """Read and clean the records of one file.
+    """Read and clean the records of one file. Records without a label are left out and counted.
 
     Args:
         task ([`Task`]): the kind of the target, and the columns.
@@ -90,8 +106,8 @@ def read_split(
         required_remarks (`list[str]`, defaults to none): further columns that every record must have.
 
     Raises:
-        [`CorpusError`]: as [`read_records`]; also if a sequence is empty, a target cannot be read, or labels and
-            residues differ in number. The message names file, record and column.
+        [`CorpusError`]: as [`read_records`]; also if a sequence is empty, a target cannot be read, labels and residues
+            differ in number, or no record has a label. The message names file, record and column.
     """
     required = [task.sequence_column, task.target, *required_remarks]
     optional = [task.id_column or "id", *remarks]
@@ -100,58 +116,69 @@ def read_split(
         required.append(optional.pop(0))
     found = SplitRecords(remarks={name: [] for name in (*remarks, *required_remarks)})
     for number, (where, record) in enumerate(read_records(path, required, optional)):
-        _add_record(found, task, f"{path}: {where}", number, record)
+        _add_record(found, task, path, where, number, record)
+    if not found.ids:
+        raise CorpusError(f'{path}: no record has a label: column "{task.target}" contains missing values only.')
     found.remarks = {
         name: values for name, values in found.remarks.items() if any(value is not None for value in values)
     }
     return found
 
 
-def _add_record(found: SplitRecords, task: Task, location: str, number: int, record: dict[str, Any]) -> None:
+def _add_record(found: SplitRecords, task: Task, path: str, where: str, number: int, record: dict[str, Any]) -> None:
     column = task.sequence_column
     kept, without_mask = 0, False
+    remarks = {}
     try:
-        text = read_sequence(record[column])
+        text = read_sequence(record[column]).strip()
         if task.kind == "token_classification":
-            text = text.strip()
-            text, kept = _REMOVED_BY_CLEANING.subn("?", text)
+            text, kept = _KEPT_IN_PLACE.subn("?", text)
+        cleaned = clean_sequence(text)
+        if not cleaned.sequence.strip("?"):
+            raise ValueError("contains no residues")
         column = task.id_column or "id"
         identifier = read_text(record.get(column))
         column = task.target
-        target = _read_target(task, record, len(text))
-        for column, values in found.remarks.items():
+        target = _read_target(task, record, len(cleaned.sequence))
+        for column in found.remarks:
             read_remark = read_whole_number if task.remarks.get(column) == "int32" else read_text
-            values.append(read_remark(record.get(column)))
-        if task.kind == "token_classification" and task.mask_column:
+            remarks[column] = read_remark(record.get(column))
+        if target is not None and task.kind == "token_classification" and task.mask_column:
             column = task.mask_column
             without_mask = _apply_mask(target, read_mask(record.get(column)))
     except CorpusError:
         raise
     except ValueError as error:
-        raise CorpusError(f'{location}: column "{column}" {one_line(error)}.') from error
-    identifier = str(number) if identifier is None else identifier
-    sequence, *repairs = clean_sequence(text)
-    if not sequence.strip("?"):
-        raise CorpusError(f'{location}: column "{task.sequence_column}" contains no residues.')
-    found.ids.append(identifier)
-    found.sequences.append(sequence)
+        raise CorpusError(f'{path}: {where}: column "{column}" {one_line(error)}.') from error
+    if target is None:
+        found.left_out.add(NO_LABEL, where)
+        return
+    found.ids.append(str(number) if identifier is None else identifier)
+    found.where.append(where)
+    found.sequences.append(cleaned.sequence)
     found.targets.append(target)
-    found.repairs.append(tuple(repairs))
+    for name, value in remarks.items():
+        found.remarks[name].append(value)
+    found.repairs.append(cleaned._replace(sequence=""))
     found.without_mask.append(without_mask)
     found.kept_in_place.append(kept > 0)
 
 
-def _read_target(task: Task, record: dict[str, Any], length: int) -> Any:
+def _read_target(task: Task, record: dict[str, Any], residues: int) -> Any:
     value = record[task.target]
     if task.kind == "regression":
         return read_number(value)
     if task.kind == "classification":
         return read_class(value)
-    classes = read_residue_classes(value, missing=(IGNORE_INDEX, -1) if task.class_names else (IGNORE_INDEX,))
-    if len(classes) != length:
+    # TAPE's files mark residues without a state by -1
+    classes = read_residue_classes(value, residues, missing=("-1",) if task.class_names else ())
+    if classes is None:
+        return None
+    if len(classes) != residues:
+        blanks = " (white space is no label)" if isinstance(value, str) and len(value.split()) > 1 else ""
         raise ValueError(
-            f'has {len(classes):,} labels for the {length:,} residues of column "{task.sequence_column}", but needs '
-            "one per residue"
+            f'has {len(classes):,} labels{blanks} for the {residues:,} residues of column "{task.sequence_column}", '
+            "but needs one per residue"
         )
     if task.class_names:
         # TAPE's files number the classes in this order
@@ -176,6 +203,26 @@ def _apply_mask(classes: list[str | None], mask: np.ndarray | None) -> bool:
     return False
 
 
+def check_minus_one(task: Task, records: Iterable[SplitRecords]) -> None:
+    """Refuse the class -1 next to several classes that are numbers from 0, because it may mark missing labels.
+
+    Raises:
+        [`CorpusError`]: if so; the message says how to write a missing label, and how a class.
+    """
+    if task.kind == "regression":
+        return
+    of_residues = task.kind == "token_classification"
+    targets = [target for found in records for target in found.targets]
+    names = {name for target in targets for name in (target if of_residues else [target])} - {None}
+    others = names - {"-1"}
+    if "-1" in names and len(others) > 1 and all(name.isdecimal() for name in others):
+        listed = ", ".join(sorted_classes(others)[:3]) + ", ..." * (len(others) > 3)
+        raise CorpusError(
+            f'{task.name}: column "{task.target}" contains -1 next to the classes {listed}: '
+            "write null or -100 if it marks missing labels, or a name such as minus if it is a class."
+        )
+
+
 def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
     """Return the class names in order: those of the task, else those in train; `None` for regression.
 
@@ -185,10 +232,8 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         [`CorpusError`]: if all labels of train are the same.
     """
     if task.kind == "regression":
-        constant, classes = (
-            len(np.unique(np.asarray(train.targets, dtype=np.float32))) == 1,
-            None,
-        )  # in the precision in which they are stored
+        # in the precision in which they are stored
+        constant, classes = len(np.unique(np.asarray(train.targets, dtype=np.float32))) == 1, None
     elif task.kind == "classification":
         seen = set(train.targets)
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))

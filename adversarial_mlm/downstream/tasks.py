@@ -1,5 +1,6 @@
 """The data of a task: its splits as datasets, its classes, facts and warnings."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -20,9 +21,16 @@ from adversarial_mlm.downstream.definitions import (
 )
 from adversarial_mlm.downstream.labels import UNSEEN_LABEL
 from adversarial_mlm.downstream.reading import read_records
-from adversarial_mlm.downstream.records import SplitRecords, fingerprint, number_classes, read_split, to_dataset
+from adversarial_mlm.downstream.records import (
+    SplitRecords,
+    check_minus_one,
+    fingerprint,
+    number_classes,
+    read_split,
+    to_dataset,
+)
 from adversarial_mlm.masking.losses import IGNORE_INDEX
-from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.errors import CorpusError, shorten
 
 __all__ = [
     "KINDS",
@@ -47,15 +55,6 @@ _SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "testing"
 _SPLIT_NAMES |= dict.fromkeys(("valid", "validation", "val", "dev"), "valid")
 
 
-_REPAIRS = {
-    "stops": "stops removed from {:,} records",
-    "gaps": "gaps removed from {:,} records",
-    "whitespace": "white space removed from {:,} records",
-    "unknown": "{:,} residues with unknown letters",
-    "numbers": "numbers of positions removed from {:,} records",
-}
-
-
 @dataclass
 class TaskData:
     """The data of a task, as returned by [`load_task`] and [`load_own_task`].
@@ -69,13 +68,15 @@ class TaskData:
         facts (`dict`): plain values for JSON, by split unless noted:
 
             - `files`, `rows_in_file`, `rows` (fewer with `max_records`), `expected_rows`, `differences` from them;
+            - `left_out`: numbers of records that are not in `rows` by reason, by split of the file;
             - `missing_splits` (a list);
             - `other_target_than_tape`: whether the files have TAPE's target, but another column is the target;
-            - `fingerprints` of ids, sequences and labels; `cleaning`: counts of changes to sequences;
+            - `fingerprints` of ids, sequences and labels; `cleaning`: what was changed in sequences, in the counts of
+              [`CleaningCounts`];
             - `shared_with_train`: number of records whose sequence is in train;
             - for regressions `label_mean`, `label_std`; for classes `num_classes` (a number), `unseen_classes`;
-            - for residues `residues`, `masked_residues`, `records_without_mask`, and `records_kept_in_place` (a gap,
-              stop or white space became an unknown residue);
+            - for residues `residues`, `masked_residues`, `records_without_mask`, and `records_kept_in_place` (a gap or
+              stop became an unknown residue);
             - `notes`: a list of all logged warnings.
         classes (`list[str]`, *optional*): names of the classes; a class's index is its number.
     """
@@ -144,6 +145,7 @@ def load_task(
     facts = {
         "files": {split: os.path.relpath(path, data_dir) for split, path in files.items()},
         "other_target_than_tape": other_target,
+        "left_out": _left_out(records, files, notes),
     }
     return _task_data(task, records, facts, notes, max_records)
 
@@ -204,10 +206,11 @@ def load_own_task(
         raise CorpusError(f"a file is named for more than one split: {', '.join(paths.values())}.")
     marks = [split_column] if split_column is not None else []
     records = {split: read_split(task, path, required_remarks=marks) for split, path in paths.items()}
+    notes: list[str] = []
+    left_out = _left_out(records, paths, notes)
     how = "files"
     if split_column is not None:
         records, how = _split_by_column(records["train"], split_column, paths["train"]), f'column "{split_column}"'
-    notes: list[str] = []
     wanted = {"test": test_fraction, "valid": valid_fraction}
     wanted = {split: fraction for split, fraction in wanted.items() if split not in records}
     if wanted:
@@ -217,8 +220,20 @@ def load_own_task(
             f"{' and '.join(wanted)}: taken from train at random (seed {seed}). Related proteins stay in train, so "
             "the results are too optimistic."
         )
-    facts = {"files": {split: os.path.basename(path) for split, path in paths.items()}, "split": how}
+    facts = {
+        "files": {split: os.path.basename(path) for split, path in paths.items()},
+        "split": how,
+        "left_out": left_out,
+    }
     return _task_data(task, {split: records[split] for split in task.splits}, facts, notes, max_records)
+
+
+def _left_out(records: dict[str, SplitRecords], files: dict[str, str], notes: list[str]) -> dict[str, dict[str, int]]:
+    """Return the numbers of records that were left out by reason, for each file, and add a note for each."""
+    found = {split: of_split.left_out for split, of_split in records.items() if of_split.left_out.total}
+    for split, left_out in found.items():
+        notes.append(f"{os.path.basename(files[split])}: {left_out.summary(len(records[split]) + left_out.total)}.")
+    return {split: dict(left_out.counts) for split, left_out in found.items()}
 
 
 def _check_at_least(least: int, **options: int | None) -> None:
@@ -280,8 +295,8 @@ def _split_by_column(records: SplitRecords, column: str, path: str) -> dict[str,
         split = _SPLIT_NAMES.get(str(value).strip().lower())
         if split is None:
             raise CorpusError(
-                f'{path}: column "{column}" contains {value!r} in record {row + 1:,}, but must be train, valid (or '
-                "validation, val, dev) or test."
+                f'{path}: {records.where[row]}: column "{column}" contains {shorten(str(value))}, but must contain '
+                "train, valid (or validation, val, dev) or test."
             )
         rows[split].append(row)
     for split in ("train", "test"):
@@ -320,19 +335,22 @@ def _task_data(
     max_records: int | None,
 ) -> TaskData:
     facts = {"task": task.name, "kind": task.kind, "target": task.target, **facts}
-    facts["rows_in_file"] = {split: len(found) for split, found in records.items()}
+    facts["rows_in_file"] = {split: len(found) + found.left_out.total for split, found in records.items()}
     _compare_with_table_1(task, facts, notes)
     facts["max_records"] = max_records
     if max_records is not None:
         notes.append(f"at most {max_records:,} records of each split are used (max_records).")
         records = {split: _at_most(found, max_records) for split, found in records.items()}
-    facts["cleaning"] = {split: found.cleaning() for split, found in records.items()}
-    for split, repairs in facts["cleaning"].items():
-        changes = [phrase.format(repairs[name]) for name, phrase in _REPAIRS.items() if name in repairs]
-        if changes:
-            notes.append(f"{split}: {', '.join(changes)}.")
+    facts["cleaning"] = {}
+    for split, found in records.items():
+        counts = found.cleaning()
+        changed = dataclasses.replace(counts, records_read=0, records_kept=0).as_dict()
+        facts["cleaning"][split] = {name: number for name, number in changed.items() if number}
+        if facts["cleaning"][split]:
+            notes.append(f"{split}: {counts.summary()}.")
     facts["rows"] = {split: len(found) for split, found in records.items()}
     facts["shared_with_train"] = _shared_with_train(records, notes)
+    check_minus_one(task, records.values())
     classes = number_classes(task, records["train"])
     splits = {split: to_dataset(task, found, classes) for split, found in records.items()}
     facts["fingerprints"] = {split: fingerprint(dataset) for split, dataset in splits.items()}
@@ -427,6 +445,8 @@ def _describe_classes(
                 notes.append(
                     f"{split}: {without_mask:,} records have no {task.mask_column}; all their residues count."
                 )
+            if masked and not task.file_prefix:  # TAPE's tasks always have such residues
+                notes.append(f"{split}: {masked:,} of {len(labels):,} residues do not count (no label, or masked).")
             if masked == len(labels):
                 raise CorpusError(
                     f"{task.name}: no residue of {split} has a label that counts: check the labels and the mask."

@@ -5,19 +5,28 @@ Let L(i, a) be the log-probability of residue a at position i of the wild type. 
 nothing.
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from string import ascii_uppercase
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from adversarial_mlm.data.cleaning import clean_sequence
 from adversarial_mlm.inference.embeddings import check_max_length, default_max_length
+from adversarial_mlm.inference.mutations import STOP
 from adversarial_mlm.models.tokenization_protein import ByteTable
-from adversarial_mlm.utils.errors import shorten
+from adversarial_mlm.utils.errors import CorpusError, shorten
 
 _BATCH_TOKENS = 4096
-_SUBSTITUTION = re.compile(r"([A-Z])([0-9]+)([A-Z])")
+
+# why a variant has no score, besides STOP; each completes "3 records ..."
+NO_SEQUENCE = "without a sequence"
+GAP = "with a gap (- or .)"
+OTHER_LENGTH = "with another length than the wild type"
+AMBIGUOUS = "with a residue that is unknown or ambiguous (?, B, J, X or Z)"
+NO_TOKEN = "with a residue that the tokenizer lacks"
+_AMBIGUOUS = frozenset("?BJXZ")
 
 
 @torch.no_grad()
@@ -98,31 +107,52 @@ def substitutions(wild_type: str, sequence: str) -> list[tuple[int, str]] | None
     return [(position, new) for position, (old, new) in enumerate(zip(wild_type, sequence, strict=True)) if old != new]
 
 
-def apply_mutations(wild_type: str, text: str) -> str:
-    """Return the sequence of a variant such as `A12G:L30F` (old residue, position from 1, new residue).
-
-    An empty text gives the wild type.
+def check_wild_type(text: str) -> str:
+    """Clean the sequence of a wild type: upper case, without white space and without the stop at its end.
 
     Raises:
-        ValueError: If a part has another form, or the wild type has another residue at the position; the message is
-            the end of a sentence.
+        [`CorpusError`]: If it is empty, or has a gap, another stop or an unknown residue.
     """
-    sequence = list(wild_type)
-    for part in filter(None, re.split(r"[:;,\s]+", text.strip())):
-        match = _SUBSTITUTION.fullmatch(part.upper())
-        if match is None:
-            raise ValueError(f"contains {shorten(part)}, which is not a substitution such as A12G")
-        old, position, new = match[1], int(match[2]), match[3]
-        if not 1 <= position <= len(wild_type):
-            raise ValueError(f"contains {part}, but the wild type has {len(wild_type)} residues")
-        if wild_type[position - 1] != old:
-            raise ValueError(
-                f"contains {part}, but the wild type has {wild_type[position - 1]} at position {position}"
-            )
-        if sequence[position - 1] != old:
-            raise ValueError(f"contains two substitutions at position {position}")
-        sequence[position - 1] = new
-    return "".join(sequence)
+    cleaned = clean_sequence(text)
+    if not cleaned.sequence or cleaned.gaps or cleaned.unknown or _has_inner_stop(text):
+        raise CorpusError(f"wild_type is {shorten(text)}, but must be a protein in one-letter code.")
+    return cleaned.sequence
+
+
+def letters_with_token(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
+    """Return the capital letters that a tokenizer has a token for."""
+    table = ByteTable.from_tokenizer(tokenizer)
+    return frozenset(letter for letter in ascii_uppercase if table.ids[ord(letter)] != tokenizer.unk_token_id)
+
+
+def why_not_scored(wild_type: str, text: str, letters: Container[str] = ascii_uppercase) -> str | None:
+    """Return the reason why a variant has no score, one of the reasons of this module; `None` if it has one.
+
+    White space and a stop at the end are removed, as before training. Gaps are not, because that would shift residues.
+
+    Args:
+        wild_type (`str`): The protein, from [`check_wild_type`].
+        text (`str`): The variant as found in a table.
+        letters (`Container[str]`, *optional*): Residues that the tokenizer has, from [`letters_with_token`].
+    """
+    cleaned = clean_sequence(text)
+    if cleaned.gaps:
+        return GAP
+    if _has_inner_stop(text) or (cleaned.stops and len(cleaned.sequence) != len(wild_type)):
+        return STOP
+    if not cleaned.sequence:
+        return NO_SEQUENCE
+    found = substitutions(wild_type, cleaned.sequence)
+    if found is None:
+        return OTHER_LENGTH
+    concerned = {letter for position, new in found for letter in (wild_type[position], new)}
+    if concerned & _AMBIGUOUS:
+        return AMBIGUOUS
+    return None if all(letter in letters for letter in concerned) else NO_TOKEN
+
+
+def _has_inner_stop(text: str) -> bool:
+    return "*" in text.strip().removesuffix("*")
 
 
 def score_variants(
@@ -138,23 +168,28 @@ def score_variants(
     """Score variants of a wild type. The arguments are those of [`marginals`].
 
     Returns:
-        `np.ndarray` of shape `(variants,)`, float64; nan if the length differs from the wild type's, or a residue has
-        no token.
+        `np.ndarray` of shape `(variants,)`, float64; nan if [`why_not_scored`] gives a reason.
+
+    Raises:
+        ValueError: As [`check_wild_type`] and [`marginals`].
     """
-    variants = [substitutions(wild_type, sequence) for sequence in sequences]
+    wild_type = check_wild_type(wild_type)
+    table, letters = ByteTable.from_tokenizer(tokenizer), letters_with_token(tokenizer)
+    variants: list[list[tuple[int, str]] | None] = []
+    for text in sequences:
+        reason = why_not_scored(wild_type, text, letters)
+        variants.append(substitutions(wild_type, clean_sequence(text).sequence) if reason is None else None)
     positions = sorted({position for variant in variants for position, _ in variant or ()})
     if not positions:
         return np.array([np.nan if variant is None else 0.0 for variant in variants])
     logs = marginals(
         model, tokenizer, wild_type, positions, masked=masked, max_length=max_length, batch_tokens=batch_tokens
     )
-    table = ByteTable.from_tokenizer(tokenizer)
-    ids = {letter: int(table.encode(letter)[0]) for letter in {*wild_type, *"".join(sequences)}}
+    of_wild_type = table.encode(wild_type)
     scores = np.full(len(variants), np.nan)
     for row, variant in enumerate(variants):
-        if variant is None:
-            continue
-        pairs = [(position, ids[new], ids[wild_type[position]]) for position, new in variant]
-        if all(tokenizer.unk_token_id not in pair[1:] for pair in pairs):
-            scores[row] = sum(logs[position, new] - logs[position, old] for position, new, old in pairs)
+        if variant is not None:
+            at = [position for position, _ in variant]
+            new = table.encode("".join(letter for _, letter in variant))
+            scores[row] = (logs[at, new] - logs[at, of_wild_type[at]]).sum()
     return scores

@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import os
-import random
 import re
 from collections import Counter
 from pathlib import Path
@@ -17,14 +16,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from adversarial_mlm.data import CorpusError, load_corpus, read_cluster_table
 from adversarial_mlm.recipes.recipe import parse_recipe
-
-EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
-SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(1 << 32)) if EXAMPLES else 0
+from tests.helpers.fuzzing import EXAMPLES, SEED, fuzz_settings
 
 PROTEINS = [
     ("sp|P1|ONE_HUMAN", "MKVLAAGIVGLCAKAYNNDE"),
@@ -291,13 +288,7 @@ def test_a_mutated_file_is_read_or_refused_in_one_sentence(tmp_path, reader, out
     check, number = CHECKS.get(reader, check_corpus), iter(range(1 << 62))
 
     @seed(SEED)
-    @settings(
-        max_examples=int(EXAMPLES or 30),
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
+    @fuzz_settings(30)
     @given(mutated_files(reader))
     def run(data):
         # a new name each time, as a file that is written twice within a tick of the clock could come from the cache

@@ -1,11 +1,14 @@
 import json
+from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from adversarial_mlm.data import CorpusError
 from adversarial_mlm.downstream.tasks import load_own_task, own_task
+from tests.helpers.exhaustive import exhaustive
 
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
 
@@ -101,11 +104,11 @@ class TestSplits:
             row["sequence"] += "*"
         path = write_csv(tmp_path / "all.csv", rows)
         data = load_own_task(SCORE, path, split_column="split")
-        counts = {split: found.get("stops", 0) for split, found in data.facts["cleaning"].items()}
+        counts = {split: found.get("stops_removed", 0) for split, found in data.facts["cleaning"].items()}
         assert counts["test"] == 10 and counts["train"] + counts["valid"] == 3
-        assert "test: stops removed from 10 records." in data.facts["notes"]
+        assert "test: 10 records read, 10 kept; 10 with stops (*) removed." in data.facts["notes"]
         assert load_own_task(SCORE, path, split_column="split", max_records=4).facts["cleaning"]["test"] == {
-            "stops": 4
+            "stops_removed": 4
         }
 
     def test_missing_validation_data_are_taken_from_train(self, three_files, caplog):
@@ -142,7 +145,7 @@ class TestSplits:
             ({"seed": -1}, "seed must be 0 or more, got -1"),
             ({"max_records": 0}, "max_records must be 1 or more"),
             ({"split_column": "part"}, 'a.csv: line 2 has no column "part"'),
-            ({"split_column": "kind"}, "column \"kind\" contains 'soluble' in record 1, but must be train"),
+            ({"split_column": "kind"}, "line 2: column \"kind\" contains 'soluble', but must contain train"),
             ({"split_column": "always"}, 'column "always" has no record with test'),
         ],
     )
@@ -157,17 +160,13 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("task", "value", "message"),
         [
-            (SCORE, "", 'column "score" is empty'),
             (SCORE, "high", "column \"score\" contains 'high', but must contain a number"),
-            (SCORE, "nan", 'column "score" contains nan, but must contain a finite number'),
+            (SCORE, "0,5", "column \"score\" contains '0,5', but must contain a number with a decimal point"),
+            exhaustive(SCORE, "1_2", "column \"score\" contains '1_2', but must contain a number"),
+            exhaustive(SCORE, "[1, 2]", 'column "score" contains a list of 2 values'),
             (SCORE, "inf", 'column "score" contains inf'),
             (SCORE, "-Infinity", 'column "score" contains -inf'),
-            (own_task("classification", "score"), "", 'column "score" is empty'),
-            (
-                own_task("classification", "score"),
-                "NaN",
-                "column \"score\" contains 'NaN', but must contain the name or number of a class",
-            ),
+            (own_task("classification", "score"), "[1, 2]", 'column "score" contains a list of 2 values'),
         ],
     )
     def test_targets_that_cannot_be_read_are_refused_with_their_line(
@@ -179,6 +178,44 @@ class TestTargets:
         with pytest.raises(CorpusError, match=rf"test\.csv: line 6: {message}") as caught:
             load_own_task(task, **three_files)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("task", [SCORE, KIND])
+    def test_records_without_a_label_are_left_out_and_counted(self, three_files, tmp_path, caplog, task):
+        rows = rows_of(9, "t")
+        without = [row for index, row in enumerate(rows) if index not in (4, 5, 7)]
+        for index, value in ((4, ""), (5, "NA"), (7, "nan")):
+            rows[index][task.target] = value
+        fingerprints = []
+        for found in (rows, without):
+            three_files["test_file"] = write_csv(tmp_path / "test.csv", found)
+            data = load_own_task(own_task(task.kind, task.target, id_column="name"), **three_files)
+            fingerprints.append(data.facts["fingerprints"])
+            if found is rows:
+                assert data.facts["rows_in_file"]["test"] == 9 and data.facts["rows"]["test"] == 6
+                assert data.facts["left_out"] == {"test": {"without a label": 3}}
+                note = "test.csv: 3 of 9 records are left out: 3 without a label (first: line 6)."
+                assert data.facts["notes"] == [note] and note in caplog.text
+        assert data.facts["left_out"] == {} and fingerprints[0] == fingerprints[1]
+
+    def test_missing_labels_do_not_change_a_random_split(self, tmp_path):
+        rows = [{**row, "score": "NA" if index % 10 == 3 else row["score"]} for index, row in enumerate(rows_of(60))]
+        labelled = write_csv(tmp_path / "b.csv", [row for row in rows if row["score"] != "NA"])
+        data = load_own_task(SCORE, write_csv(tmp_path / "a.csv", rows))
+        assert data.facts["fingerprints"] == load_own_task(SCORE, labelled).facts["fingerprints"]
+        assert data.facts["left_out"] == {"train": {"without a label": 6}}
+
+    def test_a_column_of_missing_values_only_is_refused(self, tmp_path):
+        path = write_csv(tmp_path / "a.csv", rows_of(9, score="NA"))
+        with pytest.raises(CorpusError, match='a.csv: no record has a label: column "score" contains missing values'):
+            load_own_task(SCORE, path)
+
+    def test_decimals_of_parquet_are_numbers(self, tmp_path):
+        rows = rows_of(40)
+        write_csv(tmp_path / "a.csv", rows)
+        rows = [{**row, "score": Decimal(str(row["score"]))} for row in rows]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+        plain, decimals = (load_own_task(SCORE, tmp_path / name).facts for name in ("a.csv", "a.parquet"))
+        assert plain["fingerprints"] == decimals["fingerprints"]
 
     @pytest.mark.parametrize("column", ["score", "sequence", "name"])
     def test_an_unknown_column_is_refused_by_name(self, tmp_path, column):
@@ -203,6 +240,27 @@ class TestTargets:
         rows = [{**row, "kind": values[index % 3]} for index, row in enumerate(rows_of(30))]
         (tmp_path / "a.json").write_text(json.dumps(rows))
         assert load_own_task(KIND, tmp_path / "a.json").classes == ["9", "10", "11"]
+
+    def test_labels_that_mean_the_same_are_one_class_in_all_splits(self, tmp_path):
+        spellings = ["0", "1", "0.0", "1.0", " 0", "-100", "None"]
+        rows = [{**row, "kind": spellings[index % 7]} for index, row in enumerate(rows_of(42))]
+        data = load_own_task(KIND, write_csv(tmp_path / "a.csv", rows))
+        assert data.classes == ["0", "1"] and data.facts["unseen_classes"] == {}
+        assert data.facts["left_out"] == {"train": {"without a label": 12}}
+
+    @pytest.mark.parametrize(
+        ("values", "listed"), [(["-1", "0", "1"], "0, 1"), (["3", "-1.0", "0", "1", "2"], "0, 1, 2, ...")]
+    )
+    def test_minus_one_next_to_several_classes_is_refused_because_it_may_mean_missing(self, tmp_path, values, listed):
+        rows = [{**row, "kind": values[index % len(values)]} for index, row in enumerate(rows_of(40))]
+        message = f'column "kind" contains -1 next to the classes {listed}: write null or -100 if it marks missing'
+        with pytest.raises(CorpusError, match=message):
+            load_own_task(KIND, write_csv(tmp_path / "a.csv", rows))
+
+    @pytest.mark.parametrize("values", [["-1", "1"], ["-2", "-1", "0", "1"], ["-1", "low", "high"]])
+    def test_minus_one_is_a_class_where_it_can_mean_nothing_else(self, tmp_path, values):
+        rows = [{**row, "kind": values[index % len(values)]} for index, row in enumerate(rows_of(40))]
+        assert "-1" in load_own_task(KIND, write_csv(tmp_path / "a.csv", rows)).classes
 
     def test_a_number_that_is_not_whole_is_no_class(self, tmp_path):
         (tmp_path / "a.json").write_text(json.dumps(rows_of(30)))
@@ -235,14 +293,55 @@ class TestResidueLabels:
         assert data.splits["train"][0]["label"] == [0, 0, 2, 0, 1] + [0] * 5
 
     def test_numbers_may_be_negative_and_null_or_minus_100_does_not_count(self, tmp_path):
-        data = load_own_task(self.task, self.write(tmp_path, [-1, 1, None, -100, 0]))
-        assert data.classes == ["-1", "0", "1"]
+        data = load_own_task(self.task, self.write(tmp_path, [-2, 1, None, -100, 0]))
+        assert data.classes == ["-2", "0", "1"]
         assert data.splits["train"][0]["label"][:5] == [0, 2, -100, -100, 1]
 
     def test_lists_in_csv_are_json(self, tmp_path):
         rows = [{"sequence": "MKV" + letter, "sites": "[0, 1, null, 1]"} for letter in LETTERS]
         data = load_own_task(self.task, write_csv(tmp_path / "a.csv", rows))
         assert data.splits["train"][0]["label"] == [0, 1, -100, 1]
+
+    def test_spaces_between_residues_and_labels_change_nothing(self, tmp_path, caplog):
+        rows = [{"sequence": "MKVL" + letter, "sites": "HEECC", "mask": "11011"} for letter in LETTERS]
+        spaced = [{column: " ".join(value) for column, value in row.items()} for row in rows]
+        only = [{**row, "sequence": " ".join(row["sequence"])} for row in rows]
+        task = own_task("token_classification", "sites", mask_column="mask")
+        facts = [load_own_task(task, write_csv(tmp_path / "a.csv", found)).facts for found in (rows, spaced, only)]
+        assert [found["fingerprints"] for found in facts] == [facts[0]["fingerprints"]] * 3
+        assert [found["residues"]["train"] for found in facts] == [80] * 3
+        assert facts[1]["cleaning"]["train"] == {"whitespace_removed": 16}
+        assert "train: 16 records read, 16 kept; 16 with white space removed." in caplog.text
+
+    @pytest.mark.parametrize(
+        "spell",
+        [
+            str,
+            json.dumps,
+            lambda mask: json.dumps([float(value) for value in mask]),
+            lambda mask: json.dumps([value == 1 for value in mask]),
+            lambda mask: str(np.array(mask)),
+        ],
+    )
+    def test_masks_in_csv_may_be_lists(self, tmp_path, spell):
+        task = own_task("token_classification", "sites", mask_column="mask")
+        rows = [{"sequence": "MKVL" + letter, "sites": "HEECC", "mask": spell([1, 1, 0, 1, 1])} for letter in LETTERS]
+        data = load_own_task(task, write_csv(tmp_path / "a.csv", rows))
+        assert data.splits["train"][0]["label"] == [2, 1, -100, 0, 0]
+
+    def test_minus_100_as_text_does_not_count(self, tmp_path, caplog):
+        texts = ['[-100, 1, 0, "NA", 1]', '["-100", "1", "0.0", null, 1.0]', "-100 1 0 NA 1"]
+        for text in texts:
+            rows = [{"sequence": "MKVL" + letter, "sites": text} for letter in LETTERS]
+            data = load_own_task(self.task, write_csv(tmp_path / "a.csv", rows))
+            assert data.classes == ["0", "1"] and data.splits["train"][0]["label"] == [-100, 1, 0, -100, 1]
+        assert "train: 32 of 80 residues do not count (no label, or masked)." in caplog.text
+
+    def test_a_blank_is_neither_a_class_nor_a_residue(self, tmp_path):
+        rows = [{"sequence": "MKVL" + letter, "sites": "HH  C"} for letter in LETTERS]
+        message = r'line 2: column "sites" has 3 labels \(white space is no label\) for the 5 residues'
+        with pytest.raises(CorpusError, match=message):
+            load_own_task(self.task, write_csv(tmp_path / "a.csv", rows))
 
     def test_a_mask_that_is_asked_for_must_be_there(self, tmp_path):
         masked = own_task("token_classification", "sites", mask_column="known")

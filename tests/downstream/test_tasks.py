@@ -205,16 +205,28 @@ class TestResidueLabels:
         assert data.facts["residues"]["train"] == sum(map(len, labels))
         assert data.facts["masked_residues"]["train"] == sum((label == -100).sum() for label in labels)
 
+    def test_records_without_states_are_left_out_and_minus_one_as_text_does_not_count(self, write_task):
+        def change(splits):
+            first, second, third, *_ = splits["valid"]
+            first["ss3"], second["ss3"] = None, "NA"
+            third["primary"], third["ss3"], third["valid_mask"] = "MKVLA", ["0", "-1", "1", "-100", "H"], [1] * 5
+
+        data = load_task("secondary_structure", write_task("secondary_structure", change=change))
+        assert data.facts["left_out"] == {"valid": {"without a label": 2}}
+        assert data.facts["rows_in_file"]["valid"] == 13 and data.facts["rows"]["valid"] == 11
+        assert labels_of(data.splits["valid"])[0].tolist() == [0, -100, 1, -100, 0]
+
     def test_cleaning_never_moves_a_label(self, write_task):
         def change(splits):
             record = splits["train"][0]
-            record["primary"], record["ss3"], record["valid_mask"] = "mK*V-J A", [0, 1, 2, 0, 1, 2, 0, 1], [1] * 8
+            record["primary"], record["ss3"], record["valid_mask"] = "mK*V-J A", [0, 1, 2, 0, 1, 2, 0], [1] * 7
 
         data = load_task("secondary_structure", write_task("secondary_structure", change=change))
-        assert data.splits["train"][0]["sequence"] == "MK?V???A"
-        assert data.splits["train"][0]["label"] == [0, 1, 2, 0, 1, 2, 0, 1]
+        assert data.splits["train"][0]["sequence"] == "MK?V??A"
+        assert data.splits["train"][0]["label"] == [0, 1, 2, 0, 1, 2, 0]
         assert data.facts["records_kept_in_place"]["train"] == 1
-        assert data.facts["cleaning"]["train"] == {"lower_case": 1, "unknown": 4}
+        counts = {"lower_case": 1, "whitespace_removed": 1, "unknown_residues": 3, "records_with_unknown": 1}
+        assert data.facts["cleaning"]["train"] == counts
 
     @pytest.mark.parametrize(
         ("column", "value", "message"),
@@ -224,10 +236,13 @@ class TestResidueLabels:
             ("ss3", "HHQHH", r"contains the class 'Q', but the classes are \['H', 'E', 'C'\]"),
             ("ss3", [0, 1, 2, 3, 0], "contains the class '3'"),
             ("ss3", [0, 1, 2, 0.5, 0], "contains '0.5', but must contain the name or number of a class"),
-            ("ss3", None, 'column "ss3" is empty'),
             ("ss3", 7, "must contain a list"),
             ("valid_mask", [1, 1, 1], 'column "valid_mask" has 3 values for 5 residues'),
-            ("valid_mask", [1, 1, 2, 1, 1], 'column "valid_mask" must contain only ones and zeros'),
+            (
+                "valid_mask",
+                [1, 1, 2, 1, 1],
+                "column \"valid_mask\" contains '2', but must contain only ones and zeros",
+            ),
         ],
     )
     def test_labels_that_do_not_fit_are_refused(self, write_task, column, value, message):
@@ -325,12 +340,10 @@ class TestNumbers:
     @pytest.mark.parametrize(
         ("value", "message"),
         [
-            (float("nan"), "contains nan, but must contain a finite number"),
             ([float("inf")], "contains inf"),
             (1e39, "contains 1e\\+39, but must contain a finite number of 32 bits"),
             ([], "contains a list of 0 values, but must contain one"),
             ([1.0, 2.0], "contains a list of 2 values"),
-            (None, "is empty"),
             ("bright", "contains 'bright', but must contain a number"),
             (True, "contains 'True', but must contain one number"),
             ({"a": 1}, "contains .*, but must contain one number"),
@@ -371,7 +384,8 @@ class TestNumbers:
             splits["test"][1]["primary"] += "*-J1"
 
         load_task("fluorescence", write_task("fluorescence", change=change))
-        said = "test: stops removed from 2 records, gaps removed from 1 records, 2 residues with unknown letters."
+        said = "test: 14 records read, 14 kept; 2 with stops (*) removed, 1 with gaps (- or .) removed, "
+        said += "1 with unknown residues (2 residues)."
         assert said in caplog.text
 
     def test_stops_are_left_out_of_fluorescence_and_counted(self, write_task):
@@ -380,10 +394,19 @@ class TestNumbers:
 
         data = load_task("fluorescence", write_task("fluorescence", change=change))
         assert data.splits["train"][0]["sequence"] == "MKVLA"
-        assert json.dumps(data.facts["cleaning"]) == '{"train": {"stops": 1}, "valid": {}, "test": {}}'
-        assert data.facts["cleaning"] == {"train": {"stops": 1}, "valid": {}, "test": {}}
+        assert json.dumps(data.facts["cleaning"]) == '{"train": {"stops_removed": 1}, "valid": {}, "test": {}}'
 
-    @pytest.mark.parametrize("value", ["three", 2.5, 2**40, [1, 2], float("nan")])
+    def test_numbers_without_a_value_are_left_out(self, write_task):
+        def change(splits):
+            for record, value in zip(splits["test"], [None, float("nan"), [float("nan")], "NA"], strict=False):
+                record["log_fluorescence"] = value
+
+        data = load_task("fluorescence", write_task("fluorescence", change=change))
+        assert data.facts["left_out"] == {"test": {"without a label": 4}}
+        note = "fluorescence_test.json: 4 of 14 records are left out: 4 without a label (first: record 1)."
+        assert note in data.facts["notes"] and data.facts["differences"]["test"] == 14 - 27217
+
+    @pytest.mark.parametrize("value", ["three", 2.5, 2**40, [1, 2], "1_2"])
     def test_numbers_of_mutations_are_whole(self, write_task, value):
         def change(splits):
             splits["test"][1]["num_mutations"] = value
@@ -394,11 +417,12 @@ class TestNumbers:
     def test_remarks_that_some_records_lack_are_null(self, write_task):
         def change(splits):
             del splits["test"][1]["num_mutations"]
+            splits["test"][3]["num_mutations"], splits["test"][4]["num_mutations"] = "NA", float("nan")
             for record in splits["valid"]:
                 del record["num_mutations"]
 
         data = load_task("fluorescence", write_task("fluorescence", change=change))
-        assert data.splits["test"]["num_mutations"][:3] == [0, None, 2]
+        assert data.splits["test"]["num_mutations"][:6] == [0, None, 2, None, None, 1]
         assert data.splits["valid"].column_names == ["id", "sequence", "label"]
 
     @pytest.mark.parametrize("value", ["", "**", "J?J", None, 5, [True]])

@@ -2,12 +2,22 @@ import numpy as np
 import pytest
 import torch
 
+from adversarial_mlm.inference.mutations import STOP, apply_substitutions, parse_mutations
 from adversarial_mlm.inference.variant_effects import (
-    apply_mutations,
+    AMBIGUOUS,
+    GAP,
+    NO_SEQUENCE,
+    NO_TOKEN,
+    OTHER_LENGTH,
+    check_wild_type,
+    letters_with_token,
     marginals,
     score_variants,
     substitutions,
+    why_not_scored,
 )
+from adversarial_mlm.utils.errors import CorpusError
+from tests.helpers.foreign_encoders import BUILDERS
 
 WILD_TYPE = "MKTAYIAKQRQISFVKSHFSRQLEERLG"
 
@@ -37,13 +47,13 @@ def test_marginals_are_those_of_one_position_at_a_time(model, tokenizer, masked)
 
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_variants_score_is_the_sum_over_its_substitutions(model, tokenizer, masked):
-    variants = ["A4W", "A4W:Q9R", "", "M1K:G28D:I6V"]
-    sequences = [apply_mutations(WILD_TYPE, text) for text in variants]
+    variants = ["A4W", "A4W:Q9R", "WT", "M1K:G28D:I6V"]
+    sequences = [apply_substitutions(WILD_TYPE, parse_mutations(text)) for text in variants]
     found = score_variants(model, tokenizer, WILD_TYPE, sequences, masked=masked)
     ids = tokenizer.get_vocab()
     for score, text in zip(found, variants, strict=True):
         wanted = 0.0
-        for part in filter(None, text.split(":")):
+        for part in text.split(":") if text != "WT" else []:
             logs = log_probabilities(model, tokenizer, WILD_TYPE, int(part[1:-1]) - 1, masked)
             wanted += logs[ids[part[-1]]] - logs[ids[part[0]]]
         assert score == pytest.approx(wanted, abs=1e-5)
@@ -64,23 +74,69 @@ def test_a_model_whose_output_is_not_finite_is_refused(model, tokenizer):
         marginals(model, tokenizer, WILD_TYPE)
 
 
-def test_variants_of_another_length_or_with_letters_without_a_token_have_no_score(model, tokenizer):
-    sequences = [WILD_TYPE, WILD_TYPE[1:], WILD_TYPE + "A", "J" + WILD_TYPE[1:], "W" + WILD_TYPE[1:]]
+def test_variants_without_a_score_are_nan(model, tokenizer):
+    sequences = [WILD_TYPE, WILD_TYPE[1:], "-" + WILD_TYPE[1:], "J" + WILD_TYPE[1:], "W" + WILD_TYPE[1:]]
     found = score_variants(model, tokenizer, WILD_TYPE, sequences)
     assert np.isnan(found).tolist() == [False, True, True, True, False]
     assert substitutions(WILD_TYPE, sequences[-1]) == [(0, "W")] and substitutions("MK", "MKT") is None
 
 
+def test_spelling_changes_no_score(model, tokenizer):
+    variant = "W" + WILD_TYPE[1:]
+    texts = [variant, variant.lower(), " ".join(variant), f" {variant}\n", variant + "*"]
+    scores = [score_variants(model, tokenizer, wild, texts) for wild in (WILD_TYPE, " ".join(WILD_TYPE.lower()) + "*")]
+    assert np.array_equal(scores[0], scores[1]) and len(set(scores[0])) == 1 and np.isfinite(scores[0]).all()
+
+
 @pytest.mark.parametrize(
-    "text, reason",
+    ("variant", "reason"),
     [
-        ("A5W", "contains A5W, but the wild type has Y at position 5"),
-        ("A40W", "contains A40W, but the wild type has 28 residues"),
-        ("M0K", "the wild type has 28 residues"),
-        ("A4del", "contains 'A4del', which is not a substitution"),
-        ("A4W:A4C", "contains two substitutions at position 4"),
+        (WILD_TYPE, None),
+        ("U" + WILD_TYPE[1:], None),
+        ("-" + WILD_TYPE[1:], GAP),
+        ("." + WILD_TYPE[1:], GAP),
+        (WILD_TYPE + "-", GAP),
+        (WILD_TYPE[:5] + "-" + WILD_TYPE[5:], GAP),
+        ("*" + WILD_TYPE[1:], STOP),
+        (WILD_TYPE[:-1] + "*", STOP),
+        (WILD_TYPE[:9] + "*", STOP),
+        (WILD_TYPE + "**", STOP),
+        (WILD_TYPE[1:], OTHER_LENGTH),
+        (WILD_TYPE + "A", OTHER_LENGTH),
+        (WILD_TYPE[:9] + " " + WILD_TYPE[10:], OTHER_LENGTH),
+        ("X" + WILD_TYPE[1:], AMBIGUOUS),
+        ("J" + WILD_TYPE[1:], AMBIGUOUS),
+        ("1" + WILD_TYPE[1:], AMBIGUOUS),
+        ("\u00e4" + WILD_TYPE[1:], AMBIGUOUS),
+        ("?" * len(WILD_TYPE), AMBIGUOUS),
+        ("", NO_SEQUENCE),
+        ("  ", NO_SEQUENCE),
     ],
 )
-def test_mutations_that_do_not_fit_the_wild_type_are_refused(text, reason):
-    with pytest.raises(ValueError, match=reason):
-        apply_mutations(WILD_TYPE, text)
+def test_what_has_no_score_has_a_reason_whatever_the_tokenizer(variant, reason, tokenizer):
+    assert (
+        why_not_scored(WILD_TYPE, variant)
+        == why_not_scored(WILD_TYPE, variant, letters_with_token(tokenizer))
+        == reason
+    )
+
+
+def test_a_residue_that_the_tokenizer_lacks_is_named_as_the_reason(tokenizer):
+    letters = letters_with_token(tokenizer) - {"U"}
+    assert why_not_scored(WILD_TYPE, "U" + WILD_TYPE[1:], letters) == NO_TOKEN
+    assert why_not_scored("U" + WILD_TYPE, "U" + WILD_TYPE[:-1] + "W", letters) is None
+
+
+def test_gaps_have_no_score_with_a_vocabulary_that_holds_them(tmp_path):
+    torch.manual_seed(0)
+    esm, tokenizer = BUILDERS["esm"](tmp_path)
+    assert {"-", "."} <= set(tokenizer.get_vocab())
+    found = score_variants(esm.eval(), tokenizer, WILD_TYPE, ["-" + WILD_TYPE[1:], "." + WILD_TYPE[1:], WILD_TYPE])
+    assert np.isnan(found).tolist() == [True, True, False]
+
+
+def test_a_wild_type_is_cleaned_or_refused():
+    assert check_wild_type(" m k\nt* ") == "MKT"
+    for text in ("", "*", "M*KT", "MK-T", "MKT1", "MKT**", "MJT"):
+        with pytest.raises(CorpusError, match="wild_type is .*, but must be a protein in one-letter code"):
+            check_wild_type(text)
