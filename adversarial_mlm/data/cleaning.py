@@ -123,6 +123,16 @@ class CleaningCounts:
         """Records dropped because they have no sequence, or no known residue."""
         return self.dropped_empty + self.dropped_no_residues
 
+    def add(self, cleaned: "CleanedSequence") -> None:
+        """Count what was changed in one sequence."""
+        self.lower_case += cleaned.lower_case
+        self.stops_removed += cleaned.stops
+        self.gaps_removed += cleaned.gaps
+        self.whitespace_removed += cleaned.whitespace
+        self.numbers_removed += cleaned.numbers
+        self.unknown_residues += cleaned.unknown
+        self.records_with_unknown += cleaned.unknown > 0
+
     def as_dict(self) -> dict[str, int]:
         """Return the counts by name, in the order of the attributes."""
         return dataclasses.asdict(self)
@@ -236,13 +246,7 @@ def clean_rows(
         length = len(cleaned.sequence)
         counts.records_read += 1
         if cleaned.sequence is not text:
-            counts.lower_case += cleaned.lower_case
-            counts.stops_removed += cleaned.stops
-            counts.gaps_removed += cleaned.gaps
-            counts.whitespace_removed += cleaned.whitespace
-            counts.numbers_removed += cleaned.numbers
-            counts.unknown_residues += cleaned.unknown
-            counts.records_with_unknown += cleaned.unknown > 0
+            counts.add(cleaned)
         if length == cleaned.unknown:
             counts.dropped_empty += length == 0
             counts.dropped_no_residues += length > 0

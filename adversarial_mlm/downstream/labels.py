@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from adversarial_mlm.data.cleaning import is_missing as is_missing_text
+from adversarial_mlm.data.cleaning import sequence_text
 from adversarial_mlm.models.tokenization_protein import VOCABULARY
 from adversarial_mlm.utils.errors import shorten
 
@@ -42,14 +44,8 @@ _LIST_PARTS = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s,;]+|[,;]")
 def read_sequence(value: Any) -> str:
     """Read a sequence: text, a list of letters, or token numbers of TAPE's first release (29 tokens)."""
     value = to_python(value)
-    if is_missing(value):
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return "".join(value)
-    if not isinstance(value, list) or not all(type(item) is int for item in value):
-        raise ValueError(f"contains {shorten(str(value)[:200])}, but must contain a sequence")
+    if not isinstance(value, list) or not value or not all(type(item) is int for item in value):
+        return sequence_text(value)
     wrong = [item for item in value if not _FIRST_RESIDUE <= item < len(_OLD_VOCABULARY)]
     if wrong:
         raise ValueError(
@@ -236,9 +232,9 @@ def _unquote(text: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value marks that nothing is known: None, NaN, or a text such as `NA`."""
+    """Whether a value says that nothing is known: None, NaN, or a text such as `NA` (see [`is_missing_text`])."""
     if isinstance(value, str):
-        return value.strip() in _MISSING
+        return is_missing_text(value)
     if isinstance(value, Decimal):
         return value.is_nan()
     return value is None or (isinstance(value, float) and math.isnan(value))

@@ -12,6 +12,7 @@ from adversarial_mlm.data.cleaning import CleanedSequence, CleaningCounts, clean
 from adversarial_mlm.downstream.definitions import Task
 from adversarial_mlm.downstream.labels import (
     UNSEEN_LABEL,
+    is_missing,
     read_class,
     read_mask,
     read_number,
@@ -80,18 +81,8 @@ class SplitRecords:
         """Count what cleaning changed."""
         counts = CleaningCounts(records_read=len(self) + self.left_out.total, records_kept=len(self))
         for repairs in self.repairs:
-            count_repairs(counts, repairs)
+            counts.add(repairs)
         return counts
-
-
-def count_repairs(counts: CleaningCounts, repairs: CleanedSequence) -> None:
-    """Count what cleaning changed in one sequence."""
-    counts.lower_case += repairs.lower_case
-    counts.stops_removed += repairs.stops
-    counts.gaps_removed += repairs.gaps
-    counts.whitespace_removed += repairs.whitespace
-    counts.unknown_residues += repairs.unknown
-    counts.records_with_unknown += repairs.unknown > 0
 
 
 def read_split(
@@ -131,6 +122,8 @@ def _add_record(found: SplitRecords, task: Task, path: str, where: str, number: 
     remarks = {}
     try:
         text = read_sequence(record[column]).strip()
+        if is_missing(text):
+            raise ValueError(f"contains no sequence{text and f', but {shorten(text)}'}")
         if task.kind == "token_classification":
             text, kept = _KEPT_IN_PLACE.subn("?", text)
         cleaned = clean_sequence(text)

@@ -16,7 +16,7 @@ from adversarial_mlm.downstream.definitions import KINDS, Task, own_task
 from adversarial_mlm.downstream.labels import read_number, read_sequence, read_whole_number, read_words
 from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
-from adversarial_mlm.downstream.records import count_repairs, fingerprint
+from adversarial_mlm.downstream.records import fingerprint
 from adversarial_mlm.downstream.results import record
 from adversarial_mlm.downstream.tasks import TaskData, load_task
 from adversarial_mlm.inference.mutations import (
@@ -231,7 +231,7 @@ class _VariantTable:
         if reason is not None:
             return self._leave_out(reason, where)
         cleaned = clean_sequence(text.strip())
-        count_repairs(self.cleaning, cleaned)
+        self.cleaning.add(cleaned)
         return cleaned.sequence
 
     def add(self, number: int, where: str, sequence: str | None, label: float | None) -> None:

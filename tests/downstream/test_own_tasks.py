@@ -144,7 +144,7 @@ class TestSplits:
             ),
             ({"seed": -1}, "seed must be 0 or more, got -1"),
             ({"max_records": 0}, "max_records must be 1 or more"),
-            ({"split_column": "part"}, 'a.csv: line 2 has no column "part"'),
+            ({"split_column": "part"}, 'a.csv: there is no column "part"'),
             ({"split_column": "kind"}, "line 2: column \"kind\" contains 'soluble', but must contain train"),
             ({"split_column": "always"}, 'column "always" has no record with test'),
         ],
@@ -220,7 +220,7 @@ class TestTargets:
     @pytest.mark.parametrize("column", ["score", "sequence", "name"])
     def test_an_unknown_column_is_refused_by_name(self, tmp_path, column):
         rows = [{key: value for key, value in row.items() if key != column} for row in rows_of(9)]
-        with pytest.raises(CorpusError, match=rf'a\.csv: line 2 has no column "{column}"; its columns are "'):
+        with pytest.raises(CorpusError, match=rf'a\.csv: there is no column "{column}"; the columns are "'):
             load_own_task(SCORE, write_csv(tmp_path / "a.csv", rows))
 
     def test_constant_labels_are_refused(self, tmp_path):
@@ -336,6 +336,26 @@ class TestResidueLabels:
             data = load_own_task(self.task, write_csv(tmp_path / "a.csv", rows))
             assert data.classes == ["0", "1"] and data.splits["train"][0]["label"] == [-100, 1, 0, -100, 1]
         assert "train: 32 of 80 residues do not count (no label, or masked)." in caplog.text
+
+    def test_a_sequence_may_be_a_list_of_residues(self, tmp_path):
+        rows = [{"sequence": "MK*L" + letter, "sites": "HEECC"} for letter in LETTERS]
+        as_lists = [{"sequence": str(list(row["sequence"])), "sites": str(list(row["sites"]))} for row in rows]
+        (tmp_path / "a.json").write_text(json.dumps([{**row, "sequence": list(row["sequence"])} for row in rows]))
+        paths = [write_csv(tmp_path / "a.csv", rows), write_csv(tmp_path / "b.csv", as_lists), tmp_path / "a.json"]
+        facts = [load_own_task(self.task, path).facts for path in paths]
+        assert [found["fingerprints"] for found in facts] == [facts[0]["fingerprints"]] * 3
+        assert facts[1]["records_kept_in_place"]["train"] == 16
+
+    @pytest.mark.parametrize("value", ["NA", "", "n.a.", "#N/A"])
+    def test_a_missing_sequence_is_refused_with_its_line(self, tmp_path, value):
+        rows = [
+            {"sequence": "MKVL" + letter, "sites": "HEECC", "score": index} for index, letter in enumerate(LETTERS)
+        ]
+        rows[3]["sequence"] = value
+        path = write_csv(tmp_path / "a.csv", rows)
+        for task in (self.task, own_task("regression", "score")):
+            with pytest.raises(CorpusError, match='a.csv: line 5: column "sequence" contains no sequence'):
+                load_own_task(task, path)
 
     def test_a_blank_is_neither_a_class_nor_a_residue(self, tmp_path):
         rows = [{"sequence": "MKVL" + letter, "sites": "HH  C"} for letter in LETTERS]

@@ -334,7 +334,7 @@ class TestNumbers:
         assert consensus.facts["other_target_than_tape"] and not chymotrypsin.facts["other_target_than_tape"]
         assert any("TAPE and the paper use stability_score_c" in n for n in consensus.facts["notes"])
         assert not load_task("stability", write_task("stability")).facts["other_target_than_tape"]
-        with pytest.raises(CorpusError, match='no column "stability_score_x"; its columns are "primary"'):
+        with pytest.raises(CorpusError, match='no column "stability_score_x"; the columns are "primary"'):
             load_task("stability", folder, target="stability_score_x")
 
     @pytest.mark.parametrize(
