@@ -255,8 +255,9 @@ def _straight_through(
 ) -> torch.Tensor:
     """Algorithm 3: return hard values with the gradient of the relaxed values, `(batch, length, vocab)`.
 
-    `base_ids` is the protein with its random masks: the tokens at positions that the noiser does not mask. The gradient
-    of the any-mask score follows the paper's text, which "simply sets the gradient of the output hardsample to be
+    `base_ids` is the protein with its random masks: the tokens at positions that the noiser does not mask.
+
+    The gradient of the any-mask score follows the paper's text, which "simply sets the gradient of the output hardsample to be
     equal to the gradient of its source probability". The pseudocode differs (docs/algorithm.md).
     """
     dtype, device = soft.dtype, soft.device
