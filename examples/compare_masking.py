@@ -10,6 +10,11 @@ To use several cores or GPUs, start it several times with the same folder. Each 
 the last one writes the tables. docs/comparing.md explains recipes.
 """
 
+from adversarial_mlm.utils import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # the imports take seconds
+
 import logging
 import os
 import sys
@@ -18,10 +23,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.comparison.compare import compare, dry_run, parse_arguments
-from adversarial_mlm.data import CorpusError
-from adversarial_mlm.recipes.recipe import RecipeError
-from adversarial_mlm.utils import signals
-from adversarial_mlm.utils.atomic_files import WritingError
+from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, WritingError
 
 
 def main() -> int:
@@ -42,18 +44,16 @@ def main() -> int:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        with signals.raised():
+        with interrupts.raised():
             if args.dry_run:
                 print(dry_run(args, words))
                 return 0
             outcome = compare(args, words)
-    except (CorpusError, RecipeError) as error:
-        return failed(str(error), 2)
-    except WritingError as error:
-        return failed(str(error), 1)
-    except signals.Interrupted as stop:
+    except AdversarialMLMError as error:
+        return failed(str(error), 1 if isinstance(error, WritingError) else 2)
+    except Interrupted as stop:
         return failed(
-            f"stopped by {stop.signal.name}; start the same command to resume", signals.exit_status(stop.signal)
+            f"stopped by {stop.signal.name}; start the same command to resume", interrupts.exit_status(stop.signal)
         )
     if outcome.elsewhere:
         print(f"{outcome.elsewhere} runs are still training in other processes; the last of these writes the tables")

@@ -8,6 +8,11 @@ Every option can be set in the recipe or on the command line, which wins. `--hel
 the demo runs.
 """
 
+from adversarial_mlm.utils import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_at_once()  # the imports take seconds
+
 import logging
 import os
 import sys
@@ -16,13 +21,10 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.data import CorpusError
-from adversarial_mlm.recipes.recipe import Recipe, RecipeError, parse_recipe
+from adversarial_mlm.recipes.recipe import Recipe, parse_recipe
 from adversarial_mlm.recipes.run import evaluate_saved, interruption, pretrain, push_saved
 from adversarial_mlm.reports import summary
-from adversarial_mlm.training.update_guard import NonFiniteError
-from adversarial_mlm.utils import signals
-from adversarial_mlm.utils.atomic_files import WritingError
+from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, NonFiniteError, WritingError
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = "examples/recipes/demo.yaml"
@@ -47,22 +49,20 @@ def main() -> int:
     recipe = parse_recipe(argv)
     transformers_logging.disable_progress_bar()  # of loading and saving, not of training
     try:
-        with signals.raised():
+        with interrupts.raised():
             return train_and_report(recipe)
-    except (CorpusError, RecipeError) as error:
-        return failed(str(error), 2)
     except NonFiniteError as error:  # on all processes at once
         if PartialState().is_main_process:
             failed(str(error), 1)
         PartialState().destroy_process_group()
         return 1
-    except WritingError as error:
-        return failed(str(error), 1)
-    except signals.Interrupted as stop:
+    except AdversarialMLMError as error:
+        return failed(str(error), 1 if isinstance(error, WritingError) else 2)
+    except Interrupted as stop:
         folder = recipe.training.output_dir
         return failed(
             f"stopped by {stop.signal.name} before or after training; all files in {folder} are complete",
-            signals.exit_status(stop.signal),
+            interrupts.exit_status(stop.signal),
         )
 
 
@@ -76,7 +76,7 @@ def train_and_report(recipe: Recipe) -> int:
     """Train, evaluate, push and report."""
     trainer = pretrain(recipe)
     if trainer.interrupted_by is not None:
-        status = signals.exit_status(trainer.interrupted_by)
+        status = interrupts.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
             failed(interruption(trainer), status)
         trainer.accelerator.wait_for_everyone()  # if one process is gone, its launcher ends the others

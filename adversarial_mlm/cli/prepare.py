@@ -9,14 +9,16 @@ from adversarial_mlm.data import prepare_corpus
 from adversarial_mlm.data.cleaning import CleaningCounts
 from adversarial_mlm.data.prepare import PART_BYTES
 from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.home import path_argument
 
 HELP = "clean FASTA files once, with several processes, for train_data"
+IF_STOPPED = "complete parts are kept: start the same command to continue"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    parser.add_argument("source", nargs="+", help="FASTA files or patterns")
-    parser.add_argument("--output_dir", required=True, help="folder for the prepared corpus")
+    parser.add_argument("source", nargs="+", type=path_argument, help="FASTA files or patterns")
+    parser.add_argument("--output_dir", required=True, type=path_argument, help="folder for the prepared corpus")
     parser.add_argument("--min_length", type=int, default=10, help="drop shorter proteins (default: %(default)s)")
     parser.add_argument("--allow_nucleotides", action="store_true", help="also accept files that look like DNA or RNA")
     parser.add_argument("--workers", type=int, help="processes (default: one for each CPU)")

@@ -33,6 +33,7 @@ from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import MissingPackageError, RecipeError, WritingError
 from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.hardware import machine
+from adversarial_mlm.utils.home import path_argument
 
 logger = logging.getLogger(__name__)
 
@@ -55,27 +56,36 @@ class Outcome:
     files: list[Path] = dataclasses.field(default_factory=list)
 
 
+def _path(text: str) -> Path:
+    return Path(path_argument(text))
+
+
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Parse the command line; the second value holds the words that are pre-training options."""
+    return build_parser().parse_known_args(argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return a parser of the options that a comparison has in addition to those of pre-training."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         usage="%(prog)s recipe.yaml [--dry_run] [--selection_only] [--output_dir DIR] [--data_dir DIR] [--option ...]",
         description="Compare ways of pre-training. Start it several times to share the runs among processes.",
     )
-    parser.add_argument("recipe", help="YAML file of a comparison")
+    parser.add_argument("recipe", type=path_argument, help="YAML file of a comparison")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost and exit")
-    parser.add_argument("--output_dir", help="Replaces output_dir of the recipe")
-    parser.add_argument("--data_dir", help="Replaces tasks.data_dir of the recipe")
+    parser.add_argument("--output_dir", type=path_argument, help="Replaces output_dir of the recipe")
+    parser.add_argument("--data_dir", type=path_argument, help="Replaces tasks.data_dir of the recipe")
     parser.add_argument(
         "--selection_only",
         "--selection-only",
         action="store_true",
         help="Do not evaluate the confirmation part: arms, seeds and budgets can still be added",
     )
-    parser.add_argument("--markdown", type=Path, help="Also write the report to this file")
-    parser.add_argument("--json", type=Path, help="Also write study.json to this file")
-    parser.add_argument("--plot", type=Path, help="Also write the plot to this file")
-    return parser.parse_known_args(argv)
+    parser.add_argument("--markdown", type=_path, help="Also write the report to this file")
+    parser.add_argument("--json", type=_path, help="Also write study.json to this file")
+    parser.add_argument("--plot", type=_path, help="Also write the plot to this file")
+    return parser
 
 
 def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecipe, dict[str, Recipe], ComparisonData]:
@@ -116,6 +126,7 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     folder = ComparisonFolder(recipe.output_dir) if Path(recipe.output_dir).is_dir() else None
     before, results = None, {}
     if folder is not None:
+        folder.check()
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))
         before, results = _read_costs(folder, data), folder.results()
     costs = _measured(before, recipe, recipes, data, _ROUNDS_OF_A_DRY_RUN)
@@ -162,6 +173,7 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     """
     recipe, recipes, data = prepare(args, words)
     folder = ComparisonFolder(recipe.output_dir)
+    folder.take()
     flops = count_flops(recipe, recipes, data)
     with folder.lock("plan"):  # other processes wait, which keeps the timing undisturbed
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # checks before timing

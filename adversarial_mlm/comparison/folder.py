@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from adversarial_mlm.comparison.plan import Run
-from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils import atomic_files, output_folders
 from adversarial_mlm.utils.errors import RecipeError, WritingError
 
 if sys.platform != "win32":  # on Windows there are no locks: use one process
@@ -19,6 +19,7 @@ if sys.platform != "win32":  # on Windows there are no locks: use one process
 PLAN_FILE, COSTS_FILE, CONFIRMATION_FILE = "plan.json", "costs.json", "confirmation.json"
 RESULT_FILE, FIGURES_FILE = "result.json", "figures.json"
 
+_KIND = "comparison"
 _RUNS, _LOCKS = "runs", ".locks"
 _RUN_NAME = re.compile(r"[^/]+/seed-\d+/\d+-updates")
 
@@ -29,18 +30,32 @@ class ComparisonFolder:
     The operating system releases a lock when its process ends, also when it is killed.
 
     Args:
-        path (`str`): The folder; it is created if needed.
-
-    Raises:
-        RecipeError: If the folder cannot be written to.
+        path (`str`): The folder; it need not exist.
     """
 
     def __init__(self, path: str):
         self.path = Path(path)
-        try:
-            (self.path / _LOCKS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RecipeError(f"output_dir {path} cannot be written to ({error.strerror or error})") from error
+
+    def check(self) -> None:
+        """Check that the folder is new, empty or that of a comparison.
+
+        Raises:
+            RecipeError: If it has other content; the message names it.
+        """
+        output_folders.check_own(os.fspath(self.path), _KIND, self._has_plan)
+
+    def take(self) -> None:
+        """Check the folder, create and mark it, and keep commands of other kinds out of it until the process ends.
+
+        Raises:
+            RecipeError: If it has other content, cannot be written to, or if another kind of command uses it.
+        """
+        output_folders.take(os.fspath(self.path), _KIND, self._has_plan, shared=True)
+
+    def _has_plan(self) -> bool:
+        """Whether there is a plan of an earlier version, which had no markers."""
+        plan = self.read(PLAN_FILE)
+        return isinstance(plan, dict) and {"arms", "entries", "runs"} <= plan.keys()
 
     def of(self, run: Run) -> Path:
         """Return the folder of a run."""
@@ -96,6 +111,7 @@ class ComparisonFolder:
             yield True
             return
         path = self.path / _LOCKS / f"{name.replace('/', '.')}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

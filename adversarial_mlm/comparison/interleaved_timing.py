@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import Trainer, TrainerCallback
 
-from adversarial_mlm.utils import signals
+from adversarial_mlm.utils import interrupts
 from adversarial_mlm.utils.errors import Interrupted
 from adversarial_mlm.utils.extras import require
 
@@ -53,7 +53,7 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
         trainer.add_callback(timer)
     runs = [greenlet(trainer.train) for trainer in trainers]
     # each trainer installs its own signal handlers and leaves behind those of the others
-    with signals.raised():
+    with interrupts.raised():
         try:
             while not all(run.dead for run in runs):
                 for trainer, run in zip(trainers, runs, strict=True):

@@ -143,7 +143,7 @@ class Tasks:
         dtype (`str`, defaults to `"bfloat16"`): Precision of a probe's features: `bfloat16` or `float32`.
     """
 
-    data_dir: str
+    data_dir: str = field(metadata={"path": True})
     of: dict[str, TaskOptions]
     budgets: list[str] | None = None
     dtype: str = "bfloat16"
@@ -170,7 +170,7 @@ class ComparisonRecipe:
 
     path: str
     corpus: str
-    output_dir: str
+    output_dir: str = field(metadata={"path": True})
     seeds: list[int]
     common: dict
     arms: dict[str, Arm]

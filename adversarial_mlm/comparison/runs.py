@@ -19,22 +19,25 @@ from adversarial_mlm.comparison.held_out import ComparisonData
 from adversarial_mlm.comparison.plan import Flops, Plan, Run
 from adversarial_mlm.comparison.recipe import UNTRAINED, WARM_UP, ComparisonRecipe
 from adversarial_mlm.comparison.refit import HiddenResidues, figures_of_sets, hide_and_ask
-from adversarial_mlm.comparison.tasks import DownstreamTasks
+from adversarial_mlm.comparison.tasks import TASKS_FOLDER, DownstreamTasks
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks, pretrain
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.run_files import METRICS_FILE
+from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.evaluation import background_log_shares
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import file_checksum
+from adversarial_mlm.utils.locks import unlock_all_below
 from adversarial_mlm.utils.options import required
+from adversarial_mlm.utils.output_folders import listed
 
 logger = logging.getLogger(__name__)
 
-_DONE_FILE = "encoder-is-complete"
+_DONE_FILE, _TENSORBOARD_FOLDER = "encoder-is-complete", "runs"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _LAST_ENTRIES = 10
 _MASK_STATISTICS = (
@@ -87,8 +90,7 @@ def make_run(comparison: Comparison, run: Run) -> dict[str, Any]:
     if tasks is not None and not result["metrics"]["diverged"]:
         result["tasks"] = tasks.evaluate(folder, folder, device_of(comparison))
     write_json(folder / RESULT_FILE, result)
-    for checkpoint in CheckpointStore(str(folder)).all():  # keep the encoder only
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    RunFolder(str(folder)).remove_checkpoints()  # keep the encoder only
     gc.collect()
     return result
 
@@ -145,10 +147,28 @@ def _begin(comparison: Comparison, run: Run) -> None:
     if note.exists() and read_json(note) == now:
         return
     if folder.exists():
-        logger.warning("%s was started with other options, proteins or first weights: it starts again", run.name)
-        note.unlink(missing_ok=True)  # first: a killed removal must not leave a partial folder with a valid note
-        shutil.rmtree(folder)
+        _remove(folder, note, run)
     write_json(note, now)
+
+
+def _remove(folder: Path, note: Path, run: Run) -> None:
+    """Remove what an earlier start of a run left.
+
+    Raises:
+        RecipeError: If the folder holds something else; the message names it.
+    """
+    others = RunFolder(str(folder)).strangers(
+        (_DONE_FILE, FIGURES_FILE, RESULT_FILE, TASKS_FOLDER, _TENSORBOARD_FOLDER)
+    )
+    if others:
+        raise RecipeError(
+            f"{folder} has to be removed, because its run was started with other options, proteins or first weights, "
+            f"but it contains files that no run wrote ({listed(others)}): move them"
+        )
+    logger.warning("%s was started with other options, proteins or first weights: it starts again", run.name)
+    note.unlink(missing_ok=True)  # first: a killed removal must not leave a partial folder with a valid note
+    unlock_all_below(str(folder))
+    shutil.rmtree(folder)
 
 
 def weights_checksum(folder: Path) -> str:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 BASELINES_FILE = "baselines.json"
 
-_FOLDER = "tasks"
+TASKS_FOLDER = "tasks"
 
 
 class DownstreamTasks:
@@ -111,12 +111,12 @@ class DownstreamTasks:
         """
         found = {}
         for name, options in self.tasks.of.items():
-            path = run_folder / _FOLDER / f"{name}.json"
+            path = run_folder / TASKS_FOLDER / f"{name}.json"
             of = {**dataclasses.asdict(options), "dtype": self.tasks.dtype, "fingerprints": self._found(name)}
             if not path.exists() or read_json(path).get("of") != of:
                 write_json(path, {"of": of, **self._evaluate(name, options, encoder, run_folder, device)})
                 # keep the metrics of fine-tuning, not its models
-                shutil.rmtree(run_folder / _FOLDER / f"finetuned-{name}", ignore_errors=True)
+                shutil.rmtree(run_folder / TASKS_FOLDER / f"finetuned-{name}", ignore_errors=True)
             found[name] = read_json(path)
         return found
 
@@ -130,7 +130,7 @@ class DownstreamTasks:
         of_probe = record(data, "probe", [probed.predictions], bootstrap_samples=0)
         found: dict[str, Any] = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
         if options.finetune is not None:
-            folder, seeds = run_folder / _FOLDER / f"finetuned-{name}", options.finetune_seeds
+            folder, seeds = run_folder / TASKS_FOLDER / f"finetuned-{name}", options.finetune_seeds
             try:
                 results = finetune_seeds(data, str(encoder), str(folder), options.finetune_settings(), seeds)
                 tuned = record(data, "finetune", [result.predictions for result in results], bootstrap_samples=0)

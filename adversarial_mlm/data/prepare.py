@@ -7,6 +7,7 @@
 If the preparation is killed, complete parts are kept.
 """
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -15,23 +16,25 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from adversarial_mlm.data.arrow_tables import TableWriter
 from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clean_rows
 from adversarial_mlm.data.formats import Columns, Shard, read_rows
-from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, read_json
+from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, find_content, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, report_dropped
 from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.data.text_files import is_compressed
-from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils import atomic_files, interrupts
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
-from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.errors import CorpusError, RecipeError
 from adversarial_mlm.utils.hashing import file_checksum
+from adversarial_mlm.utils.output_folders import listed, occupy, visible
 
 PART_BYTES = 256 << 20
 _BYTES_AT_ONCE = 1 << 24
@@ -101,6 +104,12 @@ def prepare_corpus(
         return finished
     check_first_records(shards, Columns(), allow_nucleotides)
     try:
+        occupy(folder)
+    except RecipeError as error:
+        raise CorpusError(str(error)) from error
+    if (finished := _finished(folder, identity)) is not None:  # another command has ended in between
+        return finished
+    try:
         return _prepare(folder, shards, identity, workers or os.cpu_count() or 1, part_bytes)
     except BrokenProcessPool as error:
         raise CorpusError(
@@ -128,28 +137,25 @@ def _identity(shards: list[Shard], min_length: int, allow_nucleotides: bool) -> 
 
 def _finished(folder: str, identity: dict) -> dict | None:
     """Return the manifest if the folder contains this corpus; `None` if it is empty or the corpus is incomplete."""
-    for name in (MANIFEST_FILE, PLAN_FILE):
-        path = os.path.join(folder, name)
-        if not os.path.exists(path):
-            continue
-        found = read_json(path)
-        if {key: found.get(key) for key in identity} != identity:
+    found = find_content(folder)
+    if found is None:
+        if content := visible(folder):
             raise CorpusError(
-                f"{path}: the folder contains a corpus of other sources or options, or of an earlier version of the "
-                "sources: delete it, or choose another folder."
+                f"output_dir {folder} contains files that no preparation has written ({listed(content)}); they were "
+                "not changed: choose another folder."
             )
-        if name == MANIFEST_FILE:
-            return found
         return None
-    if os.path.isdir(folder) and os.listdir(folder):
-        raise CorpusError(f"{folder}: the folder is not empty: choose another one.")
-    return None
+    name, content_of = found
+    if {key: content_of.get(key) for key in identity} != identity:
+        raise CorpusError(
+            f"{os.path.join(folder, name)}: the folder contains a corpus of other sources or options, or of an "
+            "earlier version of the sources: delete it, or choose another folder."
+        )
+    return content_of if name == MANIFEST_FILE else None
 
 
 def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, part_bytes: int) -> dict:
-    os.makedirs(folder, exist_ok=True)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        run = map if workers == 1 else pool.map  # the pool starts no process until it is used
+    with _processes(workers) as run:
         parts = _plan(folder, shards, identity, part_bytes, run)
         cleaned = run(
             partial(_clean_part, folder=folder, min_length=identity["min_length"]),
@@ -172,6 +178,29 @@ def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, par
     for leftover in glob.glob(os.path.join(glob.escape(folder), f"{UNFINISHED_FILES}*")):  # left by killed processes
         shutil.rmtree(leftover, ignore_errors=True)
     return manifest
+
+
+@contextlib.contextmanager
+def _processes(workers: int) -> Iterator[Callable]:
+    """Yield `map`, or with several workers that of a pool of processes. If the block fails, they are ended at once."""
+    if workers == 1:
+        yield map
+        return
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+
+    def run(*args: Any) -> Iterator:
+        with interrupts.held_back():  # processes are started here
+            return pool.map(*args)
+
+    try:
+        yield run
+    except BaseException:  # also a signal
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _plan(folder: str, shards: list[Shard], identity: dict, part_bytes: int, run) -> list[Part]:

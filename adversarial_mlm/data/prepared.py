@@ -25,14 +25,26 @@ def find_manifest(folder: str) -> dict | None:
     Raises:
         [`CorpusError`]: If the preparation is incomplete, or the manifest is damaged.
     """
+    found = find_content(folder)
+    if found is None:
+        return None
+    if found[0] == PLAN_FILE:
+        raise CorpusError(
+            f"{folder}: the preparation of this folder is not complete: repeat adv-mlm prepare to continue."
+        )
+    return found[1]
+
+
+def find_content(folder: str) -> tuple[str, dict] | None:
+    """Return name and content of the manifest, or of the plan of an incomplete preparation; `None` without both.
+
+    Raises:
+        [`CorpusError`]: If the file is damaged.
+    """
     for name in (MANIFEST_FILE, PLAN_FILE):
         path = os.path.join(folder, name)
         if os.path.isfile(path) and _VERSION_KEY in (content := read_json(path)):
-            if name == PLAN_FILE:
-                raise CorpusError(
-                    f"{folder}: the preparation of this folder is not complete: repeat adv-mlm prepare to continue."
-                )
-            return content
+            return name, content
     return None
 
 

@@ -7,7 +7,8 @@ from adversarial_mlm.downstream.arguments import TapeArguments
 from adversarial_mlm.downstream.definitions import KINDS, TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.options import defaults_of, did_you_mean
+from adversarial_mlm.utils.options import defaults_of
+from adversarial_mlm.utils.spelling import did_you_mean
 
 _OF_RESIDUES = {"token_classification", *(name for name, task in TASKS.items() if task.kind == "token_classification")}
 Rule = tuple[Callable[[Any], Any], str]

@@ -10,12 +10,12 @@ from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import (
     OptionSet,
     Source,
-    did_you_mean,
     documented,
     option,
     read_value,
     required,
 )
+from adversarial_mlm.utils.spelling import did_you_mean
 
 MODES = ("probe", "finetune", "zero_shot", "baselines")
 MARGINALS = ("masked", "wild_type")
@@ -32,15 +32,15 @@ class TapeArguments:
         "without training; baselines: no encoder.",
         MODES,
     )
-    model_name_or_path: str | None = option(None, "Encoder: a folder or a name on the Hub.")
+    model_name_or_path: str | None = option(None, "Encoder: a folder or a name on the Hub.", path=True)
     model_revision: str | None = option(None, "Branch, tag or commit of the encoder on the Hub.")
-    data_dir: str | None = option(None, "Folder with the data of TAPE's tasks.")
+    data_dir: str | None = option(None, "Folder with the data of TAPE's tasks.", path=True)
     file_prefix: str | None = option(None, "Another prefix of the file names, for one of TAPE's tasks.")
     labels: str = option("ss3", "secondary_structure: labels with 3 or 8 states.", tuple(RESIDUE_CLASSES))
     target: str | None = option(None, "Column with the labels; required for your own table.")
-    train_file: str | None = option(None, "Own table: CSV, TSV, JSON lines or Parquet.")
-    valid_file: str | None = option(None, "Own table: validation data.")
-    test_file: str | None = option(None, "Own table: test data.")
+    train_file: str | None = option(None, "Own table: CSV, TSV, JSON lines or Parquet.", path=True)
+    valid_file: str | None = option(None, "Own table: validation data.", path=True)
+    test_file: str | None = option(None, "Own table: test data.", path=True)
     split_column: str | None = option(None, "Own table: column of train_file with train, valid or test.")
     split_seed: int = option(0, "Own table: seed of a random split, if no split is given.")
     sequence_column: str = option("sequence", "Own table: column with the proteins.")
@@ -56,7 +56,9 @@ class TapeArguments:
     feature_dtype: str = option("bfloat16", "probe: precision of the encoder.", tuple(DTYPES))
     max_train_residues: int = option(200_000, "probe: maximum number of residues to fit a head of residues on.")
     batch_tokens: int | None = option(None, "probe, zero_shot: tokens in a batch.")
-    feature_cache_dir: str | None = option(None, "probe: cache folder of the features; by default below HF_HOME.")
+    feature_cache_dir: str | None = option(
+        None, "probe: cache folder of the features; by default below HF_HOME.", path=True
+    )
     use_feature_cache: bool = option(True, "probe: whether to cache features.")
     marginals: str = option(
         "masked", "zero_shot: mask each position in turn, or read the wild type once without masks.", MARGINALS
@@ -69,15 +71,55 @@ class TapeArguments:
         0, "zero_shot, mutations_column: number to subtract from the positions; 23 if the wild type begins at 24."
     )
     bootstrap_samples: int = option(1000, "Number of resamples for the intervals; 0 for none.")
-    output_dir: str | None = option(None, "Folder for results.json and fine-tuned models.")
+    output_dir: str | None = option(None, "Folder for results.json and fine-tuned models.", path=True)
     update_card: bool = option(False, "Write the results into the model card in the folder model_name_or_path.")
     use_cpu: bool = option(False, "Use the CPU even if there is a GPU (for finetune: accelerate launch --cpu).")
 
+
+OTHER_NAMES = {
+    **dict.fromkeys(("tasks", "task_name"), "task"),
+    **dict.fromkeys(
+        ("model", "model_path", "model_name", "encoder", "checkpoint", "pretrained"), "model_name_or_path"
+    ),
+    "tokenizer_name": "model_name_or_path has its own tokenizer, which is used",
+    "revision": "model_revision",
+    **dict.fromkeys(("data", "data_path", "tape_dir", "dataset"), "data_dir"),
+    **dict.fromkeys(("train_data", "train", "input", "csv", "table", "file"), "train_file"),
+    **dict.fromkeys(
+        ("validation_file", "validation_data", "valid_data", "val_file", "eval_file", "dev_file"), "valid_file"
+    ),
+    "test_data": "test_file",
+    **dict.fromkeys(("label", "label_column", "target_column", "y"), "target"),
+    **dict.fromkeys(("text_column", "text_column_name", "seq_column", "sequence_col"), "sequence_column"),
+    **dict.fromkeys(("mutant", "mutations", "mutant_column", "variant_column"), "mutations_column"),
+    **dict.fromkeys(("wildtype", "wt", "wt_sequence"), "wild_type"),
+    **dict.fromkeys(("seed", "random_seed"), "seeds"),
+    **dict.fromkeys(("lr", "learn_rate"), "learning_rate"),
+    **dict.fromkeys(("epochs", "num_epochs", "num_train_epochs", "n_epochs"), "max_epochs"),
+    **dict.fromkeys(("steps", "num_steps"), "max_steps"),
+    **dict.fromkeys(
+        ("bs", "train_batch_size", "per_device_train_batch_size", "per_gpu_train_batch_size"), "batch_size"
+    ),
+    **dict.fromkeys(("gradient_accumulation_steps", "grad_accum", "accumulation_steps"), "gradient_accumulation"),
+    **dict.fromkeys(("warmup", "num_warmup_steps"), "warmup_steps"),
+    "wd": "weight_decay",
+    **dict.fromkeys(("early_stopping_patience", "early_stopping"), "patience"),
+    **dict.fromkeys(("max_seq_length", "max_seq_len", "max_len", "block_size"), "max_length"),
+    **dict.fromkeys(("max_samples", "max_train_samples", "limit"), "max_records"),
+    **dict.fromkeys(("no_cuda", "cpu"), "use_cpu"),
+    **dict.fromkeys(("device", "gpu", "cuda"), "a GPU is used where there is one, unless use_cpu is true"),
+    **dict.fromkeys(("output", "out", "out_dir", "save_dir", "results_dir"), "output_dir"),
+    **dict.fromkeys(("freeze", "freeze_encoder"), "frozen_encoder"),
+    **dict.fromkeys(("bootstrap", "n_bootstrap"), "bootstrap_samples"),
+    "dropout": "head_dropout",
+}
+"""What options of `run_tape` are called in other tools, see [`did_you_mean`]."""
 
 OPTIONS = OptionSet(
     *(TapeArguments, FinetuneSettings),
     without=("seed",),  # set by `seeds`
     helps={name: f"finetune: {text}" for name, text in documented(FinetuneSettings).items()},
+    other_names=OTHER_NAMES,
 )
 """All options of the command line."""
 

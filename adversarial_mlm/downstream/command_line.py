@@ -1,8 +1,5 @@
 """The command line of `examples/run_tape.py`."""
 
-import sys
-from typing import NoReturn
-
 from adversarial_mlm.downstream.argument_checks import check_arguments
 from adversarial_mlm.downstream.arguments import OPTIONS, TapeArguments
 from adversarial_mlm.downstream.definitions import TASKS
@@ -23,11 +20,5 @@ def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
         args.task = list(TASKS) if args.task == ["all"] else args.task
         check_arguments(args, settings)
     except ValueError as error:
-        refuse(parser.prog, str(error))
+        parser.exit(2, f"{parser.prog}: {error}\n")
     return args, settings
-
-
-def refuse(program: str, message: str) -> NoReturn:
-    """End the program with exit status 2 and a message."""
-    print(f"{program}: {message}", file=sys.stderr)
-    sys.exit(2)

@@ -29,12 +29,15 @@ from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils.errors import DivergenceError
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import fingerprint, state_checksum
+from adversarial_mlm.utils.output_folders import check_own, mark
 
 __all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "finetune_seeds", "grid_search"]
 
 logger = logging.getLogger(__name__)
 
 TRIALS_FILE = "trials.jsonl"
+
+_KIND = "fine-tuning run"
 
 _NOT_OF_THE_RESULT = ("report_to",)
 
@@ -77,8 +80,7 @@ def finetune(
     cut = start.count_cut(data, ["train", *splits])
     if os.path.isfile(os.path.join(output_dir, RESULT_FILE)):
         return _earlier_result(output_dir, fingerprint)
-    _check_no_other_model(output_dir)
-    os.makedirs(output_dir, exist_ok=True)
+    _take(output_dir)
     trainer, seconds = _train(data, start, output_dir)
     with _quiet_transformers():
         trainer.model.save_pretrained(output_dir)
@@ -399,13 +401,18 @@ def _earlier_result(folder: str, fingerprint: str) -> FinetuneResult:
     return result
 
 
-def _check_no_other_model(folder: str) -> None:
+def _take(folder: str) -> None:
+    """Create and mark a folder that is new, empty or that of a run that was killed; refuse others."""
+    check_own(folder, _KIND, lambda: _model_type(folder) == TaskModelConfig.model_type)
+    os.makedirs(folder, exist_ok=True)
+    mark(folder, _KIND)
+
+
+def _model_type(folder: str) -> str | None:
     try:
-        model_type = json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
-        return
-    if model_type != TaskModelConfig.model_type:
-        raise ValueError(f"output_dir {folder} contains another model (a {model_type}): choose another folder")
+        return None
 
 
 @contextlib.contextmanager

@@ -13,13 +13,18 @@ from huggingface_hub import EvalResult
 
 from adversarial_mlm.downstream.scoring import compare, headline_name, score
 from adversarial_mlm.downstream.tasks import TaskData
-from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils import atomic_files, output_folders
+from adversarial_mlm.utils.errors import WritingError
+from adversarial_mlm.utils.output_folders import visible
 from adversarial_mlm.utils.tables import text_table
 
 RESULTS_FILE = "results.json"
 
 Baseline = Sequence[Mapping[str, Any]]
 """Predictions by split, of one or more runs."""
+
+RUN_FOLDERS = ("finetuned", "from_scratch", "grid")
+"""Folders of fine-tuning in the folder of each task."""
 
 _VERSION = 1
 _IDENTITY = ("task", "target", "method", "model", "settings", "data")
@@ -162,6 +167,23 @@ def _to_python(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def take_output_dir(folder: str) -> None:
+    """Check that a folder is new, empty or that of an earlier evaluation; create, lock and mark it.
+
+    Raises:
+        RecipeError: If it has other content, cannot be written to, or is in use.
+        ValueError: If its `results.json` is damaged.
+    """
+
+    def has_results() -> bool:
+        return bool(read_results(folder)) or all(
+            {*visible(Path(folder, name))} & {*RUN_FOLDERS} for name in visible(folder)
+        )
+
+    output_folders.take(folder, "evaluation", has_results)
+    read_results(folder)  # reports a damaged file before any work is done
+
+
 def read_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     """Read `results.json` of a folder; an empty list if it does not exist.
 
@@ -191,12 +213,15 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
 
     Raises:
         ValueError: If the existing file is damaged.
-        OSError: If the folder cannot be written.
+        WritingError: If the file cannot be written.
     """
     merged = {_identity(result): result for result in (*read_results(folder), *results)}
     path = Path(folder, RESULTS_FILE)
     text = json.dumps({"version": _VERSION, "results": list(merged.values())}, indent=1, allow_nan=False)
-    atomic_files.replace_text(path, text + "\n")
+    try:
+        atomic_files.replace_text(path, text + "\n")
+    except OSError as error:
+        raise WritingError(f"{path} could not be written ({error.strerror or error})") from error
     return path
 
 

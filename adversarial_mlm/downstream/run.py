@@ -31,12 +31,15 @@ Encoder = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 UNTRAINED = "no pre-training"
 
 
-def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
+def run(
+    args: TapeArguments, settings: FinetuneSettings, keep: Callable[[list[Record]], object] = lambda records: None
+) -> list[Record]:
     """Evaluate every task of the command line.
 
     Args:
         args ([`TapeArguments`]): Options of the command line.
         settings ([`FinetuneSettings`]): Options of fine-tuning.
+        keep (`Callable`, *optional*): Called with the results of each task when it is complete.
 
     Returns:
         `list[dict]`: Results of [`record`], for each task first the results and then the baselines.
@@ -49,7 +52,9 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
     if args.mode == "zero_shot":
         from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
 
-        return evaluate_zero_shot(args, settings.max_length)
+        records = evaluate_zero_shot(args, settings.max_length)
+        keep(records)
+        return records
     encoder: Encoder | None = None
     if args.mode == "probe":
         model, tokenizer = load_backbone(_encoder_name(args), args.model_revision)
@@ -58,17 +63,17 @@ def run(args: TapeArguments, settings: FinetuneSettings) -> list[Record]:
     for name in args.task:
         data = load_data(args, name)
         baselines = {label: [timed(f"{name}: {label}", compute)] for label, compute in baselines_for(data).items()}
-        results = []
+        results: list[Record] = []
         if encoder is not None:
             results = _probes(args, data, encoder, settings.max_length, cache, baselines)
         elif args.mode == "finetune":
             results = _finetuned(args, data, settings, baselines)
-        samples = args.bootstrap_samples
-        records += results
-        records += [
-            record(data, label, found, is_baseline=True, bootstrap_samples=samples)
+        results += [
+            record(data, label, found, is_baseline=True, bootstrap_samples=args.bootstrap_samples)
             for label, found in baselines.items()
         ]
+        keep(results)
+        records += results
     return records
 
 

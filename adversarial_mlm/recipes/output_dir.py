@@ -1,7 +1,5 @@
 """The folder of a run: check that it is free, lock it, and find the checkpoint to resume from."""
 
-import os
-import tempfile
 from pathlib import Path
 
 from adversarial_mlm.recipes.recipe import Recipe
@@ -10,9 +8,7 @@ from adversarial_mlm.saving.run_files import METRICS_FILE, RECIPE_FILE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.utils import distributed
 from adversarial_mlm.utils.errors import CheckpointError, RecipeError
-from adversarial_mlm.utils.locks import try_lock
-
-_NAMED = 5  # files that a message lists
+from adversarial_mlm.utils.output_folders import listed, occupy
 
 
 def check_output_dir(recipe: Recipe) -> str | None:
@@ -37,17 +33,7 @@ def _check_output_dir(recipe: Recipe) -> str | None:
     checkpoint = _find_checkpoint(folder, wanted) if wanted else None
     resumes = checkpoint is not None and is_inside(checkpoint, folder)
     _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # before the lock is written into it
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        locked = try_lock(folder)
-    except OSError as error:
-        raise RecipeError(
-            f"output_dir {folder} cannot be written to ({error.strerror or error}): choose another folder"
-        ) from error
-    if not locked:
-        raise RecipeError(f"output_dir {folder} is in use by another run: wait for its end, or choose another folder")
+    occupy(folder)
     _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # another run may have ended in between
     return checkpoint
 
@@ -61,7 +47,7 @@ def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
             return
         raise RecipeError(
             f"output_dir {folder} contains files that no run of this package has marked as its own "
-            f"({_listed(run.others())}); they were not changed: choose another folder"
+            f"({listed(run.others())}); they were not changed: choose another folder"
         )
     # a folder with only a recipe is from a run that was stopped at its start
     earlier = [name for name in (METRICS_FILE, "model.safetensors") if _has_content(Path(folder, name))]
@@ -76,13 +62,8 @@ def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
     if others:
         raise RecipeError(
             f"output_dir {folder} contains files that its run did not write, or that were changed since "
-            f"({_listed(others)}), and this run would replace them: move them, or choose another folder"
+            f"({listed(others)}), and this run would replace them: move them, or choose another folder"
         )
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _find_checkpoint(folder: str, wanted: str) -> str:

@@ -14,12 +14,14 @@ from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
+from adversarial_mlm.recipes.other_names import OTHER_NAMES
 from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.options import OptionSet, Source, nearest, option, refuse, required
+from adversarial_mlm.utils.options import OptionSet, Source, option, refuse, required
+from adversarial_mlm.utils.spelling import nearest
 
 
 @dataclass
@@ -30,18 +32,19 @@ class DataArguments:
         [],
         "FASTA, Parquet, JSON lines or CSV files, globs, a folder of `adv-mlm prepare` or `datasets`, or the name of "
         "a Hub dataset.",
+        path=True,
     )
-    validation_data: list[str] = option([], "Separate held-out data; write `name=source` to name a set.")
+    validation_data: list[str] = option([], "Separate held-out data; write `name=source` to name a set.", path=True)
     sequence_column: str = option("sequence", "Tables: column with the proteins.")
     id_column: str | None = option(None, "Tables: column with the ids.")
     dataset_split: str = option("train", "Split of a Hub dataset or a `datasets` folder.")
     dataset_config: str | None = option(None, "Configuration of a Hub dataset.")
     streaming: bool = option(False, "Read the data during training, without a memory-mapped copy.")
-    cache_dir: str | None = option(None, "Folder of the memory-mapped copy.")
+    cache_dir: str | None = option(None, "Folder of the memory-mapped copy.", path=True)
     min_length: int = option(10, "Drop proteins with fewer residues.")
     allow_nucleotides: bool = option(False, "Also accept files that look like DNA or RNA.")
     max_length: int = option(512, "Largest number of tokens in a row; longer proteins are cropped at random.")
-    cluster_table: str | None = option(None, "TSV with `id` and `cluster` (family), to hold out by family.")
+    cluster_table: str | None = option(None, "TSV with `id` and `cluster` (family), to hold out by family.", path=True)
     holdout_families: float = option(0.0, "Share of the proteins to hold out as whole families.")
     holdout_members: float = option(0.0, "Share of the members to hold out of each other family of at least 5.")
     holdout_random: float = option(
@@ -60,7 +63,7 @@ class ModelArguments:
 
     encoder: str | None = option(None, "Size of a new encoder: tape-38m (the default), tape-92m, small or tiny.")
     model_name_or_path: str | None = option(
-        None, "Masked language model to start from, with its tokenizer: folder or Hub name."
+        None, "Masked language model to start from, with its tokenizer: folder or Hub name.", path=True
     )
     model_revision: str | None = option(None, "Branch, tag or commit of model_name_or_path on the Hub.")
     trained_layers: int | None = option(
@@ -68,7 +71,7 @@ class ModelArguments:
     )
     noiser: str | None = option(None, "Size of a new noiser: paper (the default), small or tiny.")
     noiser_name_or_path: str | None = option(
-        None, "Noiser to start from: its folder, or a model's folder with noiser/."
+        None, "Noiser to start from: its folder, or a model's folder with noiser/.", path=True
     )
     noiser_view: str | None = option(
         None, f"What the noiser sees of the protein: {', '.join(VIEWS)}; full by default.", VIEWS
@@ -125,7 +128,7 @@ class ProbeArguments:
     """Frozen probes on downstream tasks during training."""
 
     probe_tasks: list[str] = option([], "TAPE tasks to probe the encoder on, such as fluorescence; none by default.")
-    probe_data_dir: str | None = option(None, "Folder with the data of the tasks.")
+    probe_data_dir: str | None = option(None, "Folder with the data of the tasks.", path=True)
     probe_steps: int | None = option(None, "Encoder updates between two probes; 1,000 by default.")
     probe_max_records: int | None = option(None, "Maximum number of records of each split; 1,000 by default.")
 
@@ -175,6 +178,8 @@ class Recipe:
 OPTIONS = OptionSet(
     *(DataArguments, ModelArguments, MaskingArguments, RunArguments, ProbeArguments),
     AdversarialMLMTrainingArguments,
+    paths=("output_dir", "resume_from_checkpoint", "accelerator_config", "deepspeed", "fsdp_config"),
+    other_names=OTHER_NAMES,
 )
 """All options of a recipe."""
 
@@ -261,6 +266,8 @@ def _check(recipe: Recipe) -> None:
     if data.max_eval_records is not None and data.max_eval_records < 1:
         raise RecipeError(f"max_eval_records must be at least 1, got {data.max_eval_records}")
     recipe.run.background_gate = recipe.run.background_gate or None
+    if str(recipe.training.resume_from_checkpoint).lower() in ("", "false", "no", "off"):
+        recipe.training.resume_from_checkpoint = None
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path", "model_license"):
         setattr(model, name, getattr(model, name) or None)
     _check_license(model)

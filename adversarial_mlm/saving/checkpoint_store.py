@@ -219,8 +219,8 @@ def step_of(folder: str) -> int:
 
 
 def is_latest(wanted: str | bool) -> bool:
-    """Whether `resume_from_checkpoint` asks for the newest checkpoint: `latest` or `true`."""
-    return str(wanted).lower() in ("latest", "true")
+    """Whether `resume_from_checkpoint` asks for the newest checkpoint: `latest` or `true` (or `yes`, `on`)."""
+    return str(wanted).lower() in ("latest", "true", "yes", "on")
 
 
 def named_checkpoint(folder: str) -> str:

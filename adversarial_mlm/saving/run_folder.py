@@ -27,6 +27,7 @@ from adversarial_mlm.saving.run_files import (
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.hashing import file_checksum
+from adversarial_mlm.utils.output_folders import visible
 
 _FORMAT = 1
 # that a run writes before or beside its model; a model may have more files, which are listed when it is saved
@@ -51,7 +52,7 @@ class RunFolder:
 
     def is_empty(self) -> bool:
         """Whether there is nothing but hidden files, which no run overwrites."""
-        return not self._visible()
+        return not visible(self.folder)
 
     def is_run(self) -> bool:
         """Whether a run of this package has marked the folder."""
@@ -67,7 +68,7 @@ class RunFolder:
         """
         files = self._files()
         if files is None:
-            return self._visible()
+            return visible(self.folder)
         found = []
         for name in dict.fromkeys((*USUAL_FILES, *files)):
             path = Path(self.folder, name)
@@ -110,15 +111,24 @@ class RunFolder:
         for pattern in _TEMPORARY:
             for path in Path(self.folder).glob(pattern):
                 shutil.rmtree(path)
-        for checkpoint in CheckpointStore(self.folder).all():
-            names = checkpoint_manifest.read(checkpoint)["files"]
-            _remove_files(checkpoint, [*names, MANIFEST_FILE])
+        self.remove_checkpoints()
         _remove_files(self.folder, self._files() or ())
 
-    def _visible(self) -> list[str]:
-        if not os.path.isdir(self.folder):
-            return []
-        return sorted(name for name in os.listdir(self.folder) if not name.startswith("."))
+    def remove_checkpoints(self) -> None:
+        """Remove the checkpoints of the run; folders of the same names that hold something else stay.
+
+        Raises:
+            OSError: If one cannot be removed.
+        """
+        for checkpoint in filter(_is_checkpoint, CheckpointStore(self.folder).all()):
+            names = checkpoint_manifest.read(checkpoint)["files"]
+            _remove_files(checkpoint, [*names, MANIFEST_FILE])
+
+    def strangers(self, others: Iterable[str]) -> list[str]:
+        """Names in the folder that are neither of a run of this package nor among some others."""
+        known = {PurePosixPath(name).parts[0] for name in (*USUAL_FILES, *(self._files() or ()))}
+        checkpoints = {Path(path).name for path in CheckpointStore(self.folder).all() if _is_checkpoint(path)}
+        return [name for name in visible(self.folder) if name not in known | checkpoints | {*others}]
 
     def _write(self, files: dict[str, str | None]) -> None:
         content = {"format": _FORMAT, "written_by": "adversarial-mlm", "files": files}

@@ -5,7 +5,6 @@ Every error message is one sentence that names the file or the command line, the
 
 import argparse
 import dataclasses
-import difflib
 import enum
 import inspect
 import json
@@ -18,18 +17,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 from adversarial_mlm.utils.errors import RecipeError, clip, redact
+from adversarial_mlm.utils.home import expand_home
+from adversarial_mlm.utils.spelling import did_you_mean, nearest
+from adversarial_mlm.utils.written_numbers import as_written, number_or_text, whole_number
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
 _LONGEST_MESSAGE = 1000
-_MOST_NAMES_LISTED = 25
 _TEXTS_OF_BOOLS = {
-    **dict.fromkeys(("yes", "true", "t", "y", "1"), True),
-    **dict.fromkeys(("no", "false", "f", "n", "0"), False),
+    **dict.fromkeys(("yes", "true", "on", "t", "y", "1"), True),
+    **dict.fromkeys(("no", "false", "off", "f", "n", "0"), False),
 }
+_WORDS_OF_NO = ("no", "off", "false")
+_UNCLEAR_IN_A_MAPPING = ("yes", "no", "on", "off")  # booleans to YAML 1.1, texts to YAML 1.2
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
-_LOOKS_LIKE_A_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _NOTHING: tuple[Any, ...] = (None, "", "none", [])
 _NOT_SAID = object()
 
@@ -53,30 +55,20 @@ def required(value: T | None, name: str) -> T:
     return value
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to a name; `None` if no name is similar."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return near[0] if near else None
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence about an unknown name: the most similar known name, or all if they are few."""
-    known = list(known)
-    near = nearest(name, known)
-    if near is not None:
-        return f"; did you mean '{near}'?"
-    return f"; there are {', '.join(known)}" if 0 < len(known) <= _MOST_NAMES_LISTED else ""
-
-
-def option(default: Any, help: str, choices: Iterable[str] | None = None) -> Any:
+def option(default: Any, help: str, choices: Iterable[str] | None = None, path: bool = False) -> Any:
     """Return a dataclass field with a default, a help text and, optionally, the values that are allowed.
 
     Args:
         default (`Any`): The default; a list is copied for every instance.
         help (`str`): Text for `--help`.
         choices (`Iterable[str]`, *optional*): Allowed values of a text; by default any.
+        path (`bool`, *optional*, defaults to `False`): Whether its texts may be paths, in which `~` is expanded.
     """
-    metadata = {"help": help} if choices is None else {"help": help, "choices": choices}
+    metadata: dict[str, Any] = {"help": help}
+    if choices is not None:
+        metadata["choices"] = choices
+    if path:
+        metadata["path"] = True
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -113,9 +105,11 @@ class Source:
         """Raise an error about the value of an option."""
         refuse(f"{self.path}: {key} {reason}" if self.path else f"--{key} {reason}")
 
-    def refuse_unknown(self, key: str, name: str, known: Iterable[str]) -> NoReturn:
+    def refuse_unknown(
+        self, key: str, name: str, known: Iterable[str], other_names: Mapping[str, str] | None = None
+    ) -> NoReturn:
         """Raise an error about an unknown option; `name` is the last part of the dotted `key`."""
-        hint = did_you_mean(name, known)
+        hint = did_you_mean(name, known, other_names)
         refuse(
             f"{self.path}: unknown option '{key}'{hint}"
             if self.path
@@ -141,7 +135,7 @@ def _to_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _UnfitError
     try:
-        return int(value)
+        return whole_number(value) if isinstance(value, str) else int(value)
     except ValueError:
         raise _UnfitError from None
 
@@ -161,7 +155,7 @@ def _to_float(value: Any) -> float:
 def _to_text(value: Any) -> str:
     if value is None or isinstance(value, Mapping | list | tuple | set | bytes):
         raise _UnfitError
-    return str(value)
+    return as_written(value)
 
 
 _PLAIN: dict[Any, tuple[Callable[[Any], Any], str]] = {
@@ -207,7 +201,7 @@ def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterabl
         except _UnfitError:
             continue
     if list[str] in members and not isinstance(value, bytes | set):
-        return [str(value)]
+        return [as_written(value)]
     _refuse_unfit(members, value, source, key)
 
 
@@ -231,7 +225,9 @@ def _choices(members: tuple[Any, ...]) -> list[str]:
 
 def _read_choice(members: tuple[Any, ...], known: list[str], value: Any, source: Source, key: str) -> Any:
     value = value.value if isinstance(value, enum.Enum) else value
-    text = "no" if value is False and "no" in known else str(value)  # YAML reads a bare `no` as false
+    text = as_written(value)
+    if text not in known and text.lower() in _WORDS_OF_NO and "no" in known:
+        text = "no"
     if text not in known:
         near = nearest(text, known)
         hint = f"; did you mean '{near}'?" if near else ""
@@ -258,9 +254,17 @@ def _read_container(members: tuple[Any, ...], value: Any, source: Source, key: s
 
 def _from_json(text: str, source: Source, key: str) -> Mapping[str, Any]:
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(text, object_pairs_hook=_without_repetition)
+    except (ValueError, RecursionError) as error:
         source.refuse(key, f'must be a mapping in JSON, such as {{"name": 1}} ({error})')
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"'{name}' is given twice")
+    return dict(pairs)
 
 
 def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str) -> NoReturn:
@@ -300,6 +304,8 @@ def read_dataclass(kind: type[T], content: Any, source: Source, key: str = "", *
             source.refuse(f"{prefix}{name}", "is missing")
     hints = typing.get_type_hints(kind)
     values = {name: read_value(hints[name], value, source, f"{prefix}{name}") for name, value in content.items()}
+    for name in [name for name in values if known[name].metadata.get("path")]:
+        values[name] = _with_home(values[name], source, f"{prefix}{name}")
     try:
         return kind(**values, **given)
     except ValueError as error:
@@ -319,11 +325,22 @@ class OptionSet:
         *parts (`type`): The dataclasses. Every field must have a default.
         without (`Iterable[str]`, *optional*): Fields that are not options.
         helps (`Mapping[str, str]`, *optional*): Help texts of options whose fields have none.
+        paths (`Iterable[str]`, *optional*): Options whose texts may be paths, in addition to those made by [`option`].
+        other_names (`Mapping[str, str]`, *optional*): What an option is called elsewhere, for messages; see
+            [`did_you_mean`].
     """
 
-    def __init__(self, *parts: type, without: Iterable[str] = (), helps: Mapping[str, str] | None = None):
-        self.parts, self.helps = parts, helps or {}
+    def __init__(
+        self,
+        *parts: type,
+        without: Iterable[str] = (),
+        helps: Mapping[str, str] | None = None,
+        paths: Iterable[str] = (),
+        other_names: Mapping[str, str] | None = None,
+    ):
+        self.parts, self.helps, self.other_names = parts, helps or {}, other_names or {}
         self.fields = {field.name: field for part in parts for field in _fields_of(part) if field.name not in without}
+        self.paths = {*paths, *(name for name, field in self.fields.items() if field.metadata.get("path"))}
         hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
         # `dict | str` means a mapping or its JSON for `*_kwargs`, but may also be a path for other options
         self.kinds = {name: dict | None if name.endswith("_kwargs") else hints[name] for name in self.fields}
@@ -340,7 +357,7 @@ class OptionSet:
         """
         for name in content:
             if name not in self.fields:
-                source.refuse_unknown(str(name), str(name), self.fields)
+                source.refuse_unknown(str(name), str(name), self.fields, self.other_names)
         said = {}
         for name, value in content.items():
             if value is None or value == []:
@@ -366,6 +383,7 @@ class OptionSet:
         if isinstance(value, list) and len(value) == 1 and not takes_lists:
             value = value[0]
         found = read_value(kind, value, source, name, field.metadata.get("choices"))
+        found = _with_home(found, source, name) if name in self.paths else found
         return _plain_mapping(found, source, name) if isinstance(found, Mapping) else found
 
     def parser(self, usage: str = "%(prog)s --option value") -> "HfArgumentParser":
@@ -386,6 +404,7 @@ class OptionSet:
 
     def _copied(self, field: dataclasses.Field) -> Any:
         metadata = {"help": self.helps.get(field.name), **field.metadata}
+        metadata.pop("path", None)  # the others are arguments of argparse
         return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=metadata)
 
     def read_words(self, words: Iterable[str], parser: "HfArgumentParser | None" = None) -> dict[str, Any]:
@@ -413,7 +432,7 @@ class OptionSet:
         if not word.startswith("-"):
             refuse(f"'{word}' on the command line is not an option: write options as --name value")
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
-        Source().refuse_unknown(name, name, self.fields)
+        Source().refuse_unknown(name, name, self.fields, self.other_names)
 
     def build(self, said: Mapping[str, Any]) -> list[Any]:
         """Build the dataclasses from options; the others keep their defaults."""
@@ -423,6 +442,16 @@ class OptionSet:
         ]
 
 
+def _with_home(value: Any, source: Source, key: str) -> Any:
+    """Expand `~` in a path or in a list of paths."""
+    try:
+        if isinstance(value, list):
+            return [expand_home(item) for item in value]
+        return expand_home(value) if isinstance(value, str) else value
+    except RecipeError as error:
+        source.refuse(key, str(error))
+
+
 def _fields_of(part: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(typing.cast(Any, part)) if field.init]
 
@@ -430,19 +459,23 @@ def _fields_of(part: type) -> list[dataclasses.Field]:
 def _plain_mapping(mapping: Mapping[str, Any], source: Source, key: str) -> dict[str, Any]:
     """Convert a mapping to plain values. It holds arguments of other libraries, whose types are not known here."""
     try:
-        return _with_numbers(json.loads(json.dumps(mapping)))
+        return _with_numbers(json.loads(json.dumps(mapping)), source, key)
     except (TypeError, ValueError) as error:
+        if isinstance(error, RecipeError):
+            raise
         source.refuse(key, f"contains a value that JSON does not support ({error})")
 
 
-def _with_numbers(value: Any) -> Any:
+def _with_numbers(value: Any, source: Source, key: str) -> Any:
     """Convert texts that look like numbers or booleans, because YAML reads `1e-5` as text."""
     if isinstance(value, dict):
-        return {name: _with_numbers(item) for name, item in value.items()}
+        return {name: _with_numbers(item, source, f"{key}.{name}") for name, item in value.items()}
     if isinstance(value, list):
-        return [_with_numbers(item) for item in value]
-    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return [_with_numbers(item, source, f"{key}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    if value.lower() in _UNCLEAR_IN_A_MAPPING:
+        source.refuse(key, f"is {value}, which may be a boolean or a text: write true or false")
+    if value.lower() in ("true", "false"):
         return value.lower() == "true"
-    if isinstance(value, str) and _LOOKS_LIKE_A_NUMBER.fullmatch(value):
-        return int(value) if value.lstrip("+-").isdigit() else float(value)
-    return value
+    return number_or_text(value)

@@ -1,9 +1,8 @@
-"""SIGTERM and SIGINT: all processes finish the same step, save and end the run."""
+"""SIGTERM and SIGINT during training: all processes finish the same step, save and end the run."""
 
 import contextlib
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,45 +12,9 @@ import torch.distributed
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from adversarial_mlm.utils.errors import Interrupted
+from adversarial_mlm.utils.interrupts import ONE_AND_THE_SAME, handled
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-# launchers and terminals may both pass on the same signal
-_ONE_AND_THE_SAME = 1.0  # seconds
 _WORKERS_RESPITE = 600  # seconds
-
-
-def exit_status(number: int) -> int:
-    """Return the exit status of a program that a signal stopped: 143 for SIGTERM, 130 for SIGINT."""
-    return 128 + number
-
-
-@contextlib.contextmanager
-def handled(handler) -> Iterator[None]:
-    """Call a function on SIGTERM and SIGINT. Outside of the main thread, where Python has no signals, do nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # a shell starts background jobs with SIGINT ignored, and they must keep ignoring it
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
-
-
-@contextlib.contextmanager
-def raised() -> Iterator[None]:
-    """Raise [`Interrupted`] on SIGTERM and SIGINT. Training handles them differently, see [`GracefulStop`]."""
-
-    def handler(number, frame):
-        raise Interrupted(number)
-
-    with handled(handler):
-        yield
 
 
 def spare_worker(worker: int) -> None:
@@ -104,7 +67,7 @@ class GracefulStop(TrainerCallback):
             return
         now = time.monotonic()
         if self._received:
-            if now - self._received_at < _ONE_AND_THE_SAME:
+            if now - self._received_at < ONE_AND_THE_SAME:
                 return
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -48,7 +48,23 @@ def test_a_damaged_file_is_named(tmp_path):
         folder.read("plan.json")
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_only_a_folder_that_is_new_empty_or_its_own_is_taken(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecipeError, match="output_dir .*file.* cannot be written to"):
-        ComparisonFolder(str(tmp_path / "file"))
+    with pytest.raises(RecipeError, match="output_dir .*file is not a folder"):
+        ComparisonFolder(str(tmp_path / "file")).take()
+    (tmp_path / "mine" / "runs").mkdir(parents=True)
+    (tmp_path / "mine" / "plan.json").write_text('{"arms": ["my plans"]}')
+    for attempt in (ComparisonFolder(str(tmp_path / "mine")).check, ComparisonFolder(str(tmp_path / "mine")).take):
+        with pytest.raises(
+            RecipeError, match=r"no comparison of this package has marked as its own \(plan.json, runs\)"
+        ):
+            attempt()
+    assert sorted(os.listdir(tmp_path / "mine")) == ["plan.json", "runs"]
+    for _ in range(2):
+        ComparisonFolder(str(tmp_path / "new")).take()
+    (tmp_path / "new" / "notes.txt").write_text("added later")
+    ComparisonFolder(str(tmp_path / "new")).check()
+    (tmp_path / "mine" / "plan.json").write_text(
+        '{"arms": {}, "entries": {}, "runs": []}'
+    )  # of a version without markers
+    ComparisonFolder(str(tmp_path / "mine")).take()

@@ -6,7 +6,8 @@ from datasets import Dataset
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
 from adversarial_mlm.comparison.interleaved_timing import train_interleaved
-from adversarial_mlm.utils import signals
+from adversarial_mlm.utils import interrupts
+from adversarial_mlm.utils.errors import Interrupted
 
 
 @pytest.fixture
@@ -56,6 +57,6 @@ def test_a_signal_ends_all_of_them_in_good_order(trainers):
             os.kill(os.getpid(), signal.SIGTERM)
 
     found = trainers(10**6, loss=stop)
-    with pytest.raises(signals.Interrupted), signals.raised():
+    with pytest.raises(Interrupted), interrupts.raised():
         train_interleaved(found)
     assert [trainer.state.global_step for trainer in found] == [5, 5, 4]  # told after one step, heard after the next

@@ -45,7 +45,7 @@ def test_a_prepared_folder_gives_the_rows_and_counts_of_its_files(
     assert manifest["residues"] == sum(direct.dataset["length"]) and manifest["counts"] == direct.counts.as_dict()
     many = {1: 110, 300: 15, 1 << 20: 2}[part_bytes]
     assert len(manifest["parts"]) >= (2 if line_end == "\r" and part_bytes == 1 << 20 else many)
-    files = {part["file"] for part in manifest["parts"]} | {"manifest.json"}
+    files = {part["file"] for part in manifest["parts"]} | {"manifest.json", ".lock"}
     assert {path.name for path in (tmp_path / "prepared").iterdir()} == files
 
 
@@ -97,25 +97,30 @@ def test_a_preparation_that_was_stopped_goes_on_where_it_was(tmp_path, fasta, ro
 
 
 @pytest.mark.slow
-def test_a_killed_preparation_keeps_its_parts_and_leaves_nothing_behind(tmp_path, random_records, fasta_text, rows_of):
+def test_a_stopped_and_a_killed_preparation_keep_their_parts(tmp_path, random_records, fasta_text, rows_of):
     records = [(name, sequence * 20) for name, sequence in random_records(20_000)]
     (tmp_path / "a.fasta").write_text(fasta_text(records))
     folder = tmp_path / "prepared"
     command = [sys.executable, "-m", "adversarial_mlm", "prepare", str(tmp_path / "a.fasta"), "--workers", "2"]
     command += ["--output_dir", str(folder), "--part_megabytes", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    while process.poll() is None and not list(folder.glob("part-*.json")):
-        time.sleep(0.002)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    for number, parts in ((signal.SIGINT, 1), (signal.SIGKILL, 2)):  # to all processes, as a terminal does
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and len(list(folder.glob("part-*.json"))) < parts:
+            time.sleep(0.002)
+        os.killpg(process.pid, number)
+        said = process.communicate()[1]
+        if number == signal.SIGINT:
+            sentence = "adv-mlm: stopped by SIGINT; complete parts are kept: start the same command to continue\n"
+            assert (process.returncode, said) == (130, sentence)
     assert not (folder / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.json")}
     finished = {path.with_suffix(".arrow"): path.with_suffix(".arrow").stat().st_mtime_ns for path in kept}
     assert finished
     assert subprocess.run(command, env=environment).returncode == 0
     assert finished == {path: path.stat().st_mtime_ns for path in finished}
-    assert not [path for path in folder.iterdir() if path.suffix != ".arrow" and path.name != "manifest.json"]
+    left = {path.name for path in folder.iterdir() if path.suffix != ".arrow"}
+    assert left == {"manifest.json", ".lock"}
     prepared = load_corpus(str(folder), cache_dir=str(tmp_path)).dataset
     assert [(row["id"], row["sequence"]) for row in prepared] == records
 
@@ -133,13 +138,13 @@ def test_wrong_input_ends_in_one_sentence(tmp_path, fasta, capsys, write_records
             "manifest.json: the folder contains a corpus of other",
         ),
         ([table, "--output_dir", str(tmp_path / "new")], "a.parquet: only FASTA can be prepared"),
-        ([fasta, "--output_dir", str(tmp_path / "other")], "other: the folder is not empty"),
+        ([fasta, "--output_dir", str(tmp_path / "other")], r"no preparation has written \(notes.txt\); they were not"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--workers", "0"], "workers must be 1 or more"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--part_megabytes", "0"], "part_megabytes must be at least 1"),
         ([fasta, "--output_dir", str(tmp_path / "new"), "--min_length", "-1"], "min_length must be 0 or more"),
         ([str(tmp_path / "genes.fa"), "--output_dir", str(tmp_path / "new")], "genes.fa: .* to be nucleotides"),
         (["nowhere.fa", "--output_dir", str(tmp_path / "new")], "nowhere.fa: there is no such file"),
-        ([fasta, "--output_dir", str(tmp_path / "a.parquet"), "--workers", "1"], "a.parquet: the tables could not be"),
+        ([fasta, "--output_dir", str(tmp_path / "a.parquet"), "--workers", "1"], "a.parquet cannot be written to"),
     ):
         assert main(["prepare", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()

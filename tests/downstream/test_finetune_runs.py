@@ -44,7 +44,8 @@ class TestSeveralRuns:
     def test_another_model_is_not_written_over(self, save_encoder, task):
         folder = save_encoder("bert")
         with pytest.raises(
-            ValueError, match=r"output_dir .* contains another model \(a bert\): choose another folder"
+            ValueError,
+            match=r"output_dir .* contains files that no fine-tuning run of this package has marked as its own",
         ):
             finetune(task(), folder, folder, settings())
 

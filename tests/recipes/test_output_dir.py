@@ -76,7 +76,7 @@ def test_a_second_process_is_refused_while_a_run_has_the_folder(make_recipe, tmp
     options = ["--train_data", "x.fasta", "--output_dir", str(tmp_path / "run"), "--overwrite_output_dir", "true"]
     command = [sys.executable, "-c", code, *options, "--use_cpu", "true"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert f"output_dir {tmp_path / 'run'} is in use by another run" in second.stdout, second.stderr[-2000:]
+    assert f"output_dir {tmp_path / 'run'} is in use by another command" in second.stdout, second.stderr[-2000:]
 
 
 @pytest.mark.parametrize(

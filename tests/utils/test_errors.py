@@ -14,7 +14,6 @@ import adversarial_mlm.saving.hub
 import adversarial_mlm.training.update_guard
 import adversarial_mlm.utils.atomic_files
 import adversarial_mlm.utils.extras
-import adversarial_mlm.utils.signals
 from adversarial_mlm.utils import errors
 from adversarial_mlm.utils.errors import AdversarialMLMError, CorpusError, clip, one_line, redact, shorten
 
@@ -49,7 +48,7 @@ def test_every_error_is_listed_here():
 
 
 def test_a_request_to_stop_is_not_swallowed_as_an_error():
-    with pytest.raises(adversarial_mlm.utils.signals.Interrupted) as stop:
+    with pytest.raises(errors.Interrupted) as stop:
         try:
             raise errors.Interrupted(signal.SIGTERM)
         except (Exception, AdversarialMLMError):

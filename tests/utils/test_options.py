@@ -11,9 +11,7 @@ from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import (
     OptionSet,
     Source,
-    did_you_mean,
     documented,
-    nearest,
     option,
     read_dataclass,
     read_value,
@@ -301,11 +299,3 @@ def test_a_parser_shows_help_from_fields_and_docstrings_and_leaves_the_fields_al
 
 def test_a_field_can_be_kept_from_being_an_option():
     assert "unknown option 'share'" in refusal(OptionSet(Sizes, without=("share",)).read_words, ["--share", "1"])
-
-
-def test_the_nearest_name_is_offered_or_all_where_they_are_few():
-    assert nearest("lerning_rate", ["learning_rate", "seed"]) == "learning_rate"
-    assert nearest("x", ["learning_rate"]) is None
-    assert did_you_mean("sed", ["learning_rate", "seed"]) == "; did you mean 'seed'?"
-    assert did_you_mean("x", ["learning_rate", "seed"]) == "; there are learning_rate, seed"
-    assert did_you_mean("x", [f"option_{number}" for number in range(99)]) == ""

@@ -11,15 +11,16 @@ import pytest
 from transformers import TrainerControl
 
 from adversarial_mlm.utils import signals
+from adversarial_mlm.utils.interrupts import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 
 
 def handlers():
-    return [signal.getsignal(number) for number in signals.SIGNALS]
+    return [signal.getsignal(number) for number in SIGNALS]
 
 
-@pytest.mark.parametrize("number", signals.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_noted_and_the_handlers_come_back(number):
     before = handlers()
     stop = signals.GracefulStop(timedelta(seconds=10))
@@ -57,23 +58,6 @@ def test_in_a_stopped_epoch_nothing_is_evaluated_or_saved_for_its_end():
     stop.signal = signal.SIGTERM
     stop.on_epoch_end(None, None, control)
     assert not (control.should_save or control.should_evaluate or control.should_log)
-
-
-def test_outside_of_training_a_signal_is_raised():
-    with pytest.raises(signals.Interrupted) as raised, signals.raised():
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert raised.value.signal == signal.SIGTERM
-    assert [signals.exit_status(number) for number in signals.SIGNALS] == [143, 130]
-
-
-def test_a_signal_that_was_to_be_ignored_stays_so():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with signals.raised():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def test_in_another_thread_nothing_is_handled():

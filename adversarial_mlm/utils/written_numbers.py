@@ -1,0 +1,54 @@
+"""Numbers as they are written in files and on command lines, read as YAML 1.2 does."""
+
+import re
+from typing import Any
+
+_DECIMAL = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_HEXADECIMAL_OR_OCTAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
+
+
+class _WrittenInt(int):
+    written: str
+
+
+class _WrittenFloat(float):
+    written: str
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number such as `12`, `010` (ten), `1_000`, `0x1F` or `0o17`.
+
+    Raises:
+        ValueError: If the text is not one.
+    """
+    return int(text, 0 if _HEXADECIMAL_OR_OCTAL.fullmatch(text) else 10)
+
+
+def number_or_text(text: str) -> int | float | str:
+    """Return the number that a text is, or the text if it is none."""
+    if _HEXADECIMAL_OR_OCTAL.fullmatch(text):
+        return int(text, 0)
+    if not _DECIMAL.fullmatch(text):
+        return text
+    return int(text) if text.lstrip("+-").replace("_", "").isdigit() else float(text)
+
+
+def written_number(text: str) -> int | float:
+    """Read a number of a YAML file. [`as_written`] gives back its text, for an option that is a text.
+
+    Raises:
+        ValueError: If the text is not a number.
+    """
+    found = number_or_text(text)
+    if isinstance(found, str):
+        found = float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+    if str(found) == text:
+        return found
+    remembering = _WrittenInt(found) if isinstance(found, int) else _WrittenFloat(found)
+    remembering.written = text
+    return remembering
+
+
+def as_written(value: Any) -> str:
+    """Return a value as a text: a number of [`written_number`] and a boolean as in YAML."""
+    return str(value).lower() if isinstance(value, bool) else getattr(value, "written", str(value))
