@@ -4,12 +4,16 @@ With the tests a few files each, the same ones every time; `make fuzz` sets FUZZ
 draws other files every time, from a seed that it prints. FUZZ_SEED repeats them.
 """
 
+import bz2
 import contextlib
 import gzip
 import io
 import json
+import lzma
+import math
 import os
 import re
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +24,9 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from adversarial_mlm.data import CorpusError, load_corpus, read_cluster_table
+from adversarial_mlm.downstream.definitions import own_task
+from adversarial_mlm.downstream.reading import read_records
+from adversarial_mlm.downstream.records import read_split
 from adversarial_mlm.recipes.recipe import parse_recipe
 from tests.helpers.fuzzing import EXAMPLES, SEED, fuzz_settings
 
@@ -58,6 +65,43 @@ def parquet(records: list[tuple[str, str]], **options) -> bytes:
     return file.getvalue()
 
 
+MEASURED = [
+    (name, text, 0.5 * index - 1, "HEC-"[index % 4] * len(text)) for index, (name, text) in enumerate(PROTEINS[:5])
+]
+
+
+def task_table(delimiter: str) -> str:
+    """A table for downstream tasks: a number, and a letter per residue."""
+    quote = '"' if delimiter == "\t" else "'"
+    rows = [("id", "sequence", "y", "ss", "x", "x"), *((*row, "", quote) for row in MEASURED)]
+    return "".join(delimiter.join(map(str, row)) + "\n" for row in rows)
+
+
+TASK_OBJECTS = [dict(zip(("id", "sequence", "y", "ss"), row, strict=True)) for row in MEASURED]
+
+
+def by_column(records: list[dict]) -> str:
+    """The records as pandas writes them into JSON."""
+    return json.dumps({name: {str(row): record[name] for row, record in enumerate(records)} for name in records[0]})
+
+
+def compressed(data: bytes, how: str) -> bytes:
+    """Compress a file."""
+    if how in ("zstd", "lz4"):
+        sink = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(sink, how) as stream:
+            stream.write(data)
+        return sink.getvalue().to_pybytes()
+    if how == "zip":
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(zipfile.ZipInfo("a.fasta"), data)
+        return file.getvalue()
+    return {"gzip": lambda data: gzip.compress(data, mtime=0), "bzip2": bz2.compress, "xz": lzma.compress}[how](data)
+
+
+COMPRESSIONS = ["gzip", "bzip2", "xz", "zstd", "lz4", "zip"]
+
 RECIPE = """\
 # a recipe
 train_data: [a.fasta, "b*.fasta"]
@@ -88,17 +132,30 @@ TEXTS = {
     "TSV": [table(PROTEINS, "\t"), table(PROTEINS[:5], "\t"), table(GENES, "\t")],
     "JSON lines": ["".join(json.dumps(item) + "\n" for item in objects(r)) for r in (PROTEINS, PROTEINS[:5], GENES)],
     "JSON list": [json.dumps(objects(r), indent=1) for r in (PROTEINS, PROTEINS[:5], GENES)],
+    "task CSV": [task_table(","), "sep=;\n" + task_table(";")],
+    "task TSV": [task_table("\t")],
+    "task JSON": [json.dumps(TASK_OBJECTS), by_column(TASK_OBJECTS), "\n".join(map(json.dumps, TASK_OBJECTS))],
     "cluster table": ["id\tcluster\n" + "".join(f"{name}\tc{i // 3}\n" for i, (name, _) in enumerate(PROTEINS))],
     "recipe": [RECIPE, RECIPE + "preset: paper\n"],
 }
 BASES = {name: [text.encode() for text in texts] for name, texts in TEXTS.items()}
-BASES["FASTA.gz"] = BASES["FASTA"]
+BASES["FASTA.gz"] = BASES["compressed"] = BASES["FASTA"]
 BASES["parquet"] = [
     parquet(PROTEINS * 5),
     parquet(PROTEINS, compression="gzip", use_dictionary=False, data_page_version="2.0"),
     parquet(GENES, compression="zstd", row_group_size=2),
 ]
+TASK_FILE = io.BytesIO()
+pq.write_table(pa.Table.from_pylist(TASK_OBJECTS), TASK_FILE)
+BASES["task parquet"] = [TASK_FILE.getvalue()]
 ENDINGS = {"FASTA": "fasta", "FASTA.gz": "fasta.gz", "CSV": "csv", "TSV": "tsv", "JSON lines": "jsonl"}
+ENDINGS |= {
+    "compressed": "fasta",
+    "task CSV": "csv",
+    "task TSV": "tsv",
+    "task JSON": "json",
+    "task parquet": "parquet",
+}
 ENDINGS |= {"JSON list": "json", "parquet": "parquet", "cluster table": "tsv", "recipe": "yaml"}
 
 SNIPPETS = [
@@ -132,6 +189,19 @@ SNIPPETS += [
     b"\xe2\x80\xa8",
     b"\x85",
     b"\x1c",
+]
+SNIPPETS += [
+    b'"\t',
+    b'\t"',
+    b'"a\n',
+    b"sep=;\n",
+    b"NA",
+    b"nan",
+    b"['M', 'K']",
+    b"\n 61 ",
+    b">P1;",
+    b"*\n",
+    b"\xef\xbb\xbf>",
 ]
 SNIPPETS += [
     b"9" * 5000,
@@ -198,11 +268,11 @@ def mutated_files(draw, reader: str) -> bytes:
     data = original = draw(st.sampled_from(BASES[reader]))
     small, large = draw(st.sampled_from([(1, 0), (2, 0), (3, 0), (0, 1), (1, 1), (2, 1)]))
     # of Parquet, few other changes come as far as the pages
-    smalls = REPLACEMENTS if reader == "parquet" else SMALL_MUTATIONS
+    smalls = REPLACEMENTS if "parquet" in reader else SMALL_MUTATIONS
     for mutation in draw(st.tuples(*[smalls] * small, *[LARGE_MUTATIONS] * large)):
         data = mutate(data, *mutation)
-    if reader == "FASTA.gz":
-        data = gzip.compress(data, mtime=0)
+    if reader in ("FASTA.gz", "compressed"):
+        data = compressed(data, "gzip" if reader == "FASTA.gz" else draw(st.sampled_from(COMPRESSIONS)))
         if draw(st.booleans()):
             data = mutate(data, *draw(SMALL_MUTATIONS | LARGE_MUTATIONS))
     return data if data != original else data + b"\n"
@@ -240,6 +310,32 @@ def check_corpus(path: str) -> bool:
     return True
 
 
+TASKS = [own_task("regression", "y"), own_task("classification", "y"), own_task("token_classification", "ss")]
+
+
+def check_task_table(path: str) -> bool:
+    """Read a table for three tasks; what is accepted has the sequences that pre-training would read."""
+    accepted = False
+    for task in TASKS:
+        try:
+            found = read_split(task, path)
+        except CorpusError as error:
+            check_message(str(error), path)
+            continue
+        accepted = True
+        assert len(found) == len(found.targets) == len(list(read_records(path, [task.target]))) > 0
+        for sequence, target in zip(found.sequences, found.targets, strict=True):
+            assert re.fullmatch("[A-IK-Z?]+", sequence) and sequence.strip("?")
+            if task.kind == "token_classification":
+                assert len(target) == len(sequence)
+            else:
+                assert math.isfinite(target) if task.kind == "regression" else target
+        if task.kind == "regression":
+            rows, counts = read_corpus(path, min_length=0, allow_nucleotides=True, cache_dir=os.path.dirname(path))
+            assert [sequence for _, sequence, _ in rows] == found.sequences and counts.records_read == len(rows)
+    return accepted
+
+
 def check_cluster_table(path: str) -> bool:
     try:
         clusters = read_cluster_table(path)
@@ -264,7 +360,8 @@ def check_recipe(path: str) -> bool:
     return True
 
 
-CHECKS = {"cluster table": check_cluster_table, "recipe": check_recipe}
+CHECKS = dict.fromkeys((reader for reader in BASES if reader.startswith("task ")), check_task_table)
+CHECKS |= {"cluster table": check_cluster_table, "recipe": check_recipe}
 
 
 @pytest.fixture(scope="module")

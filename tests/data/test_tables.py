@@ -1,4 +1,9 @@
+import csv
+import io
+
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from adversarial_mlm.data import CorpusError
 from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
@@ -97,6 +102,39 @@ def test_tables_that_may_lose_rows_are_refused_with_the_line(rows, case):
     with pytest.raises(CorpusError, match=f"a.csv: .*{message}") as caught:
         rows(text)
     assert "\n" not in str(caught.value)
+
+
+NAMES = st.lists(st.text("\"\t\n,;|' a", max_size=6), min_size=1, max_size=5)
+
+
+@pytest.mark.parametrize("dialect", ["comma", "semicolon", "all quoted", "tab", "tab, not quoted"])
+def test_no_row_is_lost_whatever_the_names_contain(rows, dialect):
+    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(NAMES)
+    @example(['"', "a", '"'])
+    @example(['"a', '"', 'a"'])
+    def run(names):
+        table = [HEADER, *([str(row), name, "MKV" + "A" * row] for row, name in enumerate(names))]
+        text = io.StringIO()
+        if dialect == "tab, not quoted":
+            names = [name.replace("\t", " ").replace("\n", " ") for name in names]
+            text.write(
+                "".join(f"{row[0]}\t{name}\t{row[2]}\n" for row, name in zip(table, ["name", *names], strict=True))
+            )
+        else:
+            delimiter = {"semicolon": ";", "tab": "\t"}.get(dialect, ",")
+            quoting = csv.QUOTE_ALL if dialect == "all quoted" else csv.QUOTE_MINIMAL
+            csv.writer(text, delimiter=delimiter, quoting=quoting).writerows(table)
+        try:
+            found = rows(text.getvalue())
+        except CorpusError:
+            assert any("\n" in name for name in names), "only line ends inside of fields may be refused"
+            return
+        assert [[row[0], row[2]] for row in found] == [[row[0], row[2]] for row in table]
+        if dialect != "tab, not quoted":
+            assert found == table
+
+    run()
 
 
 def test_columns_are_found_with_and_without_blanks():
