@@ -257,8 +257,8 @@ def _straight_through(
 
     `base_ids` is the protein with its random masks: the tokens at positions that the noiser does not mask.
 
-    The gradient of the any-mask score follows the paper's text, which "simply sets the gradient of the output hardsample to be
-    equal to the gradient of its source probability". The pseudocode differs (docs/algorithm.md).
+    The gradient of the any-mask score follows the paper's text, which "simply sets the gradient of the output
+    hardsample to be equal to the gradient of its source probability". The pseudocode differs (docs/algorithm.md).
     """
     dtype, device = soft.dtype, soft.device
     one_hots = torch.eye(vocabulary.vocab_size, dtype=dtype, device=device)
