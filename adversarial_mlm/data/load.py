@@ -15,7 +15,7 @@ from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts
 from adversarial_mlm.data.formats import Columns, Shard
 from adversarial_mlm.data.prepared import find_manifest, load_prepared
 from adversarial_mlm.data.shards import check_first_records, clean_shard, nothing_left
-from adversarial_mlm.data.sources import find_shards
+from adversarial_mlm.data.sources import find_shards, source_names
 from adversarial_mlm.data.subsets import cache_folder, log_cache_size, not_kept
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
@@ -71,8 +71,8 @@ def load_corpus(
     changed file, another column or another `min_length` makes a new cache entry. FASTA files have no columns, splits
     or configurations, and ignore these four options.
 
-    Records without residues are left out and counted; a warning names the first one of each file. A file without any
-    other records is refused.
+    Records without residues, such as missing values (`NA`, `None`), are left out and counted; a warning names the
+    first one of each file. A file without any other records is refused.
 
     Args:
         source (`str`, path or list of these): one of
@@ -82,7 +82,7 @@ def load_corpus(
             - the name of a Hub dataset, `owner/name`;
             - a file, a glob pattern (`**` matches folders) or a list of files and patterns, all of one format: FASTA
               (`.fasta`, `.fa`, `.faa`, `.fas`, `.fsa`), `.parquet`, `.jsonl` or `.json` (lines or one list), `.csv`,
-              `.tsv`; all but Parquet also with `.gz`.
+              `.tsv`; all but Parquet also compressed (`.gz`, `.bz2`, `.xz`, `.zst`, `.zip`, ...).
         sequence_column (`str`, defaults to `"sequence"`): column of a table with the sequences.
         id_column (`str`, *optional*): column of a table with the ids. By default `id` if that column exists, else the
             row number in each file, from 0 (`<shard>-<row>` for a streamed Hub dataset). The id of a FASTA record is
@@ -109,10 +109,7 @@ def load_corpus(
     """
     if min_length < 0:
         raise CorpusError(f"min_length must be 0 or more, got {min_length!r}.")
-    given = [source] if isinstance(source, str | os.PathLike) else source
-    sources = [os.path.expanduser(os.fspath(item)) for item in given]
-    if not sources or not all(sources):
-        raise CorpusError("the source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    sources = source_names(source)
     if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
         if streaming:
             raise CorpusError(

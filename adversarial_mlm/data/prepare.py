@@ -28,7 +28,7 @@ from adversarial_mlm.data.cleaning import CLEANING_VERSION, CleaningCounts, clea
 from adversarial_mlm.data.formats import Columns, Shard, read_rows
 from adversarial_mlm.data.prepared import FORMAT_VERSION, MANIFEST_FILE, PLAN_FILE, find_content, read_json
 from adversarial_mlm.data.shards import check_first_records, nothing_left, report_dropped
-from adversarial_mlm.data.sources import file_shards
+from adversarial_mlm.data.sources import file_shards, source_names
 from adversarial_mlm.data.text_files import is_compressed
 from adversarial_mlm.utils import atomic_files, interrupts
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
@@ -95,8 +95,7 @@ def prepare_corpus(
         raise CorpusError(f"workers must be 1 or more, got {workers!r}.")
     if part_bytes < 1:
         raise CorpusError(f"part_bytes must be 1 or more, got {part_bytes!r}.")
-    sources = [source] if isinstance(source, str | os.PathLike) else source
-    shards = file_shards([os.path.expanduser(os.fspath(item)) for item in sources])
+    shards = file_shards(source_names(source))
     if shards[0].format != "fasta":
         raise CorpusError(f"{shards[0].name}: only FASTA can be prepared: give other formats to train_data directly.")
     identity = _identity(shards, min_length, allow_nucleotides)

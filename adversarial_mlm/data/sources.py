@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import datasets
@@ -10,12 +11,32 @@ from datasets import Dataset, DatasetDict, IterableDataset
 
 from adversarial_mlm.data.formats import Columns, Shard, resolve_columns
 from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, without_compression
-from adversarial_mlm.utils.errors import CorpusError, one_line
+from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 _FORMATS = dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".fsa"), "fasta")
 _FORMATS |= {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MAX_DATASET_SHARDS = 64
+
+
+def source_names(source: Any) -> list[str]:
+    """Return the names in a source, which is one name or path or several; `~` is expanded.
+
+    Raises:
+        [`CorpusError`]: If there is none, or if one is empty or something else.
+    """
+    given = [source] if isinstance(source, str | os.PathLike) or not isinstance(source, Iterable) else source
+    names = []
+    for item in given:
+        if not isinstance(item, str | os.PathLike):
+            raise CorpusError(
+                f"the source contains {shorten(str(item)[:200])}, but must be a file, a folder, a pattern or the name "
+                "of a Hub dataset."
+            )
+        names.append(os.path.expanduser(os.fspath(item)))
+    if not names or not all(names):
+        raise CorpusError("the source is empty: give a file, a folder, a pattern or the name of a Hub dataset.")
+    return names
 
 
 def find_shards(

@@ -176,7 +176,8 @@ def _listed(fractions: dict[str, float]) -> str:
 def _check_options(dataset: Dataset, clusters: dict[str, str] | None, fractions: dict[str, float], seed: int) -> None:
     if not isinstance(dataset, Dataset):
         raise CorpusError(
-            "a streamed corpus cannot be split: load it with streaming=False, or give held-out data as separate files."
+            f"the data to split must be a datasets.Dataset, not {type(dataset).__name__}. A streamed corpus cannot be "
+            "split: load it with streaming=False, or give held-out data as separate files."
         )
     for column in ("id", "sequence"):
         if column not in dataset.column_names:

@@ -82,8 +82,8 @@ def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None
             header has one, else a comma.
 
     Raises:
-        [`CorpusError`]: If the file cannot be read, if a row has more or fewer fields than the header, or if a
-            quotation mark may have taken in whole rows.
+        [`CorpusError`]: If the file cannot be read, if a row has more or fewer fields than the header or repeats it,
+            or if a quotation mark may have taken in whole rows.
     """
     lines = read_lines(path, newline="")
     first_line, header, separator = _header(lines)
@@ -104,6 +104,8 @@ def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None
             columns = fields
         elif len(fields) != len(columns):
             fields = _fit(path, number, fields, columns)
+        elif fields[-1].endswith(columns[-1]) and [fields[0].lstrip("\ufeff"), *fields[1:]] == columns:
+            raise CorpusError(f"{path}: line {number:,} repeats the header, as in two joined files: remove the line.")
         yield number, fields
 
 

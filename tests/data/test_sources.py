@@ -78,6 +78,8 @@ def test_a_hub_that_fails_in_the_middle_of_a_stream_ends_in_one_sentence(monkeyp
         ("*.fasta", {}, r"\*\.fasta.*no file matches"),
         ([], {}, "source is empty"),
         ("", {}, "source is empty"),
+        (None, {}, "source contains 'None', but must be a file"),
+        (["a.csv", None], {}, "source contains 'None', but must be a file"),
         (["a.csv", "b.jsonl"], {}, "b.jsonl.*one format"),
         (["a.csv", "a.csv"], {}, "a.csv.*more than once"),
         (["a.csv", "folder"], {}, "folder"),
