@@ -184,7 +184,7 @@ def _class_name(value: Any) -> str | None:
     value = to_python(value)
     if is_missing(value):
         return None
-    if isinstance(value, float | Decimal) and abs(value) < 2**63 and value == int(value):
+    if isinstance(value, float | Decimal) and -(2**63) < value < 2**63 and value == int(value):
         value = int(value)
     if isinstance(value, int):
         return str(value)

@@ -70,12 +70,14 @@ class SplitRecords:
 
     def select(self, rows: Sequence[int]) -> "SplitRecords":
         """Return the records with these indices."""
-        lists = {option.name: getattr(self, option.name) for option in fields(self)}
-        del lists["remarks"], lists["left_out"]
-        return SplitRecords(
-            **{name: [values[row] for row in rows] for name, values in lists.items()},
-            remarks={name: [values[row] for row in rows] for name, values in self.remarks.items()},
-        )
+        selected: dict[str, Any] = {"remarks": {}}
+        for option in fields(self):
+            if option.name not in ("remarks", "left_out"):
+                values = getattr(self, option.name)
+                selected[option.name] = [values[row] for row in rows]
+        for name, values in self.remarks.items():
+            selected["remarks"][name] = [values[row] for row in rows]
+        return SplitRecords(**selected)
 
     def cleaning(self) -> CleaningCounts:
         """Count what cleaning changed."""

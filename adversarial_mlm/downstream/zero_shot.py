@@ -213,23 +213,24 @@ class _VariantTable:
         """Return the sequence of a variant that is given by its substitutions; `None` if it is left out."""
         found = parse_mutations(text, self.offset)
         if isinstance(found, str):
-            return self._leave_out(found, where, text)
+            self._leave_out(found, where, text)
+            return None
         if found:
             self.substitutions.append(found)
         wrong = misfit(self.wild_type, found)
         if wrong is not None:
             reason, detail = wrong
             self.misfits.append(f'{where}: column "{self.column}" contains {shorten(text)}, but {detail}')
-            return self._leave_out(reason, where, text)
-        sequence = apply_substitutions(self.wild_type, found)
-        reason = why_not_scored(self.wild_type, sequence)
-        return sequence if reason is None else self._leave_out(reason, where, text)
+            self._leave_out(reason, where, text)
+            return None
+        return self.cleaned(where, apply_substitutions(self.wild_type, found), text)
 
-    def cleaned(self, where: str, text: str) -> str | None:
+    def cleaned(self, where: str, text: str, mutation: str = "") -> str | None:
         """Return the clean sequence of a variant; `None` if it is left out."""
         reason = why_not_scored(self.wild_type, text)
         if reason is not None:
-            return self._leave_out(reason, where)
+            self._leave_out(reason, where, mutation)
+            return None
         cleaned = clean_sequence(text.strip())
         self.cleaning.add(cleaned)
         return cleaned.sequence

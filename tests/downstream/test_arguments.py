@@ -54,6 +54,11 @@ OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.c
             ["--task", "stability", *COMMON, "--wild_type", "MK"],
             "wild_type is set, but only has an effect with mode zero_shot",
         ),
+        (
+            [*OWN, "--mode", "zero_shot", "--offset", "5"],
+            "offset is 5, but only changes the positions in mutations_col",
+        ),
+        ([*OWN, "--offset", "5"], "offset is set, but only has an effect with mode zero_shot"),
         (["--task", "stability", *COMMON, "--mode", "finetune", "--output_dir", "o", "--layer", "1"], "layer is set"),
         ([*OWN, "--data_dir", "d"], "data_dir is given, but only applies to TAPE's tasks"),
         ([*OWN[:-2]], "target is missing: task regression needs it"),
