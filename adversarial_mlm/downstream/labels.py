@@ -31,10 +31,6 @@ _FIRST_RESIDUE = next(index for index, token in enumerate(_OLD_VOCABULARY) if le
 _WHOLE_NUMBER = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
 _IGNORED_NAME = "-100"
 
-_MISSING = frozenset(
-    ("", "NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "nan", "NaN", "NAN", "-nan", "null", "NULL", "None")
-)
-
 _MASK_VALUES = {"0": False, "1": True, "False": False, "True": True}
 
 # items and separators of a list as text

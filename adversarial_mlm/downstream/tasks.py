@@ -421,6 +421,7 @@ def _describe_classes(
     notes: list[str],
 ) -> None:
     facts["num_classes"] = len(classes)
+    _note_classes_of_one_spelling(classes, notes)
     facts["unseen_classes"] = {}
     of_residues = task.kind == "token_classification"
     what = "residues" if of_residues else "records"
@@ -451,3 +452,16 @@ def _describe_classes(
                 raise CorpusError(
                     f"{task.name}: no residue of {split} has a label that counts: check the labels and the mask."
                 )
+
+
+def _note_classes_of_one_spelling(classes: list[str], notes: list[str]) -> None:
+    """Note names that differ only in case. Single letters are left out, because case often has a meaning there."""
+    spellings: dict[str, list[str]] = {}
+    for name in classes:
+        if len(name) > 1:
+            spellings.setdefault(name.lower(), []).append(name)
+    alike = [names for names in spellings.values() if len(names) > 1]
+    if alike:
+        listed = " and ".join(map(shorten, alike[0]))
+        more = f", and {len(alike) - 1} more such classes" if len(alike) > 1 else ""
+        notes.append(f"the classes {listed} differ only in case{more}; each counts as a class of its own.")

@@ -248,6 +248,13 @@ class TestTargets:
         assert data.classes == ["0", "1"] and data.facts["unseen_classes"] == {}
         assert data.facts["left_out"] == {"train": {"without a label": 12}}
 
+    def test_classes_that_differ_only_in_case_are_named(self, tmp_path, caplog):
+        spellings = ["soluble", "Soluble", "membrane", "h", "H"]
+        rows = [{**row, "kind": spellings[index % 5]} for index, row in enumerate(rows_of(60))]
+        data = load_own_task(KIND, write_csv(tmp_path / "a.csv", rows))
+        note = "the classes 'Soluble' and 'soluble' differ only in case; each counts as a class of its own."
+        assert data.classes == sorted(spellings) and note in data.facts["notes"]
+
     @pytest.mark.parametrize(
         ("values", "listed"), [(["-1", "0", "1"], "0, 1"), (["3", "-1.0", "0", "1", "2"], "0, 1, 2, ...")]
     )

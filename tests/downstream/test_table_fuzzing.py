@@ -52,7 +52,7 @@ VALUES = st.recursive(
 
 def test_every_value_is_read_or_refused_in_one_sentence():
     @seed(SEED)
-    @fuzz_settings(100)
+    @fuzz_settings(60)
     @given(VALUES, st.integers(0, 6))
     def run(value, residues):
         readers = {
@@ -149,7 +149,7 @@ def test_spelling_and_format_change_nothing_and_missing_labels_are_counted(tmp_p
     task, number = own_task(kind, "label"), iter(range(1 << 62))
 
     @seed(SEED)
-    @fuzz_settings(15)
+    @fuzz_settings(8)
     @given(tables(kind), st.sampled_from([".csv", ".tsv", ".json"]))
     def run(drawn, ending):
         rows, plain = drawn

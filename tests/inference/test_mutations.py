@@ -185,7 +185,7 @@ def written(draw, variant):
 
 def test_every_variant_is_read_as_it_was_written_in_every_notation():
     @seed(SEED)
-    @fuzz_settings(150)
+    @fuzz_settings(100)
     @given(VARIANTS.flatmap(lambda variant: st.tuples(st.just(variant), written(variant))))
     def run(drawn):
         variant, (text, offset) = drawn
@@ -202,7 +202,7 @@ REASONS = {value for name, value in vars(mutations).items() if re.fullmatch("[A-
 
 def test_every_text_is_read_or_has_a_reason():
     @seed(SEED)
-    @fuzz_settings(80)
+    @fuzz_settings(50)
     @given(TEXTS | st.tuples(TEXTS, st.integers(1, 1000)).map(lambda pair: pair[0] * pair[1]))
     def run(text):
         found = parse_mutations(text)
