@@ -123,7 +123,7 @@ def _add_record(found: SplitRecords, task: Task, path: str, where: str, number: 
     kept, without_mask = 0, False
     remarks = {}
     try:
-        text = read_sequence(record[column]).strip()
+        text = read_sequence(record[column])
         if is_missing(text):
             raise ValueError(f"contains no sequence{text and f', but {shorten(text)}'}")
         if task.kind == "token_classification":

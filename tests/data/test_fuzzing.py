@@ -323,7 +323,9 @@ def check_task_table(path: str) -> bool:
             check_message(str(error), path)
             continue
         accepted = True
-        assert len(found) == len(found.targets) == len(list(read_records(path, [task.target]))) > 0
+        assert len(found) == len(found.targets) > 0
+        required = [task.sequence_column, task.target]
+        assert len(found) + found.left_out.total == len(list(read_records(path, required)))
         for sequence, target in zip(found.sequences, found.targets, strict=True):
             assert re.fullmatch("[A-IK-Z?]+", sequence) and sequence.strip("?")
             if task.kind == "token_classification":
@@ -332,7 +334,9 @@ def check_task_table(path: str) -> bool:
                 assert math.isfinite(target) if task.kind == "regression" else target
         if task.kind == "regression":
             rows, counts = read_corpus(path, min_length=0, allow_nucleotides=True, cache_dir=os.path.dirname(path))
-            assert [sequence for _, sequence, _ in rows] == found.sequences and counts.records_read == len(rows)
+            assert counts.records_read == len(rows) == len(found) + found.left_out.total
+            if not found.left_out.total:
+                assert [sequence for _, sequence, _ in rows] == found.sequences and counts == found.cleaning()
     return accepted
 
 
