@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adversarial_mlm.data.cleaning import clean_sequence
+from adversarial_mlm.data.cleaning import check_sequences, clean_sequence
 from adversarial_mlm.inference.embeddings import check_max_length, default_max_length
 from adversarial_mlm.inference.mutations import STOP
 from adversarial_mlm.models.tokenization_protein import ByteTable
@@ -171,9 +171,10 @@ def score_variants(
         `np.ndarray` of shape `(variants,)`, float64; nan if [`why_not_scored`] gives a reason.
 
     Raises:
-        ValueError: As [`check_wild_type`] and [`marginals`].
+        ValueError: As [`check_wild_type`] and [`marginals`]; also if a sequence is not text.
     """
     wild_type = check_wild_type(wild_type)
+    check_sequences(sequences)
     table, letters = ByteTable.from_tokenizer(tokenizer), letters_with_token(tokenizer)
     variants: list[list[tuple[int, str]] | None] = []
     for text in sequences:

@@ -135,6 +135,15 @@ def test_gaps_have_no_score_with_a_vocabulary_that_holds_them(tmp_path):
     assert np.isnan(found).tolist() == [True, True, False]
 
 
+def test_variants_that_are_not_texts_are_refused(model, tokenizer):
+    with pytest.raises(CorpusError, match="sequence 1 is 'None', but must be text"):
+        score_variants(model, tokenizer, WILD_TYPE, [WILD_TYPE, None])
+    with pytest.raises(CorpusError, match="put it into a list"):
+        score_variants(model, tokenizer, WILD_TYPE, WILD_TYPE)
+    with pytest.raises(CorpusError, match="a sequence must be text, but is 'None'"):
+        marginals(model, tokenizer, None)
+
+
 def test_a_wild_type_is_cleaned_or_refused():
     assert check_wild_type(" m k\nt* ") == "MKT"
     for text in ("", "*", "M*KT", "MK-T", "MKT1", "MKT**", "MJT"):
