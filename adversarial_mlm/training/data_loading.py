@@ -1,5 +1,6 @@
 """Data loaders: of the encoder, of the noiser and of evaluation."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from adversarial_mlm.data.order import (
 )
 from adversarial_mlm.data.stream_order import StreamBatches
 from adversarial_mlm.masking.data_collator import SequenceEncoder
-from adversarial_mlm.utils.signals import spare_worker
+from adversarial_mlm.utils.signals import spare_worker, workers_needed
 
 
 def plain_loader(
@@ -48,7 +49,7 @@ def plain_loader(
         # each evaluation makes a new loader, whose workers must end with it
         "persistent_workers": args.dataloader_persistent_workers and is_training,
         "multiprocessing_context": args.dataloader_multiprocessing_context,
-        "worker_init_fn": spare_worker,
+        "worker_init_fn": functools.partial(spare_worker, workers_needed()),
         "prefetch_factor": args.dataloader_prefetch_factor,
         # without it, a loader draws from the global generator when it starts, which would change dropout in runs that
         # evaluate more often, have a noiser or were resumed

@@ -1,36 +1,54 @@
 """SIGTERM and SIGINT during training: all processes finish the same step, save and end the run."""
 
 import contextlib
+import functools
+import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from adversarial_mlm.utils.interrupts import ONE_AND_THE_SAME, handled
+from adversarial_mlm.utils.interrupts import ONE_AND_THE_SAME, exit_status, handled
 
 _WORKERS_RESPITE = 600  # seconds
 
 
-def spare_worker(worker: int) -> None:
+@functools.cache
+def workers_needed() -> Any:
+    """Return a byte that this process shares with its workers: 1 while training needs them, else 0."""
+    return multiprocessing.RawValue("b", 0)
+
+
+def spare_worker(needed: Any, worker: int) -> None:
     """Let a data loader's worker survive signals to its process group; used as `worker_init_fn`.
 
     Finishing the update needs the worker's batches. The worker ends when its loader stops it, when its parent process
-    ends, or, if it hangs, ten minutes after a SIGTERM.
+    ends, or, if it hangs, ten minutes after a SIGTERM. Once training is over, SIGTERM ends it at once: Python sends it
+    to workers that are left when the program ends, and waits for them.
 
     Args:
+        needed (`ctypes.c_byte`): Result of [`workers_needed`] in the parent process.
         worker (`int`): Number of the worker; not used.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "SIGALRM"):
         return
+
+    def on_sigterm(number, frame):
+        if needed.value:
+            signal.alarm(_WORKERS_RESPITE)
+        else:
+            os._exit(exit_status(number))
+
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_WORKERS_RESPITE))
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 class GracefulStop(TrainerCallback):
@@ -56,9 +74,14 @@ class GracefulStop(TrainerCallback):
         distributed = PartialState().num_processes > 1
         if distributed:
             self._group = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
-        with handled(self._note):
-            yield
-            self._conclude()
+        needed = workers_needed()
+        needed.value = 1
+        try:
+            with handled(self._note):
+                yield
+                self._conclude()
+        finally:
+            needed.value = 0
         if distributed:
             torch.distributed.destroy_process_group(self._group)
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import runpy
 import sys
@@ -145,6 +146,7 @@ def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
     program = runpy.run_path(str(repository / "examples" / "run_adv_mlm.py"))["main"]
     monkeypatch.setitem(program.__globals__, "parse_recipe", lambda argv: recipe)
     assert program() == 2
+    gc.collect()  # the error's traceback holds the workers; those of another test would wait for them
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[-1].endswith(
         'train.fasta: record 151, which ends at line 302, has ">" inside its sequence; a line end is missing.'

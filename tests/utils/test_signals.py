@@ -1,9 +1,11 @@
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from transformers import TrainerControl
 
 from adversarial_mlm.utils import signals
-from adversarial_mlm.utils.interrupts import SIGNALS
+from adversarial_mlm.utils.interrupts import SIGNALS, exit_status
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +73,26 @@ def test_in_another_thread_nothing_is_handled():
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_worker_survives_sigterm_during_training_and_ends_with_it_afterwards():
+    def work(needed, ready):
+        signals.spare_worker(needed, 0)
+        ready.set()
+        time.sleep(60)
+
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=work, args=(signals.workers_needed(), ready), daemon=True)
+    with signals.GracefulStop(timedelta(seconds=10)).listening():
+        worker.start()
+        assert ready.wait(10)
+        worker.terminate()
+        worker.join(0.3)
+        assert worker.is_alive(), "the update needs its batches"
+    worker.terminate()  # as Python does at exit, before it waits for the worker
+    worker.join(10)
+    assert worker.exitcode == exit_status(signal.SIGTERM)
 
 
 def start(code: str, **variables) -> subprocess.Popen:
