@@ -223,6 +223,8 @@ def clean_sequence(text: str) -> CleanedSequence:
 def _without_enclosure(text: str) -> str | None:
     """Return the letters of a list that was written as text, or a text in quotation marks; `None` for other texts."""
     text = text.strip()
+    if text[:2] in ("b'", 'b"'):  # bytes as Python writes them
+        text = text[1:]
     inside = text[1:-1]
     if text[:1] + text[-1:] in ("[]", "()"):
         found = ["".join(groups) for groups in _LIST_ITEM.findall(inside)]

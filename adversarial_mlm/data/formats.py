@@ -1,7 +1,6 @@
 """Readers of file formats. Each yields (id, sequence as found), and raises [`CorpusError`] for invalid input."""
 
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from datasets import Dataset, IterableDataset
 
 from adversarial_mlm.data.cleaning import sequence_text
 from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
-from adversarial_mlm.data.text_files import READ_ERRORS, read_failure, read_lines
+from adversarial_mlm.data.text_files import READ_ERRORS, check_parquet, read_failure, read_lines
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 _ROWS_PER_BATCH = 1000
@@ -208,8 +207,7 @@ def _read_json(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
 
 
 def _read_parquet(shard: Shard, columns: Columns) -> Iterator[tuple[Any, Any]]:
-    if os.path.getsize(shard.name) == 0:
-        raise CorpusError(f"{shard.name}: the file is empty.")
+    check_parquet(shard.name)
     with pq.ParquetFile(shard.name, memory_map=True) as file:
         columns = resolve_columns(shard.name, columns, file.schema_arrow.names)
         for batch in file.iter_batches(_ROWS_PER_BATCH, columns=_to_select(columns)):

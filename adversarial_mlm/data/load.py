@@ -109,6 +109,8 @@ def load_corpus(
     """
     if min_length < 0:
         raise CorpusError(f"min_length must be 0 or more, got {min_length!r}.")
+    if not isinstance(sequence_column, str):
+        raise CorpusError(f"sequence_column must be the name of a column, got {sequence_column!r}.")
     sources = source_names(source)
     if len(sources) == 1 and (manifest := find_manifest(sources[0])) is not None:
         if streaming:

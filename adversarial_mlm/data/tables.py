@@ -89,7 +89,7 @@ def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None
     first_line, header, separator = _header(lines)
     if not header:
         return
-    delimiter = separator or _delimiter(header, wanted, delimiter or ("\t" if "\t" in header else ","))
+    delimiter = separator or _delimiter(path, header, wanted, delimiter or ("\t" if "\t" in header else ","))
     columns: list[str] | None = None
     numbered = enumerate(itertools.chain([header], lines), start=first_line)
     for number, line in numbered:
@@ -121,7 +121,7 @@ def _header(lines: Iterator[str]) -> tuple[int, str, str | None]:
     return 0, "", separator
 
 
-def _delimiter(header: str, wanted: Sequence[str], default: str) -> str:
+def _delimiter(path: str, header: str, wanted: Sequence[str], default: str) -> str:
     """Return the separator that gives the wanted columns, else the one that gives the most columns."""
     split = {
         delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
@@ -130,6 +130,8 @@ def _delimiter(header: str, wanted: Sequence[str], default: str) -> str:
     for delimiter, names in split.items():
         if {name.strip() for name in wanted} <= set(names):
             return delimiter
+    if wanted and set(wanted) <= {name.strip('"') for name in header.split()}:
+        raise CorpusError(f"{path}: the columns are separated by blanks: separate them by commas or tabs.")
     return max(split, key=lambda delimiter: len(split[delimiter]))
 
 

@@ -168,6 +168,27 @@ def _only_member(path: str, file: IO[bytes]) -> io.BufferedReader:
     return io.BufferedReader(cast(io.RawIOBase, archive.open(members[0])))
 
 
+def check_parquet(path: str) -> None:
+    """Refuse a file that does not begin like Parquet, and say what it is.
+
+    Raises:
+        [`CorpusError`]: If so.
+    """
+    with open(path, "rb") as file:
+        head = file.peek(1)
+    if not head:
+        raise CorpusError(f"{path}: the file is empty.")
+    if _opener(head) is not None:
+        raise CorpusError(f"{path}: is not a Parquet file, but a compressed file: unpack it, or correct its name.")
+    if head[:4] != b"PAR1":
+        what = _binary_file(head) or ("binary" if b"\0" in head else "text")
+        raise CorpusError(f"{path}: is not a Parquet file: it is {what}. Correct the ending of its name.")
+
+
+def _binary_file(head: bytes) -> str | None:
+    return next((what for magic, what in _BINARY_FILES.items() if head.startswith(magic)), None)
+
+
 def _check_text(path: str, head: bytes) -> None:
     """Refuse a file that is not UTF-8 text, by its first bytes, and say what it is."""
     if not head or head == _BYTE_ORDER_MARK:
@@ -180,5 +201,5 @@ def _check_text(path: str, head: bytes) -> None:
     if head[257:262] == b"ustar":
         raise CorpusError(f"{path}: is a tar archive: unpack it, and name the files to read.")
     if b"\0" in head:
-        what = next((f": it is {what}" for magic, what in _BINARY_FILES.items() if head.startswith(magic)), "")
-        raise CorpusError(f"{path}: the file is binary, not text{what}.")
+        what = _binary_file(head)
+        raise CorpusError(f"{path}: the file is binary, not text{what and f': it is {what}' or ''}.")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
-from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, without_compression
+from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, check_parquet, without_compression
 from adversarial_mlm.downstream.lmdb_entries import load_plain
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
@@ -92,10 +92,9 @@ def _csv_records(path: str, required: Sequence[str], optional: Sequence[str]) ->
 
 
 def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    if os.path.getsize(path) == 0:
-        raise CorpusError(f"{path}: the file is empty.")
     number = 0
     try:
+        check_parquet(path)
         with pq.ParquetFile(path, memory_map=True) as file:
             present = list(_asked_columns(path, file.schema_arrow.names, required, optional).values())
             for batch in file.iter_batches(_ROWS_PER_BATCH, columns=present):

@@ -74,7 +74,7 @@ class Interrupted(KeyboardInterrupt):
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error without line breaks and final full stop, to use it inside a sentence."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return " ".join(filter(None, map(str.strip, str(error).splitlines()))).rstrip(".") or type(error).__name__
 
 
 def clip(text: str, longest: int) -> str:

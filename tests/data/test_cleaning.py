@@ -30,6 +30,7 @@ from adversarial_mlm.models.tokenization_protein import AMBIGUOUS_RESIDUES
         ("('M', '-', 'K')", CleanedSequence("MK", gaps=True)),
         ("[M, K]", CleanedSequence("MK")),
         ("['MKV']", CleanedSequence("MKV")),
+        ("b'MKV'", CleanedSequence("MKV")),
         (' "MKV"\n', CleanedSequence("MKV")),
         ("['M' 'K' ... 'V']", CleanedSequence("?" * 17, unknown=17)),
         ("[]", CleanedSequence("")),

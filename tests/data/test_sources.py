@@ -85,6 +85,7 @@ def test_a_hub_that_fails_in_the_middle_of_a_stream_ends_in_one_sentence(monkeyp
         (["a.csv", "folder"], {}, "folder"),
         ("folder", {}, "folder.*save_to_disk"),
         ("a.csv", {"min_length": -1}, "min_length"),
+        ("a.csv", {"sequence_column": None}, "sequence_column must be the name of a column, got None"),
         ("a.csv", {"dataset_split": "test"}, "dataset_split='test'.*a.csv"),
         ("a.csv", {"dataset_config": "x"}, "dataset_config='x'.*a.csv"),
         ("a.csv", {"id_column": "Entry"}, 'a.csv.*no column "Entry".*id_column.*"remark", "id", "sequence"'),

@@ -85,6 +85,7 @@ def test_rows_have_the_number_of_their_last_line(rows):
 WRONG_TABLES = {
     "ragged": ("id,sequence\na,MKV\nb\n", "line 3 has 1 field, but the header has 2"),
     "too many": ("id,sequence\na,MKV,x\n", "line 2 has 3 fields, but the header has 2"),
+    "blanks": ('"sequence" "y"\n"1" "MKV" 0.5\n', "the columns are separated by blanks"),
     "header twice": ("id,sequence\na,MKV\nid,sequence\nb,MKV\n", "line 3 repeats the header"),
     "header twice, marked": ("sequence\nMKV\n\ufeffsequence\nMKV\n", "line 3 repeats the header"),
     "rows in quotes": ('id,name,sequence\na,"x,MKV\nb,y,MKA\nc,z",MKC\n', "mark in line 2 .* ends in line 4"),

@@ -10,6 +10,7 @@ import pytest
 
 from adversarial_mlm.data import CorpusError, load_corpus, prepare_corpus
 from adversarial_mlm.data.text_files import is_compressed, read_lines, without_compression
+from adversarial_mlm.downstream.reading import read_records
 
 TEXT = b"one\r\ntwo\nthree\rfour"
 
@@ -109,6 +110,26 @@ def test_other_files_are_named_for_what_they_are(tmp_path, case):
     with pytest.raises(CorpusError, match=f"a.fasta: .*{message}") as caught:
         list(read_lines(str(tmp_path / "a.fasta")))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (gzip.compress(b"PAR1"), "is not a Parquet file, but a compressed file: unpack it"),
+        (zipped({"a.parquet": b"PAR1"}), "is not a Parquet file, but a compressed file"),
+        (b"ARROW1\0\0", "is not a Parquet file: it is an Arrow file"),
+        (b"id,sequence\n", "is not a Parquet file: it is text"),
+        (b"\0\1", "is not a Parquet file: it is binary"),
+    ],
+)
+def test_files_with_the_name_of_parquet_are_named_for_what_they_are(tmp_path, data, message):
+    path = tmp_path / "a.parquet"
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=f"a.parquet: {message}"):
+        load_corpus(str(path), cache_dir=str(tmp_path))
+    with pytest.raises(CorpusError, match=f"a.parquet: {message}"):
+        list(read_records(path, ["sequence"]))
 
 
 def test_a_zip_archive_with_a_password_is_refused(tmp_path):

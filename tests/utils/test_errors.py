@@ -68,6 +68,7 @@ def test_an_error_of_a_loader_worker_keeps_its_own_sentence():
 
 def test_one_line():
     assert one_line(ValueError("two\n  lines.")) == "two lines"
+    assert one_line(ValueError("contains 'a  b'\n\n")) == "contains 'a  b'", "blanks in a quotation are shown"
     assert one_line(KeyError()) == "KeyError"
 
 
