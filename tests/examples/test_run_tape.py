@@ -81,7 +81,7 @@ def test_mistakes_end_with_one_sentence(call, saved, table, tmp_path):
     (other / "config.json").write_text("{}")
     (other / "results.json").write_text("{")
     for words, sentence in (
-        ([*own[:-1], "shares", "--model_name_or_path", saved], 'has no column "shares"'),
+        ([*own[:-1], "shares", "--model_name_or_path", saved], 'there is no column "shares"'),
         ([*own, "--model_name_or_path", str(other)], "model_name_or_path is"),
         ([*own, "--model_name_or_path", str(tmp_path / "nowhere")], "there is no such folder"),
         ([*own, "--model_name_or_path", saved, "--max_length", "900"], "the encoder has 512 positions"),
