@@ -53,6 +53,7 @@ def test_a_start_needs_less_than_36_bytes_for_each_record(tmp_path):
     assert int(found.stdout) < 36 * 500_000
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_run_is_measured_cold_and_warm(tmp_path):
     found = large_corpus.run(str(tmp_path), 2_000)

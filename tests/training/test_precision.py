@@ -269,6 +269,7 @@ def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, protein
     assert most / 2 <= graphs() <= most  # of each network's turn one for the first length, and one for all others
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile needs g++ on a CPU")
 def test_the_compiler_itself_gives_the_same_losses_in_both_phases(make_trainer, graphs):
