@@ -1,18 +1,21 @@
-"""Clean FASTA files into a folder for train_data and validation_data.
+"""Clean FASTA files once, with several processes, into a folder for train_data and validation_data.
 
 If the command is stopped, run it again to continue. A compressed file is read by a single process.
 """
 
 import argparse
 
-from adversarial_mlm.data import prepare_corpus
-from adversarial_mlm.data.cleaning import CleaningCounts
-from adversarial_mlm.data.prepare import PART_BYTES
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.home import path_argument
 
-HELP = "clean FASTA files once, with several processes, for train_data"
+EXAMPLES = (
+    "adv-mlm prepare uniref50.fasta --output_dir corpora/uniref50",
+    "adv-mlm prepare 'parts/*.fasta.gz' --output_dir corpora/parts --workers 8",
+    "adv-mlm train pretrain --train_data corpora/uniref50",
+)
 IF_STOPPED = "complete parts are kept: start the same command to continue"
+
+_PART_MEGABYTES = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part_megabytes",
         type=int,
-        default=PART_BYTES >> 20,
+        default=_PART_MEGABYTES,
         help="size of the parts of an uncompressed file; a stop loses up to one part per process "
         "(default: %(default)s)",
     )
@@ -37,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         CorpusError: If an option or a file cannot be used.
     """
+    from adversarial_mlm.data import prepare_corpus
+    from adversarial_mlm.data.cleaning import CleaningCounts
+
     if args.part_megabytes < 1:
         raise CorpusError(f"part_megabytes must be at least 1, got {args.part_megabytes}")
     manifest = prepare_corpus(

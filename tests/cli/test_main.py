@@ -1,13 +1,16 @@
-import importlib
+import ast
 import os
 import signal
+import subprocess
 import sys
 import types
+from importlib import util
 
 import pytest
 
 from adversarial_mlm.cli.main import COMMANDS, main
 from adversarial_mlm.utils.errors import CorpusError, WritingError
+from adversarial_mlm.utils.version import __version__
 
 
 @pytest.fixture
@@ -15,28 +18,87 @@ def command(monkeypatch):
     """Add a command `try` that calls a function."""
 
     def add(run) -> None:
-        module = types.ModuleType("tests.try_command", "Try something.")
-        module.HELP, module.IF_STOPPED, module.run = "try something", "nothing is lost", lambda args: run()
-        module.add_arguments = lambda parser: None
+        module = types.ModuleType("tests.try_command", "Try something.\n\nNot shown.")
+        module.EXAMPLES, module.IF_STOPPED, module.run = ("adv-mlm try",), "nothing is lost", lambda args: run()
+        module.add_arguments = add_arguments
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(COMMANDS, "try", module.__name__)
+        monkeypatch.setitem(COMMANDS, "try", (module.__name__, "try something"))
 
     return add
 
 
+def add_arguments(parser) -> None:
+    parser.add_argument("file", nargs="?", help="the file")
+    parser.add_argument("--size", type=int, default=3, help="how large (default: %(default)s)")
+    parser.add_argument_group("what few people need").add_argument("--rare", help="a rare option")
+
+
 def test_the_help_lists_every_command_with_its_line(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert stop.value.code == 0
-    for name, module in COMMANDS.items():
-        assert name in shown and importlib.import_module(module).HELP in shown
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24
+    for name, (_, line) in COMMANDS.items():
+        assert f"  {name} " in shown and line in shown
 
 
-def test_an_unknown_command_is_refused(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["prepair"])
-    assert stop.value.code == 2 and "invalid choice: 'prepair'" in capsys.readouterr().err
+def test_the_help_and_those_of_the_commands_import_nothing_heavy(repository):
+    code = (
+        "import sys; from adversarial_mlm.cli.main import COMMANDS, main; main(['--help'])\n"
+        "assert not [name for name in sys.modules if name.startswith('adversarial_mlm.cli.') and name.rpartition('.')[2]"
+        " in COMMANDS]\n"
+        "for name in COMMANDS: main([name, '--help'])\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'numpy', 'pyarrow') if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository)
+    assert shown.stdout.splitlines()[-1:] == ["[]"], shown.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_what_the_table_promises(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "110")
+    path = util.find_spec(COMMANDS[name][0]).origin
+    tree = ast.parse(open(path, encoding="utf-8").read())
+    assert ast.get_docstring(tree)
+    assert main([name, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 120
+    start = lines.index("examples:") + 1
+    assert all(line.startswith("  adv-mlm ") or line.startswith("      ") for line in lines[start : start + 3])
+    assert any(f"  adv-mlm {name} " in line for line in lines)
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"adv-mlm {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ([], "no command is given; there are train, evaluate, "),
+        (["prepair"], "there is no command 'prepair'; did you mean 'prepare'?"),
+        (["--verson"], "there is no option '--verson'"),
+        (["try", "--siz", "4"], "unknown option 'siz'; did you mean 'size'?"),
+        (["try", "--size", "much"], "argument --size: invalid int value: 'much'; adv-mlm try --help shows how"),
+        (["try", "a", "b"], "'b' is not an option: write options as --name value"),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_sentence_and_status_2(words, sentence, command, capsys):
+    command(lambda: 0)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"adv-mlm: {sentence}") and len(said.splitlines()) == 1
+
+
+def test_the_help_of_a_command_shows_its_groups_only_on_request(command, capsys):
+    command(lambda: 0)
+    assert main(["try", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert "Try something." in short and "  adv-mlm try\n" in short and "--size N" in short and "(default: 3)" in short
+    assert "--rare" not in short and "adv-mlm try --help all lists 1 more." in short and "Not shown" not in short
+    for words in (["try", "--help", "all"], ["try", "--help=all"], ["try", "a", "-h", "all"]):
+        assert main(words) == 0
+        assert "what few people need:\n  --rare TEXT" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""The parser of a command: help of two lengths, and mistakes in one sentence."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.home import path_argument
+from adversarial_mlm.utils.spelling import did_you_mean
+
+_HELP_WORDS = ("--help", "-h")
+_BUILT_IN_GROUPS = 2  # those of argparse: positional arguments and options
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that shows the arguments of its groups on request, and raises mistakes.
+
+    Args:
+        program (`str`): The words that start the command, such as `adv-mlm embed`.
+        purpose (`str`): One or two sentences.
+        examples (`Sequence[str]`): Command lines.
+    """
+
+    def __init__(self, program: str, purpose: str, examples: Sequence[str]):
+        lines = "\n".join(f"  {line}" for line in examples)
+        super().__init__(
+            prog=program,
+            description=f"{purpose}\n\nexamples:\n{lines}",
+            formatter_class=_Formatter,
+            allow_abbrev=False,
+            add_help=False,
+        )
+
+    def help(self, whole: bool) -> str:
+        """Return the help.
+
+        Args:
+            whole (`bool`): Whether to show the arguments of groups, too.
+        """
+        groups = self._action_groups if whole else self._action_groups[:_BUILT_IN_GROUPS]
+        required = [action for action in self._actions if action.required and action.option_strings]
+        formatter = self._get_formatter()
+        positional = [action for action in self._actions if not action.option_strings]
+        formatter.add_usage(None, [*positional, *required], [])
+        usage = formatter.format_help().rstrip() + " [--option VALUE ...]\n\n"
+        formatter = self._get_formatter()
+        formatter.add_text(self.description)
+        for group in groups:
+            formatter.start_section(group.title)
+            formatter.add_text(group.description)
+            formatter.add_arguments(group._group_actions)
+            formatter.end_section()
+        hidden = sum(len(group._group_actions) for group in self._action_groups[_BUILT_IN_GROUPS:])
+        rest = f"\n{self.prog} --help all lists {hidden} more.\n" if hidden and not whole else ""
+        return usage + formatter.format_help() + rest
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Read the words of a command line.
+
+        Raises:
+            RecipeError: If a word is not an argument, or if an argument is missing or has a value that does not fit.
+        """
+        args, rest = self.parse_known_args(list(words))
+        if rest:
+            known = [text.lstrip("-") for action in self._actions for text in action.option_strings]
+            name = rest[0].lstrip("-").partition("=")[0]
+            if not rest[0].startswith("-"):
+                self.error(f"'{rest[0]}' is not an option: write options as --name value")
+            self.error(f"unknown option '{name}'{did_you_mean(name, known)}")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """Raise a mistake in the command line."""
+        hint = "" if message.endswith("?") else f"; {self.prog} --help shows how to use it"
+        raise RecipeError(message.rstrip(".") + hint)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str, **options):
+        super().__init__(prog, max_help_position=34, **options)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {int: "N", float: "X", path_argument: "PATH"}.get(action.type, "TEXT")
+
+
+def build_parser(module: ModuleType, program: str) -> CommandParser:
+    """Return the parser of a command's module, see [`COMMANDS`][adversarial_mlm.cli.main.COMMANDS]."""
+    purpose = (module.__doc__ or "").strip().split("\n\n")[0]
+    parser = CommandParser(program, purpose, module.EXAMPLES)
+    module.add_arguments(parser)
+    return parser
+
+
+def asks_for_help(words: Sequence[str]) -> str:
+    """Return `"all"` for `--help all`, `"short"` for `--help`, and an empty text if no help is asked for."""
+    for index, word in enumerate(words):
+        if word in _HELP_WORDS:
+            return "all" if words[index + 1 : index + 2] == ["all"] else "short"
+        if word == "--help=all":
+            return "all"
+    return ""
+
+
+def overview(program: str, commands: Mapping[str, str]) -> str:
+    """Return the help of the program: its commands, each with its line."""
+    width = max(map(len, commands))
+    lines = "\n".join(f"  {name:<{width}}  {line}" for name, line in commands.items())
+    return (
+        f"usage: {program} COMMAND [--option VALUE ...]\n\n"
+        f"Pre-train protein language models against a trainable masker, and use them.\n\n"
+        f"commands:\n{lines}\n\n"
+        f"{program} COMMAND --help shows the options that people use, --help all lists all of them.\n"
+        f"{program} --version prints the version.\n"
+    )
