@@ -14,7 +14,8 @@ from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, COSTS_FILE, PLA
 from adversarial_mlm.comparison.held_out import ComparisonData, load_comparison_data
 from adversarial_mlm.comparison.plan import Plan, Run, count_flops, make_plan, plan_table, seconds_of
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe, Tasks, read_comparison
-from adversarial_mlm.comparison.report_tables import markdown, runs_csv
+from adversarial_mlm.comparison.report_csv import runs_csv
+from adversarial_mlm.comparison.report_tables import markdown
 from adversarial_mlm.comparison.runs import (
     Comparison,
     add_tasks,

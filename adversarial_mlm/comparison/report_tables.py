@@ -1,7 +1,5 @@
-"""The report of a comparison as Markdown and CSV, made from the content of `study.json`."""
+"""The report of a comparison as Markdown, made from the content of `study.json`."""
 
-import csv
-import io
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -67,21 +65,6 @@ def markdown(study: Study) -> str:
         _how_to_read(study),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
-
-
-def runs_csv(study: Study) -> str:
-    """Return a table with one line per arm, budget and seed, and all metrics."""
-    entries = [*study["arms"], {"name": "untrained", "budget": "", "seeds": study["untrained"]}]
-    names = list(dict.fromkeys(name for entry in entries for seed in entry["seeds"] for name in seed["metrics"]))
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["arm", "budget", "seed", *names])
-    for entry in entries:
-        for of_seed in entry["seeds"]:
-            cells = [of_seed["metrics"].get(name) for name in names]
-            cells = [" ".join(map(str, cell)) if isinstance(cell, list) else cell for cell in cells]
-            writer.writerow([entry["name"], entry["budget"], of_seed["seed"], *cells])
-    return file.getvalue()
 
 
 def held_out_sets(study: Study) -> list[str]:

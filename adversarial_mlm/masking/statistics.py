@@ -1,6 +1,8 @@
 """Statistics of the masks and of the encoder's losses on them, from sums over batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
 
 import torch
 
@@ -9,6 +11,7 @@ from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
 _SCALARS = 17
+POSITION_BINS = 20  # from the N-terminus to the C-terminus, of equal length
 _MOST_MASKED = 5  # residues that `most_masked` names
 
 
@@ -23,7 +26,13 @@ class MaskingStatistics:
 
     def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
         self.vocabulary, self.adversarial = vocabulary, adversarial
-        self.sums = torch.zeros(_SCALARS + 2 * vocabulary.vocab_size, dtype=torch.float64, device=device)
+        sizes = [_SCALARS, vocabulary.vocab_size, vocabulary.vocab_size]
+        if adversarial:
+            sizes += [POSITION_BINS, POSITION_BINS, len(vocabulary.residue_ids) * len(vocabulary.replacement_ids)]
+            self._row_of = _indices(vocabulary, vocabulary.residue_ids, device)
+            self._column_of = _indices(vocabulary, vocabulary.replacement_ids, device)
+        self._sizes = sizes
+        self.sums = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
 
     def update(
         self, corrupted: CorruptedBatch, losses: torch.Tensor, true_ids: torch.Tensor, residues: torch.Tensor
@@ -63,13 +72,26 @@ class MaskingStatistics:
                 torch.stack([scalar.double() for scalar in scalars]),
                 self._letter_counts(true_ids, residues),
                 self._letter_counts(true_ids, reported),
+                *(self._noiser_counts(corrupted, true_ids, residues) if self.adversarial else ()),
             ]
         )
 
     def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        # index_add_, because bincount waits for the device
-        counts = torch.zeros(self.vocabulary.vocab_size, dtype=torch.float64, device=ids.device)
-        return counts.index_add_(0, ids.flatten(), where.flatten().double())
+        return _counts(ids, where, self.vocabulary.vocab_size)
+
+    def _noiser_counts(
+        self, corrupted: CorruptedBatch, true_ids: torch.Tensor, residues: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Residues and the noiser's masks in each position bin, and replacements by true and new residue."""
+        place = residues.cumsum(dim=1) - 1  # of each residue in its protein
+        bins = (place * POSITION_BINS // residues.sum(dim=1, keepdim=True).clamp_min(1)).clamp(0, POSITION_BINS - 1)
+        pairs = self._row_of[true_ids] * len(self.vocabulary.replacement_ids) + self._column_of[corrupted.input_ids]
+        replaced = corrupted.adversarial & (corrupted.option == REPLACE)
+        return [
+            _counts(bins, residues, POSITION_BINS),
+            _counts(bins, corrupted.adversarial, POSITION_BINS),
+            _counts(pairs, replaced, self._sizes[-1]),
+        ]
 
     def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """Return the statistics of everything added since the last call, and reset the sums.
@@ -98,15 +120,56 @@ class MaskingStatistics:
             - `enrichment_A` etc.: share of a residue among the masked ones, divided by its share among all;
               `enrichment_max`: the largest of the standard residues.
         """
+        return self.figures_and_counts(reduce)[0]
+
+    def figures_and_counts(
+        self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return [`figures`][MaskingStatistics.figures], and counts of the noiser's masks.
+
+        Args:
+            reduce (`Callable`, *optional*): Sums a tensor over all processes.
+
+        Returns:
+            The figures, and a dictionary that is empty without a noiser. Otherwise:
+
+            - `residues_by_position` and `masks_by_position` (`list[int]`): number of residues, and of residues that
+              the noiser masked, in each of 20 bins of equal length from the N-terminus to the C-terminus. In a cropped
+              protein, bins divide the window that the encoder reads.
+            - `replacements`, if the noiser replaced residues: a dictionary of `from` and `to`, the residues of rows
+              and columns, and `counts` (`list[list[int]]`): how often the noiser wrote one in place of the other.
+              Rows without any are left out.
+        """
         # reduce even if this process added nothing, because the others wait for it
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
-        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = sums[:8]
-        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = sums[8:_SCALARS]
+        parts = [sums[end - size : end] for size, end in zip(self._sizes, accumulate(self._sizes), strict=True)]
+        figures = self._figures(*parts[:3])
+        return figures, self._counts_of_noiser(*parts[3:]) if figures and self.adversarial else {}
+
+    def _counts_of_noiser(
+        self, residues: list[float], masks: list[float], replacements: list[float]
+    ) -> dict[str, Any]:
+        counts: dict[str, Any] = {
+            "residues_by_position": [int(count) for count in residues],
+            "masks_by_position": [int(count) for count in masks],
+        }
+        letters, width = self.vocabulary.residue_letters, len(self.vocabulary.replacement_ids)
+        rows = {
+            letters[token]: [int(count) for count in replacements[row * width : (row + 1) * width]]
+            for row, token in enumerate(self.vocabulary.residue_ids)
+        }
+        rows = {letter: row for letter, row in rows.items() if any(row)}
+        if rows:
+            columns = "".join(letters[token] for token in self.vocabulary.replacement_ids)
+            counts["replacements"] = {"from": "".join(rows), "to": columns, "counts": list(rows.values())}
+        return counts
+
+    def _figures(self, scalars: list[float], background: list[float], chosen: list[float]) -> dict[str, float]:
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = scalars[:8]
+        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = scalars[8:]
         if not rows:
             return {}
-        background = sums[_SCALARS : _SCALARS + self.vocabulary.vocab_size]
-        chosen = sums[_SCALARS + self.vocabulary.vocab_size :]
         residues, reported = sum(background), max(masked + kept + replaced, 1.0)
         figures = {
             "mask_rate": (adv_count + random_count) / max(residues, 1.0),
@@ -148,6 +211,19 @@ class MaskingStatistics:
             if (key := f"enrichment_{self.vocabulary.residue_letters[token]}") in enrichment
         ]
         return {**enrichment, "enrichment_max": max(standard, default=0.0)}
+
+
+def _counts(index: torch.Tensor, where: torch.Tensor, size: int) -> torch.Tensor:
+    """How often each index occurs where a mask is true. Like `bincount`, but without a wait for the device."""
+    counts = torch.zeros(size, dtype=torch.float64, device=index.device)
+    return counts.index_add_(0, index.flatten(), where.flatten().double())
+
+
+def _indices(vocabulary: ResidueVocabulary, tokens: Sequence[int], device: torch.device | str) -> torch.Tensor:
+    """The index of each token of the vocabulary among some of them; 0 for all others."""
+    indices = torch.zeros(vocabulary.vocab_size, dtype=torch.int64)
+    indices[list(tokens)] = torch.arange(len(tokens))
+    return indices.to(device)
 
 
 def most_masked(figures: dict[str, float]) -> str:

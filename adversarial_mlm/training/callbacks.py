@@ -48,10 +48,11 @@ class MetricsLog(TrainerCallback):
 
     Args:
         file ([`MetricsFile`]): The file.
+        counts (`Callable[[], dict]`, *optional*): More for the newest entry, which trackers do not understand.
     """
 
-    def __init__(self, file: MetricsFile):
-        self.file = file
+    def __init__(self, file: MetricsFile, counts: Callable[[], dict] = dict):
+        self.file, self.counts = file, counts
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -63,7 +64,7 @@ class MetricsLog(TrainerCallback):
 
     def on_log(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.file.append(state.log_history[-1])
+            self.file.append(state.log_history[-1] | self.counts())
 
 
 class RewardTracker(TrainerCallback):

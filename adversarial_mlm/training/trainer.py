@@ -38,13 +38,7 @@ from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.run_files import METRICS_FILE
-from adversarial_mlm.training.callbacks import (
-    EpochMarker,
-    MetricsLog,
-    RewardTracker,
-    ShortProteinsWarning,
-    StepTimer,
-)
+from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.checks import check_fit, check_game, check_stream
@@ -128,6 +122,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._batches = self._training_batches()
         self._background: torch.Tensor | None = None
         self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
+        self._mask_counts: dict = {}  # of the log entry that is being written
         self._clock = Clock()
         self._add_callbacks()
 
@@ -142,7 +137,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     def _add_callbacks(self) -> None:
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
         self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
-        self.add_callback(MetricsLog(MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))))
+        metrics = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
+        self.add_callback(MetricsLog(metrics, lambda: self._mask_counts))
         if isinstance(self.train_dataset, IterableDataset):
             self.add_callback(ShortProteinsWarning())
         if self.noiser is not None:
@@ -453,6 +449,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         Raises:
             NonFiniteError: If `max_skipped_updates` updates in a row were not finite.
         """
+        self._mask_counts = {}
         if "loss" in logs and "learning_rate" in logs:
             skipped = self.guard.figures(logs["loss"], self.state.global_step, warn=self.is_world_process_zero())
             logs = {**logs, **self._training_figures(), **skipped}
@@ -463,7 +460,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._stop_if_too_many_skipped()
 
     def _training_figures(self) -> dict[str, float]:
-        figures = self._statistics.figures(self._sum_over_processes)
+        figures, self._mask_counts = self._statistics.figures_and_counts(self._sum_over_processes)
         seconds = self._clock.read()
         residues = figures.pop("residues", 0.0)
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)

@@ -6,8 +6,9 @@ import json
 import pytest
 
 from adversarial_mlm.comparison.differences import differences, gains
+from adversarial_mlm.comparison.report_csv import runs_csv
 from adversarial_mlm.comparison.report_plot import figure_of
-from adversarial_mlm.comparison.report_tables import markdown, runs_csv
+from adversarial_mlm.comparison.report_tables import markdown
 
 
 def entry(name, budget, seeds, **more):

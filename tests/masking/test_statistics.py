@@ -54,6 +54,32 @@ def test_figures_are_those_counted_by_hand(counted, vocabulary):
     assert "enrichment_W" not in figures  # never seen, so nothing to compare
 
 
+def test_counts_of_the_noiser_are_those_counted_by_hand(counted, vocabulary):
+    corrupted, losses, ids, residues = counted
+    corrupted.input_ids = ids.clone()
+    corrupted.input_ids[0, 2] = ids[0, 5]  # the second A is replaced by K
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    statistics.update(corrupted, losses, ids, residues)
+    statistics.update(corrupted, losses, ids, residues)
+    _, counts = statistics.figures_and_counts()
+    # ten residues: every second of the 20 bins has one, and the first three residues were masked
+    assert counts["residues_by_position"] == [2, 0] * 10
+    assert counts["masks_by_position"] == [2, 0, 2, 0, 2] + [0] * 15
+    replacements = counts["replacements"]
+    assert replacements["from"] == "A" and replacements["to"] == "ACDEFGHIKLMNPQRSTVWY"
+    assert replacements["counts"] == [[2 * (letter == "K") for letter in replacements["to"]]]
+    assert statistics.figures_and_counts() == ({}, {})
+
+
+def test_without_replacements_or_a_noiser_there_are_no_counts_of_them(counted, vocabulary):
+    corrupted, *rest = counted
+    corrupted.option = corrupted.option.clamp_max(MASK)
+    for adversarial, names in ((True, {"residues_by_position", "masks_by_position"}), (False, set())):
+        statistics = MaskingStatistics(vocabulary, adversarial)
+        statistics.update(corrupted, *rest)
+        assert statistics.figures_and_counts()[1].keys() == names
+
+
 def test_reading_the_figures_starts_anew(counted, vocabulary):
     statistics = MaskingStatistics(vocabulary, adversarial=True)
     statistics.update(*counted)

@@ -54,6 +54,14 @@ def test_a_log_begins_anew_or_after_the_checkpoint(args, state, tmp_path, resume
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*kept, 4]
 
 
+def test_counts_are_written_to_the_file_and_not_into_the_history(args, state, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    callback = MetricsLog(MetricsFile(str(path)), lambda: {"masks_by_position": [1, 2]})
+    callback.on_log(args, state, TrainerControl(), logs=entry(state, loss=0.5))
+    assert json.loads(path.read_text())["masks_by_position"] == [1, 2]
+    assert "masks_by_position" not in state.log_history[-1]  # trackers and checkpoints
+
+
 def test_the_last_updates_are_logged_whatever_the_interval(args, state, tmp_path):
     callback, control = MetricsLog(MetricsFile(str(tmp_path / "metrics.jsonl"))), TrainerControl()
     callback.on_step_end(args, state, control)
