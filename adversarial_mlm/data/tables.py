@@ -85,6 +85,7 @@ def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None
         [`CorpusError`]: If the file cannot be read, if a row has more or fewer fields than the header or repeats it,
             or if a quotation mark may have taken in whole rows.
     """
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     lines = read_lines(path, newline="")
     first_line, header, separator = _header(lines)
     if not header:
@@ -123,10 +124,13 @@ def _header(lines: Iterator[str]) -> tuple[int, str, str | None]:
 
 def _delimiter(path: str, header: str, wanted: Sequence[str], default: str) -> str:
     """Return the separator that gives the wanted columns, else the one that gives the most columns."""
-    split = {
-        delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
-        for delimiter in dict.fromkeys((default, *_DELIMITERS))
-    }
+    try:
+        split = {
+            delimiter: [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+            for delimiter in dict.fromkeys((default, *_DELIMITERS))
+        }
+    except csv.Error as error:
+        raise CorpusError(f"{path}: the header line could not be read ({one_line(error)}).") from error
     for delimiter, names in split.items():
         if {name.strip() for name in wanted} <= set(names):
             return delimiter

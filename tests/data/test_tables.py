@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from adversarial_mlm.data import CorpusError
+from adversarial_mlm.data import CorpusError, tables
 from adversarial_mlm.data.tables import column_index, csv_rows, find_column, json_records
 
 
@@ -56,6 +56,24 @@ TABLES = {
 def test_tables_as_people_have_them(rows, case):
     text, expected = TABLES[case]
     assert rows(text) == [HEADER, *expected]
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_long_fields_are_read_with_and_without_quotation_marks(rows, delimiter):
+    sequence = "MKV" * 100_000
+    for field in (sequence, f'"{sequence}"'):
+        assert rows(f"id{delimiter}sequence\na{delimiter}{field}\n") == [["id", "sequence"], ["a", sequence]]
+    assert rows(f"sequence{delimiter}{sequence}\nM{delimiter}K\n") == [["sequence", sequence], ["M", "K"]]
+
+
+def test_a_header_that_is_too_long_is_refused(rows, monkeypatch):
+    monkeypatch.setattr(tables, "_LONGEST_FIELD", 0)
+    before = csv.field_size_limit(1000)
+    try:
+        with pytest.raises(CorpusError, match="a.csv: the header line could not be read .field larger"):
+            rows("x" * 2000 + "\nMKV\n")
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_the_separator_is_the_one_that_gives_the_wanted_columns(rows):
