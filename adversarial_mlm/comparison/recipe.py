@@ -9,7 +9,7 @@ from typing import NoReturn
 from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import check_head
-from adversarial_mlm.inference.embeddings import DTYPES
+from adversarial_mlm.inference.frozen_encoder import DTYPES
 from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass

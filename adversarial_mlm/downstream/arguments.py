@@ -5,7 +5,7 @@ from typing import get_type_hints
 
 from adversarial_mlm.downstream.definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
-from adversarial_mlm.inference.embeddings import DTYPES
+from adversarial_mlm.inference.frozen_encoder import DTYPES
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import (
     OptionSet,

@@ -10,14 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.downstream.linear_heads import Fit, Rows, fit_discriminant, fit_ridge
 from adversarial_mlm.downstream.tasks import TaskData
-from adversarial_mlm.inference.embeddings import (
-    default_max_length,
-    encode_proteins,
-    encode_residues,
-    merge_segments,
-    segments_for,
-)
+from adversarial_mlm.inference.embeddings import encode_proteins, encode_residues, merge_segments, segments_for
 from adversarial_mlm.inference.feature_cache import FeatureCache, encoder_fingerprint
+from adversarial_mlm.inference.frozen_encoder import default_max_length
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 

@@ -1,24 +1,17 @@
 """Embeddings of proteins and residues from a frozen encoder, computed in batches of similar length."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import check_sequences
-from adversarial_mlm.inference.batches import DataCollatorForTask
-from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.inference.frozen_encoder import FrozenEncoder
 from adversarial_mlm.models.loading import new_backbone
 from adversarial_mlm.utils.hardware import on_device
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-
-_LONGEST_BY_DEFAULT = 1024
 _MOST_SEGMENTS, _MOST_COLUMNS = 16, 4096
-_BATCH_TOKENS = {"cpu": 4096}
-_BATCH_TOKENS_ON_ACCELERATORS = 65_536
 
 
 def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
@@ -32,29 +25,6 @@ def random_twin(model: PreTrainedModel, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         twin = new_backbone(model.config)
     return on_device(twin, model.device).eval()
-
-
-def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the number of tokens to read at once: the tokenizer's limit, at most the encoder's positions.
-
-    Tokenizers of this package store the length that the encoder was trained with. Without a limit it is 1,024.
-    """
-    longest = min(tokenizer.model_max_length, number_of_positions(model) or tokenizer.model_max_length)
-    return longest if longest < 10**6 else _LONGEST_BY_DEFAULT
-
-
-def check_max_length(model: PreTrainedModel, max_length: int) -> None:
-    """Check that the encoder has at least `max_length` positions.
-
-    Raises:
-        ValueError: If it has fewer.
-    """
-    positions = number_of_positions(model)
-    if positions is not None and max_length > positions:
-        raise ValueError(
-            f"max_length is {max_length}, but the encoder has {positions} positions: use --max_length {positions} or "
-            "less"
-        )
 
 
 def segments_for(width: int) -> int:
@@ -109,23 +79,25 @@ def encode_proteins(
     sums: np.ndarray | None = None
     lengths = np.array([len(sequence) for sequence in sequences])
     edges = [segment_edges(length, segments) for length in lengths]
-    for owners, first, hidden, mask in _hidden_states(
-        model, tokenizer, sequences, max_length, batch_tokens, dtype, layer
-    ):
+    encoder = FrozenEncoder(
+        model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, dtype=dtype, layer=layer
+    )
+    parts = _equal_parts([len(sequence) for sequence in sequences], encoder.max_residues)
+    for rows, hidden, mask in encoder.read(sequences, parts):
+        owners, first = parts[rows, 0], parts[rows, 1]
         if sums is None:
             sums = np.zeros((len(sequences) * segments, hidden.shape[-1]))
         residues = mask.sum(dim=1).tolist()
-        parts = zip(owners, first, residues, strict=True)
-        row = np.concatenate(
+        segment = np.concatenate(
             [
                 owner * segments + np.searchsorted(edges[owner], np.arange(begin, begin + count), side="right") - 1
-                for owner, begin, count in parts
+                for owner, begin, count in zip(owners, first, residues, strict=True)
             ]
         )
-        rows, local = np.unique(row, return_inverse=True)
-        of_batch = torch.zeros(len(rows), hidden.shape[-1], device=hidden.device)
+        present, local = np.unique(segment, return_inverse=True)
+        of_batch = torch.zeros(len(present), hidden.shape[-1], device=hidden.device)
         of_batch.index_add_(0, torch.from_numpy(local).to(hidden.device), hidden[mask].float())
-        sums[rows] += of_batch.double().cpu().numpy()
+        sums[present] += of_batch.double().cpu().numpy()
     if sums is None:
         raise ValueError("there is no protein to read")
     counts = np.concatenate([np.diff(of_protein) for of_protein in edges])
@@ -174,9 +146,12 @@ def encode_residues(
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
     found: np.ndarray | None = None
     largest = np.finfo(np.float16).max
-    for owners, first, hidden, mask in _hidden_states(
-        model, tokenizer, sequences, max_length, batch_tokens, dtype, layer
-    ):
+    encoder = FrozenEncoder(
+        model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, dtype=dtype, layer=layer
+    )
+    parts = _equal_parts([len(sequence) for sequence in sequences], encoder.max_residues)
+    for rows, hidden, mask in encoder.read(sequences, parts):
+        owners, first = parts[rows, 0], parts[rows, 1]
         values = hidden[mask].float().cpu().numpy()
         if found is None:
             found = np.zeros((starts[-1], values.shape[-1]), dtype=np.float16)
@@ -191,61 +166,10 @@ def encode_residues(
     return found
 
 
-def _hidden_states(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sequences: Sequence[str],
-    max_length: int | None,
-    batch_tokens: int | None,
-    dtype: str,
-    layer: int | None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]]:
-    """Yield batches of parts: index of the protein, first residue, hidden states, residue mask."""
-    max_length = max_length or default_max_length(model, tokenizer)
-    check_max_length(model, max_length)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
-    device = model.device
-    batch_tokens = batch_tokens or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ON_ACCELERATORS)
-    collator = DataCollatorForTask(tokenizer, "regression", max_length)
-    special = max_length - collator.max_residues
-    parts = _parts([len(sequence) for sequence in sequences], collator.max_residues)
-    mixed = dtype == "bfloat16"
-    # not inference mode: tensors that a module caches, such as rotary tables, may be used in training later
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
-        for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, batch_tokens):
-            examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
-            batch = {name: tensor.to(device) for name, tensor in collator(examples).items()}
-            residue_mask = batch.pop("residue_mask")
-            output = model(**batch, output_hidden_states=layer is not None)
-            hidden = _of_layer(output, layer)
-            if not hidden[residue_mask].isfinite().all():
-                raise ValueError("the encoder's output is not finite: its weights may be damaged, or try float32")
-            yield parts[rows, 0], parts[rows, 1], hidden, residue_mask
-
-
-def _of_layer(output, layer: int | None) -> torch.Tensor:
-    if layer is None:
-        return output.last_hidden_state
-    if not 0 <= layer < len(output.hidden_states):
-        raise ValueError(f"layer is {layer}, but must be 0 to {len(output.hidden_states) - 1} for this encoder")
-    return output.hidden_states[layer]
-
-
-def _parts(lengths: Sequence[int], most: int) -> np.ndarray:
+def _equal_parts(lengths: Sequence[int], most: int) -> np.ndarray:
     """Cut proteins into as few nearly equal parts as possible: `(parts, 3)` with protein, start and stop."""
     parts: list[tuple[int, int, int]] = []
     for owner, length in enumerate(lengths):
         edges = np.linspace(0, length, -(-length // most) + 1).round().astype(np.int64)
         parts.extend((owner, start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True))
     return np.array(parts, dtype=np.int64).reshape(-1, 3)
-
-
-def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
-    """Yield the indices of all rows in batches of at most `batch_tokens` with padding, long rows first."""
-    order = np.argsort(-lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        rows = max(1, batch_tokens // int(lengths[order[start]]))
-        yield order[start : start + rows]
-        start += rows

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import check_sequences, clean_sequence
-from adversarial_mlm.inference.embeddings import check_max_length, default_max_length
+from adversarial_mlm.inference.frozen_encoder import check_max_length, default_max_length
 from adversarial_mlm.inference.mutations import STOP
 from adversarial_mlm.models.tokenization_protein import ByteTable
 from adversarial_mlm.utils.errors import CorpusError, shorten

@@ -6,7 +6,6 @@ import torch
 
 from adversarial_mlm.data import CorpusError
 from adversarial_mlm.inference.embeddings import (
-    default_max_length,
     encode_proteins,
     encode_residues,
     merge_segments,
@@ -15,6 +14,7 @@ from adversarial_mlm.inference.embeddings import (
     segments_for,
 )
 from adversarial_mlm.inference.feature_cache import FeatureCache, default_cache_dir, encoder_fingerprint
+from adversarial_mlm.inference.frozen_encoder import default_max_length
 from adversarial_mlm.models.loading import load_backbone
 
 

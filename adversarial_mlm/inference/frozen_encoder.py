@@ -1,0 +1,160 @@
+"""Run an encoder over parts of many proteins, in batches of similar length."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.encoders import number_of_positions
+from adversarial_mlm.utils.errors import RecipeError
+
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+_LONGEST_BY_DEFAULT = 1024
+_BATCH_TOKENS = {"cpu": 4096}
+_BATCH_TOKENS_ON_ACCELERATORS = 65_536
+
+
+def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the number of tokens to read at once: the tokenizer's limit, at most the encoder's positions.
+
+    Tokenizers of this package store the length that the encoder was trained with. Without a limit it is 1,024.
+    """
+    longest = min(tokenizer.model_max_length, number_of_positions(model) or tokenizer.model_max_length)
+    return longest if longest < 10**6 else _LONGEST_BY_DEFAULT
+
+
+def check_max_length(model: PreTrainedModel, max_length: int) -> None:
+    """Check that the encoder has at least `max_length` positions.
+
+    Raises:
+        RecipeError: If it has fewer.
+    """
+    positions = number_of_positions(model)
+    if positions is not None and max_length > positions:
+        raise RecipeError(
+            f"max_length is {max_length}, but the encoder has {positions} positions: use --max_length {positions} or "
+            "less"
+        )
+
+
+class FrozenEncoder:
+    """An encoder without a head, and how to run it over parts of proteins.
+
+    Args:
+        model (`PreTrainedModel`): The encoder, in evaluation mode, on its device.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
+        max_length (`int`, *optional*): Largest number of tokens in a row, including special tokens; by default
+            [`default_max_length`].
+        batch_tokens (`int`, *optional*): Tokens in a batch, including padding; by default 4,096 on a CPU and 65,536
+            elsewhere. A longer part is one batch.
+        dtype (`str`, defaults to `"float32"`): Precision of the computation: `"bfloat16"` (autocast) or `"float32"`.
+        layer (`int`, *optional*): Layer to read: 0 for the embeddings, -1 for the last layer; by default the
+            encoder's output, which is that of the last layer.
+
+    Attributes:
+        collator ([`DataCollatorForTask`]): Turns residues into tensors.
+        max_length, batch_tokens (`int`): As above, with the defaults.
+
+    Raises:
+        ValueError: If an option is out of range, or if the tokenizer does not read one residue as one token.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None = None,
+        batch_tokens: int | None = None,
+        dtype: str = "float32",
+        layer: int | None = None,
+    ):
+        self.model = model
+        self.max_length = default_max_length(model, tokenizer) if max_length is None else max_length
+        check_max_length(model, self.max_length)
+        if dtype not in DTYPES:
+            raise RecipeError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+        if batch_tokens is not None and batch_tokens < 1:
+            raise RecipeError(f"batch_tokens must be at least 1, got {batch_tokens}")
+        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ON_ACCELERATORS)
+        self.dtype = dtype
+        self.layer = layer
+        layers = getattr(model.config, "num_hidden_layers", None)
+        if layers is not None:
+            _layer_index(layer, layers + 1)
+        self.collator = DataCollatorForTask(tokenizer, "regression", self.max_length)
+
+    @property
+    def max_residues(self) -> int:
+        """Residues in the longest row."""
+        return self.collator.max_residues
+
+    @property
+    def width(self) -> int:
+        """Numbers per residue."""
+        return self.model.config.hidden_size
+
+    def read(
+        self, sequences: Sequence[str], parts: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+        """Yield the hidden states of parts of proteins in batches, long parts first.
+
+        PyTorch's autocast and gradient mode are those of this method until the iterator is used up.
+
+        Args:
+            sequences (`Sequence[str]`): The proteins, of residues only.
+            parts (`np.ndarray` of shape `(parts, 3)`, int64): Index of the protein, first residue and end of each
+                part, which has at most `max_residues` residues.
+
+        Yields:
+            Indices of the parts `(batch,)`, hidden states `(batch, length, width)`, and the residue mask
+            `(batch, length)`, both on the encoder's device.
+
+        Raises:
+            RecipeError: If the layer does not exist, or if an output is not finite.
+        """
+        device = self.model.device
+        special = self.max_length - self.max_residues
+        autocast = torch.autocast(device.type, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
+        # not inference mode: tensors that a module caches, such as rotary tables, may be used in training later
+        with torch.no_grad(), autocast:
+            for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, self.batch_tokens):
+                examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
+                batch = {name: tensor.to(device) for name, tensor in self.collator(examples).items()}
+                residue_mask = batch.pop("residue_mask")
+                output = self.model(**batch, output_hidden_states=self.layer not in (None, -1))
+                hidden = _of_layer(output, self.layer)
+                if not hidden[residue_mask].isfinite().all():
+                    raise RecipeError("the encoder's output is not finite: its weights may be damaged, or try float32")
+                yield rows, hidden, residue_mask
+
+
+def _of_layer(output, layer: int | None) -> torch.Tensor:
+    if layer in (None, -1):
+        return output.last_hidden_state
+    return output.hidden_states[_layer_index(layer, len(output.hidden_states))]
+
+
+def _layer_index(layer: int | None, number: int) -> int:
+    """The index of a layer among `number` hidden states, the first of which are the embeddings."""
+    if layer is None:
+        return number - 1
+    if not -number <= layer < number:
+        raise RecipeError(
+            f"layer is {layer}, but must be 0 to {number - 1} for this encoder, or -1 to -{number} from the end"
+        )
+    return layer % number
+
+
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    """Yield the indices of all rows in batches of at most `batch_tokens` with padding, long rows first."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        rows = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
