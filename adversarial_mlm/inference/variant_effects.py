@@ -1,11 +1,11 @@
 """Zero-shot scores of substitutions from a masked language model (Meier et al. 2021).
 
-Let L(i, a) be the log-probability of residue a at position i of the wild type. A variant's score is
-Σ L(i, new) − L(i, old) over its substitutions. *Masked* marginals mask position i only, *wild-type* marginals mask
-nothing.
+Let L(i, a) be the log-probability of residue a at position i. A variant's score is Σ L(i, new) − L(i, old) over its
+substitutions. *Masked* marginals read the wild type with position i masked, *wild-type* marginals read it without
+masks, and *mutant* marginals read the variant without masks.
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from string import ascii_uppercase
 
 import numpy as np
@@ -13,12 +13,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import check_sequences, clean_sequence
-from adversarial_mlm.inference.frozen_encoder import check_max_length, default_max_length
 from adversarial_mlm.inference.mutations import STOP
+from adversarial_mlm.inference.position_windows import PositionReader
 from adversarial_mlm.models.tokenization_protein import ByteTable
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
-_BATCH_TOKENS = 4096
+MARGINALS = ("masked", "wild_type", "mutant")
 
 # why a variant has no score, besides STOP; each completes "3 records ..."
 NO_SEQUENCE = "without a sequence"
@@ -26,7 +26,7 @@ GAP = "with a gap (- or .)"
 OTHER_LENGTH = "with another length than the wild type"
 AMBIGUOUS = "with a residue that is unknown or ambiguous (?, B, J, X or Z)"
 NO_TOKEN = "with a residue that the tokenizer lacks"
-_AMBIGUOUS = frozenset("?BJXZ")
+AMBIGUOUS_RESIDUES = frozenset("?BJXZ")
 
 
 @torch.no_grad()
@@ -60,39 +60,22 @@ def marginals(
         ValueError: If there is no position, if the tokenizer has no mask or does not read one residue as one token, or
             if the model's output is not finite.
     """
-    table = ByteTable.from_tokenizer(tokenizer)
     if masked and tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token: use marginals wild_type, or a masked language model")
-    max_length = max_length or default_max_length(model, tokenizer)
-    check_max_length(model, max_length)
-    ids = table.encode(wild_type)
+    reader = PositionReader(model, tokenizer, max_length, batch_tokens)
+    ids = reader.table.encode(wild_type)
     read = np.arange(len(ids)) if positions is None else np.unique(np.asarray(positions, dtype=np.int64))
     if not len(read):
         raise ValueError("there is no position to read: the protein or positions is empty")
-    room = max_length - len(table.prefix) - len(table.suffix)
-    if room < 1:
-        raise ValueError(
-            f"max_length is {max_length}, which leaves no room for a residue next to the special tokens: use at least "
-            f"{max_length - room + 1}"
-        )
-    window = min(room, len(ids))
-    starts = np.clip(read - window // 2, 0, len(ids) - window)
     found: np.ndarray | None = None
-    at_once = max(1, (batch_tokens or _BATCH_TOKENS) // (window + max_length - room))
+    at_once = reader.at_once(len(ids))
     for begin in range(0, len(read), at_once):
-        chosen, first = read[begin : begin + at_once], starts[begin : begin + at_once]
-        if not masked:  # read equal windows once
-            first, of_row = np.unique(first, return_inverse=True)
-        rows = [np.concatenate([table.prefix, ids[start : start + window], table.suffix]) for start in first]
-        batch = torch.from_numpy(np.stack(rows).astype(np.int64)).to(model.device)
-        row = torch.arange(len(chosen)) if masked else torch.from_numpy(of_row)
-        column = torch.from_numpy(chosen - first[row.numpy()] + len(table.prefix))
+        chosen = read[begin : begin + at_once]
         if masked:
-            batch[row, column] = tokenizer.mask_token_id
-        logits = model(input_ids=batch, attention_mask=torch.ones_like(batch)).logits
-        logs = torch.log_softmax(logits[row, column].double(), dim=-1).cpu().numpy()
-        if np.isnan(logs).any():
-            raise ValueError("the model's output is not finite: its weights may be damaged")
+            logs = reader.read_masked(ids, chosen)
+        else:  # read equal windows once
+            starts, row = np.unique(reader.starts(chosen, len(ids)), return_inverse=True)
+            logs = reader.read(reader.batch((ids, start) for start in starts), row, reader.column(chosen, starts[row]))
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
@@ -146,7 +129,7 @@ def why_not_scored(wild_type: str, text: str, letters: Container[str] = ascii_up
     if found is None:
         return OTHER_LENGTH
     concerned = {letter for position, new in found for letter in (wild_type[position], new)}
-    if concerned & _AMBIGUOUS:
+    if concerned & AMBIGUOUS_RESIDUES:
         return AMBIGUOUS
     return None if all(letter in letters for letter in concerned) else NO_TOKEN
 
@@ -175,22 +158,116 @@ def score_variants(
     """
     wild_type = check_wild_type(wild_type)
     check_sequences(sequences)
-    table, letters = ByteTable.from_tokenizer(tokenizer), letters_with_token(tokenizer)
+    letters = letters_with_token(tokenizer)
     variants: list[list[tuple[int, str]] | None] = []
     for text in sequences:
         reason = why_not_scored(wild_type, text, letters)
         variants.append(substitutions(wild_type, clean_sequence(text).sequence) if reason is None else None)
-    positions = sorted({position for variant in variants for position, _ in variant or ()})
-    if not positions:
-        return np.array([np.nan if variant is None else 0.0 for variant in variants])
-    logs = marginals(
-        model, tokenizer, wild_type, positions, masked=masked, max_length=max_length, batch_tokens=batch_tokens
+    return score_substitutions(
+        model,
+        tokenizer,
+        wild_type,
+        variants,
+        marginals_of="masked" if masked else "wild_type",
+        max_length=max_length,
+        batch_tokens=batch_tokens,
     )
-    of_wild_type = table.encode(wild_type)
-    scores = np.full(len(variants), np.nan)
-    for row, variant in enumerate(variants):
-        if variant is not None:
-            at = [position for position, _ in variant]
-            new = table.encode("".join(letter for _, letter in variant))
-            scores[row] = (logs[at, new] - logs[at, of_wild_type[at]]).sum()
+
+
+def score_substitutions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    wild_type: str,
+    variants: Sequence[Sequence[tuple[int, str]] | None],
+    *,
+    marginals_of: str = "masked",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+) -> np.ndarray:
+    """Score variants that are given by their substitutions.
+
+    Args:
+        model (`PreTrainedModel`): A masked language model in evaluation mode, on its device.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        wild_type (`str`): The protein, from [`check_wild_type`].
+        variants (`Sequence[Sequence[tuple[int, str]]]`): Positions (from 0) and new residues of each variant; `None`
+            for one without a score.
+        marginals_of (`str`, defaults to `"masked"`): `"masked"`, `"wild_type"` or `"mutant"`. The last runs the
+            model once for each variant.
+        max_length (`int`, *optional*): As for [`marginals`].
+        batch_tokens (`int`, *optional*): As for [`marginals`].
+
+    Returns:
+        `np.ndarray` of shape `(variants,)`, float64; nan for `None`, and 0 without substitutions.
+
+    Raises:
+        ValueError: As [`marginals`], and if `marginals_of` is unknown.
+    """
+    if marginals_of not in MARGINALS:
+        raise ValueError(f"marginals must be one of {', '.join(MARGINALS)}, got '{marginals_of}'")
+    scores = np.array([np.nan if variant is None else 0.0 for variant in variants])
+    rows = [row for row, variant in enumerate(variants) if variant]
+    if not rows:
+        return scores
+    reader = PositionReader(model, tokenizer, max_length, batch_tokens)
+    of_wild_type = reader.table.encode(wild_type)
+    ordered = [sorted(variants[row] or ()) for row in rows]
+    positions = [np.array([position for position, _ in variant]) for variant in ordered]
+    new = [reader.table.encode("".join(letter for _, letter in variant)) for variant in ordered]
+    if marginals_of == "mutant":
+        found = _mutant_marginals(reader, of_wild_type, positions, new)
+    else:
+        logs = marginals(
+            model,
+            tokenizer,
+            wild_type,
+            np.unique(np.concatenate(positions)).tolist(),
+            masked=marginals_of == "masked",
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+        )
+        found = (logs[at] for at in positions)
+    for row, at, to, logs_at in zip(rows, positions, new, found, strict=True):
+        of_variant = np.arange(len(at))
+        scores[row] = (logs_at[of_variant, to] - logs_at[of_variant, of_wild_type[at]]).sum()
     return scores
+
+
+@torch.no_grad()
+def _mutant_marginals(
+    reader: PositionReader, wild_type: np.ndarray, positions: Sequence[np.ndarray], new: Sequence[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """Yield the log-probabilities at the substitutions of each variant, read in the variant: `(substitutions, vocab)`.
+
+    A variant of a long protein is read in a window around each substitution. The positions of a variant ascend.
+    """
+    at_once = reader.at_once(len(wild_type))
+    for begin in range(0, len(positions), at_once):
+        windows: list[tuple[np.ndarray, int]] = []
+        row, column, counts = [], [], []
+        for at, to in zip(positions[begin : begin + at_once], new[begin : begin + at_once], strict=True):
+            variant = wild_type.copy()
+            variant[at] = to
+            starts, of_start = np.unique(reader.starts(at, len(variant)), return_inverse=True)
+            row.append(len(windows) + of_start)
+            column.append(reader.column(at, starts[of_start]))
+            counts.append(len(at))
+            windows.extend((variant, start) for start in starts)
+        logs = _read_in_parts(reader, windows, np.concatenate(row), np.concatenate(column), at_once)
+        yield from np.split(logs, np.cumsum(counts)[:-1])
+
+
+def _read_in_parts(
+    reader: PositionReader,
+    windows: Sequence[tuple[np.ndarray, int]],
+    row: np.ndarray,
+    column: np.ndarray,
+    at_once: int,
+) -> np.ndarray:
+    """Read positions of many windows, `at_once` windows at a time; `row` ascends."""
+    parts = []
+    for begin in range(0, len(windows), at_once):
+        inside = slice(*np.searchsorted(row, (begin, begin + at_once)))
+        batch = reader.batch(windows[begin : begin + at_once])
+        parts.append(reader.read(batch, row[inside] - begin, column[inside]))
+    return np.concatenate(parts)

@@ -1,0 +1,160 @@
+"""Scores of the mutants in a table, and of all single substitutions of a protein."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm.inference.mutations import Substitution, apply_substitutions, misfit, parse_mutations
+from adversarial_mlm.inference.variant_effects import (
+    check_wild_type,
+    letters_with_token,
+    score_substitutions,
+    why_not_scored,
+)
+from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
+
+NO_WILD_TYPE = "without a usable wild type"
+NOT_FINITE = "with a score that is not finite"
+
+
+class MutantScore(NamedTuple):
+    """The score of a mutant, or why there is none.
+
+    Attributes:
+        score (`float`, *optional*): Sum of log-odds over the substitutions, in nats; 0 for the wild type.
+        reason (`str`): Why there is no score, a phrase that completes "3 records ...", or empty.
+        detail (`str`): What the wild type has instead, if this is why.
+    """
+
+    score: float | None
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """Reason and detail in one phrase; empty if there is a score."""
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+def score_mutants(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    wild_types: str | Sequence[str],
+    mutants: Sequence[str],
+    *,
+    marginals: str = "masked",
+    offset: int = 0,
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+) -> list[MutantScore]:
+    """Score mutants in the notations of [`parse_mutations`], such as `A12T:G15S`.
+
+    Args:
+        model (`PreTrainedModel`): A masked language model in evaluation mode, on its device.
+        tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
+        wild_types (`str` or `Sequence[str]`): The protein, or one for each mutant.
+        mutants (`Sequence[str]`): The mutants.
+        marginals (`str`, defaults to `"masked"`): `"masked"`, `"wild_type"` or `"mutant"`, see [`variant_effects`].
+        offset (`int`, defaults to 0): Number to subtract from every position.
+        max_length (`int`, *optional*): Largest number of tokens in a row; positions of a longer protein are read in a
+            window around each.
+        batch_tokens (`int`, *optional*): Tokens in a batch.
+
+    Returns:
+        `list[MutantScore]`, one for each mutant, in their order.
+
+    Raises:
+        ValueError: If the only wild type cannot be used, if there is not one for each mutant, or as
+            [`score_substitutions`].
+    """
+    if isinstance(wild_types, str):
+        wild_types = [check_wild_type(wild_types)] * len(mutants)
+    elif len(wild_types) != len(mutants):
+        raise ValueError(f"there are {len(wild_types)} wild types for {len(mutants)} mutants: give one for each")
+    letters = letters_with_token(tokenizer)
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(wild_types):
+        rows_of.setdefault(text, []).append(row)
+    found: list[MutantScore] = [MutantScore(None)] * len(mutants)
+    for text, rows in rows_of.items():
+        try:
+            wild_type = check_wild_type(text)
+        except ValueError:
+            for row in rows:
+                found[row] = MutantScore(None, NO_WILD_TYPE)
+            continue
+        read = [_read_mutant(wild_type, mutants[row], offset, letters) for row in rows]
+        variants = [None if isinstance(one, MutantScore) else [(at - 1, new) for _, at, new in one] for one in read]
+        scores = score_substitutions(
+            model,
+            tokenizer,
+            wild_type,
+            variants,
+            marginals_of=marginals,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+        )
+        for row, one, score in zip(rows, read, scores.tolist(), strict=True):
+            if isinstance(one, MutantScore):
+                found[row] = one
+            else:
+                found[row] = MutantScore(score) if np.isfinite(score) else MutantScore(None, NOT_FINITE)
+    return found
+
+
+def _read_mutant(wild_type: str, text: str, offset: int, letters: frozenset[str]) -> list[Substitution] | MutantScore:
+    """Return the substitutions of a mutant that can be scored, or why it cannot."""
+    found = parse_mutations(text, offset)
+    if isinstance(found, str):
+        return MutantScore(None, found)
+    wrong = misfit(wild_type, found)
+    if wrong is not None:
+        return MutantScore(None, *wrong)
+    reason = why_not_scored(wild_type, apply_substitutions(wild_type, found), letters)
+    return found if reason is None else MutantScore(None, reason)
+
+
+def saturation_matrix(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    wild_type: str,
+    *,
+    marginals: str = "masked",
+    max_length: int | None = None,
+    batch_tokens: int | None = None,
+) -> np.ndarray:
+    """Score all single substitutions of a protein by standard residues.
+
+    Args: as of [`score_mutants`]. With `marginals="mutant"` the model runs 19 times for each residue.
+
+    Returns:
+        `np.ndarray` of shape `(residues, 20)`, float64, with columns in the order of `STANDARD_RESIDUES`: 0 at the
+        residue of the wild type, and nan where this residue is ambiguous or unknown to the tokenizer.
+
+    Raises:
+        ValueError: As [`check_wild_type`] and [`score_substitutions`].
+    """
+    wild_type = check_wild_type(wild_type)
+    letters = letters_with_token(tokenizer)
+    variants: list[list[tuple[int, str]] | None] = []
+    for position in range(len(wild_type)):
+        for new in STANDARD_RESIDUES:
+            known = why_not_scored(wild_type[position], _another(wild_type[position]), letters) is None
+            variants.append([(position, new)] if known and new != wild_type[position] else [] if known else None)
+    scores = score_substitutions(
+        model,
+        tokenizer,
+        wild_type,
+        variants,
+        marginals_of=marginals,
+        max_length=max_length,
+        batch_tokens=batch_tokens,
+    )
+    return scores.reshape(len(wild_type), len(STANDARD_RESIDUES))
+
+
+def _another(residue: str) -> str:
+    """Return a standard residue that is not this one."""
+    return STANDARD_RESIDUES[residue == STANDARD_RESIDUES[0]]

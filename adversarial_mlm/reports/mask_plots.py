@@ -1,0 +1,190 @@
+"""Pictures of what a noiser does with a protein: a figure with a sequence track, and coloured text for a terminal."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from adversarial_mlm.inference.mask_view import CORRUPTIONS, MaskView
+from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.extras import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from rich.text import Text
+
+MOST_RESIDUES = 2000
+"""Longest protein that is drawn."""
+
+# of the palette by Okabe and Ito, which is made for all kinds of colour blindness
+_COLOURS = dict(zip(CORRUPTIONS, ("#0072B2", "#E69F00", "#CC79A7"), strict=True))
+_RESIDUES_IN_ROW = 60
+_RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
+_BARS = " ▁▂▃▄▅▆▇█"
+_LARGEST_ENTROPY = float(np.log(20))
+
+
+def check_drawable(residues: int) -> None:
+    """Check before the work that a figure can be drawn.
+
+    Raises:
+        CorpusError: If the protein has more than 2,000 residues.
+        MissingPackageError: If matplotlib is not installed.
+    """
+    if residues > MOST_RESIDUES:
+        raise CorpusError(
+            f"the protein has {residues:,} residues, but a figure is drawn for at most {MOST_RESIDUES:,}: leave out "
+            "the figure, and use the table."
+        )
+    require("matplotlib", "plot", "a figure")
+
+
+def draw_masks(view: MaskView, path: Path, title: str = "", resolution: int = 150) -> None:
+    """Draw the figure into a PNG file, see [`mask_figure`].
+
+    Raises:
+        CorpusError: If the protein is too long.
+        MissingPackageError: If matplotlib is not installed.
+        OSError: If the file cannot be written.
+    """
+    figure = mask_figure(view, title)
+    with atomic_files.replacing_file(path) as file:
+        figure.savefig(file, dpi=resolution, format="png")
+
+
+def mask_figure(view: MaskView, title: str = "") -> "Figure":
+    """Draw a protein in rows of 60 residues.
+
+    Each row shows the probability that the noiser masks a residue (bars, in the colour of its favourite corruption),
+    the residues, and below them the encoder's loss and entropy.
+
+    Args:
+        view ([`MaskView`]): Result of [`view_masks`].
+        title (`str`, *optional*): Title of the figure.
+
+    Raises:
+        CorpusError: If the protein has more than 2,000 residues.
+    """
+    residues = len(view.sequence)
+    check_drawable(residues)
+    from matplotlib.figure import Figure
+
+    width = min(residues, _RESIDUES_IN_ROW)
+    rows = -(-residues // width)
+    figure = Figure(figsize=(2.4 + 0.14 * max(width, 40), 1.3 + 2.1 * rows), layout="constrained")
+    axes = figure.subplots(2 * rows, 1, height_ratios=[3, 1] * rows, squeeze=False)[:, 0]
+    largest = max(float(view.probability.max()) * 1.1, 1e-3)
+    loss_limit = max(float(np.nanmax(view.loss)), _LARGEST_ENTROPY)
+    for number in range(rows):
+        start, stop = number * width, min((number + 1) * width, residues)
+        _draw_bars(axes[2 * number], view, start, stop, largest)
+        image = _draw_strips(axes[2 * number + 1], view, start, stop, loss_limit)
+        for axis in axes[2 * number : 2 * number + 2]:
+            axis.set_xlim(start + 0.5, start + width + 0.5)
+    axes[-1].set_xlabel("position", fontsize=9)
+    bar = figure.colorbar(image, ax=list(axes), shrink=min(1, 1.5 / rows), fraction=0.03, pad=0.01)
+    bar.set_label("encoder at a [MASK] there, nats", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+    _add_legend(figure, view)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: float) -> None:
+    positions = np.arange(start, stop)
+    favourites = view.corruption[start:stop].argmax(axis=1)
+    colours = [_COLOURS[CORRUPTIONS[index]] for index in favourites]
+    axis.bar(positions + 1, view.probability[start:stop], width=0.85, color=colours)
+    mean = view.budget / len(view.sequence)
+    axis.axhline(mean, color="0.35", linewidth=0.8, linestyle="--")
+    axis.set_ylim(0, largest)
+    axis.set_ylabel("P(masked)", fontsize=8)
+    axis.tick_params(labelsize=8, labelbottom=False, length=2)
+    for position in positions:
+        axis.text(
+            position + 1,
+            -0.04 * largest,
+            view.sequence[position],
+            fontsize=8,
+            ha="center",
+            va="top",
+            family="monospace",
+        )
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def _draw_strips(axis: "Axes", view: MaskView, start: int, stop: int, limit: float):
+    values = np.ma.masked_invalid(np.stack([view.loss[start:stop], view.entropy[start:stop]]))
+    image = axis.imshow(
+        values,
+        cmap="cividis",
+        vmin=0,
+        vmax=limit,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(start + 0.5, stop + 0.5, 1.5, -0.5),
+    )
+    axis.set_yticks([0, 1], ["loss", "entropy"], fontsize=8)
+    axis.set_xticks([tick for tick in (1, *range(10, stop + 1, 10)) if start < tick <= stop])
+    axis.tick_params(labelsize=8, length=2)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    return image
+
+
+def _add_legend(figure: "Figure", view: MaskView) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    seen = sorted(set(view.corruption.argmax(axis=1).tolist()))
+    handles: list = [Patch(color=_COLOURS[CORRUPTIONS[index]], label=f"mostly {CORRUPTIONS[index]}") for index in seen]
+    mean = view.budget / len(view.sequence)
+    handles.append(Line2D([], [], color="0.35", linewidth=0.8, linestyle="--", label=f"mean {mean:.3f}"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+
+
+def mask_text(view: MaskView) -> "Text":
+    """Return the protein for a terminal: residues on a colour that shows how often they are masked.
+
+    Below the residues there are bars of the same probability, and bars of the encoder's loss, which can also be read
+    without colours.
+    """
+    from rich.text import Text
+
+    text = Text()
+    largest = max(float(view.probability.max()), 1e-12)
+    for start in range(0, len(view.sequence), _RESIDUES_IN_LINE):
+        stop = min(start + _RESIDUES_IN_LINE, len(view.sequence))
+        text.append(f"{start + 1:>6}  ", style="dim")
+        for position in range(start, stop):
+            share = view.probability[position] / largest
+            text.append(_gap(position, start))
+            text.append(view.sequence[position], style=_style(share))
+        text.append(f"  {stop}\n", style="dim")
+        for name, values, limit in (("masked", view.probability, largest), ("loss", view.loss, np.nanmax(view.loss))):
+            text.append(f"{name:>6}  ", style="dim")
+            bars = "".join(_gap(position, start) + _bar(values[position], limit) for position in range(start, stop))
+            text.append(bars + "\n")
+        text.append("\n")
+    return text
+
+
+def _gap(position: int, start: int) -> str:
+    return " " if position > start and (position - start) % _RESIDUES_IN_BLOCK == 0 else ""
+
+
+def _bar(value: float, limit: float) -> str:
+    if not np.isfinite(value) or limit <= 0:
+        return " "
+    return _BARS[int(np.ceil(np.clip(value / limit, 0, 1) * (len(_BARS) - 1)))]
+
+
+def _style(share: float) -> str:
+    """Return black or white letters on a blue that is darker the larger the share (0 to 1)."""
+    light, dark = np.array([255, 255, 255]), np.array([0, 70, 140])
+    red, green, blue = (light + (dark - light) * np.clip(share, 0, 1)).astype(int).tolist()
+    return f"{'white' if share > 0.55 else 'black'} on rgb({red},{green},{blue})"
