@@ -63,7 +63,8 @@ def pseudo_log_likelihoods(
     """Yield the score of each protein, in the order given. Memory does not grow with the number of proteins.
 
     A residue of a protein that is longer than `max_length` is read in a window around it. With `one_pass`
-    neighbouring windows share three quarters of their residues, and a residue is read where it is nearest to the middle.
+    neighbouring windows share three quarters of their residues, and a residue is read where it is nearest to the
+    middle.
 
     Args:
         model (`PreTrainedModel`): A masked language model in evaluation mode, on its device.
