@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from adversarial_mlm.comparison.differences import (
@@ -302,8 +303,36 @@ def headline_metrics(study: Study) -> list[str]:
     return [metric for metric in of_tasks if metric in metric_names(study)]
 
 
+@dataclass
+class PaperTable:
+    """The paper's Table 2 with our columns added.
+
+    Attributes:
+        title (`str`): A question.
+        note (`str`): What the columns are.
+        header (`list[str]`): Header of each column.
+        rows (`list[list[str]]`): Cells of each row.
+    """
+
+    title: str
+    note: str
+    header: list[str]
+    rows: list[list[str]]
+
+
 def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
-    """The paper's Table 2 with our columns added."""
+    table = paper_table(study, budget, entries)
+    return "" if table is None else f"## {table.title}\n\n{table.note}\n\n{markdown_table(table.header, table.rows)}"
+
+
+def paper_table(study: Study, budget: str, entries: Sequence[Entry]) -> PaperTable | None:
+    """Return the paper's Table 2 with our columns added; `None` if no task was evaluated.
+
+    Args:
+        study (`Mapping`): The content of `study.json`.
+        budget (`str`): A budget with downstream tasks.
+        entries (`Sequence`): The study's arms under this budget.
+    """
     rows, marks = [], set()
     for task, of_task in study["tasks"].items():
         for split in _splits(of_task):
@@ -321,7 +350,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
                 name += ", fine-tuned" if method == "finetune" else ""
                 rows.append([name, *paper, *ours, untrained, _baseline_cell(of_task, metric, split)])
     if not rows:
-        return ""
+        return None
     header = ["task", "paper: random", "paper: adversarial", *(_name(entry) for entry in entries)]
     header += [untrained_words(study), "best without an encoder"]
     note = (
@@ -331,7 +360,7 @@ def _paper(study: Study, budget: str, entries: Sequence[Entry]) -> str:
     if marks:
         note += " (a): the paper used other data than we did."
     title = f"How do the results compare with the paper's Table 2 (budget {budget})?"
-    return f"## {title}\n\n{note}\n\n{markdown_table(header, rows)}"
+    return PaperTable(title, note, header, rows)
 
 
 def _splits(of_task: dict[str, Any]) -> list[str]:

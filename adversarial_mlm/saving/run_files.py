@@ -16,6 +16,13 @@ MANIFEST_FILE = "manifest.json"
 METRICS_FILE = "metrics.jsonl"
 RECORDS_FILE = "nonfinite_records.json"  # only if updates were left out because they were not finite
 
+# written by a report on the run
+REPORT_FILE = "report.html"
+REPORT_PICTURE = "report.png"
+REPORT_FOLDER = "report"
+_PICTURES = ("losses", "enrichment", "masks", "replacements", "positions", "learning_rates", "gradients", "speed")
+REPORT_FILES = (REPORT_FILE, REPORT_PICTURE, *(f"{REPORT_FOLDER}/{name}.png" for name in _PICTURES))
+
 # written by a recipe
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
@@ -31,6 +38,10 @@ __all__ = [
     "NOISER_FOLDER",
     "RECIPE_FILE",
     "RECORDS_FILE",
+    "REPORT_FILE",
+    "REPORT_FILES",
+    "REPORT_FOLDER",
+    "REPORT_PICTURE",
     "SLOW_ENCODER_FILE",
     "output_folder",
 ]

@@ -23,6 +23,7 @@ from adversarial_mlm.saving.run_files import (
     NOISER_FOLDER,
     RECIPE_FILE,
     RECORDS_FILE,
+    REPORT_FILES,
 )
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CheckpointError
@@ -36,7 +37,9 @@ USUAL_FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
+    *REPORT_FILES,
 )
+_CHANGING = (METRICS_FILE, *REPORT_FILES)  # a report may be made anew after the run
 _TEMPORARY = (f"{SNAPSHOT_PREFIX}*", f"{atomic_files.UNFINISHED_FILES}*", ".checkpoint-[0-9]*")
 
 
@@ -98,7 +101,20 @@ class RunFolder:
         """
         paths = {name: Path(self.folder, name) for name in (*USUAL_FILES, *names)}
         sums = {name: file_checksum(path) for name, path in paths.items() if path.is_file()}
-        self._write({name: None if name == METRICS_FILE else checksum for name, checksum in sums.items()})
+        self._write({name: None if name in _CHANGING else checksum for name, checksum in sums.items()})
+
+    def add_report(self, names: Iterable[str]) -> None:
+        """List the files of a report that was made after the run; nothing happens if there is no marker.
+
+        Args:
+            names (`Iterable[str]`): Paths in the folder.
+
+        Raises:
+            OSError: If the marker cannot be written.
+        """
+        files = self._files()
+        if files is not None and not files.keys() >= set(names):
+            self._write(files | dict.fromkeys(names))
 
     def clear(self) -> None:
         """Remove what a run left: the files in the marker, its checkpoints, and what a kill left of them.
