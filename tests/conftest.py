@@ -61,7 +61,7 @@ def vocabulary(tokenizer) -> ResidueVocabulary:
     return ResidueVocabulary.from_tokenizer(tokenizer)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_encoder():
     """A BERT of a few thousand parameters, the same one for the same seed."""
 
@@ -73,7 +73,7 @@ def make_encoder():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_noiser(tokenizer):
     """A noiser of a few thousand parameters whose scores differ between positions, the same one for the same seed."""
 

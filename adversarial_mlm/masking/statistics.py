@@ -10,7 +10,7 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-_SCALARS = 17
+_SCALARS = 18
 POSITION_BINS = 20  # from the N-terminus to the C-terminus, of equal length
 _MOST_MASKED = 5  # residues that `most_masked` names
 
@@ -47,8 +47,9 @@ class MaskingStatistics:
         """
         losses = losses.detach().double()
         entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
+        scored = torch.zeros(len(true_ids), dtype=torch.bool, device=losses.device)  # rows with an entropy
         if corrupted.choice is not None:
-            entropy = corrupted.choice.entropy
+            entropy, scored = corrupted.choice.entropy, residues.any(dim=1)  # rows that fill up a batch have none
             if corrupted.choice.importance is not None:
                 importance = corrupted.choice.importance.double()
         hidden = corrupted.option == MASK
@@ -59,7 +60,8 @@ class MaskingStatistics:
             (losses * corrupted.random).sum(),
             corrupted.random.sum(),
             *((reported & (corrupted.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
-            entropy.double().sum(),
+            (entropy.double() * scored).sum(),
+            scored.sum(),
             (importance * corrupted.masked).sum(),
             (importance**2 * corrupted.masked).sum(),
             *((losses * (masks & hidden)).sum() for masks in (corrupted.adversarial, corrupted.random)),
@@ -114,7 +116,8 @@ class MaskingStatistics:
             - `mask_gap`: the same difference for residues replaced by [MASK] only. It compares the positions and is
               independent of the corruption mix.
             - `rows_without_adversarial_mask`: number of rows without any, if the noiser masked residues in others.
-            - `entropy`: entropy of the noiser's distribution over positions; 1 is uniform.
+            - `entropy`: entropy of the noiser's distribution over positions, mean over the proteins; 1 is uniform.
+              Absent while the noiser does not run (`adversarial_share: 0`).
             - `effective_sample_share`: effective number of masked residues when weighted to uniform masking, divided
               by their number.
             - `enrichment_A` etc.: share of a residue among the masked ones, divided by its share among all;
@@ -166,8 +169,8 @@ class MaskingStatistics:
         return counts
 
     def _figures(self, scalars: list[float], background: list[float], chosen: list[float]) -> dict[str, float]:
-        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy = scalars[:8]
-        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = scalars[8:]
+        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, scored = scalars[:9]
+        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = scalars[9:]
         if not rows:
             return {}
         residues, reported = sum(background), max(masked + kept + replaced, 1.0)
@@ -192,7 +195,8 @@ class MaskingStatistics:
             figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
         if hidden[2] and hidden[3]:
             figures["mask_gap"] = hidden[0] / hidden[2] - hidden[1] / hidden[3]
-        figures["entropy"] = entropy / max(rows, 1.0)
+        if scored:
+            figures["entropy"] = entropy / scored
         if squared_importance:
             figures["effective_sample_share"] = importance**2 / squared_importance / (adv_count + random_count)
         return {**figures, **self._enrichment(background, chosen)}

@@ -24,6 +24,10 @@ NOISERS: dict[str, dict[str, int]] = {
     "tiny": {"embedding_size": 64, "hidden_size": 128, "num_hidden_layers": 1},
 }
 
+# of a recipe that does not say otherwise
+DEFAULT_ENCODER, DEFAULT_NOISER = "tape-38m", "paper"
+DEFAULT_VIEW, DEFAULT_BACKBONE = "full", "gru"
+
 # Options of a recipe. `paper` follows the text of the paper, `paper-literal` its pseudocode where the two differ.
 GAMES: dict[str, dict[str, Any]] = {
     "paper": {
@@ -113,6 +117,11 @@ def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **ove
     vocab_size, pad_token_id = (30, 0) if vocabulary is None else (vocabulary.vocab_size, vocabulary.pad_token_id)
     settings = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "type_vocab_size": 1, **sizes, **overrides}
     return BertConfig(**settings)
+
+
+def positions(max_length: int) -> int:
+    """Number of positions of a new encoder for rows of at most `max_length` tokens."""
+    return max(max_length, 512)
 
 
 def noiser_config(name: str, vocabulary: ResidueVocabulary, **overrides) -> NoiserConfig:

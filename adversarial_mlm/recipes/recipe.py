@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -149,26 +149,39 @@ class Recipe:
         """The folder of the run."""
         return required(self.training.output_dir, "output_dir")
 
+    def options(self) -> dict[str, Any]:
+        """Return all options, also those that are not set, as plain values."""
+        found = {}
+        for part in (self.data, self.model, self.masking, self.run, self.probe):
+            found.update(dataclasses.asdict(part))
+        return {**found, **self.training.to_dict()}
+
     def resolved(self) -> dict[str, Any]:
-        """Return all options as plain values, as a recipe for the same run.
+        """Return the options that are set, as a recipe for the same run.
 
         Tokens are left out, and so is `resume_from_checkpoint`, which only concerns one start of the run.
         """
-        ours = {}
-        for part in (self.data, self.model, self.masking, self.run, self.probe):
-            ours.update(dataclasses.asdict(part))
-        theirs = {
+        theirs = self.training.to_dict().keys()
+        return {
             name: value
-            for name, value in self.training.to_dict().items()
-            if not name.endswith("_token") and name != "resume_from_checkpoint" and value is not None
+            for name, value in self.options().items()
+            if not name.endswith("_token")
+            and name != "resume_from_checkpoint"
+            and value is not None
+            and (value != [] or name in theirs)
         }
-        return {**{name: value for name, value in ours.items() if value not in (None, [])}, **theirs}
 
-    def save(self, folder: str) -> str:
-        """Write `recipe.yaml` into a folder, and return its path."""
+    def save(self, folder: str, remarks: Iterable[str] = ()) -> str:
+        """Write `recipe.yaml` into a folder, and return its path.
+
+        Args:
+            folder (`str`): Need not exist.
+            remarks (`Iterable[str]`, *optional*): Lines for a comment at the top.
+        """
         os.makedirs(folder, exist_ok=True)
         path = os.path.join(folder, RECIPE_FILE)
         with open(path, "w", encoding="utf-8") as file:
+            file.writelines(f"# {' '.join(remark.split())}\n" for remark in remarks)
             # through JSON, because the YAML writer does not support enums, tuples and subclasses of str
             plain = json.loads(json.dumps(self.resolved(), default=str))
             yaml.safe_dump(plain, file, sort_keys=False, allow_unicode=True)

@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import CommitInfo
@@ -20,8 +21,9 @@ from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load
 from adversarial_mlm.recipes.output_dir import check_output_dir, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
 from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse
-from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
+from adversarial_mlm.saving.options_record import Resumption
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.checks import check_encoder
@@ -31,6 +33,8 @@ from adversarial_mlm.utils.errors import CheckpointError, PushError, RecipeError
 from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
+
+_CHANGED = "These are the options of the last start. When the run was resumed, options changed:"
 
 
 def build_collator(
@@ -104,15 +108,16 @@ def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizer
     tokenizer = build_protein_tokenizer(model_max_length=max_length)
     vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
     sizes = presets.encoder_config(
-        model.encoder or "tape-38m", vocabulary, max_position_embeddings=max(max_length, 512)
+        model.encoder or presets.DEFAULT_ENCODER, vocabulary, max_position_embeddings=presets.positions(max_length)
     )
     return BertForMaskedLM(sizes), tokenizer
 
 
 def _build_noiser(model: ModelArguments, vocabulary: ResidueVocabulary) -> NoiserModel:
     if not model.noiser_name_or_path:
-        view, backbone = model.noiser_view or "full", model.noiser_backbone or "gru"
-        return NoiserModel(presets.noiser_config(model.noiser or "paper", vocabulary, view=view, backbone=backbone))
+        view, backbone = model.noiser_view or presets.DEFAULT_VIEW, model.noiser_backbone or presets.DEFAULT_BACKBONE
+        size = model.noiser or presets.DEFAULT_NOISER
+        return NoiserModel(presets.noiser_config(size, vocabulary, view=view, backbone=backbone))
     noiser = load_noiser(model.noiser_name_or_path)
     for option, has in (("noiser_view", noiser.config.view), ("noiser_backbone", noiser.config.backbone)):
         wanted = getattr(model, option)
@@ -183,8 +188,10 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
         WritingError: If the result cannot be written.
     """
     args = recipe.training
-    with distributed.fail_together(RecipeError):
+    with distributed.fail_together(RecipeError, CheckpointError):
         checkpoint = check_output_dir(recipe)
+        if checkpoint is not None:  # before reading the data, which takes long
+            options_record.check(checkpoint, options_record.read(checkpoint).options, recipe.options())
         encoder, collator = build_networks(recipe)
     with distributed.fail_together(RecipeError), args.main_process_first(local=False, desc="reading the proteins"):
         data = load_data(recipe.data) if data is None else data
@@ -195,7 +202,7 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
         if checkpoint is not None:
             trainer.check_checkpoint(checkpoint)  # before changing anything of an earlier run
         rehearse(trainer)
-    distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint))
+    distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint, trainer.resumptions))
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
@@ -205,14 +212,17 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
     return trainer
 
 
-def _prepare_folder(recipe: Recipe, data: ProteinData, checkpoint: str | None) -> None:
+def _prepare_folder(
+    recipe: Recipe, data: ProteinData, checkpoint: str | None, resumptions: Sequence[Resumption]
+) -> None:
     folder = recipe.output_dir
+    changed = [_CHANGED, *(f"  {resumption}" for resumption in resumptions)] if resumptions else []
     try:
         run = RunFolder(folder)
         if checkpoint is None or not is_inside(checkpoint, folder):
             run.clear()
         run.claim()
-        recipe.save(folder)
+        recipe.save(folder, changed)
         data.save_facts(folder)
     except OSError as error:
         raise RecipeError(
@@ -298,6 +308,7 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
         processing_class=tokenizer,
     )
     evaluator.state, evaluator.run_facts = trainer.state, trainer.run_facts
+    evaluator.resumptions = trainer.resumptions
     evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():

@@ -23,6 +23,7 @@ from adversarial_mlm.saving.run_files import (
     MANIFEST_FILE,
     METRICS_FILE,
     NOISER_FOLDER,
+    OPTIONS_FILE,
     SLOW_ENCODER_FILE,
     output_folder,
 )
@@ -35,7 +36,10 @@ SNAPSHOT_PREFIX = ".push-to-hub-"
 
 _ARGUMENTS_PICKLE = "training_args.bin"
 # what only resuming needs, pickles, and names that are nobody's business
-_NOT_SENT = ("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, SLOW_ENCODER_FILE, "_*", ".*")
+_NOT_SENT = (
+    *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE),
+    *("_*", ".*"),
+)
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
 

@@ -10,6 +10,7 @@ ARGUMENTS_FILE = "training_args.json"
 
 # written by a checkpoint only
 SLOW_ENCODER_FILE = "slow_encoder.safetensors"  # with `noiser_reward: reducible`
+OPTIONS_FILE = "options.json"  # all options of the run, and what identifies its data
 MANIFEST_FILE = "manifest.json"
 
 # written by the run itself
@@ -36,6 +37,7 @@ __all__ = [
     "MARKER_FILE",
     "METRICS_FILE",
     "NOISER_FOLDER",
+    "OPTIONS_FILE",
     "RECIPE_FILE",
     "RECORDS_FILE",
     "REPORT_FILE",

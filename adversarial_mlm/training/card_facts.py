@@ -21,10 +21,12 @@ from adversarial_mlm.saving.model_card.facts import (
     InputFacts,
     NoiserFacts,
     OptimizationFacts,
+    OptionChange,
     Points,
     RecipeFacts,
 )
 from adversarial_mlm.saving.model_card.text import changed_options, option_value
+from adversarial_mlm.saving.options_record import Resumption, first_value
 from adversarial_mlm.training.batch_schedule import accumulation
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -46,6 +48,7 @@ class Described(Protocol):
     eval_dataset: Any
     hub_model_id: str | None
     loaded_best_step: int | None
+    resumptions: Sequence[Resumption]
 
     @property
     def collapsed_at(self) -> int | None:
@@ -64,7 +67,8 @@ def card_facts(trainer: Described) -> CardFacts:
             name that training started from; without a recipe, the name that the encoder was loaded from is used).
     """
     args, run, best = trainer.args, trainer.run_facts, trainer.loaded_best_step
-    recipe, base_model = run.get("recipe"), run.get("base_model")
+    recipe = run.get("recipe")
+    base_model = first_value(trainer.resumptions, "model_name_or_path") or run.get("base_model")
     encoder = describe_encoder(trainer.model, None if recipe is None else recipe.model.trained_layers)
     sequences, tokenizer = trainer.data_collator.sequence_encoder, trainer.data_collator.tokenizer
     name = (trainer.hub_model_id or Path(args.output_dir).name).rpartition("/")[2].strip(".")
@@ -87,6 +91,7 @@ def card_facts(trainer: Described) -> CardFacts:
         data=_data(trainer),
         environment=_environment(trainer, encoder),
         options=_options(trainer),
+        option_changes=_option_changes(trainer.resumptions),
         recipe=None if recipe is None else _recipe(recipe),
         base_model=str(base_model) if base_model else None,
         command=run.get("command"),
@@ -187,6 +192,17 @@ def _options(trainer: Described) -> dict[str, str]:
     recipe = trainer.run_facts.get("recipe")
     parts = [] if recipe is None else [recipe.data, recipe.model, recipe.masking, recipe.run]
     return {name: value for part in (*parts, trainer.args) for name, value in changed_options(part).items()}
+
+
+def _option_changes(resumptions: Sequence[Resumption]) -> tuple[OptionChange, ...]:
+    def text(value: Any) -> str | None:
+        return None if value is None else option_value(value)
+
+    return tuple(
+        OptionChange(name, one.step, text(before), text(after))
+        for one in resumptions
+        for name, (before, after) in one.changes.items()
+    )
 
 
 def _recipe(recipe: Any) -> RecipeFacts:

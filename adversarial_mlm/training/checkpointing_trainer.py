@@ -7,19 +7,23 @@ import logging
 import signal
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import SaveStrategy, compare_trainer_and_checkpoint_args
 
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.modeling_noiser import NoiserModel
-from adversarial_mlm.saving import checkpoint_contents, resume
+from adversarial_mlm.saving import checkpoint_contents, options_record, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint, step_of
 from adversarial_mlm.saving.hub import HubUploader
+from adversarial_mlm.saving.options_record import OptionsRecord, Resumption
 from adversarial_mlm.saving.run_files import output_folder
+from adversarial_mlm.training.optimizer import hyperparameters, set_hyperparameters
+from adversarial_mlm.training.run_options import identity_of_data
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.errors import NonFiniteError
 from adversarial_mlm.utils.signals import GracefulStop
@@ -50,6 +54,7 @@ class CheckpointingTrainer(Trainer):
         failed_saves (`int`): Checkpoints that could not be written.
         loaded_best_step (`int`, *optional*): Step of the best checkpoint, if it was loaded at the end.
         saved_files (`list[str]`): Paths of the files that the last [`save_model`] wrote into its folder.
+        resumptions (`list[Resumption]`): Where this run was resumed with other options than before.
     """
 
     # the stock trainer declares these as anything that it can be given
@@ -67,10 +72,19 @@ class CheckpointingTrainer(Trainer):
         self.loaded_best_step: int | None = None
         self.failed_saves = 0
         self.saved_files: list[str] = []
+        self.resumptions: list[Resumption] = []
+        self._resumed = OptionsRecord({})  # what the checkpoint tells from which training resumes
+        self._starts_best_anew = False
+        self._own_hyperparameters: list[dict] = []
         self._read_ahead: tuple[str, dict] | None = None  # a checkpoint and its weights
         self._stop: GracefulStop | None = None  # while training
         self._saved_step: int | None = None
         super().__init__(args=args, **kwargs)
+        self._optimizer_is_given = self.optimizer is not None
+
+    def run_options(self) -> dict[str, Any]:
+        """All options of the run, for its checkpoints."""
+        return self.args.to_dict()
 
     def _write_card(self, folder: str) -> None:
         """Write a model card into a folder."""
@@ -95,6 +109,8 @@ class CheckpointingTrainer(Trainer):
             CheckpointError: If the checkpoint is damaged or does not fit this run, or if there is none.
         """
         checkpoint = self._choose_checkpoint(resume_from_checkpoint)
+        if checkpoint is None:
+            self.resumptions, self._resumed, self._starts_best_anew = [], OptionsRecord({}), False
         if self.is_world_process_zero():
             for name in self.store.remove_left_over():
                 logger.warning(f"the save of {name} was interrupted; its incomplete folder was removed")
@@ -109,6 +125,38 @@ class CheckpointingTrainer(Trainer):
             self._stop = None
         self.interrupted_by = stop.signal
         return output
+
+    def _init_training_state(self, max_steps, *args):
+        # Stock: takes the whole state from the checkpoint, with the intervals of logs, evaluations and saves and the
+        # size of batches, and warns if they have changed. Changed: those of this run count.
+        stock_log = logging.getLogger(compare_trainer_and_checkpoint_args.__module__)
+        stock_log.addFilter(_is_not_about_options)
+        try:
+            begin = super()._init_training_state(max_steps, *args)
+        finally:
+            stock_log.removeFilter(_is_not_about_options)
+        self.state.compute_steps(self.args, max_steps)
+        self.state.train_batch_size = self._train_batch_size
+        if self._starts_best_anew and self.state.best_metric is not None:
+            self.state.best_metric = self.state.best_model_checkpoint = self.state.best_global_step = None
+            if self.is_world_process_zero():
+                logger.warning("the evaluation has changed, so the best checkpoint is chosen anew")
+        return begin
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        # Stock: makes optimizer and schedule, unless an earlier call has, and loads their states, with the options
+        # that they had. Changed: the options of this run count, unless users have passed a schedule of their own.
+        if resume_from_checkpoint is not None and not self._optimizer_is_given:
+            self.optimizer = None  # of an earlier call
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if resume_from_checkpoint is not None and self._created_lr_scheduler:
+            set_hyperparameters(self.optimizer, self.lr_scheduler, self._own_hyperparameters)
+        return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """As in `Trainer`; notes the options of the optimizer before a checkpoint is loaded into it."""
+        self._own_hyperparameters = hyperparameters(self.optimizer if optimizer is None else optimizer)
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
         # Stock: logs, evaluates and saves where that is due. Added: the save and stop after a signal. No callback can
@@ -217,6 +265,9 @@ class CheckpointingTrainer(Trainer):
                 self._save_optimizer_and_scheduler(folder)
                 self._save_scaler(folder)
                 self._save_more(folder)
+                options_record.write(
+                    folder, OptionsRecord(self.run_options(), self._identity_of_data(), tuple(self.resumptions))
+                )
             callbacks = [*self.callback_handler.callbacks, self.control]
             checkpoint_contents.write_state(folder, self.state, callbacks, generators)
 
@@ -258,12 +309,30 @@ class CheckpointingTrainer(Trainer):
         self._check_states(checkpoint)
         self._read_ahead = (checkpoint, resume.read_networks(checkpoint, self.model, self.noiser))
 
+    def _identity_of_data(self) -> dict[str, Any]:
+        return identity_of_data(self.train_dataset, self.eval_dataset)
+
+    def _planned_updates(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
     def _check_states(self, checkpoint: str) -> None:
+        record = options_record.read(checkpoint)
+        changes = options_record.check(checkpoint, record.options, self.run_options())
+        changes, other_held_out = options_record.check_data(checkpoint, record.data, self._identity_of_data(), changes)
         given = self.optimizer
         optimizer = self.create_optimizer()
         self.optimizer = given  # training makes its own when the networks are where they belong
         tokenizer, has_scaler = self.data_collator.tokenizer, self.accelerator.scaler is not None
-        resume.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+        step = resume.check_resumable(checkpoint, self.noiser, tokenizer, optimizer, has_scaler)
+        options_record.check_updates(checkpoint, step, self._planned_updates(), changes)
+        options_record.report(checkpoint, record.options, changes)
+        told = options_record.listed(changes)
+        self.resumptions = [*record.resumptions, *([Resumption(step, told)] if told else [])]
+        metric = self.args.metric_for_best_model
+        self._resumed = record
+        self._starts_best_anew = other_held_out or options_record.forgets_best(changes, metric)
         if self.is_world_process_zero():
             resume.warn_of_other_processes(checkpoint, self.args.world_size)
 
@@ -353,3 +422,8 @@ class CheckpointingTrainer(Trainer):
         when = f"step {step}" if by_steps else f"epoch {int(self.state.epoch)}"
         if self.uploads.push_checkpoint(checkpoint, step, f"Training in progress, {when}"):
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
+
+
+def _is_not_about_options(record: logging.LogRecord) -> bool:
+    """Whether a log record is not the stock warning about options that differ; we report what each of them means."""
+    return "arguments do not match" not in record.getMessage()

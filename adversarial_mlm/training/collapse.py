@@ -41,7 +41,10 @@ def has_collapsed(above_best: float, enrichment_max: float, margin: float, enric
 
 
 def collapse_figures(
-    logs: Mapping[str, float], history: Sequence[Mapping[str, float]], args: AdversarialMLMTrainingArguments
+    logs: Mapping[str, float],
+    history: Sequence[Mapping[str, float]],
+    args: AdversarialMLMTrainingArguments,
+    since: int = 0,
 ) -> dict[str, float]:
     """Figures for a training entry of the log.
 
@@ -49,6 +52,8 @@ def collapse_figures(
         logs (`Mapping[str, float]`): The entry.
         history (`Sequence[Mapping[str, float]]`): The entries before it.
         args ([`AdversarialMLMTrainingArguments`]): `collapse_margin` and `collapse_enrichment`.
+        since (`int`, *optional*, defaults to 0): Step after which the masks are those of the entry. Losses on other
+            masks are not compared.
 
     Returns:
         `dict[str, float]`: `random_loss_above_best` (nats) and `collapse` (0 or 1); empty without a noiser or without
@@ -56,7 +61,7 @@ def collapse_figures(
     """
     if not {"random_loss", "enrichment_max"} <= logs.keys():
         return {}
-    earlier = [entry["random_loss"] for entry in history if "random_loss" in entry]
+    earlier = [e["random_loss"] for e in history if "random_loss" in e and e.get("step", since + 1) > since]
     above = random_loss_above_best([*earlier, logs["random_loss"]])
     collapsed = has_collapsed(above, logs["enrichment_max"], args.collapse_margin, args.collapse_enrichment)
     return {"random_loss_above_best": above, "collapse": float(collapsed)}

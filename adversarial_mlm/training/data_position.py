@@ -90,9 +90,21 @@ class DataPosition:
         self.batches.start_at(here.epoch, here.first, here.stop)
         return here
 
-    def warn_if_elsewhere(self, epochs: float, updates: int) -> None:
-        """Warn if a checkpoint has read another amount of data in its updates than this run would have."""
+    def warn_if_elsewhere(self, epochs: float, updates: int, records: int | None = None) -> None:
+        """Warn if a checkpoint has read another amount of data in its updates than this run would have.
+
+        Args:
+            epochs (`float`): Epochs that the checkpoint had read. Those of a stream are not compared.
+            updates (`int`): Its updates.
+            records (`int`, *optional*): Records of a stream that it had read in them.
+        """
         here = self.epochs_after(updates)
+        if here is None and records is not None and records != self.samples(updates):
+            logger.warning(
+                f"the checkpoint had read {records:,} records of the stream in {updates:,} updates, with another "
+                f"global batch; this run continues after {self.samples(updates):,} records, its own position at that "
+                "update"
+            )
         if here is not None and abs(epochs - here) > 1e-6:
             logger.warning(
                 f"the checkpoint had read {epochs:.4f} epochs in {updates:,} updates, with other data or another "

@@ -3,11 +3,15 @@
 A parameter without a gradient is skipped entirely and keeps its own step count, so this equals two optimizers.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+# entries of a parameter group that follow from options; others may be a state of the optimizer
+_HYPERPARAMETERS = ("weight_decay", "betas", "eps")
 
 
 def holds(optimizer: torch.optim.Optimizer, network: nn.Module) -> bool:
@@ -57,7 +61,8 @@ def scale_schedule(scheduler: LRScheduler, groups: Collection[int], factor: Call
     """
     if not isinstance(scheduler, LambdaLR):
         raise ValueError(
-            f"a {type(scheduler).__name__} cannot be scaled, because it is not a function of the step alone"
+            "noiser_learning_rate_factor cannot be combined with a schedule that is not a function of the step, such "
+            f"as {type(scheduler).__name__}"
         )
     for index in groups:
         group = scheduler.optimizer.param_groups[index]
@@ -67,3 +72,50 @@ def scale_schedule(scheduler: LRScheduler, groups: Collection[int], factor: Call
 
 def _product(shape: Callable[[int], float], factor: Callable[[int], float]) -> Callable[[int], float]:
     return lambda step: shape(step) * factor(step)
+
+
+def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What options set in the parameter groups of an optimizer: its peak learning rate, weight decay, betas and eps.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): Before a checkpoint is loaded into it.
+
+    Returns:
+        `list[dict]`: For each group, its values by the names that PyTorch uses; `initial_lr` is the peak rate.
+    """
+    return [
+        {"initial_lr": group.get("initial_lr", group["lr"])}
+        | {name: group[name] for name in _HYPERPARAMETERS if name in group}
+        for group in optimizer.param_groups
+    ]
+
+
+def set_hyperparameters(
+    optimizer: torch.optim.Optimizer, scheduler: LRScheduler, values: Sequence[dict[str, Any]]
+) -> None:
+    """Put values back into an optimizer, and compute its learning rates anew, after a checkpoint was loaded.
+
+    PyTorch loads the values that the checkpoint was made with. A schedule that is not a function of the step, such as
+    `reduce_lr_on_plateau`, keeps the learning rates of the checkpoint.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): The optimizer, with the state of the checkpoint.
+        scheduler (`LRScheduler`): Its schedule, with the state of the checkpoint.
+        values (`Sequence[dict]`): From [`hyperparameters`].
+    """
+    is_function_of_step = isinstance(scheduler, LambdaLR)
+    for group, own in zip(optimizer.param_groups, values, strict=True):
+        group.update({name: value for name, value in own.items() if name != "initial_lr" or is_function_of_step})
+    if not isinstance(scheduler, LambdaLR):
+        return
+    scheduler.base_lrs = [own["initial_lr"] for own in values]
+    rates = [
+        base * shape(scheduler.last_epoch)
+        for base, shape in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], torch.Tensor):  # compiled optimizers keep the tensor
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = rates  # which `get_last_lr` returns

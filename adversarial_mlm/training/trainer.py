@@ -19,15 +19,15 @@ import contextlib
 import copy
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate.data_loader import prepare_data_loader
 from accelerate.optimizer import AcceleratedOptimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, SchedulerType
+from transformers.trainer_utils import EvalLoopOutput
 
 from adversarial_mlm.masking.data_collator import (
     DataCollatorForAdversarialMLM,
@@ -37,8 +37,16 @@ from adversarial_mlm.masking.data_collator import (
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving.options_record import comparable_from
 from adversarial_mlm.saving.run_files import METRICS_FILE
-from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
+from adversarial_mlm.training.callbacks import (
+    EpochMarker,
+    LearningRateOf,
+    MetricsLog,
+    RewardTracker,
+    ShortProteinsWarning,
+    StepTimer,
+)
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.checks import check_fit, check_game, check_stream
@@ -53,6 +61,7 @@ from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.optimizer import add_groups, groups_of, holds, scale_schedule
 from adversarial_mlm.training.packed_attention import pack_attention
 from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.training.run_options import options_of, records_read
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import ENCODER, NOISER, UpdateGuard, mean_of_made, spoil_gradient
 from adversarial_mlm.utils.ramp import Ramp
@@ -143,6 +152,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.add_callback(ShortProteinsWarning())
         if self.noiser is not None:
             self.add_callback(RewardTracker(self.game, lambda: self.guard.skipped))
+            self._noiser_rate = LearningRateOf(self.noiser)
+            self.add_callback(self._noiser_rate)
             self.add_callback(CollapseAlarm(self.noiser.config.view, stop=self.args.on_collapse == "stop"))
         # before all callbacks that read `state.epoch` or take time
         marker = EpochMarker(lambda updates: self.position.epochs_after(updates))
@@ -238,11 +249,12 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         # Stock: the epoch, and the batches of it that a resumed run skips, by the size of an epoch. Replaced: the pass
         # that the next update belongs to, of which nothing is skipped.
         begin = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args)
+        done = self.state.global_step
+        if self.is_world_process_zero() and done:
+            of_stream = records_read(self._resumed, self.args.world_size, done)
+            self.position.warn_if_elsewhere(self.state.epoch or 0, done, of_stream)
         if self.position.passes is None:
             return begin
-        done = self.state.global_step
-        if self.is_world_process_zero():
-            self.position.warn_if_elsewhere(self.state.epoch or 0, done)
         return (num_train_epochs if done >= max_steps else self.position.passes.index(done)), 0
 
     def _run_epoch(self, *args, **inputs):
@@ -381,12 +393,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         """
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         factor = Ramp(self.args.noiser_learning_rate_factor, "noiser_learning_rate_factor")
-        if self.noiser is None or factor.values == [1.0]:
-            return scheduler
-        if not isinstance(scheduler, LambdaLR):
-            kind = SchedulerType(self.args.lr_scheduler_type).value
-            raise ValueError(f"noiser_learning_rate_factor cannot be combined with lr_scheduler_type {kind}")
-        scale_schedule(scheduler, groups_of(scheduler.optimizer, self.noiser), factor)
+        if self.noiser is not None and factor.values != [1.0]:
+            scale_schedule(scheduler, groups_of(scheduler.optimizer, self.noiser), factor)
         return scheduler
 
     # ---- Evaluation ----
@@ -453,7 +461,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         if "loss" in logs and "learning_rate" in logs:
             skipped = self.guard.figures(logs["loss"], self.state.global_step, warn=self.is_world_process_zero())
             logs = {**logs, **self._training_figures(), **skipped}
-            logs |= collapse_figures(logs, self.state.log_history, self.args)
+            logs |= collapse_figures(logs, self.state.log_history, self.args, comparable_from(self.resumptions))
         if "train_loss" in logs:  # the last entry; others count from one to the next
             logs = {**logs, **self.guard.total_figures()}
         super().log(logs, start_time)
@@ -465,25 +473,22 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         residues = figures.pop("residues", 0.0)
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
-        if self.noiser is not None:
-            # each process holds its own share of the loss, times the number of processes
+        if self.noiser is not None:  # each process holds its share of the loss, times the number of processes
             figures.update(self.game.figures.read(self._sum_over_processes))
-            first = groups_of(self.optimizer, self.noiser)[0]
-            figures["noiser_learning_rate"] = self.optimizer.param_groups[first]["lr"]
+            figures["noiser_learning_rate"] = float(self._noiser_rate.latest)
         return figures
 
     def _stop_if_too_many_skipped(self) -> None:
-        self.guard.stop_if_too_many(
-            self.state.global_step,
-            self.args.output_dir,
-            self.accelerator.process_index,
-            self.is_world_process_zero(),
-        )
+        step, folder = self.state.global_step, self.args.output_dir
+        self.guard.stop_if_too_many(step, folder, self.accelerator.process_index, self.is_world_process_zero())
 
     @property
     def collapsed_at(self) -> int | None:
         """Step of the first log entry that reports a collapse; `None` where there is none."""
         return next((int(entry["step"]) for entry in self.state.log_history if entry.get("collapse")), None)
+
+    def run_options(self) -> dict[str, Any]:
+        return options_of(self.args, self.data_collator, self.run_facts.get("recipe"))
 
     def card_facts(self) -> model_card.CardFacts:
         """The facts of this run for its model card."""

@@ -34,6 +34,11 @@ def on_main_process(decide: Callable[[], T]) -> T:
     return outcome[0]
 
 
+def is_main_process() -> bool:
+    """Whether this is process 0, which writes and logs for all."""
+    return PartialState().is_main_process
+
+
 def gather(value: T) -> list[T]:
     """Return the values of all processes, on every process."""
     world = PartialState().num_processes

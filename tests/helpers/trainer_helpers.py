@@ -1,9 +1,73 @@
-"""What the trainer's tests look at."""
+"""Trainers for tests, and what the tests look at."""
 
 import json
 
 import torch
 from transformers import TrainerCallback
+
+from adversarial_mlm import (
+    AdversarialMLMTrainer,
+    AdversarialMLMTrainingArguments,
+    DataCollatorForAdversarialMLM,
+    DataCollatorForRandomMLM,
+)
+
+
+def build_trainer(
+    directory,
+    tokenizer,
+    make_encoder,
+    make_noiser,
+    dataset,
+    masking="adversarial",
+    folder="run",
+    dropout=0.0,
+    double=False,
+    data=None,
+    collator=None,
+    cls=None,
+    noiser_config=None,
+    masking_rules=None,
+    **settings,
+):
+    """A trainer of tiny networks that writes into `directory / folder`; `masking="random"` has no noiser.
+
+    Args:
+        dataset: Held-out set, and training set unless there is other `data`.
+        settings: Training arguments that differ from those of a run of four updates.
+    """
+    encoder = make_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    noiser = make_noiser(hidden_dropout_prob=dropout, **(noiser_config or {}))
+    if double:
+        encoder, noiser = encoder.double(), noiser.double()
+    if collator is None:
+        if masking == "adversarial":
+            collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=64, **(masking_rules or {}))
+        else:
+            collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=64)
+    arguments = {
+        "output_dir": str(directory / folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "noiser_learning_rate": 1e-3,
+        "save_strategy": "no",
+        "logging_steps": 2,
+        "disable_tqdm": True,
+        "report_to": [],
+        "use_cpu": True,
+        **settings,
+    }
+    if settings.get("noiser_update", "alternate") == "alternate":
+        arguments = {"noiser_steps": 2, "encoder_steps": 2, **arguments}
+    return (cls or AdversarialMLMTrainer)(
+        model=encoder,
+        args=AdversarialMLMTrainingArguments(**arguments),
+        data_collator=collator,
+        train_dataset=dataset if data is None else data,
+        eval_dataset=dataset,
+        processing_class=tokenizer,
+    )
 
 
 def parameters_of(trainer) -> dict[str, torch.Tensor]:

@@ -322,29 +322,16 @@ def test_a_refused_resume_leaves_the_folder_as_it_was(make_recipe, tmp_path, sav
     pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
     pretrain(make_recipe(output_dir=tmp_path / "other", save_strategy="steps", save_steps=2, max_steps=2))
     checkpoint = tmp_path / "other" / "checkpoint-2" if elsewhere else "latest"
+    named = checkpoint if elsewhere else tmp_path / "run" / "checkpoint-2"
 
     def files():
         return {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 
     before = files()
     start = {"model_name_or_path": save_encoder("prot_bert"), "encoder": "", "max_steps": 4}
-    with pytest.raises(RecipeError, match="was made with another vocabulary"):
+    with pytest.raises(RecipeError, match=f"encoder is not set and was tiny: .*{named} cannot change it; use"):
         pretrain(make_recipe(resume_from_checkpoint=checkpoint, **start))
     assert len(before) > 15 and files() == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"masking": "random"}, "has a noiser/ folder, and this run has no noiser"),
-        ({"optim": "sgd"}, "was made with another optimizer"),
-        ({"noiser_reward": "reducible"}, "slow_encoder"),
-    ],
-)
-def test_a_run_that_goes_on_must_be_the_same_run(make_recipe, changes, sentence):
-    pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
-    with pytest.raises(RecipeError, match=sentence):
-        pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4, **changes))
 
 
 def test_a_start_that_was_refused_does_not_block_the_next(make_recipe, tmp_path, proteins):

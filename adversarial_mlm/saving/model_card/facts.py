@@ -176,6 +176,23 @@ class RecipeFacts:
 
 
 @dataclass(frozen=True)
+class OptionChange:
+    """An option that had another value before the run was resumed.
+
+    Attributes:
+        name: The option.
+        step: Encoder updates that were made with the value before.
+        before: Value until then, as text; `None` if it was not set.
+        after: Value from then on.
+    """
+
+    name: str
+    step: int
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
 class EnvironmentFacts:
     """Versions, hardware and seeds of a run.
 
@@ -216,7 +233,8 @@ class CardFacts:
         noiser: `None` for a run with random masks only.
         data: The training data and the held-out sets.
         environment: Versions, hardware and seeds.
-        options: Name → value of all options that differ from their defaults.
+        options: Name → value of all options that differ from their defaults, as they were at the end.
+        option_changes: Options that changed when the run was resumed, in order.
         recipe: `None` for a trainer that was set up in Python.
         base_model: What training started from, as it was given: a folder or a name on the Hub.
         command: The command that started the run, without the launcher.
@@ -238,6 +256,7 @@ class CardFacts:
     data: DataFacts
     environment: EnvironmentFacts
     options: dict[str, str] = field(default_factory=dict)
+    option_changes: tuple[OptionChange, ...] = ()
     recipe: RecipeFacts | None = None
     base_model: str | None = None
     command: str | None = None

@@ -109,6 +109,7 @@ def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
         "noiser_facts": training.noiser_facts(facts),
         "command": training.launch_command(facts),
         "options": training.options(facts),
+        "option_changes": training.option_changes(facts),
         "environment": training.environment(facts),
         "limits": limits(facts, figures),
     }

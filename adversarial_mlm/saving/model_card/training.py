@@ -176,6 +176,16 @@ def options(facts: CardFacts) -> str:
     return table(("option", "value"), [(f"`{name}`", value) for name, value in rows.items()]) if rows else ""
 
 
+def option_changes(facts: CardFacts) -> str:
+    """Table of the options that changed when the run was resumed; empty if there are none."""
+    rows = [(f"`{one.name}`", f"{one.step:,}", _value(one.before), _value(one.after)) for one in facts.option_changes]
+    return table(("option", "changed after update", "before", "after"), rows) if rows else ""
+
+
+def _value(text: str | None) -> str:
+    return "not set" if text is None else text
+
+
 def environment(facts: CardFacts) -> str:
     """Table of seeds, versions, hardware and times."""
     made, dtype = facts.environment, facts.encoder.dtype
