@@ -216,7 +216,7 @@ def _prepare_folder(
     recipe: Recipe, data: ProteinData, checkpoint: str | None, resumptions: Sequence[Resumption]
 ) -> None:
     folder = recipe.output_dir
-    changed = [_CHANGED, *(f"  {resumption}" for resumption in resumptions)] if resumptions else []
+    changed = [_CHANGED, *map(str, resumptions)] if resumptions else []
     try:
         run = RunFolder(folder)
         if checkpoint is None or not is_inside(checkpoint, folder):

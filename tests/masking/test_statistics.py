@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -78,6 +80,19 @@ def test_without_replacements_or_a_noiser_there_are_no_counts_of_them(counted, v
         statistics = MaskingStatistics(vocabulary, adversarial)
         statistics.update(corrupted, *rest)
         assert statistics.figures_and_counts()[1].keys() == names
+
+
+def test_the_entropy_is_a_mean_over_the_proteins_that_the_noiser_scored(counted, vocabulary):
+    corrupted, losses, ids, residues = counted
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    statistics.update(*counted)
+    # a row without residues, as in an epoch's last round
+    filler = replace(corrupted.choice, entropy=torch.tensor([0.0]))
+    statistics.update(replace(corrupted, choice=filler), losses, ids, torch.zeros_like(residues))
+    statistics.update(replace(corrupted, choice=None), losses, ids, residues)  # with `adversarial_share: 0`
+    assert statistics.figures()["entropy"] == 0.5
+    statistics.update(replace(corrupted, choice=None), losses, ids, residues)
+    assert "entropy" not in statistics.figures()
 
 
 def test_reading_the_figures_starts_anew(counted, vocabulary):

@@ -5,7 +5,14 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
+from adversarial_mlm.training.callbacks import (
+    EpochMarker,
+    LearningRateOf,
+    MetricsLog,
+    RewardTracker,
+    ShortProteinsWarning,
+    StepTimer,
+)
 from adversarial_mlm.training.collapse import CollapseAlarm
 from adversarial_mlm.training.metrics_log import Clock, MetricsFile
 
@@ -31,6 +38,18 @@ def test_the_epoch_is_that_of_the_data_and_a_streams_is_left_alone(args, state):
     assert state.epoch == 0.75
     EpochMarker(lambda updates: None).on_step_end(args, state, TrainerControl())
     assert state.epoch == 0.75
+
+
+@pytest.mark.parametrize("rate", [0.5, torch.tensor(0.5)])
+def test_the_rate_of_an_update_stays_when_the_schedule_moves_on(args, state, rate):
+    encoder, noiser = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    groups = [{"params": network.parameters(), "lr": lr} for network, lr in ((encoder, 0.1), (noiser, rate))]
+    optimizer = torch.optim.SGD(groups)
+    tracker = LearningRateOf(noiser)
+    assert tracker.latest != tracker.latest  # nan
+    tracker.on_pre_optimizer_step(args, state, TrainerControl(), optimizer=optimizer)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step + 1))
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.05) and tracker.latest == 0.5
 
 
 def test_the_time_of_a_step_ends_with_it(args, state):

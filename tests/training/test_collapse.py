@@ -1,4 +1,11 @@
-from adversarial_mlm.training.collapse import collapse_message, has_collapsed, random_loss_above_best
+from types import SimpleNamespace
+
+from adversarial_mlm.training.collapse import (
+    collapse_figures,
+    collapse_message,
+    has_collapsed,
+    random_loss_above_best,
+)
 
 
 def test_a_rise_is_measured_from_the_best_on_means_of_three():
@@ -16,6 +23,15 @@ def test_only_a_rise_together_with_an_obsession_is_a_collapse():
     assert has_collapsed(0.2, 4.0, margin=0.1, enrichment=2.0)
     assert not has_collapsed(0.2, 1.2, margin=0.1, enrichment=2.0)  # a rate too high, perhaps, but not the noiser
     assert not has_collapsed(0.0, 8.0, margin=0.1, enrichment=2.0)  # one-sided, and harmless so far
+
+
+def test_losses_on_other_masks_are_not_compared():
+    args = SimpleNamespace(collapse_margin=0.05, collapse_enrichment=2.0)
+    history = [{"step": step, "random_loss": 2.0 if step <= 4 else 2.9} for step in range(1, 8)]
+    entry = {"random_loss": 2.9, "enrichment_max": 3.0}
+    assert collapse_figures(entry, history, args)["collapse"] == 1
+    resumed = collapse_figures(entry, history, args, since=4)  # with more masks, which are harder
+    assert resumed == {"random_loss_above_best": 0.0, "collapse": 0.0}
 
 
 def test_the_message_names_the_options_that_help():

@@ -141,7 +141,8 @@ def test_what_fills_up_a_batch_has_no_part_in_training(make_trainer, monkeypatch
     filled.train()
     assert largest_difference(parameters_of(plain), parameters_of(filled)) < 1e-10
     for a, b in zip(log_of(plain), log_of(filled), strict=True):
-        for key in {"loss", "mask_rate", "gap", "noiser_reward", "enrichment_max", "rows_without_mask"} & a.keys():
+        names = {"loss", "mask_rate", "gap", "noiser_reward", "enrichment_max", "rows_without_mask", "entropy"}
+        for key in names & a.keys():
             assert a[key] == pytest.approx(b[key], rel=1e-6, abs=1e-9)
 
 
