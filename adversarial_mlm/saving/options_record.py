@@ -180,8 +180,9 @@ def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("global_batch_size"):
         found.pop("gradient_accumulation_steps", None)  # follows from it
     for name in _RAMPS:
-        if found.get(name) is not None:
-            ramp = Ramp(found[name], name)
+        words = found.get(name)
+        if words is not None:
+            ramp = Ramp(words, name)
             points = [f"{value:g}@{step}" for step, value in zip(ramp.steps, ramp.values, strict=True)]
             found[name] = " ".join(points) if len(points) > 1 else f"{ramp.values[0]:g}"
     for name in _SWITCHES:
@@ -407,6 +408,8 @@ def shown(value: Any) -> str:
         return "not set"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
     if isinstance(value, list | tuple):
         return clip(" ".join(map(shown, value)), _LONGEST_VALUE)
     text = value if isinstance(value, str) else json.dumps(value)

@@ -48,7 +48,7 @@ class Described(Protocol):
     eval_dataset: Any
     hub_model_id: str | None
     loaded_best_step: int | None
-    resumptions: Sequence[Resumption]
+    resumptions: list[Resumption]
 
     @property
     def collapsed_at(self) -> int | None:

@@ -150,12 +150,15 @@ class CheckpointingTrainer(Trainer):
             self.optimizer = None  # of an earlier call
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         if resume_from_checkpoint is not None and self._created_lr_scheduler:
+            assert self.optimizer is not None and self.lr_scheduler is not None  # the stock method has made them
             set_hyperparameters(self.optimizer, self.lr_scheduler, self._own_hyperparameters)
         return prepared
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """As in `Trainer`; notes the options of the optimizer before a checkpoint is loaded into it."""
-        self._own_hyperparameters = hyperparameters(self.optimizer if optimizer is None else optimizer)
+        optimizer = self.optimizer if optimizer is None else optimizer
+        assert optimizer is not None  # as in the stock method, it has been made
+        self._own_hyperparameters = hyperparameters(optimizer)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
