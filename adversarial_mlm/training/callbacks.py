@@ -1,16 +1,13 @@
-"""Callbacks of a pre-training run; [`CollapseAlarm`] is in `collapse`, [`GracefulStop`] in `utils.signals`."""
+"""Callbacks of a pre-training run; others are in `collapse`, `optimizer` and `utils.signals`."""
 
 import logging
-import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
 from transformers import TrainerCallback
 
 from adversarial_mlm.training.metrics_log import Clock, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserGame
-from adversarial_mlm.training.optimizer import groups_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,26 +80,6 @@ class RewardTracker(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.game.reward.after_encoder_update(self.game.encoder, self.skipped())
-
-
-class LearningRateOf(TrainerCallback):
-    """Notes the learning rate with which a network is updated. After the update it is already that of the next one.
-
-    Args:
-        network (`nn.Module`): The noiser.
-
-    Attributes:
-        latest (`float`): Learning rate of the latest update; nan before the first one.
-    """
-
-    def __init__(self, network: nn.Module):
-        self.network = network
-        self.latest: float | torch.Tensor = math.nan
-
-    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        rate = optimizer.param_groups[groups_of(optimizer, self.network)[0]]["lr"]
-        # a schedule changes a tensor in place
-        self.latest = rate.clone() if isinstance(rate, torch.Tensor) else rate
 
 
 class ShortProteinsWarning(TrainerCallback):

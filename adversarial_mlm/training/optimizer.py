@@ -3,12 +3,14 @@
 A parameter without a gradient is skipped entirely and keeps its own step count, so this equals two optimizers.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback
 
 # entries of a parameter group that follow from options; others may be a state of the optimizer
 _HYPERPARAMETERS = ("weight_decay", "betas", "eps")
@@ -119,3 +121,23 @@ def set_hyperparameters(
         else:
             group["lr"] = rate
     scheduler._last_lr = rates  # which `get_last_lr` returns
+
+
+class LearningRateOf(TrainerCallback):
+    """Notes the learning rate with which a network is updated. After the update it is already that of the next one.
+
+    Args:
+        network (`nn.Module`): The noiser.
+
+    Attributes:
+        latest (`float`): Learning rate of the latest update; nan before the first one.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.network = network
+        self.latest: float | torch.Tensor = math.nan
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        rate = optimizer.param_groups[groups_of(optimizer, self.network)[0]]["lr"]
+        # a schedule changes a tensor in place
+        self.latest = rate.clone() if isinstance(rate, torch.Tensor) else rate

@@ -68,15 +68,16 @@ def _identity(dataset: Any) -> dict[str, Any] | None:
     return {"records": len(dataset), "sample": fingerprint_of_parts([f"{text}\n" for text in sequences])}
 
 
-def records_read(record: OptionsRecord, processes: int, updates: int) -> int | None:
+def records_read(record: OptionsRecord, updates: int) -> int | None:
     """Records that a run has read in its complete updates; `None` if its options are not known.
 
     Args:
-        record ([`OptionsRecord`]): Options of the run.
-        processes (`int`): Number of processes, if it is not recorded.
+        record ([`OptionsRecord`]): Options of the run, and its number of processes.
         updates (`int`): Updates of the encoder.
     """
-    options, processes = record.options, record.processes or processes
+    options, processes = record.options, record.processes
+    if processes is None:
+        return None
     try:
         if options.get("global_batch_size"):
             stages = read_stages(options["global_batch_size"], "global_batch_size", options["max_steps"])

@@ -39,14 +39,7 @@ from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.options_record import comparable_from
 from adversarial_mlm.saving.run_files import METRICS_FILE
-from adversarial_mlm.training.callbacks import (
-    EpochMarker,
-    LearningRateOf,
-    MetricsLog,
-    RewardTracker,
-    ShortProteinsWarning,
-    StepTimer,
-)
+from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.checks import check_fit, check_game, check_stream
@@ -58,7 +51,7 @@ from adversarial_mlm.training.evaluation import background_log_shares, evaluate_
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserGame
-from adversarial_mlm.training.optimizer import add_groups, groups_of, holds, scale_schedule
+from adversarial_mlm.training.optimizer import LearningRateOf, add_groups, groups_of, holds, scale_schedule
 from adversarial_mlm.training.packed_attention import pack_attention
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.run_options import options_of, records_read
@@ -251,8 +244,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         begin = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args)
         done = self.state.global_step
         if self.is_world_process_zero() and done:
-            of_stream = records_read(self._resumed, self.args.world_size, done)
-            self.position.warn_if_elsewhere(self.state.epoch or 0, done, of_stream)
+            self.position.warn_if_elsewhere(self.state.epoch or 0, done, records_read(self._resumed, done))
         if self.position.passes is None:
             return begin
         return (num_train_epochs if done >= max_steps else self.position.passes.index(done)), 0

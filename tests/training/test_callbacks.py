@@ -5,16 +5,10 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from adversarial_mlm.training.callbacks import (
-    EpochMarker,
-    LearningRateOf,
-    MetricsLog,
-    RewardTracker,
-    ShortProteinsWarning,
-    StepTimer,
-)
+from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
 from adversarial_mlm.training.collapse import CollapseAlarm
 from adversarial_mlm.training.metrics_log import Clock, MetricsFile
+from adversarial_mlm.training.optimizer import LearningRateOf
 
 
 @pytest.fixture
