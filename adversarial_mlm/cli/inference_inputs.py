@@ -125,7 +125,7 @@ def table_writer(path: str | None, columns: Sequence[str]) -> Iterator[Callable]
     """Yield a function that writes a row of a table, after a header with the columns.
 
     Args:
-        path (`str`, *optional*): A `.tsv` or `.csv` file, complete or not there; by default the rows go to the standard
+        path (`str`, *optional*): A `.tsv` or `.csv` file, complete or not there; by default the rows go to standard
             output.
         columns (`Sequence[str]`): Names of the columns.
 

@@ -153,6 +153,9 @@ def _notes(view, rules, origin: str) -> list[str]:
         "Loss: cross-entropy of the encoder where the residue is [MASK], in nats; "
         f"mean {float(view.loss[view.loss == view.loss].mean()):.2f}.",
     ]
+    if rules.blind:
+        share = view.candidates / residues
+        notes.append(f"A residue can only be masked where it is a candidate, so at most {share:.2f} of the time.")
     if not rules.learned_options:
         notes.append("This noiser only uses [MASK].")
     if view.parts > 1:

@@ -39,6 +39,7 @@ class MaskView:
         budget (`int`): Residues that the noiser masks in this protein. With `selection: threshold` at most as many.
         method (`str`): How `probability` was computed, in words.
         draws (`int`): Draws that were averaged; 1 if there is nothing to average.
+        candidates (`int`): Residues in a candidate set; all residues that can be masked, unless the noiser is `blind`.
         parts (`int`): Parts into which the noiser read the protein, because it is longer than `max_length`.
     """
 
@@ -52,6 +53,7 @@ class MaskView:
     budget: int
     method: str
     draws: int
+    candidates: int
     parts: int
 
     @property
@@ -113,7 +115,7 @@ def view_masks(
     parts = [sequence[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
     closed = has_closed_form(rules)
     averaged = draws if rules.blind or not closed else 1
-    chosen, options, budget = [], [], 0
+    chosen, options, budget, candidates = [], [], 0, 0
     for number, part in enumerate(parts):
         batch = {name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": part}]).items()}
         inside = slice(len(encoder.table.prefix), len(encoder.table.prefix) + len(part))
@@ -124,6 +126,7 @@ def view_masks(
         chosen.append(probability[inside])
         options.append(shares[inside])
         budget += int(rules.budgets(batch["num_residues"])[0])
+        candidates += int(rules.candidate_budget(batch["num_residues"]) if rules.blind else batch["num_residues"])
     shares = np.concatenate(options)
     replacements = shares[:, REPLACE:]
     letters = [vocabulary.residue_letters[token] for token in vocabulary.replacement_ids]
@@ -143,6 +146,7 @@ def view_masks(
         budget=budget,
         method=method_in_words(rules, averaged),
         draws=averaged,
+        candidates=candidates,
         parts=len(parts),
     )
 
@@ -238,15 +242,22 @@ def _average_of_draws(
 ) -> tuple[np.ndarray, np.ndarray]:
     """As [`_average_closed_form`], from masks as in training."""
     length = batch["input_ids"].shape[1]
+    residues = batch["residue_mask"]
     counts = torch.zeros(length, dtype=torch.float64, device=keys.device)
-    options = None
+    weights, options = torch.zeros_like(counts), None
     for begin in range(0, len(keys), rows):
         some = keys[begin : begin + rows]
         repeated = {name: tensor.expand(len(some), *tensor.shape[1:]) for name, tensor in batch.items()}
         corrupted = corrupt_batch(repeated, some, vocabulary, rules, noiser)
         counts += corrupted.adversarial.sum(dim=0)
         assert corrupted.choice is not None  # there is a noiser
-        shares = _option_shares(rules, corrupted.choice.scores.option_scores).sum(dim=0)
+        could = residues.expand(len(some), -1)
+        if rules.blind:  # the candidates of `corrupt_batch`
+            could = topk_mask(
+                uniform(some, CANDIDATE, length), could, rules.candidate_budget(repeated["num_residues"])
+            )
+        weights += could.sum(dim=0)
+        shares = (_option_shares(rules, corrupted.choice.scores.option_scores) * could[..., None]).sum(dim=0)
         options = shares if options is None else options + shares
     assert options is not None  # there is at least one row
-    return (counts / len(keys)).cpu().numpy(), (options / len(keys)).cpu().numpy()
+    return (counts / len(keys)).cpu().numpy(), (options / weights.clamp_min(1)[:, None]).cpu().numpy()

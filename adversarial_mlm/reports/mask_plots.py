@@ -23,7 +23,7 @@ _COLOURS = dict(zip(CORRUPTIONS, ("#0072B2", "#E69F00", "#CC79A7"), strict=True)
 _RESIDUES_IN_ROW = 60
 _RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
 _BARS = " ▁▂▃▄▅▆▇█"
-_LARGEST_ENTROPY = float(np.log(20))
+_COLOUR_PERCENTILES = (2, 98)  # of loss and entropy, at which the colours end
 
 
 def check_drawable(residues: int) -> None:
@@ -58,7 +58,7 @@ def mask_figure(view: MaskView, title: str = "") -> "Figure":
     """Draw a protein in rows of 60 residues.
 
     Each row shows the probability that the noiser masks a residue (bars, in the colour of its favourite corruption),
-    the residues, and below them the encoder's loss and entropy.
+    the residues, and below them the encoder's loss and entropy, whose colours end at their 2nd and 98th percentiles.
 
     Args:
         view ([`MaskView`]): Result of [`view_masks`].
@@ -76,15 +76,17 @@ def mask_figure(view: MaskView, title: str = "") -> "Figure":
     figure = Figure(figsize=(2.4 + 0.14 * max(width, 40), 1.3 + 2.1 * rows), layout="constrained")
     axes = figure.subplots(2 * rows, 1, height_ratios=[3, 1] * rows, squeeze=False)[:, 0]
     largest = max(float(view.probability.max()) * 1.1, 1e-3)
-    loss_limit = max(float(np.nanmax(view.loss)), _LARGEST_ENTROPY)
+    limits = np.nanpercentile(np.concatenate([view.loss, view.entropy]), _COLOUR_PERCENTILES)
     for number in range(rows):
         start, stop = number * width, min((number + 1) * width, residues)
         _draw_bars(axes[2 * number], view, start, stop, largest)
-        image = _draw_strips(axes[2 * number + 1], view, start, stop, loss_limit)
+        image = _draw_strips(axes[2 * number + 1], view, start, stop, limits)
         for axis in axes[2 * number : 2 * number + 2]:
             axis.set_xlim(start + 0.5, start + width + 0.5)
+            axis.set_xticks([tick for tick in (1, *range(10, stop + 1, 10)) if start < tick <= stop])
+            axis.spines["bottom"].set_bounds(start + 0.5, stop + 0.5)
     axes[-1].set_xlabel("position", fontsize=9)
-    bar = figure.colorbar(image, ax=list(axes), shrink=min(1, 1.5 / rows), fraction=0.03, pad=0.01)
+    bar = figure.colorbar(image, ax=list(axes), extend="both", shrink=min(1, 1.5 / rows), fraction=0.03, pad=0.01)
     bar.set_label("encoder at a [MASK] there, nats", fontsize=8)
     bar.ax.tick_params(labelsize=8)
     _add_legend(figure, view)
@@ -99,7 +101,7 @@ def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: flo
     colours = [_COLOURS[CORRUPTIONS[index]] for index in favourites]
     axis.bar(positions + 1, view.probability[start:stop], width=0.85, color=colours)
     mean = view.budget / len(view.sequence)
-    axis.axhline(mean, color="0.35", linewidth=0.8, linestyle="--")
+    axis.plot([start + 0.5, stop + 0.5], [mean, mean], color="0.35", linewidth=0.8, linestyle="--")
     axis.set_ylim(0, largest)
     axis.set_ylabel("P(masked)", fontsize=8)
     axis.tick_params(labelsize=8, labelbottom=False, length=2)
@@ -117,19 +119,18 @@ def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: flo
         axis.spines[side].set_visible(False)
 
 
-def _draw_strips(axis: "Axes", view: MaskView, start: int, stop: int, limit: float):
+def _draw_strips(axis: "Axes", view: MaskView, start: int, stop: int, limits: np.ndarray):
     values = np.ma.masked_invalid(np.stack([view.loss[start:stop], view.entropy[start:stop]]))
     image = axis.imshow(
         values,
         cmap="cividis",
-        vmin=0,
-        vmax=limit,
+        vmin=limits[0],
+        vmax=limits[1],
         aspect="auto",
         interpolation="nearest",
         extent=(start + 0.5, stop + 0.5, 1.5, -0.5),
     )
     axis.set_yticks([0, 1], ["loss", "entropy"], fontsize=8)
-    axis.set_xticks([tick for tick in (1, *range(10, stop + 1, 10)) if start < tick <= stop])
     axis.tick_params(labelsize=8, length=2)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
@@ -170,6 +171,7 @@ def mask_text(view: MaskView) -> "Text":
             bars = "".join(_gap(position, start) + _bar(values[position], limit) for position in range(start, stop))
             text.append(bars + "\n")
         text.append("\n")
+    text.right_crop(1)
     return text
 
 

@@ -71,6 +71,7 @@ def saturation_figure(sequence: str, matrix: np.ndarray, title: str = "", first:
         CorpusError: If the protein has more than 2,000 residues.
     """
     check_drawable(len(sequence))
+    from matplotlib import colormaps
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
@@ -82,13 +83,13 @@ def saturation_figure(sequence: str, matrix: np.ndarray, title: str = "", first:
     width = min(len(sequence), _RESIDUES_IN_ROW)
     rows = -(-len(sequence) // width)
     figure = Figure(figsize=(2.2 + 0.13 * max(width, 30), 0.9 + 3.1 * rows), layout="constrained")
+    colours = colormaps["RdBu"].with_extremes(bad="0.75")
     axes = figure.subplots(rows, 1, squeeze=False)[:, 0]
     for number, axis in enumerate(axes):
         start, stop = number * width, min((number + 1) * width, len(sequence))
-        axis.set_facecolor("0.75")
         image = axis.imshow(
             values[:, start:stop],
-            cmap="RdBu",
+            cmap=colours,
             norm=Normalize(-limit, limit),
             aspect="auto",
             interpolation="nearest",
@@ -108,6 +109,7 @@ def saturation_figure(sequence: str, matrix: np.ndarray, title: str = "", first:
             )
         for side in ("top", "right"):
             axis.spines[side].set_visible(False)
+        axis.spines["bottom"].set_bounds(start + first - 0.5, stop + first - 0.5)
     axes[-1].set_xlabel("position (wild type above, ● its residue)", fontsize=9)
     bar = figure.colorbar(image, ax=list(axes), extend="both", shrink=min(1, 1.5 / rows), fraction=0.03, pad=0.01)
     bar.set_label("log p(new) − log p(wild type), nats", fontsize=8)
