@@ -20,9 +20,10 @@ class CommandParser(argparse.ArgumentParser):
         program (`str`): The words that start the command, such as `adv-mlm embed`.
         purpose (`str`): One or two sentences.
         examples (`Sequence[str]`): Command lines.
+        has_others (`bool`): Whether the command has other options, which this parser does not know.
     """
 
-    def __init__(self, program: str, purpose: str, examples: Sequence[str]):
+    def __init__(self, program: str, purpose: str, examples: Sequence[str], has_others: bool):
         lines = "\n".join(f"  {line}" for line in examples)
         super().__init__(
             prog=program,
@@ -31,6 +32,7 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=False,
         )
+        self.has_others = has_others
 
     def help(self, whole: bool) -> str:
         """Return the help.
@@ -51,8 +53,8 @@ class CommandParser(argparse.ArgumentParser):
             formatter.add_text(group.description)
             formatter.add_arguments(group._group_actions)
             formatter.end_section()
-        hidden = sum(len(group._group_actions) for group in self._action_groups[_BUILT_IN_GROUPS:])
-        rest = f"\n{self.prog} --help all lists {hidden} more.\n" if hidden and not whole else ""
+        hidden = self.has_others or any(group._group_actions for group in self._action_groups[_BUILT_IN_GROUPS:])
+        rest = f"\n{self.prog} --help all lists all options, in groups.\n" if hidden and not whole else ""
         return usage + formatter.format_help() + rest
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
@@ -87,7 +89,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 def build_parser(module: ModuleType, program: str) -> CommandParser:
     """Return the parser of a command's module, see [`COMMANDS`][adversarial_mlm.cli.main.COMMANDS]."""
     purpose = (module.__doc__ or "").strip().split("\n\n")[0]
-    parser = CommandParser(program, purpose, module.EXAMPLES)
+    parser = CommandParser(program, purpose, module.EXAMPLES, hasattr(module, "start"))
     module.add_arguments(parser)
     return parser
 

@@ -2,13 +2,13 @@
 """The command `adv-mlm`, also `python -m adversarial_mlm`."""
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 from adversarial_mlm.cli.command_parser import CommandParser, asks_for_help, build_parser, overview
+from adversarial_mlm.cli.endings import failed, set_up_logging
 from adversarial_mlm.utils import interrupts
 from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, WritingError
 from adversarial_mlm.utils.spelling import did_you_mean
@@ -32,9 +32,9 @@ COMMANDS = {
 Each module imports at its start only what takes no time (neither torch nor transformers nor numpy), and has
 
 - a docstring: its first paragraph is the purpose that `--help` shows;
-- `EXAMPLES`: three command lines, each beginning with `adv-mlm`;
-- `add_arguments(parser)`: adds the arguments. `--help` shows those that are added to the parser itself (about ten), and
-  `--help all` also those of its groups, `parser.add_argument_group(title)`;
+- `EXAMPLES`: three command lines;
+- `add_arguments(parser)`: adds the arguments. `--help` shows those that are added to the parser itself (about ten),
+  and `--help all` also those of its groups, `parser.add_argument_group(title)`;
 - `IF_STOPPED`: the end of the sentence about a signal, after "stopped by SIGINT; ";
 - `run(args) -> int`: does the work and returns the exit status. It raises [`AdversarialMLMError`] for a mistake in the
   input (exit status 2) and [`WritingError`] if a file cannot be written (exit status 1).
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         from adversarial_mlm.cli import completion
 
-        completion.complete()
+        completion.complete(PROGRAM, COMMANDS, os.environ["COMP_LINE"].split()[1:])
     try:
         return _run(words)
     except BrokenPipeError:  # the output went to a program that has ended, such as `head`
@@ -79,7 +79,7 @@ def _run(words: Sequence[str]) -> int:
         print(overview(PROGRAM, {name: line for name, (_, line) in COMMANDS.items()}), end="")
         return 0
     if not words or words[0] not in COMMANDS:
-        return failed(_no_command(words), 2)
+        return failed(PROGRAM, _no_command(words), 2)
     name, *rest = words
     module = importlib.import_module(COMMANDS[name][0])
     parser = build_parser(module, f"{PROGRAM} {name}")
@@ -88,9 +88,7 @@ def _run(words: Sequence[str]) -> int:
         whole = help_wanted == "all"
         print(module.whole_help(parser.prog) if whole and hasattr(module, "start") else parser.help(whole), end="")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)
+    set_up_logging()
     if hasattr(module, "start"):
         return module.start(rest, PROGRAM)
     return _run_module(module, parser, rest)
@@ -109,12 +107,8 @@ def _run_module(module: ModuleType, parser: CommandParser, words: Sequence[str])
         with interrupts.raised():
             return module.run(args)
     except AdversarialMLMError as error:
-        return failed(str(error), 1 if isinstance(error, WritingError) else 2)
+        return failed(PROGRAM, str(error), 1 if isinstance(error, WritingError) else 2)
     except Interrupted as stop:
-        return failed(f"stopped by {stop.signal.name}; {module.IF_STOPPED}", interrupts.exit_status(stop.signal))
-
-
-def failed(sentence: str, status: int, program: str = PROGRAM) -> int:
-    """Print why a program ended; returns the exit status."""
-    print(f"{program}: {sentence}", file=sys.stderr)
-    return status
+        return failed(
+            PROGRAM, f"stopped by {stop.signal.name}; {module.IF_STOPPED}", interrupts.exit_status(stop.signal)
+        )

@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adversarial_mlm.comparison import report_plot
 from adversarial_mlm.comparison.arms import arm_recipe, check_arms, common_options, fingerprint
@@ -57,23 +57,36 @@ class Outcome:
     files: list[Path] = dataclasses.field(default_factory=list)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def _path(text: str) -> Path:
     return Path(path_argument(text))
 
 
-def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse the command line; the second value holds the words that are pre-training options."""
-    return build_parser().parse_known_args(argv)
+def parse_arguments(argv: list[str], program: str | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """Parse the command line; the second value holds the words that are pre-training options.
+
+    Args:
+        argv (`list[str]`): The command line without the program's name.
+        program (`str`, *optional*): The program's name, for messages; by default that of the script.
+    """
+    return build_parser(program).parse_known_args(argv)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str | None = None) -> argparse.ArgumentParser:
     """Return a parser of the options that a comparison has in addition to those of pre-training."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
+        prog=program,
         allow_abbrev=False,
         usage="%(prog)s recipe.yaml [--dry_run] [--selection_only] [--output_dir DIR] [--data_dir DIR] [--option ...]",
         description="Compare ways of pre-training. Start it several times to share the runs among processes.",
     )
-    parser.add_argument("recipe", type=path_argument, help="YAML file of a comparison")
+    parser.add_argument(
+        "recipe", type=path_argument, help="YAML file of a comparison, or the name of a recipe of the package"
+    )
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost and exit")
     parser.add_argument("--output_dir", type=path_argument, help="Replaces output_dir of the recipe")
     parser.add_argument("--data_dir", type=path_argument, help="Replaces tasks.data_dir of the recipe")

@@ -10,7 +10,7 @@ from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import check_head
 from adversarial_mlm.inference.frozen_encoder import DTYPES
-from adversarial_mlm.recipes.yaml_file import read_yaml
+from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass
 
@@ -196,14 +196,14 @@ def read_comparison(path: str, output_dir: str | None = None, data_dir: str | No
     """Read the file of a comparison.
 
     Args:
-        path (`str`): The YAML file.
+        path (`str`): The YAML file, or the name of a recipe of the package.
         output_dir (`str`, *optional*): Replaces that of the file.
         data_dir (`str`, *optional*): Replaces `tasks.data_dir` of the file.
 
     Raises:
         RecipeError: If the file cannot be read, or a key is unknown, missing or has an invalid value.
     """
-    content = read_yaml(path)
+    content = read_recipe(path, comparison=True)
     if output_dir is not None:
         content["output_dir"] = output_dir
     if data_dir is not None:

@@ -1,4 +1,4 @@
-"""The command line of `examples/run_tape.py`."""
+"""The command line of `adv-mlm evaluate` and `examples/run_tape.py`."""
 
 from adversarial_mlm.downstream.argument_checks import check_arguments
 from adversarial_mlm.downstream.arguments import OPTIONS, TapeArguments
@@ -6,15 +6,16 @@ from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 
 
-def parse_arguments(argv: list[str]) -> tuple[TapeArguments, FinetuneSettings]:
+def parse_arguments(argv: list[str], program: str | None = None) -> tuple[TapeArguments, FinetuneSettings]:
     """Parse the command line, including the options of [`FinetuneSettings`].
 
     A mistake ends the program with exit status 2 and a message that names the option.
 
     Args:
         argv (`list[str]`): The command line without the program's name.
+        program (`str`, *optional*): The program's name, for messages; by default that of the script.
     """
-    parser = OPTIONS.parser()
+    parser = OPTIONS.parser(program=program)
     try:
         args, settings = OPTIONS.build(OPTIONS.read_words(argv, parser))
         args.task = list(TASKS) if args.task == ["all"] else args.task

@@ -15,7 +15,7 @@ from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.other_names import OTHER_NAMES
-from adversarial_mlm.recipes.yaml_file import read_yaml
+from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -199,23 +199,28 @@ OPTIONS = OptionSet(
 _SIZE_OF_FRESH = {"model_name_or_path": "encoder", "noiser_name_or_path": "noiser"}
 
 
-def parse_recipe(argv: list[str]) -> Recipe:
+USAGE = "%(prog)s [recipe.yaml] [--option value ...]"
+
+
+def parse_recipe(argv: list[str], program: str | None = None) -> Recipe:
     """Read `[recipe.yaml] [--option value ...]`. Options of the command line override those of the file.
 
     After a mistake the program ends with exit status 2, and prints a sentence that names the file or option.
 
     Args:
-        argv (`list[str]`): The command line without the program's name.
+        argv (`list[str]`): The command line without the program's name. In place of a file it may have the name of a
+            recipe of the package, see [`read_recipe`].
+        program (`str`, *optional*): The program's name, for messages; by default that of the script.
 
     Returns:
         [`Recipe`]
     """
-    parser = OPTIONS.parser("%(prog)s [recipe.yaml] [--option value ...]")
+    parser = OPTIONS.parser(USAGE, program)
     words, from_file, path = list(argv), {}, ""
     try:
         if words and not words[0].startswith("-"):
             path = words.pop(0)
-            from_file = OPTIONS.read(read_yaml(path), Source(path))
+            from_file = OPTIONS.read(read_recipe(path), Source(path))
         return build_recipe(from_file, OPTIONS.read_words(words, parser), path)
     except RecipeError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -344,6 +344,7 @@ class OptionSet:
         hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
         # `dict | str` means a mapping or its JSON for `*_kwargs`, but may also be a path for other options
         self.kinds = {name: dict | None if name.endswith("_kwargs") else hints[name] for name in self.fields}
+        self.titles = {field.name: _title_of(part, field.name) for part in parts for field in _fields_of(part)}
 
     def default(self, name: str) -> Any:
         """Return the default of an option."""
@@ -386,14 +387,23 @@ class OptionSet:
         found = _with_home(found, source, name) if name in self.paths else found
         return _plain_mapping(found, source, name) if isinstance(found, Mapping) else found
 
-    def parser(self, usage: str = "%(prog)s --option value") -> "HfArgumentParser":
-        """Return a parser of the command line. It leaves values as text."""
+    def parser(self, usage: str = "%(prog)s --option value", program: str | None = None) -> "HfArgumentParser":
+        """Return a parser of the command line. It leaves values as text.
+
+        Args:
+            usage (`str`, *optional*): The first line of its help.
+            program (`str`, *optional*): The program's name; by default that of the script.
+        """
         from transformers import HfArgumentParser
 
-        # copies, because the parser changes the fields that it gets
-        fields = [(name, self.kinds[name], self._copied(field)) for name, field in self.fields.items()]
-        options = typing.cast(Any, dataclasses.make_dataclass("Options", fields))
-        parser = HfArgumentParser(options, allow_abbrev=False, exit_on_error=False, usage=usage)
+        groups: dict[str, list[tuple[str, Any, Any]]] = {}
+        for name, field in self.fields.items():  # copies, because the parser changes the fields that it gets
+            groups.setdefault(self.titles[name], []).append((name, self.kinds[name], self._copied(field)))
+        options: list[Any] = [
+            dataclasses.make_dataclass("Options", fields, namespace={"_argument_group_name": title})
+            for title, fields in groups.items()
+        ]
+        parser = HfArgumentParser(options, prog=program, allow_abbrev=False, exit_on_error=False, usage=usage)
         for action in parser._actions:
             if action.dest in self.fields:
                 if action.choices:
@@ -404,6 +414,8 @@ class OptionSet:
 
     def _copied(self, field: dataclasses.Field) -> Any:
         metadata = {"help": self.helps.get(field.name), **field.metadata}
+        if metadata["help"]:  # argparse formats help texts: a percent sign that is meant must be doubled
+            metadata["help"] = re.sub(r"%%|%(?!\()", "%%", metadata["help"])
         metadata.pop("path", None)  # the others are arguments of argparse
         return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=metadata)
 
@@ -450,6 +462,13 @@ def _with_home(value: Any, source: Source, key: str) -> Any:
         return expand_home(value) if isinstance(value, str) else value
     except RecipeError as error:
         source.refuse(key, str(error))
+
+
+def _title_of(part: type, name: str) -> str:
+    """Return the first sentence about the class that a field comes from: a part, or a class that it extends."""
+    first = [kind for kind in part.__mro__ if dataclasses.is_dataclass(kind) and name in kind.__annotations__][-1]
+    sentence = re.split(r"[.:](?:\s|$)", inspect.getdoc(first) or first.__name__, maxsplit=1)[0]
+    return re.sub(r"\[?`([^`]*)`\]?", r"\1", sentence)
 
 
 def _fields_of(part: type) -> list[dataclasses.Field]:

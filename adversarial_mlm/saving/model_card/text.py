@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
 from adversarial_mlm.utils.tables import markdown_table
@@ -58,11 +59,16 @@ def command_line(argv: Sequence[str]) -> str | None:
         argv (`Sequence[str]`): `sys.argv`.
 
     Returns:
-        `str`, or `None` if no script was started.
+        `str`, or `None` if neither a script nor `adv-mlm` was started.
     """
-    if not argv[0].endswith(".py"):
+    program = Path(argv[0])
+    if program.stem == "adv-mlm" or program.parts[-2:] == ("adversarial_mlm", "__main__.py"):
+        words = ["-m", "adversarial_mlm"]
+    elif program.suffix == ".py":
+        words = [without_paths(argv[0])]
+    else:
         return None
-    words, leave_out, hide = [without_paths(argv[0])], False, False
+    leave_out, hide = False, False
     for word in argv[1:]:
         option, equals, _ = word.partition("=")
         is_option = option.startswith("--")

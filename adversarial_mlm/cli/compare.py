@@ -1,0 +1,89 @@
+"""Train several ways of masking with the same budget, paired by seed and batch, and write the tables of a study.
+
+You can kill it at any time: the same command resumes. To use several cores or GPUs, start it several times.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from adversarial_mlm.cli import recipe_list
+from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.utils import interrupts
+from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, WritingError
+
+EXAMPLES = (
+    "adv-mlm compare compare_small --dry_run",
+    "adv-mlm compare my.yaml --output_dir runs/mine --learning_rate 3e-4",
+    "adv-mlm compare my.yaml --selection_only",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `--help` shows; options of `adv-mlm train` come after them, and are passed to all arms."""
+    parser.add_argument("recipe", nargs="?", help="YAML file of a comparison, or the name of a recipe of the package")
+    parser.add_argument(recipe_list.WORD, action="store_true", help="list the recipes of the package")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan with its cost and exit")
+    parser.add_argument("--output_dir", metavar="DIR", help="replaces output_dir of the recipe")
+    parser.add_argument("--data_dir", metavar="DIR", help="replaces tasks.data_dir of the recipe")
+    parser.add_argument("--selection_only", action="store_true", help="leave the confirmation part for later")
+    for name in ("markdown", "json", "plot"):
+        parser.add_argument(f"--{name}", metavar="FILE", help=f"also write the report as {name} to this file")
+
+
+def whole_help(program: str) -> str:
+    """Return the help with all options: those of a comparison, and those of pre-training, in groups."""
+    from adversarial_mlm.comparison.compare import build_parser
+    from adversarial_mlm.recipes.recipe import OPTIONS
+
+    of_training = OPTIONS.parser("the options of `adv-mlm train` below are passed to all arms", program)
+    return f"{build_parser(program).format_help()}\n{of_training.format_help()}"
+
+
+def start(words: Sequence[str], program: str) -> int:
+    """Make a comparison.
+
+    Args:
+        words (`Sequence[str]`): The command line without the program's name.
+        program (`str`): The program's name, for messages.
+
+    Returns:
+        `int`, the exit status: 0 if this process is done, even if others are still training; 1 if a result could not
+        be written; 2 for a mistake in the input; 143 after SIGTERM; 130 after SIGINT.
+    """
+    if recipe_list.asks_for_list(words):
+        print(recipe_list.recipe_list(comparison=True))
+        return 0
+    from transformers.utils import logging as transformers_logging
+
+    from adversarial_mlm.comparison.compare import compare, dry_run, parse_arguments
+
+    args, rest = parse_arguments(list(words), program)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return failed(
+            program,
+            "a comparison trains each run in one process: start this command several times to use several devices",
+            2,
+        )
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with interrupts.raised():
+            if args.dry_run:
+                print(dry_run(args, rest))
+                return 0
+            outcome = compare(args, rest)
+    except AdversarialMLMError as error:
+        return failed(program, str(error), 1 if isinstance(error, WritingError) else 2)
+    except Interrupted as stop:
+        return failed(
+            program,
+            f"stopped by {stop.signal.name}; start the same command to resume",
+            interrupts.exit_status(stop.signal),
+        )
+    if outcome.elsewhere:
+        print(f"{outcome.elsewhere} runs are still training in other processes; the last of these writes the tables")
+        return 0
+    print(outcome.tables)
+    print("\n".join(f"Written     {path}" for path in outcome.files))
+    return 0

@@ -1,0 +1,114 @@
+"""Evaluate an encoder on TAPE's tasks, or on your own table.
+
+A frozen probe is the default. The printed table compares every result with baselines, and marks a result that does not
+beat them with `!`.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.utils import interrupts
+from adversarial_mlm.utils.errors import Interrupted, RecipeError, WritingError
+
+if TYPE_CHECKING:
+    from adversarial_mlm.downstream.arguments import TapeArguments
+    from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+
+EXAMPLES = (
+    "adv-mlm evaluate --task all --data_dir DIR --model_name_or_path runs/mine --seeds 0 1 2",
+    "adv-mlm evaluate --task regression --train_file my.csv --target brightness --model_name_or_path runs/mine",
+    "adv-mlm evaluate --mode finetune --task stability --data_dir DIR --model_name_or_path runs/mine",
+)
+
+COMMON_OPTIONS = (
+    ("task", "NAME ...", "TAPE's tasks or all; or regression, classification, token_classification."),
+    ("model_name_or_path", "MODEL", "Encoder: a folder or a name on the Hub."),
+    ("mode", "MODE", "probe (the default), finetune, zero_shot or baselines."),
+    ("data_dir", "DIR", "Folder with the data of TAPE's tasks."),
+    ("train_file", "FILE", "Own table: CSV, TSV, JSON lines or Parquet."),
+    ("target", "COLUMN", "Own table: column with the labels."),
+    ("split_column", "COLUMN", "Own table: column of train_file with train, valid or test."),
+    ("seeds", "N ...", "Seeds of fine-tuning, and of encoders without pre-training."),
+    ("output_dir", "DIR", "Folder for results.json and fine-tuned models."),
+    ("update_card", "true", "Write the results into the model card."),
+)
+"""The options that `--help` shows: name, value, text."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `--help` shows."""
+    for name, value, text in COMMON_OPTIONS:
+        parser.add_argument(f"--{name}", metavar=value, help=text)
+
+
+def whole_help(program: str) -> str:
+    """Return the help with all options, in groups."""
+    from adversarial_mlm.downstream.arguments import OPTIONS
+
+    return OPTIONS.parser(program=program).format_help()
+
+
+def start(words: Sequence[str], program: str) -> int:
+    """Evaluate an encoder.
+
+    Args:
+        words (`Sequence[str]`): The command line without the program's name.
+        program (`str`): The program's name, for messages.
+
+    Returns:
+        `int`, the exit status: 0; 1 if a result could not be written; 2 for a mistake in the input; 143 after SIGTERM;
+        130 after SIGINT.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    from adversarial_mlm.downstream.command_line import parse_arguments
+
+    args, settings = parse_arguments(list(words), program)
+    first = int(os.environ.get("RANK", "0")) == 0
+    if not first and args.mode != "finetune":
+        return 0  # only fine-tuning uses several processes
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        with interrupts.raised():
+            evaluate_and_report(args, settings, first)
+    except (ValueError, OSError) as error:
+        return failed(program, str(error).rstrip("."), 1 if isinstance(error, WritingError) else 2)
+    except Interrupted as stop:
+        kept = f"what is complete is in {args.output_dir}: " if args.output_dir else ""
+        return failed(
+            program,
+            f"stopped by {stop.signal.name}; {kept}start the same command to continue",
+            interrupts.exit_status(stop.signal),
+        )
+    return 0
+
+
+def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", first: bool) -> None:
+    """Evaluate, print the table, and write the results of each task when it is complete.
+
+    Args:
+        args ([`TapeArguments`]): Options of the command line.
+        settings ([`FinetuneSettings`]): Options of fine-tuning.
+        first (`bool`): Whether this is the first process, which alone prints and writes results.
+    """
+    from adversarial_mlm.downstream.results import RESULTS_FILE, add_to_card, table, take_output_dir, write_results
+    from adversarial_mlm.downstream.run import run
+
+    folder, writes = args.output_dir, first and bool(args.output_dir)
+    if writes:
+        take_output_dir(folder)
+    if args.update_card and not os.path.isfile(os.path.join(args.model_name_or_path, "README.md")):
+        raise RecipeError(
+            f"update_card is true, but there is no README.md in {args.model_name_or_path}: leave the option out"
+        )
+    results = run(args, settings, (lambda records: write_results(folder, records)) if writes else lambda records: None)
+    if first:
+        print(table(results))
+    if writes:
+        print(f"\nResults     {os.path.join(folder, RESULTS_FILE)}")
+    if first and args.update_card:
+        print(f"Card        {args.model_name_or_path}: {add_to_card(args.model_name_or_path, results)} figures")

@@ -1,0 +1,120 @@
+"""Pre-train an encoder against a noiser, or with random masks.
+
+A recipe is a YAML file, or the name of one in the package. Options of the command line override it.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from adversarial_mlm.cli import recipe_list
+from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.utils import interrupts
+from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, NonFiniteError, WritingError
+
+if TYPE_CHECKING:
+    from adversarial_mlm.recipes.recipe import Recipe
+
+EXAMPLES = (
+    "adv-mlm train demo",
+    "adv-mlm train pretrain --train_data my.fasta --output_dir runs/mine",
+    "accelerate launch -m adversarial_mlm train my.yaml --resume_from_checkpoint latest",
+)
+
+COMMON_OPTIONS = (
+    ("train_data", "FILE ...", "Proteins: FASTA, tables, a folder of adv-mlm prepare, or a Hub dataset."),
+    ("output_dir", "DIR", "Folder of the run: encoder, noiser/, log, card."),
+    ("preset", "NAME", "Masking method: paper, blind, fast, or recommended (random masks at 40 %%)."),
+    ("model_name_or_path", "MODEL", "Masked language model to start from: folder or Hub name."),
+    ("encoder", "SIZE", "Size of a new encoder: tape-38m, tape-92m, small or tiny."),
+    ("holdout_random", "SHARE", "Share of the proteins to hold out at random, for evaluation."),
+    ("max_steps", "N", "Number of encoder updates."),
+    ("learning_rate", "X", "Peak learning rate of the encoder."),
+    ("per_device_train_batch_size", "N", "Sequences in one forward pass of one process."),
+    ("resume_from_checkpoint", "latest", "Continue a run from its newest checkpoint."),
+)
+"""The options that `--help` shows: name, value, text."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `--help` shows."""
+    parser.add_argument("recipe", nargs="?", help="YAML file, or the name of a recipe of the package")
+    parser.add_argument(recipe_list.WORD, action="store_true", help="list the recipes of the package")
+    for name, value, text in COMMON_OPTIONS:
+        parser.add_argument(f"--{name}", metavar=value, help=text)
+
+
+def whole_help(program: str) -> str:
+    """Return the help with all options, in groups."""
+    from adversarial_mlm.recipes.recipe import OPTIONS, USAGE
+
+    return OPTIONS.parser(USAGE, program).format_help()
+
+
+def start(words: Sequence[str], program: str) -> int:
+    """Run a recipe.
+
+    Args:
+        words (`Sequence[str]`): The command line without the program's name: a recipe and options.
+        program (`str`): The program's name, for messages.
+
+    Returns:
+        `int`, the exit status: 0 if the run is complete; 1 if it missed its gate, was stopped by the collapse alarm
+        or by updates that were not finite, could not be written, or could not be pushed to the Hub; 2 for a mistake in
+        the input; 143 after SIGTERM; 130 after SIGINT.
+    """
+    if recipe_list.asks_for_list(words):
+        print(recipe_list.recipe_list(comparison=False))
+        return 0
+    if not words:
+        return failed(program, "no recipe is given: try `train demo`; --list lists the recipes of the package", 2)
+    from accelerate import PartialState
+    from transformers.utils import logging as transformers_logging
+
+    from adversarial_mlm.recipes.recipe import parse_recipe
+
+    recipe = parse_recipe(list(words), program)
+    transformers_logging.disable_progress_bar()  # of loading and saving, not of training
+    try:
+        with interrupts.raised():
+            return train_and_report(recipe, program)
+    except NonFiniteError as error:  # on all processes at once
+        if PartialState().is_main_process:
+            failed(program, str(error), 1)
+        PartialState().destroy_process_group()
+        return 1
+    except AdversarialMLMError as error:
+        return failed(program, str(error), 1 if isinstance(error, WritingError) else 2)
+    except Interrupted as stop:
+        folder = recipe.training.output_dir
+        return failed(
+            program,
+            f"stopped by {stop.signal.name} before or after training; all files in {folder} are complete",
+            interrupts.exit_status(stop.signal),
+        )
+
+
+def train_and_report(recipe: "Recipe", program: str) -> int:
+    """Train, evaluate, push and report; returns the exit status."""
+    from adversarial_mlm.recipes.run import evaluate_saved, interruption, pretrain, push_saved
+    from adversarial_mlm.reports import summary
+
+    trainer = pretrain(recipe)
+    if trainer.interrupted_by is not None:
+        status = interrupts.exit_status(trainer.interrupted_by)
+        if trainer.is_world_process_zero():
+            failed(program, interruption(trainer), status)
+        trainer.accelerator.wait_for_everyone()  # if one process is gone, its launcher ends the others
+        trainer.accelerator.end_training()
+        return status
+    figures = evaluate_saved(recipe, trainer)
+    pushed = push_saved(trainer)
+    gate = recipe.run.background_gate
+    if trainer.is_world_process_zero():
+        history, folder = trainer.state.log_history, recipe.training.output_dir
+        print(summary.summary(figures, history, folder, gate, trainer.collapsed_at, pushed))
+    stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
+    not_pushed = pushed is not None and pushed.failure is not None
+    missed = gate is not None and not summary.passes_gate(figures, gate)
+    trainer.accelerator.end_training()  # without this, a process may end with an abort
+    return 1 if stopped or missed or not_pushed else 0
