@@ -125,7 +125,7 @@ def _add_record(found: SplitRecords, task: Task, path: str, where: str, number: 
     try:
         text = read_sequence(record[column])
         if is_missing(text):
-            raise ValueError(f"contains no sequence{text and f', but {shorten(text)}'}")
+            raise ValueError(f"contains {shorten(text)} instead of a sequence" if text else "contains no sequence")
         if task.kind == "token_classification":
             text, kept = _KEPT_IN_PLACE.subn("?", text)
         cleaned = clean_sequence(text)
