@@ -53,11 +53,13 @@ def load_model(args: argparse.Namespace) -> "tuple[PreTrainedModel, PreTrainedTo
         CheckpointError: If it cannot be loaded, or has no masked-language-modelling head.
     """
     import torch
+    from transformers.utils import logging as transformers_logging
 
     from adversarial_mlm.inference.protein_embeddings import default_device
     from adversarial_mlm.models.loading import load_encoder
     from adversarial_mlm.utils.hardware import on_device
 
+    transformers_logging.disable_progress_bar()
     try:
         model, tokenizer = load_encoder(args.model, args.revision, needs_head=True)
     except CheckpointError as error:

@@ -97,8 +97,8 @@ def _show(args: argparse.Namespace) -> int:
     name, sequence = one_protein(args.protein, "--protein", args.id)
     if args.figure:
         mask_plots.check_drawable(len(sequence))
-    noiser, rules, origin = _noiser_and_rules(args)
     model, tokenizer = load_model(args)
+    noiser, rules, origin = _noiser_and_rules(args)
     view = view_masks(
         model,
         tokenizer,

@@ -103,7 +103,9 @@ def _check_options(args: argparse.Namespace) -> None:
         "id": ("saturation",),
     }
     for name, to in applies.items():
-        if getattr(args, name) not in (None, False, []) and jobs[0] not in to:
+        value = getattr(args, name)
+        is_given = value is not None and value is not False and value != []
+        if is_given and jobs[0] not in to:
             raise RecipeError(f"--{name} does not apply to --{jobs[0]}, only to --{' and --'.join(to)}: remove it")
     if args.saturation and args.wild_type is None:
         raise RecipeError("--saturation needs --wild_type, a sequence or a FASTA file")
@@ -323,7 +325,9 @@ def _score_saturation(args: argparse.Namespace) -> int:
     without = sum(math.isnan(row[0]) for row in matrix)
     summary = f"{len(wild_type) - without:,} of {len(wild_type):,} positions have scores"
     if without:
-        summary += f"; {without:,} have none, because their residue is ambiguous or unknown to the tokenizer"
+        summary += (
+            f"; {without:,} {'has' if without == 1 else 'have'} none, because of an ambiguous or unknown residue"
+        )
     logger.info("%s: %s", args.out or "standard output", summary)
     if args.figure:
         logger.info("%s: heat map", args.figure)
