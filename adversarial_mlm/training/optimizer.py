@@ -85,11 +85,12 @@ def hyperparameters(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     Returns:
         `list[dict]`: For each group, its values by the names that PyTorch uses; `initial_lr` is the peak rate.
     """
-    return [
-        {"initial_lr": group.get("initial_lr", group["lr"])}
-        | {name: group[name] for name in _HYPERPARAMETERS if name in group}
-        for group in optimizer.param_groups
-    ]
+    values = []
+    for group in optimizer.param_groups:
+        peak = group.get("initial_lr", group["lr"])
+        peak = peak.clone() if isinstance(peak, torch.Tensor) else peak  # schedules change a tensor in place
+        values.append({"initial_lr": peak, **{name: group[name] for name in _HYPERPARAMETERS if name in group}})
+    return values
 
 
 def set_hyperparameters(

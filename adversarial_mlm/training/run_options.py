@@ -53,7 +53,7 @@ def identity_of_data(train: Any, held_out: Any) -> dict[str, Any]:
 
     Returns:
         `dict` with `train` and, by name, `held_out`: the number of `records`, and a hash of a `sample` of evenly
-        spaced sequences; `None` for a stream.
+        spaced sequences. `None` for a stream. A dataset that changes its sequences at random has no `sample`.
     """
     parts = held_out if isinstance(held_out, Mapping) else {} if held_out is None else {"": held_out}
     return {"train": _identity(train), "held_out": {name: _identity(part) for name, part in parts.items()}}
@@ -64,8 +64,12 @@ def _identity(dataset: Any) -> dict[str, Any] | None:
         return None
     last, steps = len(dataset) - 1, _SAMPLED - 1
     records = sorted({last * step // steps for step in range(_SAMPLED)})
-    sequences = [str(example.get("sequence")) for example in KeyedRecords(dataset).__getitems__(records)]
-    return {"records": len(dataset), "sample": fingerprint_of_parts([f"{text}\n" for text in sequences])}
+    keyed = KeyedRecords(dataset)
+    samples = {
+        fingerprint_of_parts(f"{example.get('sequence')}\n" for example in keyed.__getitems__(records))
+        for _ in range(2)
+    }
+    return {"records": len(dataset), "sample": samples.pop() if len(samples) == 1 else None}
 
 
 def records_read(record: OptionsRecord, updates: int) -> int | None:
