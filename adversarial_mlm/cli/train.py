@@ -97,9 +97,10 @@ def start(words: Sequence[str], program: str) -> int:
 def train_and_report(recipe: "Recipe", program: str) -> int:
     """Train, evaluate, push and report; returns the exit status."""
     from adversarial_mlm.recipes.run import evaluate_saved, interruption, pretrain, push_saved
-    from adversarial_mlm.reports import summary
+    from adversarial_mlm.reports import at_end, summary
 
-    trainer = pretrain(recipe)
+    reports = recipe.run.report
+    trainer = pretrain(recipe, before_training=at_end.send_pictures if reports else None)
     if trainer.interrupted_by is not None:
         status = interrupts.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
@@ -107,12 +108,14 @@ def train_and_report(recipe: "Recipe", program: str) -> int:
         trainer.accelerator.wait_for_everyone()  # if one process is gone, its launcher ends the others
         trainer.accelerator.end_training()
         return status
-    figures = evaluate_saved(recipe, trainer)
+    lines: list[str] = []
+    before_card = (lambda: lines.append(at_end.report_line(recipe.output_dir))) if reports else None
+    figures = evaluate_saved(recipe, trainer, before_card)
     pushed = push_saved(trainer)
     gate = recipe.run.background_gate
     if trainer.is_world_process_zero():
         history, folder = trainer.state.log_history, recipe.training.output_dir
-        print(summary.summary(figures, history, folder, gate, trainer.collapsed_at, pushed))
+        print(summary.summary(figures, history, folder, gate, trainer.collapsed_at, pushed, *lines))
     stopped = trainer.collapsed_at is not None and recipe.training.on_collapse == "stop"
     not_pushed = pushed is not None and pushed.failure is not None
     missed = gate is not None and not summary.passes_gate(figures, gate)

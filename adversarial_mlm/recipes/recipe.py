@@ -121,6 +121,7 @@ class RunArguments:
         "Held-out set on which the encoder's final cross-entropy must be below the background predictor's; otherwise "
         "the exit status is 1.",
     )
+    report: bool = option(True, "Draw what happened into report.html and report.png at the end; needs matplotlib.")
 
 
 @dataclass

@@ -4,7 +4,7 @@ import copy
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from huggingface_hub import CommitInfo
@@ -24,7 +24,7 @@ from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse
 from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.options_record import Resumption
-from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE
+from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE, REPORT_FILE, REPORT_PICTURE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
@@ -153,7 +153,7 @@ def build_trainer(
     _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
-    trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE)
+    trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE, REPORT_FILE, REPORT_PICTURE)
     return trainer
 
 
@@ -172,7 +172,11 @@ def _add_probes(recipe: Recipe, trainer: AdversarialMLMTrainer) -> None:
         )
 
 
-def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMTrainer:
+def pretrain(
+    recipe: Recipe,
+    data: ProteinData | None = None,
+    before_training: Callable[[AdversarialMLMTrainer], None] | None = None,
+) -> AdversarialMLMTrainer:
     """Train as the recipe says, and save the result into `output_dir`.
 
     If a signal stops training (see `trainer.interrupted_by`), there is no result, but a checkpoint to resume from.
@@ -180,6 +184,8 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
     Args:
         recipe ([`Recipe`]): The recipe.
         data ([`ProteinData`], *optional*): Proteins that were already read; by default those of the recipe.
+        before_training (`Callable`, *optional*): Called with the trainer when everything was checked, for example to
+            add callbacks.
 
     Raises:
         RecipeError: If the run cannot start, see [`check_output_dir`] and [`load_data`].
@@ -203,6 +209,8 @@ def pretrain(recipe: Recipe, data: ProteinData | None = None) -> AdversarialMLMT
             trainer.check_checkpoint(checkpoint)  # before changing anything of an earlier run
         rehearse(trainer)
     distributed.on_main_process(lambda: _prepare_folder(recipe, data, checkpoint, trainer.resumptions))
+    if before_training is not None:
+        before_training(trainer)
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except CheckpointError as error:
@@ -285,10 +293,18 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         raise RecipeError(f"metric_for_best_model is {metric}, but must be one of {', '.join(known)}")
 
 
-def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, float]:
+def evaluate_saved(
+    recipe: Recipe, trainer: AdversarialMLMTrainer, before_card: Callable[[], None] | None = None
+) -> dict[str, float]:
     """Load the saved networks of a run, and evaluate them.
 
     The metrics are appended to the run's `metrics.jsonl` and written into its card.
+
+    Args:
+        recipe ([`Recipe`]): The recipe.
+        trainer ([`AdversarialMLMTrainer`]): Result of [`pretrain`].
+        before_card (`Callable`, *optional*): Called on the first process between the evaluation and the writing of the
+            card, which shows `report.png` if there is one.
 
     Returns:
         `dict[str, float]`: Metrics from `Trainer.evaluate`; empty if no proteins are held out.
@@ -312,6 +328,8 @@ def evaluate_saved(recipe: Recipe, trainer: AdversarialMLMTrainer) -> dict[str, 
     evaluator.loaded_best_step, evaluator.hub_model_id = trainer.loaded_best_step, trainer.hub_model_id
     figures = evaluator.evaluate() if trainer.eval_dataset is not None else {}
     if evaluator.is_world_process_zero():
+        if before_card is not None:
+            before_card()
         model_card.write(evaluator.card_facts(), folder, figures)
         RunFolder(folder).seal(trainer.saved_files)
     return figures

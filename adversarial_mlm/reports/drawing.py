@@ -52,17 +52,35 @@ DARK = Theme(
     ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#b0b0b0"),
 )  # fmt: skip
 
-Panel = Callable[["Axes", Theme], object]
+
+@dataclass(frozen=True)
+class Style:
+    """The colours of a figure.
+
+    Attributes:
+        theme ([`Theme`]): Colours of paper, text and curves.
+        of_group (`dict[str, str]`): Colour of each group of runs, the same in all panels.
+    """
+
+    theme: Theme
+    of_group: dict[str, str]
+
+
+Panel = Callable[["Axes", Style], object]
 """Draws into an axis."""
 
 
-def figure_of(panels: Sequence[Panel], theme: Theme, height: float = 3.2) -> "Figure | None":
-    """Draw panels in rows of two.
+def figure_of(
+    panels: Sequence[Panel], runs: Sequence[RunLog], theme: Theme, height: float = 3.2, names_runs: bool = True
+) -> "Figure | None":
+    """Draw panels in rows of two, below a legend of the runs if there are several.
 
     Args:
         panels (`Sequence[Panel]`): Those after the twelfth are left out.
+        runs (`Sequence[RunLog]`): All runs of the report.
         theme ([`Theme`]): Colours.
         height (`float`, *optional*, defaults to 3.2): Height of a row, in inches.
+        names_runs (`bool`, *optional*, defaults to `True`): Whether runs are told apart by colour.
 
     Returns:
         `matplotlib.figure.Figure`: For [`png`]; `None` if there are no panels.
@@ -71,7 +89,10 @@ def figure_of(panels: Sequence[Panel], theme: Theme, height: float = 3.2) -> "Fi
         return None
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
+    groups = dict.fromkeys(run.group for run in runs)
+    style = Style(theme, {group: theme.of_curve(row) for row, group in enumerate(groups)})
     panels = panels[:MOST_PANELS]
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
@@ -79,9 +100,12 @@ def figure_of(panels: Sequence[Panel], theme: Theme, height: float = 3.2) -> "Fi
         figure = Figure(figsize=(9 if columns == 2 else 6.5, height * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).flatten()
         for axis, panel in zip(axes, panels, strict=False):
-            panel(axis, theme)
+            panel(axis, style)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
+        if names_runs and len(groups) > 1:
+            lines = [Line2D([], [], color=colour, lw=2.5, label=name) for name, colour in style.of_group.items()]
+            figure.legend(handles=lines, loc="outside upper left", ncols=3 if columns == 2 else 2, frameon=False)
     return figure
 
 
@@ -116,12 +140,6 @@ def _settings(theme: Theme) -> dict[str, Any]:
 
 
 # ---- Curves over time ----
-
-
-def colours(runs: Sequence[RunLog], theme: Theme) -> dict[str, str]:
-    """The colour of each group of runs."""
-    groups = dict.fromkeys(run.group for run in runs)
-    return {group: theme.of_curve(row) for row, group in enumerate(groups)}
 
 
 def has(runs: Sequence[RunLog], name: str, held_out: str | None = None) -> bool:
@@ -167,9 +185,9 @@ def curves(
         level (`str`, *optional*): A figure whose newest values are drawn as dotted lines.
     """
 
-    def draw(axis: "Axes", theme: Theme) -> None:
+    def draw(axis: "Axes", style: Style) -> None:
+        theme, several = style.theme, len(style.of_group) > 1
         shown = {name: words for name, words in names.items() if has(runs, name, held_out)}
-        of_group = colours(runs, theme)
         time_axis(axis, runs, title, label)
         for row, name in enumerate(shown):
             for run in runs:
@@ -177,7 +195,7 @@ def curves(
                 axis.plot(
                     steps,
                     values * factor,
-                    color=theme.of_curve(row) if len(of_group) == 1 else of_group[run.group],
+                    color=style.of_group[run.group] if several else theme.of_curve(row),
                     linestyle=_LINES[row % len(_LINES)],
                     marker="o" if len(steps) < _FEW_POINTS else "",
                     markersize=4,
@@ -192,18 +210,16 @@ def curves(
         if logarithmic:
             _set_logarithmic(axis)
         axis.grid(axis="y", linewidth=0.6)
-        legend(axis, runs, theme, [*shown.values()], "background predictor" if levels else "")
+        _legend(axis, style, [*shown.values()], "background predictor" if levels else "")
 
     return draw
 
 
-def legend(axis: "Axes", runs: Sequence[RunLog], theme: Theme, words: Sequence[str] = (), level: str = "") -> None:
-    """Add a legend: the runs by colour if there are several, figures by line, and the dotted line."""
+def _legend(axis: "Axes", style: Style, words: Sequence[str], level: str) -> None:
+    """Add a legend of the figures and of the dotted line."""
     from matplotlib.lines import Line2D
 
-    of_group = colours(runs, theme)
-    several = len(of_group) > 1
-    lines = [Line2D([], [], color=colour, label=group) for group, colour in of_group.items()] if several else []
+    theme, several, lines = style.theme, len(style.of_group) > 1, []
     for row, text in enumerate(words):
         if text and len(words) > 1:
             colour = theme.text if several else theme.of_curve(row)

@@ -11,21 +11,21 @@ from adversarial_mlm.reports.drawing import (
     LIGHT,
     MOST_PANELS,
     Panel,
+    Style,
     Theme,
-    colours,
     curves,
     figure_of,
     has,
-    legend,
     time_axis,
 )
-from adversarial_mlm.reports.run_log import RunLog, position_counts, replacement_counts, seconds_of
+from adversarial_mlm.reports.run_log import PARTS, RunLog, position_counts, replacement_counts, seconds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _RANGE = (0.25, 4.0)  # of the colours of an enrichment
+_SHADES = dict(zip(PARTS, (0.2, 0.8, 0.5, 1.0, 0.35, 0.65), strict=True))  # neighbours differ
 _WIDE = 6  # per cent of the time that a bar needs for its number
 _NATS = "cross-entropy, nats"
 
@@ -55,12 +55,14 @@ class Picture:
 def losses(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Cross-entropy in training and on each held-out set, and the gap between both kinds of masks."""
     panels = _training_loss(runs) + _gap(runs)
-    return figure_of(panels + [_held_out_loss(runs, name) for name in _sets(runs)], theme)
+    return figure_of(panels + [_held_out_loss(runs, name) for name in _sets(runs)], runs, theme)
 
 
 def learning_rates(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Learning rates of both networks."""
-    return figure_of(_of_networks(runs, "learning_rate", "learning rate", "learning rate", from_zero=True), theme)
+    return figure_of(
+        _of_networks(runs, "learning_rate", "learning rate", "learning rate", from_zero=True), runs, theme
+    )
 
 
 def masks(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
@@ -74,24 +76,24 @@ def masks(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
         panels.append(curves(runs, shares, f"corruption mix {kind}", "% of masks", factor=100, from_zero=True))
     if has(runs, "entropy"):
         panels.append(curves(runs, {"entropy": ""}, "entropy of the noiser's choice", "relative to uniform"))
-    return figure_of(panels, theme)
+    return figure_of(panels, runs, theme)
 
 
 def enrichment(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Heat map of each residue's enrichment over time, for each run."""
-    return figure_of([_enrichment(run) for run in runs if _residues(run)], theme, height=4.4)
+    return figure_of([_enrichment(run) for run in runs if _residues(run)], runs, theme, height=4.4, names_runs=False)
 
 
 def replacements(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Which residue the noiser replaced by which, in the last quarter of the log of each run."""
     shown = [run for run in runs if any("replacements" in entry for entry in run.training)]
-    return figure_of([_replacements(run) for run in shown], theme, height=4.4)
+    return figure_of([_replacements(run) for run in shown], runs, theme, height=4.4, names_runs=False)
 
 
 def positions(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """How often the noiser masks a residue, against its position in the protein."""
     shown = [run for run in runs if any("masks_by_position" in entry for entry in run.training)]
-    return figure_of([_positions(shown)] if shown else [], theme)
+    return figure_of([_positions(shown)] if shown else [], runs, theme)
 
 
 def gradients(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
@@ -99,7 +101,7 @@ def gradients(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     panels = _of_networks(runs, "grad_norm", "gradient", "norm", logarithmic=True)
     if any(run.skipped("skipped_updates") or run.skipped("noiser_skipped_updates") for run in runs):
         panels += _of_networks(runs, "skipped_updates", "skipped updates", "updates per log entry", from_zero=True)
-    return figure_of(panels, theme)
+    return figure_of(panels, runs, theme)
 
 
 def speed(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
@@ -109,7 +111,7 @@ def speed(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
         panels.append(
             curves(runs, {"residues_per_second": ""}, "throughput", "residues/s, no padding", from_zero=True)
         )
-    return figure_of(panels + _time(runs), theme)
+    return figure_of(panels + _time(runs), runs, theme)
 
 
 def overview(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
@@ -119,7 +121,7 @@ def overview(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
         panels.append(_enrichment(runs[0]))
     else:
         panels += _gap(runs) or _of_networks(runs, "learning_rate", "learning rate", "learning rate", from_zero=True)
-    return figure_of(panels + _time(runs), theme, height=3.6)
+    return figure_of(panels + _time(runs), runs, theme, height=3.6)
 
 
 PICTURES = (
@@ -209,15 +211,17 @@ def _gap(runs: Sequence[RunLog]) -> list[Panel]:
         return []
     lines = curves(shown, {"gap": "all masks", "mask_gap": "at [MASK] alone"}, "gap in training", "nats")
 
-    def draw(axis: "Axes", theme: Theme) -> None:
-        axis.axhline(0, color=theme.text, linewidth=0.8)
-        lines(axis, theme)
+    def draw(axis: "Axes", style: Style) -> None:
+        axis.axhline(0, color=style.theme.text, linewidth=0.8)
+        lines(axis, style)
 
     return [draw]
 
 
 def _held_out_loss(runs: Sequence[RunLog], name: str) -> Panel:
     names = {"random_loss": "random masks of training", "adversarial_loss": "noiser's masks", "loss": "random [MASK]s"}
+    if len(runs) > 1:
+        names = {"loss": "random [MASK]s", "adversarial_loss": "noiser's masks"}
     if not has(runs, "adversarial_loss", name):
         names = {"loss": "random [MASK]s"}
     return curves(runs, names, f"held-out {name}", _NATS, held_out=name, level="background_loss")
@@ -226,7 +230,7 @@ def _held_out_loss(runs: Sequence[RunLog], name: str) -> Panel:
 def _enrichment(run: RunLog) -> Panel:
     from matplotlib.colors import LogNorm
 
-    def draw(axis: "Axes", theme: Theme) -> None:
+    def draw(axis: "Axes", style: Style) -> None:
         letters = _residues(run)
         of_letters = [run.series(f"enrichment_{letter}") for letter in letters]
         steps = max((steps for steps, _ in of_letters), key=len)
@@ -254,7 +258,7 @@ def _enrichment(run: RunLog) -> Panel:
 
 
 def _replacements(run: RunLog) -> Panel:
-    def draw(axis: "Axes", theme: Theme) -> None:
+    def draw(axis: "Axes", style: Style) -> None:
         rows, columns, counts = replacement_counts(run)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         mesh = axis.pcolormesh(shares, cmap="cividis", vmin=0)
@@ -270,14 +274,13 @@ def _replacements(run: RunLog) -> Panel:
 
 
 def _positions(runs: Sequence[RunLog]) -> Panel:
-    def draw(axis: "Axes", theme: Theme) -> None:
-        of_group = colours(runs, theme)
+    def draw(axis: "Axes", style: Style) -> None:
         middles = (np.arange(POSITION_BINS) + 0.5) / POSITION_BINS * 100
         for run in runs:
             residues, masked = position_counts(run)
             share = masked / np.maximum(residues, 1)
             error = 2 * np.sqrt(share * (1 - share) / np.maximum(residues, 1))
-            colour, mean = of_group[run.group], 100 * masked.sum() / max(residues.sum(), 1)
+            colour, mean = style.of_group[run.group], 100 * masked.sum() / max(residues.sum(), 1)
             axis.fill_between(middles, 100 * (share - error), 100 * (share + error), color=colour, alpha=0.25, lw=0)
             axis.plot(middles, 100 * share, color=colour, marker="o", markersize=3, linewidth=1.6)
             axis.axhline(mean, color=colour, linestyle=":", linewidth=1.2)
@@ -287,24 +290,28 @@ def _positions(runs: Sequence[RunLog]) -> Panel:
         axis.set_xlim(0, 100)
         axis.set_ylim(0, axis.get_ylim()[1] * 1.05)
         axis.grid(axis="y", linewidth=0.6)
-        legend(axis, runs, theme)
 
     return draw
 
 
 def _time(runs: Sequence[RunLog]) -> list[Panel]:
+    from matplotlib import colormaps
+
     shown = [run for run in runs if seconds_of(run)][:MOST_PANELS]
     if not shown:
         return []
 
-    def draw(axis: "Axes", theme: Theme) -> None:
+    def draw(axis: "Axes", style: Style) -> None:
         seconds = [seconds_of(run) for run in shown]
         left = np.zeros(len(shown))
-        for row, name in enumerate(dict.fromkeys(name for of in seconds for name in of)):
+        for name, shade in _SHADES.items():
+            if not any(name in of for of in seconds):
+                continue
+            colour = colormaps["cividis"](shade)
             shares = np.array([100 * of.get(name, 0.0) / sum(of.values()) for of in seconds])
-            bars = axis.barh(range(len(shown)), shares, 0.6, left=left, color=theme.of_curve(row), label=name)
+            bars = axis.barh(range(len(shown)), shares, 0.6, left=left, color=colour, label=name)
             numbers = [f"{share:.0f}" if share >= _WIDE else "" for share in shares]
-            axis.bar_label(bars, numbers, label_type="center", color=_on(theme.of_curve(row)), fontsize=9)
+            axis.bar_label(bars, numbers, label_type="center", color="black" if shade > 0.5 else "white", fontsize=9)
             left += shares
         axis.set_yticks(range(len(shown)), [run.name for run in shown])
         axis.set_ylim(len(shown) - 0.4, -0.6 - 0.9 * len(shown))  # the legend is above the bars
@@ -314,12 +321,6 @@ def _time(runs: Sequence[RunLog]) -> list[Panel]:
         axis.legend(loc="upper left", ncols=2, frameon=False)
 
     return [draw]
-
-
-def _on(colour: str) -> str:
-    """Black or white, whichever is more legible on a colour."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 130 else "white"
 
 
 def _sets(runs: Sequence[RunLog]) -> list[str]:

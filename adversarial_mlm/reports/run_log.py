@@ -16,6 +16,9 @@ from adversarial_mlm.saving.run_files import METRICS_FILE, RECIPE_FILE, RECORDS_
 from adversarial_mlm.utils.errors import RecipeError
 
 STATE_FILE = "trainer_state.json"
+PARTS = ("encoder", "noiser", "checks of the noiser", "waiting for data", "evaluations", "other")
+"""Parts of the time of a run; the first four are phases of an update."""
+
 _MOST_POINTS = 300  # of a curve; more entries are averaged
 _LAST = 0.25  # share of the log that counts at its end
 _FEWEST_REPLACEMENTS = 10  # of a row that is shown
@@ -226,13 +229,11 @@ def seconds_of(run: RunLog) -> dict[str, float]:
 
     The rest is left out if it is not known: while a run goes on, or if it was resumed.
     """
-    words = {"data": "waiting for data", "checks": "checks of the noiser"}
-    phases = dict.fromkeys(name for entry in run.training for name in entry if name.startswith("seconds_"))
-    seconds = {}
-    for name in phases:
-        phase = name.removeprefix("seconds_")
-        seconds[words.get(phase, phase)] = sum(number(entry.get(name), 0.0) for entry in run.training)
-    if not seconds:
+    phases = zip(PARTS, ("encoder", "noiser", "checks", "data"), strict=False)
+    seconds = {
+        part: sum(number(entry.get(f"seconds_{phase}"), 0.0) for entry in run.training) for part, phase in phases
+    }
+    if not any(seconds.values()):
         return {}
     evaluations = [entry for entries in run.held_out.values() for entry in entries]
     seconds["evaluations"] = sum(number(entry.get("runtime"), 0.0) for entry in evaluations)

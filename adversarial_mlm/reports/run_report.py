@@ -34,11 +34,13 @@ class Subjects:
     """What a report is about.
 
     Attributes:
+        names (`list[str]`): Names of the folders.
         runs (`list[RunLog]`): The runs.
         studies (`list[Study]`): The content of `study.json` of each comparison.
         notes (`list[str]`): What was left out, in sentences.
     """
 
+    names: list[str] = field(default_factory=list)
     runs: list[RunLog] = field(default_factory=list)
     studies: list[Study] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -67,6 +69,7 @@ def read_subjects(folders: Sequence[str]) -> Subjects:
         if path in seen:
             raise RecipeError(f"{folder} is given twice")
         seen.add(path)
+        subjects.names.append(os.path.basename(path.removesuffix(os.sep + METRICS_FILE)))
         if os.path.isfile(os.path.join(folder, METRICS_FILE)) or not _is_comparison(folder):
             subjects.runs.append(read_run(folder))
         else:
@@ -120,8 +123,7 @@ def _files(subjects: Subjects) -> dict[str, bytes]:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    names = list(dict.fromkeys(run.name for run in subjects.runs))
-    title = f"Report on {names[0]}" if len(names) == 1 else f"Report on {len(names)} runs"
+    title = "Report on " + ", ".join(subjects.names)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         title=title, generator=GENERATOR, version=__version__, light=LIGHT, dark=DARK, sections=sections
     )

@@ -23,6 +23,7 @@ def summary(
     gate: str | None = None,
     collapsed_at: int | None = None,
     push: "PushResult | None" = None,
+    report: str | None = None,
 ) -> str:
     """Return the text printed at the end of a run.
 
@@ -33,6 +34,7 @@ def summary(
         gate (`str`, *optional*): The held-out set on which the encoder must beat the background predictor.
         collapsed_at (`int`, *optional*): Step of the collapse alarm.
         push (`PushResult`, *optional*): Result of the push to the Hub.
+        report (`str`, *optional*): The line on the report, see [`report_line`].
 
     Returns:
         `str`: Several lines.
@@ -52,6 +54,8 @@ def summary(
         f"Card        {os.path.join(output_dir, 'README.md')}",
         f"Log         {os.path.join(output_dir, METRICS_FILE)}",
     ]
+    if report is not None:
+        lines.append(report)
     if push is not None:
         lines.append(push_line(push, output_dir))
     if collapsed_at is not None:

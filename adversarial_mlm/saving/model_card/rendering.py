@@ -12,7 +12,7 @@ from adversarial_mlm.saving.model_card.facts import CardFacts
 from adversarial_mlm.saving.model_card.limits import limits
 from adversarial_mlm.saving.model_card.results import Figures
 from adversarial_mlm.saving.model_card.text import percent
-from adversarial_mlm.saving.run_files import CARD_FILE
+from adversarial_mlm.saving.run_files import CARD_FILE, REPORT_PICTURE
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PLACEHOLDER = "PATH-OR-NAME-OF-THIS-MODEL"
@@ -21,7 +21,7 @@ EXAMPLES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMASMTGGQQMGRGS")
 
 
 def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float] | None = None) -> None:
-    """Write the model card `README.md` into a folder.
+    """Write the model card `README.md` into a folder. It shows the picture of a report, `report.png`, if there is one.
 
     Args:
         facts ([`CardFacts`]): Facts of the run.
@@ -31,10 +31,10 @@ def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float]
     """
     # the same line ends on every system
     with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
-        file.write(str(_render(facts, figures)))
+        file.write(str(_render(facts, figures, os.path.isfile(os.path.join(folder, REPORT_PICTURE)))))
 
 
-def _render(facts: CardFacts, figures: dict[str, float] | None) -> ModelCard:
+def _render(facts: CardFacts, figures: dict[str, float] | None, has_picture: bool) -> ModelCard:
     history = [entry for entry in facts.log_history if entry["step"] <= facts.step]
     newest = Figures(history if figures is None else [figures], facts.step)
     environment = jinja2.Environment(
@@ -48,6 +48,7 @@ def _render(facts: CardFacts, figures: dict[str, float] | None) -> ModelCard:
         noiser_is_trained=facts.noiser is not None and facts.noiser.update != "none",
         adapter=origin.adapter_summary(facts),
         base_model=origin.base_model(facts),
+        picture=REPORT_PICTURE if has_picture else "",
         proteins=data.training_proteins(facts),
         **_usage(facts),
         **_tables(facts, newest),
