@@ -146,18 +146,22 @@ def _noiser_and_rules(args: argparse.Namespace):
 
 def _notes(view, rules, origin: str) -> list[str]:
     """Return what a reader has to know about the figures, one sentence each."""
+    from adversarial_mlm.reports import mask_plots
+
     residues = len(view.sequence)
     notes = [
         f"The noiser masks {view.budget:,} of {residues:,} residues: {_most_masked(view)} most often.",
         f"Probability of a mask: {view.method}.",
-        "Loss: cross-entropy of the encoder where the residue is [MASK], in nats; "
-        f"mean {float(view.loss[view.loss == view.loss].mean()):.2f}.",
+        "Loss and entropy: of the encoder where the residue alone is [MASK]; mean "
+        f"{float(view.loss[view.loss == view.loss].mean()):.2f} and {float(view.entropy.mean()):.2f} nats.",
     ]
     if rules.blind:
         share = view.candidates / residues
         notes.append(f"A residue can only be masked where it is a candidate, so at most {share:.2f} of the time.")
-    if not rules.learned_options:
+    if mask_plots.only_masks(view):
         notes.append("This noiser only uses [MASK].")
+    else:
+        notes.append("How it masks a residue most often: _ by [MASK], = by keeping it, a letter by this residue.")
     if view.parts > 1:
         notes.append(f"The noiser read the protein in {view.parts} parts, because it is longer than its max_length.")
     return notes

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adversarial_mlm.inference.mask_view import CORRUPTIONS, MaskView
+from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.extras import require
@@ -23,6 +24,7 @@ _COLOURS = dict(zip(CORRUPTIONS, ("#0072B2", "#E69F00", "#CC79A7"), strict=True)
 _RESIDUES_IN_ROW = 60
 _RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
 _BARS = " ▁▂▃▄▅▆▇█"
+_SIGNS = {MASK: "_", KEEP: "="}
 _COLOUR_PERCENTILES = (2, 98)  # of loss and entropy, at which the colours end
 
 
@@ -57,7 +59,8 @@ def draw_masks(view: MaskView, path: Path, title: str = "", resolution: int = 15
 def mask_figure(view: MaskView, title: str = "") -> "Figure":
     """Draw a protein in rows of 60 residues.
 
-    Each row shows the probability that the noiser masks a residue (bars, in the colour of its favourite corruption),
+    Each row shows the probability that the noiser masks a residue (bars, in the colour of its favourite corruption; a
+    letter above names the residue that replaces it),
     the residues, and below them the encoder's loss and entropy, whose colours end at their 2nd and 98th percentiles.
 
     Args:
@@ -105,6 +108,9 @@ def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: flo
     axis.set_ylim(0, largest)
     axis.set_ylabel("P(masked)", fontsize=8)
     axis.tick_params(labelsize=8, labelbottom=False, length=2)
+    for position in positions[favourites == REPLACE]:
+        height = view.probability[position] + 0.01 * largest
+        axis.text(position + 1, height, view.replacement[position], fontsize=7, ha="center", va="bottom")
     for position in positions:
         axis.text(
             position + 1,
@@ -151,25 +157,32 @@ def _add_legend(figure: "Figure", view: MaskView) -> None:
 def mask_text(view: MaskView) -> "Text":
     """Return the protein for a terminal: residues on a colour that shows how often they are masked.
 
-    Below the residues there are bars of the same probability, and bars of the encoder's loss, which can also be read
-    without colours.
+    Below the residues there are bars of the same probability, and of the encoder's loss and entropy, which can also be
+    read without colours. If the noiser does not only use [MASK], a line shows its favourite corruption: `_` for
+    [MASK], `=` for keep, and a letter for a replacement by this residue.
     """
     from rich.text import Text
 
     text = Text()
     largest = max(float(view.probability.max()), 1e-12)
+    tracks = {"masked": _bars(view.probability)}
+    if not only_masks(view):
+        tracks["how"] = "".join(
+            replacement if index == REPLACE else _SIGNS[index]
+            for index, replacement in zip(view.corruption.argmax(axis=1), view.replacement, strict=True)
+        )
+    tracks |= {"loss": _bars(view.loss), "entropy": _bars(view.entropy)}
     for start in range(0, len(view.sequence), _RESIDUES_IN_LINE):
         stop = min(start + _RESIDUES_IN_LINE, len(view.sequence))
-        text.append(f"{start + 1:>6}  ", style="dim")
+        text.append(f"{start + 1:>7}  ", style="dim")
         for position in range(start, stop):
             share = view.probability[position] / largest
             text.append(_gap(position, start))
             text.append(view.sequence[position], style=_style(share))
         text.append(f"  {stop}\n", style="dim")
-        for name, values, limit in (("masked", view.probability, largest), ("loss", view.loss, np.nanmax(view.loss))):
-            text.append(f"{name:>6}  ", style="dim")
-            bars = "".join(_gap(position, start) + _bar(values[position], limit) for position in range(start, stop))
-            text.append(bars + "\n")
+        for name, signs in tracks.items():
+            text.append(f"{name:>7}  ", style="dim")
+            text.append("".join(_gap(position, start) + signs[position] for position in range(start, stop)) + "\n")
         text.append("\n")
     text.right_crop(1)
     return text
@@ -179,14 +192,23 @@ def _gap(position: int, start: int) -> str:
     return " " if position > start and (position - start) % _RESIDUES_IN_BLOCK == 0 else ""
 
 
-def _bar(value: float, limit: float) -> str:
-    if not np.isfinite(value) or limit <= 0:
-        return " "
-    return _BARS[int(np.ceil(np.clip(value / limit, 0, 1) * (len(_BARS) - 1)))]
+def only_masks(view: MaskView) -> bool:
+    """Whether the noiser never keeps or replaces a residue."""
+    return not view.corruption[:, MASK + 1 :].any()
+
+
+def _bars(values: np.ndarray) -> str:
+    """Return a bar for each value, relative to the largest; a blank for nan and 0."""
+    shares = np.nan_to_num(values / max(float(np.nanmax(values)), 1e-12))
+    return "".join(_BARS[index] for index in np.ceil(shares * (len(_BARS) - 1)).astype(int))
 
 
 def _style(share: float) -> str:
     """Return black or white letters on a blue that is darker the larger the share (0 to 1)."""
     light, dark = np.array([255, 255, 255]), np.array([0, 70, 140])
-    red, green, blue = (light + (dark - light) * np.clip(share, 0, 1)).astype(int).tolist()
-    return f"{'white' if share > 0.55 else 'black'} on rgb({red},{green},{blue})"
+    colour = (light + (dark - light) * np.clip(share, 0, 1)).astype(int)
+    # relative luminance of sRGB; below 0.18, white has more contrast than black
+    luminance = np.dot((0.2126, 0.7152, 0.0722), (colour / 255) ** 2.2)
+    red, green, blue = colour.tolist()
+    letter = "rgb(255,255,255)" if luminance < 0.18 else "rgb(0,0,0)"  # named colours differ between terminals
+    return f"{letter} on rgb({red},{green},{blue})"

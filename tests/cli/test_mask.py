@@ -39,7 +39,7 @@ def test_table_and_terminal_show_the_view_of_the_recipes_rules(mask, tmp_path, t
     assert [row["loss"] for row in rows].index("") == PROTEIN.index("?")
     assert {row["draws"] for row in rows} == {"7"} and {row["favourite"] for row in rows} == {"[MASK]"}
     assert {row["method"] for row in rows} == {view.method}
-    assert "     1  MKTAYIAKQR QISFVKSHFS RQLEERLG?W  30" in shown
+    assert "      1  MKTAYIAKQR QISFVKSHFS RQLEERLG?W  30" in shown
     assert "The noiser masks 6 of 30 residues" in shown and "mean over 7 candidate sets" in shown
     assert "This noiser only uses [MASK]." in shown and "at most 0.50 of the time" in shown
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"

@@ -37,7 +37,10 @@ def test_rows_hold_60_residues_with_a_bar_and_a_letter_for_each():
     assert [len(axis.patches) for axis in bars] == [60, 60, 12]
     heights = [patch.get_height() for axis in bars for patch in axis.patches]
     np.testing.assert_allclose(heights, view.probability)
-    assert "".join(text.get_text() for axis in bars for text in axis.texts) == PROTEIN
+    letters = [text for axis in bars for text in axis.texts]
+    assert "".join(text.get_text() for text in letters if text.get_position()[1] < 0) == PROTEIN
+    replaced = [text for text in letters if text.get_position()[1] > 0]
+    assert [text.get_text() for text in replaced] == ["W"] * 44 and replaced[0].get_position()[0] == 3
     shown = np.ma.concatenate([axis.images[0].get_array() for axis in strips], axis=1).filled(np.nan)
     np.testing.assert_array_equal(shown, np.stack([view.loss, view.entropy]))
 
@@ -65,10 +68,12 @@ def test_too_long_a_protein_is_refused():
 def test_the_terminal_shows_residues_in_blocks_of_ten_with_bars_below():
     text = mask_text(view_of(PROTEIN))
     lines = text.plain.split("\n")
-    assert lines[0] == f"     1  {' '.join(PROTEIN[at : at + 10] for at in range(0, 60, 10))}  60"
-    assert lines[8] == f"   121  {PROTEIN[120:130]} {PROTEIN[130:]}  132"
-    assert lines[9][8:].replace(" ", "") == "█" * 12 and lines[1].startswith("masked   ▁▁▁▁")
-    assert lines[2][8 + 6] == " "  # an unknown residue has no loss
+    assert lines[0] == f"      1  {' '.join(PROTEIN[at : at + 10] for at in range(0, 60, 10))}  60"
+    assert lines[12] == f"    121  {PROTEIN[120:130]} {PROTEIN[130:]}  132"
+    assert lines[13].startswith(" masked  ") and lines[13][9:].replace(" ", "") == "█" * 12
+    assert lines[1].startswith(" masked   ▁▁▁▁") and lines[2].startswith("    how  _=W_=W")
+    assert lines[3].startswith("   loss  ") and lines[3][9 + 6] == " "  # an unknown residue has no loss
+    assert lines[4].startswith("entropy  ") and lines[4][9 + 6] != " "
     styles = [str(span.style) for span in text.spans if " on rgb" in str(span.style)]
-    assert len(styles) == len(PROTEIN) and styles[0] == "black on rgb(255,255,255)"
-    assert styles[-1] == "white on rgb(0,70,140)"
+    assert len(styles) == len(PROTEIN) and styles[0] == "rgb(0,0,0) on rgb(255,255,255)"
+    assert styles[-1] == "rgb(255,255,255) on rgb(0,70,140)"
