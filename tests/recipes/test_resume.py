@@ -41,7 +41,7 @@ def test_the_card_and_the_recipe_tell_what_was_used_when(make_recipe, tmp_path):
         text = " ".join(card.read_text().split())
         assert "peak learning rate 1e-05" in text and "resumed with other options than before" in text
         assert "| `learning_rate` | 2 | 0.001 | 1e-05 |" in text
-    assert "resumed" not in (folder / "checkpoint-2" / "README.md").read_text()
+    assert "resumed with" not in (folder / "checkpoint-2" / "README.md").read_text()
     again = parse_recipe([str(folder / "recipe.yaml"), "--resume_from_checkpoint", "latest", "--max_steps", "6"])
     assert [resumption.step for resumption in pretrain(again).resumptions] == [2, 4]
 
