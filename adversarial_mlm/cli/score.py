@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tables.add_argument("--keep_columns", nargs="+", default=[], help="columns of --mutants to copy into the result")
     tables.add_argument("--sequence_column", default="sequence", help="table of --fasta: column with the proteins")
     tables.add_argument("--id_column", help="table of --fasta: column with the ids")
-    tables.add_argument("--id", help="saturation: id of the protein in the file --wild_type")
+    tables.add_argument("--id", help="id of the wild type in a file --wild_type of several proteins")
     tables.add_argument("--allow_nucleotides", action="store_true", help="also accept files that look like DNA or RNA")
     add_computation(parser)
 
@@ -100,7 +100,7 @@ def _check_options(args: argparse.Namespace) -> None:
         "wild_type_column": ("mutants",),
         "keep_columns": ("mutants",),
         "id_column": ("fasta",),
-        "id": ("saturation",),
+        "id": ("mutants", "saturation"),
     }
     for name, to in applies.items():
         value = getattr(args, name)
@@ -111,6 +111,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise RecipeError("--saturation needs --wild_type, a sequence or a FASTA file")
     if args.mutants and args.wild_type is None and args.wild_type_column is None:
         raise RecipeError("--mutants needs --wild_type, a sequence or a FASTA file, or --wild_type_column")
+    if args.id is not None and args.wild_type_column is not None:
+        raise RecipeError("--id and --wild_type_column both name the wild type: remove one")
     check_computation(args)
     check_outputs(args, [*(args.fasta or []), args.mutants, args.wild_type])
 
@@ -183,7 +185,9 @@ def _score_mutants(args: argparse.Namespace) -> int:
     if args.wild_type is not None and args.wild_type_column is not None:
         by_id = _wild_types_by_id(args.wild_type)
     single = (
-        check_wild_type(one_protein(args.wild_type, "--wild_type")[1]) if by_id is None and args.wild_type else None
+        check_wild_type(one_protein(args.wild_type, "--wild_type", args.id)[1])
+        if by_id is None and args.wild_type
+        else None
     )
     column = args.mutant_column or "mutant"
     rows = _read_mutants(args, column)

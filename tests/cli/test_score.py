@@ -82,6 +82,8 @@ def test_every_mutant_of_a_table_has_its_row(score, tmp_path, networks):
     assert "out.tsv: 4 of 9 mutants have a score; without a score: 1 with another old residue" in said
     assert "(line 4: 'G4W', the wild type has A at position 4)" in said
     assert "1 in a notation that is not known (line 10: 'strange')" in said
+    (tmp_path / "wt.fasta").write_text(f">other\nMK\n>wt\n{WILD_TYPE}\n")
+    assert score("--mutants", "dms.csv", *options, "--id", "wt", out="again.tsv")[1] == rows
 
 
 def test_wild_types_are_sequences_of_a_column_or_ids_of_a_file(score, tmp_path, networks):
@@ -149,6 +151,7 @@ def test_without_a_file_the_table_goes_to_the_standard_output(score):
         (("--mutants", "m.csv", "--wild_type", "M*K"), "wild_type is 'M*K', but must be a protein"),
         (("--mutants", "a.csv", "--wild_type", "MK"), 'there is no column "mutant"'),
         (("--mutants", "m.csv", "--wild_type", "MK", "--wild_type_column", "w"), "must be a file with the proteins"),
+        (("--mutants", "m.csv", "--wild_type_column", "w", "--id", "a"), "--id and --wild_type_column both name"),
         (("--saturation", "--wild_type", "a.fasta", "--id", "c"), "a.fasta: contains no protein of id c"),
         (("--saturation", "--wild_type", "a.fasta", "--id", "a"), "a.fasta: contains 2 proteins of id a"),
         (("--saturation", "--wild_type", "MK", "--id", "a"), "--id is a, but --wild_type is a sequence"),
