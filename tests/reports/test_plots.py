@@ -1,0 +1,117 @@
+import io
+
+import pytest
+
+from adversarial_mlm.reports import plots
+from adversarial_mlm.reports.drawing import DARK, LIGHT, png
+from adversarial_mlm.reports.run_log import read_run
+from adversarial_mlm.saving.run_files import REPORT_FILES
+from tests.reports.conftest import log, training_entry
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def runs(write_run):
+    """A run with a noiser and a baseline."""
+    return [read_run(write_run("game")), read_run(write_run("baseline", log(noiser=False)))]
+
+
+def titles(figure) -> list[str]:
+    return [axis.get_title() or axis.get_title(loc="left") for axis in figure.axes if axis.axison]
+
+
+def test_every_picture_has_a_file_among_those_of_a_run():
+    assert {f"report/{picture.name}.png" for picture in plots.PICTURES} == set(REPORT_FILES[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "panels"),
+    [
+        ("losses", ["training", "gap in training", "held-out families", "held-out members"]),
+        ("learning_rates", ["learning rate, encoder", "learning rate, noiser"]),
+        ("masks", ["mask rate", "corruption mix of the noiser's masks", "entropy of the noiser's choice"]),
+        ("enrichment", ["enrichment of residues, game"]),
+        ("replacements", ["12 replacements, game"]),
+        ("positions", ["masks of the noiser"]),
+        ("gradients", ["gradient, encoder", "gradient, noiser"]),
+        ("speed", ["throughput", "where the time went"]),
+    ],
+)
+def test_a_run_with_a_noiser_has_every_picture(runs, name, panels):
+    picture = next(picture for picture in plots.PICTURES if picture.name == name)
+    figure = picture.draw(runs[:1], LIGHT)
+    assert [title for title in titles(figure) if title] == panels
+    assert all(axis.get_xlabel() for axis in figure.axes if axis.get_title(loc="left"))
+
+
+def test_a_baseline_has_no_pictures_of_a_noiser(runs):
+    drawn = {picture.name for picture in plots.PICTURES if picture.draw(runs[1:], LIGHT) is not None}
+    assert drawn == {"losses", "learning_rates", "masks", "gradients", "speed"}
+    assert titles(plots.losses(runs[1:])) == ["training", "held-out families", "held-out members"]
+
+
+def test_an_old_log_has_all_pictures_but_those_of_counts(write_run):
+    run = read_run(write_run(entries=log(counts=False)))
+    missing = {picture.name for picture in plots.PICTURES if picture.draw([run], LIGHT) is None}
+    assert missing == {"replacements", "positions"}
+
+
+def test_a_run_has_the_same_colour_in_all_panels(runs):
+    baseline, game = runs[::-1]
+    figure = plots.losses([baseline, game])
+    names = {line.get_label(): line.get_color() for line in figure.legends[0].get_lines()}
+    assert list(names) == ["baseline", "game"] and names["game"] == LIGHT.curves[1]
+    gap = next(axis for axis in figure.axes if axis.get_title(loc="left") == "gap in training")
+    assert {line.get_color() for line in gap.lines} == {LIGHT.text, names["game"]}
+
+
+def test_seeds_of_an_arm_share_a_colour(write_run):
+    arms = [read_run(write_run(f"arm{seed}"), name=f"arm, seed {seed}", group="arm") for seed in range(2)]
+    assert not plots.losses(arms).legends  # one group
+    training = plots.losses(arms).axes[0]
+    assert len(training.lines) == 4 and len({line.get_color() for line in training.lines}) == 2
+
+
+def test_the_residue_that_is_masked_most_at_the_end_is_the_first_row(runs):
+    axis = plots.enrichment(runs).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()][0] == "W" and axis.yaxis_inverted()
+    mesh = axis.collections[0].get_array()
+    assert mesh.shape == (20, 4) and mesh[0, -1] == 4 and mesh[1, 0] == 1  # 5 times, at the end of the colours
+
+
+def test_the_first_alarm_is_marked(write_run):
+    entries = [{**training_entry(step), "collapse": float(step > 10)} for step in (10, 20, 30)]
+    axis = plots.enrichment([read_run(write_run(entries=entries))]).axes[0]
+    assert [list(line.get_xdata()) for line in axis.lines] == [[20, 20]]
+
+
+def test_skipped_updates_are_drawn_if_there_were_any(write_run):
+    entries = [training_entry(10), {**training_entry(20), "skipped_updates": 3.0}]
+    names = titles(plots.gradients([read_run(write_run(entries=entries))]))
+    assert names[2:] == ["skipped updates, encoder", "skipped updates, noiser"]
+
+
+def test_the_overview_shows_what_was_logged(runs):
+    assert titles(plots.overview(runs[:1]))[:4] == [
+        "training", "held-out families", "enrichment of residues, game", "where the time went",
+    ]  # fmt: skip
+    assert "gap in training" in titles(plots.overview(runs))
+    assert "learning rate, encoder" in titles(plots.overview(runs[1:]))
+
+
+def test_a_log_of_one_entry_or_of_evaluations_alone_can_be_drawn(write_run):
+    first = read_run(write_run("first", [training_entry(1)]))
+    evaluated = read_run(write_run("evaluated", [entry for entry in log() if "loss" not in entry]))
+    for run in (first, evaluated):
+        png(plots.overview([run]))
+        assert [picture for picture in plots.PICTURES if picture.draw([run], LIGHT) is not None]
+
+
+def test_pictures_of_both_themes_have_their_paper(runs):
+    from PIL import Image
+
+    for theme in (LIGHT, DARK):
+        image = Image.open(io.BytesIO(png(plots.positions(runs, theme), theme))).convert("RGB")
+        assert "#{:02x}{:02x}{:02x}".format(*image.getpixel((0, 0))) == theme.paper
+        assert image.width == 975  # 6.5 inches at 150 dots
