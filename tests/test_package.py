@@ -1,4 +1,5 @@
 import ast
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 import adversarial_mlm
+from tests.helpers.exhaustive import exhaustive
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -41,17 +43,67 @@ def test_the_version_is_the_same_everywhere(repository):
     assert adversarial_mlm.__version__ == project["version"] == citation["version"]
 
 
-@pytest.mark.slow
-def test_the_wheel_has_all_modules_and_data_files_and_no_tests(repository, tmp_path):
+@pytest.fixture(scope="module")
+def wheel(repository, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "LICENSE", "README.md"):
-        shutil.copy(repository / name, tmp_path)
+        shutil.copy(repository / name, folder)
     for name in ("adversarial_mlm", "tests"):
-        shutil.copytree(repository / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--wheel-dir", "dist", "."], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "dist").glob("*.whl")
-    names = set(zipfile.ZipFile(wheel).namelist())
-    package = tmp_path / "adversarial_mlm"
-    modules = {str(path.relative_to(tmp_path)) for path in package.rglob("*.py")}
-    data = {"adversarial_mlm/py.typed", "adversarial_mlm/saving/model_card/template.md"}
-    assert {name for name in names if ".dist-info/" not in name} == modules | data
+    subprocess.run([*pip, "--wheel-dir", "dist", "."], cwd=folder, check=True, capture_output=True)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_modules_and_data_files_and_no_tests(repository, wheel):
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = repository / "adversarial_mlm"
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert names == {str(path.relative_to(repository)) for path in files}
+    assert {path.name for path in files} >= {"demo.fasta", "demo.yaml", "template.md", "py.typed"}
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Install the wheel into a folder; returns a function that starts a module there, without a clone in sight."""
+    target, empty = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("empty")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+
+    def start(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", *words]
+        return subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True)
+
+    return start, target, empty
+
+
+LAUNCH = ("accelerate.commands.launch", "--quiet", "--num_processes", "1", "--num_machines", "1", "--mixed_precision")
+LAUNCH += ("no", "--dynamo_backend", "no", "-m", "adversarial_mlm")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [LAUNCH, exhaustive(("adversarial_mlm",))])
+def test_the_demo_runs_from_a_wheel_in_an_empty_folder(installed, launcher):
+    start, target, empty = installed
+    result = start(
+        *launcher, "train", "demo", "--max_steps", "2", "--eval_strategy", "no", "--max_eval_records", "30",
+        "--per_device_train_batch_size", "4", "--noiser_steps", "1", "--background_gate", "", "--use_cpu", "true",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Card        runs/demo/README.md" in result.stdout
+    assert [path.name for path in empty.iterdir()] == ["runs"]
+    assert str(target / "adversarial_mlm") in (empty / "runs" / "demo" / "recipe.yaml").read_text()
+    card = (empty / "runs" / "demo" / "README.md").read_text()
+    assert "accelerate launch --num_processes 1 -m adversarial_mlm train demo --max_steps 2" in card
+    assert "- sources: `demo.fasta`" in card and str(target) not in card
+
+
+@pytest.mark.exhaustive  # four minutes: `make demo` is the same run
+@pytest.mark.slow
+def test_the_whole_demo_runs_from_a_wheel(installed):
+    start, _, _ = installed
+    result = start("adversarial_mlm", "train", "demo")
+    assert result.returncode == 0 and "PASSED      members" in result.stdout, result.stderr[-3000:]

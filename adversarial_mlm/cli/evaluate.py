@@ -24,16 +24,26 @@ EXAMPLES = (
 )
 
 COMMON_OPTIONS = (
-    ("task", "NAME ...", "TAPE's tasks or all; or regression, classification, token_classification."),
+    (
+        "task",
+        "NAME ...",
+        "secondary_structure, remote_homology, fluorescence, stability; all for these four; or for your own "
+        "table: regression, classification, token_classification.",
+    ),
     ("model_name_or_path", "MODEL", "Encoder: a folder or a name on the Hub."),
-    ("mode", "MODE", "probe (the default), finetune, zero_shot or baselines."),
+    (
+        "mode",
+        "MODE",
+        "probe: a linear head on the frozen encoder; finetune: train encoder and head; zero_shot: score "
+        "substitutions without training; baselines: no encoder.",
+    ),
     ("data_dir", "DIR", "Folder with the data of TAPE's tasks."),
     ("train_file", "FILE", "Own table: CSV, TSV, JSON lines or Parquet."),
-    ("target", "COLUMN", "Own table: column with the labels."),
+    ("target", "COLUMN", "Column with the labels; required for your own table."),
     ("split_column", "COLUMN", "Own table: column of train_file with train, valid or test."),
-    ("seeds", "N ...", "Seeds of fine-tuning, and of encoders without pre-training."),
+    ("seeds", "N ...", "Seeds of fine-tuning, of encoders without pre-training, and of draws."),
     ("output_dir", "DIR", "Folder for results.json and fine-tuned models."),
-    ("update_card", "true", "Write the results into the model card."),
+    ("update_card", "true", "Write the results into the model card in the folder model_name_or_path."),
 )
 """The options that `--help` shows: name, value, text."""
 
@@ -98,17 +108,16 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
     from adversarial_mlm.downstream.results import RESULTS_FILE, add_to_card, table, take_output_dir, write_results
     from adversarial_mlm.downstream.run import run
 
-    folder, writes = args.output_dir, first and bool(args.output_dir)
+    folder, model = args.output_dir or "", args.model_name_or_path or ""
+    writes = first and bool(folder)
     if writes:
         take_output_dir(folder)
-    if args.update_card and not os.path.isfile(os.path.join(args.model_name_or_path, "README.md")):
-        raise RecipeError(
-            f"update_card is true, but there is no README.md in {args.model_name_or_path}: leave the option out"
-        )
+    if args.update_card and not os.path.isfile(os.path.join(model, "README.md")):
+        raise RecipeError(f"update_card is true, but there is no README.md in {model}: leave the option out")
     results = run(args, settings, (lambda records: write_results(folder, records)) if writes else lambda records: None)
     if first:
         print(table(results))
     if writes:
         print(f"\nResults     {os.path.join(folder, RESULTS_FILE)}")
     if first and args.update_card:
-        print(f"Card        {args.model_name_or_path}: {add_to_card(args.model_name_or_path, results)} figures")
+        print(f"Card        {model}: {add_to_card(model, results)} figures")

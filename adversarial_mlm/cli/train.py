@@ -22,12 +22,22 @@ EXAMPLES = (
 )
 
 COMMON_OPTIONS = (
-    ("train_data", "FILE ...", "Proteins: FASTA, tables, a folder of adv-mlm prepare, or a Hub dataset."),
+    (
+        "train_data",
+        "FILE ...",
+        "FASTA, Parquet, JSON lines or CSV files, globs, a folder of `adv-mlm prepare` or `datasets`, or the "
+        "name of a Hub dataset.",
+    ),
     ("output_dir", "DIR", "Folder of the run: encoder, noiser/, log, card."),
-    ("preset", "NAME", "Masking method: paper, blind, fast, or recommended (random masks at 40 %%)."),
-    ("model_name_or_path", "MODEL", "Masked language model to start from: folder or Hub name."),
-    ("encoder", "SIZE", "Size of a new encoder: tape-38m, tape-92m, small or tiny."),
-    ("holdout_random", "SHARE", "Share of the proteins to hold out at random, for evaluation."),
+    (
+        "preset",
+        "NAME",
+        "A set of options: paper, paper-literal, blind, fast, or recommended (random masks). Options given "
+        "next to it override it.",
+    ),
+    ("model_name_or_path", "MODEL", "Masked language model to start from, with its tokenizer: folder or Hub name."),
+    ("encoder", "SIZE", "Size of a new encoder: tape-38m (the default), tape-92m, small or tiny."),
+    ("holdout_random", "SHARE", "Share to hold out at random, as the set `sample`; their families stay in training."),
     ("max_steps", "N", "Number of encoder updates."),
     ("learning_rate", "X", "Peak learning rate of the encoder."),
     ("per_device_train_batch_size", "N", "Sequences in one forward pass of one process."),

@@ -330,7 +330,9 @@ def evaluate_saved(
     if evaluator.is_world_process_zero():
         if before_card is not None:
             before_card()
-        model_card.write(evaluator.card_facts(), folder, figures)
+        facts = evaluator.card_facts()
+        model_card.write(facts, folder, figures)
+        model_card.save_facts(facts, folder, figures)
         RunFolder(folder).seal(trainer.saved_files)
     return figures
 

@@ -27,10 +27,12 @@ REPORT_FILES = (REPORT_FILE, REPORT_PICTURE, *(f"{REPORT_FOLDER}/{name}.png" for
 # written by a recipe
 RECIPE_FILE = "recipe.yaml"
 DATA_FILE = "data.json"
+CARD_FACTS_FILE = "card_facts.json"  # from which the card can be written anew
 MARKER_FILE = ".run.json"  # lists what the run wrote
 
 __all__ = [
     "ARGUMENTS_FILE",
+    "CARD_FACTS_FILE",
     "CARD_FILE",
     "DATA_FILE",
     "MANIFEST_FILE",

@@ -15,6 +15,7 @@ from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
 from adversarial_mlm.saving.run_files import (
     ARGUMENTS_FILE,
+    CARD_FACTS_FILE,
     CARD_FILE,
     DATA_FILE,
     MANIFEST_FILE,
@@ -33,7 +34,16 @@ from adversarial_mlm.utils.output_folders import visible
 _FORMAT = 1
 # that a run writes before or beside its model; a model may have more files, which are listed when it is saved
 USUAL_FILES = (
-    *(RECIPE_FILE, DATA_FILE, METRICS_FILE, RECORDS_FILE, ARGUMENTS_FILE, CARD_FILE, "trainer_state.json"),
+    *(
+        RECIPE_FILE,
+        DATA_FILE,
+        METRICS_FILE,
+        RECORDS_FILE,
+        ARGUMENTS_FILE,
+        CARD_FILE,
+        CARD_FACTS_FILE,
+        "trainer_state.json",
+    ),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
@@ -115,6 +125,19 @@ class RunFolder:
         files = self._files()
         if files is not None and not files.keys() >= set(names):
             self._write(files | dict.fromkeys(names))
+
+    def note(self, name: str) -> None:
+        """Note the checksum of a file that was written after the run. A folder that is not a run's stays as it is.
+
+        Args:
+            name (`str`): Path in the folder.
+
+        Raises:
+            OSError: If the file cannot be read, or the marker cannot be written.
+        """
+        files = self._files()
+        if files is not None:
+            self._write({**files, name: file_checksum(Path(self.folder, name))})
 
     def clear(self) -> None:
         """Remove what a run left: the files in the marker, its checkpoints, and what a kill left of them.

@@ -7,13 +7,14 @@ A card is made from [`CardFacts`] alone; `trainer.card_facts()` returns those of
 Each module imports only from those listed before it: `facts`, `architecture` (reads an encoder into facts), `text`
 (tables, paths, the command line), `origin` (what training started from, adapters), `training` (networks, game,
 options, environment), `data` (sources, counts, held-out sets), `results` (figures and `model-index`), `limits`,
-`rendering`.
+`rendering`, `saved_facts` (writes the card of a complete run anew).
 """
 
 from adversarial_mlm.saving.model_card.facts import CardFacts
 from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.model_card.rendering import write
 from adversarial_mlm.saving.model_card.results import add_results
+from adversarial_mlm.saving.model_card.saved_facts import rewrite, save_facts
 from adversarial_mlm.saving.model_card.text import command_line
 
-__all__ = ["LICENSES", "CardFacts", "add_results", "command_line", "write"]
+__all__ = ["LICENSES", "CardFacts", "add_results", "command_line", "rewrite", "save_facts", "write"]

@@ -31,10 +31,12 @@ def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float]
     """
     # the same line ends on every system
     with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
-        file.write(str(_render(facts, figures, os.path.isfile(os.path.join(folder, REPORT_PICTURE)))))
+        file.write(str(render(facts, figures, folder)))
 
 
-def _render(facts: CardFacts, figures: dict[str, float] | None, has_picture: bool) -> ModelCard:
+def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.PathLike) -> ModelCard:
+    """Return the card that [`write`] writes."""
+    has_picture = os.path.isfile(os.path.join(folder, REPORT_PICTURE))
     history = [entry for entry in facts.log_history if entry["step"] <= facts.step]
     newest = Figures(history if figures is None else [figures], facts.step)
     environment = jinja2.Environment(

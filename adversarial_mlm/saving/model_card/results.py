@@ -116,6 +116,21 @@ def add_results(path: str | os.PathLike, results: list[EvalResult]) -> None:
     if not os.path.isfile(path):
         raise ValueError(f"{path} does not exist: add_results needs a saved model card")
     card = ModelCard.load(path)
+    merge_results(card, results, path)
+    card.save(path)
+
+
+def merge_results(card: ModelCard, results: list[EvalResult], path: str | os.PathLike) -> None:
+    """Add results to the `model-index` of a card in memory.
+
+    Args:
+        card (`ModelCard`): The card.
+        results (`list[EvalResult]`): The results to add.
+        path (`str` or path): The card's file, for messages and the name of the model.
+
+    Raises:
+        ValueError: See [`add_results`].
+    """
     data = cast(ModelCardData, card.data)
     merged = {_same_metric(result): result for result in data.eval_results or []}
     merged.update((_same_metric(result), replace(result, metric_value=_yaml_value(result))) for result in results)
@@ -129,7 +144,6 @@ def add_results(path: str | os.PathLike, results: list[EvalResult]) -> None:
                 "result has the same task and dataset (type, config, split, revision) but another name, args or "
                 "source; give the datasets different types, configs or splits"
             )
-    card.save(path)
 
 
 def _yaml_value(result: EvalResult) -> int | float | str:

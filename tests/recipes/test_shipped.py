@@ -1,0 +1,75 @@
+"""Recipes that go by name."""
+
+import pytest
+
+from adversarial_mlm.comparison.recipe import read_comparison
+from adversarial_mlm.recipes.recipe import OPTIONS
+from adversarial_mlm.recipes.shipped import FOLDER, PROTEINS, read_recipe, shipped_recipes
+from adversarial_mlm.recipes.yaml_file import read_yaml
+from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.options import Source
+
+SINGLE = {"demo", "evotune", "family_study", "pretrain", "tape-38m"}
+COMPARISONS = {"compare_small", "compare_stability"}
+
+
+def test_the_recipes_of_the_package_have_a_sentence_each():
+    assert shipped_recipes(comparison=False).keys() == SINGLE
+    assert shipped_recipes(comparison=True).keys() == COMPARISONS
+    for sentence in [*shipped_recipes(False).values(), *shipped_recipes(True).values()]:
+        assert 20 < len(sentence) < 150 and "\n" not in sentence
+
+
+@pytest.mark.parametrize("name", sorted(SINGLE))
+def test_every_recipe_has_known_options_and_its_folder_is_below_the_current_one(name):
+    options = OPTIONS.read(read_recipe(name), Source(name))
+    assert options["output_dir"] == f"runs/{name}"
+
+
+@pytest.mark.parametrize("name", sorted(COMPARISONS))
+def test_comparisons_go_by_name_too(name):
+    assert read_comparison(name).output_dir == f"runs/{name}"
+
+
+def test_the_demos_proteins_are_found_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo = read_recipe("demo")
+    assert demo["train_data"] == [str(PROTEINS / "demo.fasta")] and (PROTEINS / "demo.fasta").is_file()
+    assert demo["cluster_table"] == str(PROTEINS / "demo_clusters.tsv")
+    other = tmp_path / "examples" / "data"
+    other.mkdir(parents=True)
+    (other / "demo.fasta").write_text(">mine\nMKTAYIAKQR\n")  # another file of this name is not the demo's
+    assert read_recipe("demo")["train_data"] == [str(PROTEINS / "demo.fasta")]
+
+
+def test_in_a_clone_the_recipe_by_name_is_the_one_by_path(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    assert read_recipe("demo") == read_yaml("examples/recipes/demo.yaml")
+    assert (repository / "examples" / "recipes").resolve() == FOLDER.resolve()
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("deno", "there is no file 'deno', and the package has no recipe of this name; there are demo, .*'demo'\\?"),
+        ("mine", "there are demo, evotune, family_study, pretrain, tape-38m$"),
+        ("compare_small", "it with `adv-mlm compare compare_small`"),
+        ("demo.yaml", "cannot read the recipe demo.yaml: No such file"),
+        ("./demo", "cannot read the recipe ./demo: No such file"),
+        ("~/demo", "cannot read the recipe ~/demo: No such file"),
+        ("", "there is no file '', and the package has no recipe of this name"),
+    ],
+)
+def test_a_word_that_is_no_recipe_is_refused(word, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=sentence):
+        read_recipe(word)
+
+
+def test_a_file_comes_before_a_name_and_a_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert read_recipe("demo")["encoder"] == "tiny"
+    (tmp_path / "demo").rmdir()
+    (tmp_path / "demo").write_text("seed: 3")
+    assert read_recipe("demo") == {"seed": 3}
