@@ -56,7 +56,7 @@ def read_facts(folder: str | os.PathLike) -> tuple[CardFacts, dict[str, float]]:
             raise ValueError(f"its format is {content['format']}, and this version reads {_FORMAT}")
         configs: dict[Any, Any] = {PreTrainedConfig: AutoConfig.from_pretrained(folder)}
         if content["facts"]["noiser"] is not None:
-            configs[NoiserConfig] = NoiserConfig.from_pretrained(folder, subfolder=NOISER_FOLDER)
+            configs[NoiserConfig] = NoiserConfig.from_json_file(Path(folder, NOISER_FOLDER, "config.json"))
         facts = _of_kind(CardFacts, content["facts"], configs)
         return dataclasses.replace(facts, log_history=_read_log(folder)), content["figures"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

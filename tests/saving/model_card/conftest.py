@@ -181,8 +181,12 @@ def run(make_recipe):
     def run(**changes) -> Path:
         recipe = make_recipe(**changes)
         evaluate_saved(recipe, pretrain(recipe))
-        for card in Path(recipe.training.output_dir).rglob("README.md"):
+        folder = Path(recipe.training.output_dir)
+        for card in folder.rglob("README.md"):
             check(card.read_text())
-        return Path(recipe.training.output_dir)
+        written = (folder / "README.md").read_text()
+        model_card.rewrite(folder)
+        assert (folder / "README.md").read_text() == written
+        return folder
 
     return run
