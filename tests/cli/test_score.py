@@ -1,9 +1,13 @@
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
 
+from adversarial_mlm.cli import mask as mask_module
+from adversarial_mlm.cli import score as score_module
+from adversarial_mlm.cli.command_parser import build_parser
 from adversarial_mlm.cli.main import main
 from adversarial_mlm.inference.mutant_tables import saturation_matrix, score_mutants
 from adversarial_mlm.inference.pseudo_likelihood import pseudo_log_likelihoods
@@ -168,6 +172,23 @@ def test_a_mistake_is_one_sentence_and_status_2(score, tmp_path, words, sentence
     assert status == 2
     (line,) = [line for line in said.splitlines() if line.startswith("adv-mlm: ")]
     assert sentence in line and (tmp_path / "old.tsv").read_text() == "precious"
+
+
+def test_the_page_of_the_docs_names_options_that_exist_and_its_example_runs(
+    repository, trained, tmp_path, monkeypatch
+):
+    page = (repository / "docs" / "scoring.md").read_text(encoding="utf-8")
+    known = set()
+    for module in (score_module, mask_module):
+        parser = build_parser(module, "adv-mlm")
+        known |= {text for action in parser._actions for text in action.option_strings}
+    named = set(re.findall(r"--[a-z_]+", page))
+    assert named - known == {"--help"} and len(named) > 15
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(trained)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "scoring.md", "exec"), {})
 
 
 def test_a_model_that_cannot_be_loaded_is_named(score):
