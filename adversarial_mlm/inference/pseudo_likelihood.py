@@ -5,8 +5,8 @@ The pseudo-log-likelihood (PLL) of a protein is Σ log p(residue i | the protein
 among the standard residues.
 
 The exact PLL runs the encoder once for each residue. The *one-pass* approximation reads the protein without masks, as
-Brandes et al. (2023) do. It is much cheaper, but the encoder sees the residue that it predicts, so the values are
-higher and cannot be compared with exact ones.
+Brandes et al. (2023) do. It is much cheaper, but the encoder sees the residue that it predicts, so the values cannot
+be compared with exact ones.
 """
 
 import math

@@ -108,10 +108,10 @@ def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: flo
     axis.set_ylim(0, largest)
     axis.set_ylabel("P(masked)", fontsize=8)
     axis.tick_params(labelsize=8, labelbottom=False, length=2)
-    for position in positions[favourites == REPLACE]:
+    for position in positions[favourites == REPLACE].tolist():
         height = view.probability[position] + 0.01 * largest
         axis.text(position + 1, height, view.replacement[position], fontsize=7, ha="center", va="bottom")
-    for position in positions:
+    for position in positions.tolist():
         axis.text(
             position + 1,
             -0.04 * largest,
