@@ -1,7 +1,7 @@
 """The report that a run makes at its end, and the pictures that it sends to trackers. Neither can fail the run."""
 
+import importlib
 import logging
-import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import TrainerCallback
 
-from adversarial_mlm.reports.drawing import png
+from adversarial_mlm.reports.drawing import LIGHT, png
 from adversarial_mlm.reports.plots import PICTURES
 from adversarial_mlm.reports.report_tables import Table, results
 from adversarial_mlm.reports.run_log import read_run
 from adversarial_mlm.reports.run_report import write_report
+from adversarial_mlm.saving.run_files import output_folder
 from adversarial_mlm.utils.errors import MissingPackageError, one_line
 from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.tables import markdown_table
@@ -80,7 +81,7 @@ class PicturesForTrackers(TrainerCallback):
 def send_pictures(trainer: "Trainer") -> None:
     """Let a trainer send its pictures to its trackers, see [`PicturesForTrackers`]."""
     handler = trainer.callback_handler
-    handler.callbacks.insert(0, PicturesForTrackers(lambda: handler.callbacks, os.fspath(trainer.args.output_dir)))
+    handler.callbacks.insert(0, PicturesForTrackers(lambda: handler.callbacks, output_folder(trainer.args)))
 
 
 def _pictures(folder: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -89,7 +90,7 @@ def _pictures(folder: str) -> Iterator[tuple[str, np.ndarray]]:
 
     runs = [read_run(folder)]
     for picture in PICTURES:
-        figure = picture.draw(runs)
+        figure = picture.draw(runs, LIGHT)
         if figure is not None:
             yield picture.name, np.asarray(Image.open(BytesIO(png(figure))).convert("RGB"))
 
@@ -103,17 +104,14 @@ def _to_tensorboard(tracker: Any, pictures: dict[str, np.ndarray], table: Table,
 
 
 def _to_trackio(tracker: Any, pictures: dict[str, np.ndarray], table: Table, step: int) -> None:
-    import pandas
-    import trackio
-
+    trackio, pandas = tracker._trackio, importlib.import_module("pandas")  # which trackio needs, too
     content: dict[str, Any] = {_TAG + name: trackio.Image(pixels) for name, pixels in pictures.items()}
     content[f"{_TAG}results"] = trackio.Table(dataframe=pandas.DataFrame(table.rows, columns=table.header))
     trackio.log(content)
 
 
 def _to_wandb(tracker: Any, pictures: dict[str, np.ndarray], table: Table, step: int) -> None:
-    import wandb
-
+    wandb = tracker._wandb
     content: dict[str, Any] = {_TAG + name: wandb.Image(pixels) for name, pixels in pictures.items()}
     content[f"{_TAG}results"] = wandb.Table(columns=table.header, data=table.rows)
     wandb.log(content)

@@ -151,17 +151,21 @@ def _sections(subjects: Subjects, pictures: dict[str, bytes]) -> Iterator[_Secti
         yield _Section("options", "In which options do the runs differ?", words, differences if not words else None)
     missing = []
     for picture in PICTURES:
-        figure = picture.draw(runs, LIGHT)
-        if figure is None:
+        figure, dark = (picture.draw(runs, theme) for theme in (LIGHT, DARK))
+        if figure is None or dark is None:
             missing.append(f"{picture.title} Not shown: {picture.missing}.")
             continue
         content = pictures[f"{REPORT_FOLDER}/{picture.name}.png"] = png(figure)
-        dark = png(picture.draw(runs, DARK), DARK)
         notes = []
         if len(runs) > MOST_PANELS and picture.name in ("enrichment", "replacements", "speed"):
             notes.append(f"Pictures with a panel or bar for each run show the first {MOST_PANELS} runs.")
         yield _Section(
-            picture.name, picture.title, picture.words, light=_base64(content), dark=_base64(dark), notes=notes
+            picture.name,
+            picture.title,
+            picture.words,
+            light=_base64(content),
+            dark=_base64(png(dark, DARK)),
+            notes=notes,
         )
     if missing:
         yield _Section("missing", "What is not shown?", notes=missing)

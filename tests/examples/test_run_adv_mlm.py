@@ -12,6 +12,7 @@ import time
 import pytest
 
 from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.saving.run_folder import RunFolder
 from tests.helpers.exhaustive import exhaustive
 
 
@@ -60,8 +61,11 @@ def test_the_demo_prints_its_block_and_fails_when_it_has_learned_nothing(run, tm
     for words in (
         "members     cross-entropy", "families    cross-entropy", "background predictor", "masked by it",
         "it masks most", "residues/s", "Checkpoint", "README.md", "metrics.jsonl", "FAILED      members",
+        f"Report      {tmp_path}/run/report.html",
     ):  # fmt: skip
         assert words in result.stdout, words
+    assert "](report.png)" in (tmp_path / "run" / "README.md").read_text()
+    assert (tmp_path / "run" / "report.png").exists() and RunFolder(str(tmp_path / "run")).others() == []
     assert "Traceback" not in result.stderr
     assert "2,240 records read" in result.stderr + result.stdout
 
@@ -97,7 +101,7 @@ def test_a_run_whose_numbers_are_no_longer_finite_ends_in_one_sentence_and_statu
 SMALL = {
     "cluster_table": "", "holdout_families": 0, "holdout_members": 0, "background_gate": "", "eval_strategy": "no",
     "per_device_train_batch_size": 2, "max_length": 32, "noiser_steps": 1, "encoder_steps": 2, "use_cpu": "true",
-    "logging_steps": 1, "disable_tqdm": "true",
+    "logging_steps": 1, "disable_tqdm": "true", "report": "false",
 }  # fmt: skip
 
 

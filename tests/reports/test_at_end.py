@@ -109,7 +109,7 @@ def test_trackio_keeps_the_pictures(write_run, ended, tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     trackio = pytest.importorskip("trackio")
     trackio.init(project="reports", name="mine")
-    ended(write_run(), type("TrackioCallback", (TrainerCallback,), {})())
+    ended(write_run(), type("TrackioCallback", (TrainerCallback,), {"_trackio": trackio})())
     trackio.finish()
     assert list((tmp_path / "trackio").rglob("*.png"))
 
@@ -117,6 +117,6 @@ def test_trackio_keeps_the_pictures(write_run, ended, tmp_path, monkeypatch):
 def test_wandb_keeps_the_pictures_offline(write_run, ended, tmp_path):
     wandb = pytest.importorskip("wandb")
     run = wandb.init(project="reports", mode="offline", dir=str(tmp_path))
-    ended(write_run(), type("WandbCallback", (TrainerCallback,), {})())
+    ended(write_run(), type("WandbCallback", (TrainerCallback,), {"_wandb": wandb})())
     run.finish()
     assert list(tmp_path.rglob("positions*.png"))

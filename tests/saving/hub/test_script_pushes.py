@@ -39,6 +39,7 @@ def script(run, tmp_path):
             "background_gate": "",
             "use_cpu": True,
             "disable_tqdm": True,
+            "report": False,
             "push_to_hub": True,
             "hub_model_id": REPO,
             **options,
