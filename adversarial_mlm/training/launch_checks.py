@@ -13,7 +13,7 @@ _NAMES = {
 }
 _INSTEAD = (
     "start one process per GPU for DistributedDataParallel, for example with "
-    "accelerate launch --config_file examples/accelerate_configs/one_machine.yaml"
+    "accelerate launch --multi_gpu --num_processes 4 -m adversarial_mlm train RECIPE"
 )
 
 
