@@ -13,7 +13,8 @@ from adversarial_mlm.reports.summary import summary
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
 PAGES = ("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md")
 OF_LAUNCHERS = {
-    "help", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip", "config_file",
+    "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
+    "config_file",
 }  # fmt: skip
 
 
