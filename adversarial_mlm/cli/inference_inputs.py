@@ -29,7 +29,7 @@ def add_computation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("computation")
     group.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
     group.add_argument("--max_length", type=int, help="largest number of tokens in a row (default: the model's)")
-    group.add_argument("--batch_tokens", type=int, help="tokens in a batch (default: 4096)")
+    group.add_argument("--batch_tokens", type=int, help="tokens in a batch (default: 4,096 on a CPU, 65,536 on a GPU)")
     group.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
 
 

@@ -41,6 +41,11 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
         )
 
 
+def default_batch_tokens(device: torch.device) -> int:
+    """Return the number of tokens in a batch, including padding: 4,096 on a CPU, 65,536 elsewhere."""
+    return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ON_ACCELERATORS)
+
+
 class FrozenEncoder:
     """An encoder without a head, and how to run it over parts of proteins.
 
@@ -80,7 +85,7 @@ class FrozenEncoder:
             raise RecipeError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
         if batch_tokens is not None and batch_tokens < 1:
             raise RecipeError(f"batch_tokens must be at least 1, got {batch_tokens}")
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(model.device.type, _BATCH_TOKENS_ON_ACCELERATORS)
+        self.batch_tokens = batch_tokens or default_batch_tokens(model.device)
         self.dtype = dtype
         self.layer = layer
         layers = getattr(model.config, "num_hidden_layers", None)

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
-from adversarial_mlm.inference.frozen_encoder import default_max_length
+from adversarial_mlm.inference.frozen_encoder import default_batch_tokens, default_max_length
 from adversarial_mlm.inference.variant_effects import marginals
 from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.data_collator import SequenceEncoder
@@ -19,7 +19,6 @@ from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 CORRUPTIONS = ("[MASK]", "keep", "replace")
-_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def view_masks(
             without a closed form.
         seed (`int`, defaults to 0): Seed of the draws.
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
-        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096.
+        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536
+            elsewhere.
 
     Raises:
         ValueError: If the protein has no residue that can be masked, if an option is out of range, or if noiser, rules
@@ -120,7 +120,7 @@ def view_masks(
         batch = {name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": part}]).items()}
         inside = slice(len(encoder.table.prefix), len(encoder.table.prefix) + len(part))
         keys = row_keys(seed, EVALUATION, number, torch.arange(averaged, device=noiser.device))
-        rows = max(1, (batch_tokens or _BATCH_TOKENS) // batch["input_ids"].shape[1])
+        rows = max(1, (batch_tokens or default_batch_tokens(noiser.device)) // batch["input_ids"].shape[1])
         average = _average_closed_form if closed else _average_of_draws
         probability, shares = average(noiser, rules, vocabulary, batch, keys, rows)
         chosen.append(probability[inside])

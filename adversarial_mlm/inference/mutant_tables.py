@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adversarial_mlm.inference.mutations import Substitution, apply_substitutions, misfit, parse_mutations
+from adversarial_mlm.inference.mutations import Substitution, misfit, parse_mutations
 from adversarial_mlm.inference.variant_effects import (
     check_wild_type,
     letters_with_token,
     score_substitutions,
-    why_not_scored,
+    why_residues_not_scored,
 )
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 
@@ -112,8 +112,9 @@ def _read_mutant(wild_type: str, text: str, offset: int, letters: frozenset[str]
     wrong = misfit(wild_type, found)
     if wrong is not None:
         return MutantScore(None, *wrong)
-    reason = why_not_scored(wild_type, apply_substitutions(wild_type, found), letters)
-    return found if reason is None else MutantScore(None, reason)
+    changed = [substitution for substitution in found if substitution.new != substitution.old]
+    reason = why_residues_not_scored([residue for old, _, new in changed for residue in (old, new)], letters)
+    return changed if reason is None else MutantScore(None, reason)
 
 
 def saturation_matrix(
@@ -141,7 +142,7 @@ def saturation_matrix(
     variants: list[list[tuple[int, str]] | None] = []
     for position in range(len(wild_type)):
         for new in STANDARD_RESIDUES:
-            known = why_not_scored(wild_type[position], _another(wild_type[position]), letters) is None
+            known = why_residues_not_scored([wild_type[position], new], letters) is None
             variants.append([(position, new)] if known and new != wild_type[position] else [] if known else None)
     scores = score_substitutions(
         model,
@@ -153,8 +154,3 @@ def saturation_matrix(
         batch_tokens=batch_tokens,
     )
     return scores.reshape(len(wild_type), len(STANDARD_RESIDUES))
-
-
-def _another(residue: str) -> str:
-    """Return a standard residue that is not this one."""
-    return STANDARD_RESIDUES[residue == STANDARD_RESIDUES[0]]

@@ -6,10 +6,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adversarial_mlm.inference.frozen_encoder import check_max_length, default_max_length
+from adversarial_mlm.inference.frozen_encoder import check_max_length, default_batch_tokens, default_max_length
 from adversarial_mlm.models.tokenization_protein import ByteTable
-
-_BATCH_TOKENS = 4096
 
 
 class PositionReader:
@@ -19,7 +17,7 @@ class PositionReader:
         model (`PreTrainedModel`): A masked language model in evaluation mode, on its device.
         tokenizer (`PreTrainedTokenizerBase`): The model's tokenizer.
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
-        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096.
+        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536 elsewhere.
 
     Attributes:
         table ([`ByteTable`]): From letters to tokens.
@@ -51,7 +49,7 @@ class PositionReader:
                 f"max_length is {self.max_length}, which leaves no room for a residue next to the special tokens: use "
                 f"at least {self.special + 1}"
             )
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS
+        self.batch_tokens = batch_tokens or default_batch_tokens(model.device)
 
     def width(self, residues: int) -> int:
         """Return the number of residues in a window of a protein."""

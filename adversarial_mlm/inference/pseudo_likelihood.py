@@ -72,7 +72,8 @@ def pseudo_log_likelihoods(
         sequences (`Iterable[str]`): Clean proteins (see [`clean_sequence`]); an empty one has no residues.
         one_pass (`bool`, defaults to `False`): Whether to compute the approximation without masks.
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
-        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096.
+        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536
+            elsewhere.
 
     Raises:
         ValueError: If a sequence is not text, if the tokenizer has no mask or does not read one residue as one token,

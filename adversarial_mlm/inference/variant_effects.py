@@ -5,7 +5,7 @@ substitutions. *Masked* marginals read the wild type with position i masked, *wi
 masks, and *mutant* marginals read the variant without masks.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from string import ascii_uppercase
 
 import numpy as np
@@ -51,7 +51,8 @@ def marginals(
         positions (`Sequence[int]`, *optional*): Positions from 0; by default all.
         masked (`bool`, defaults to `True`): Whether to mask each position in turn.
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
-        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096.
+        batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536
+            elsewhere.
 
     Returns:
         `np.ndarray` of shape `(residues, vocab)`, float64; nan at other positions.
@@ -128,7 +129,19 @@ def why_not_scored(wild_type: str, text: str, letters: Container[str] = ascii_up
     found = substitutions(wild_type, cleaned.sequence)
     if found is None:
         return OTHER_LENGTH
-    concerned = {letter for position, new in found for letter in (wild_type[position], new)}
+    return why_residues_not_scored(
+        [letter for position, new in found for letter in (wild_type[position], new)], letters
+    )
+
+
+def why_residues_not_scored(residues: Iterable[str], letters: Container[str]) -> str | None:
+    """Return the reason why a substitution between residues has no score; `None` if it has one.
+
+    Args:
+        residues (`Iterable[str]`): Old and new residues.
+        letters (`Container[str]`): Residues that the tokenizer has, from [`letters_with_token`].
+    """
+    concerned = set(residues)
     if concerned & AMBIGUOUS_RESIDUES:
         return AMBIGUOUS
     return None if all(letter in letters for letter in concerned) else NO_TOKEN

@@ -7,6 +7,7 @@ import numpy as np
 
 from adversarial_mlm.inference.mask_view import CORRUPTIONS, MaskView
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
+from adversarial_mlm.reports.drawing import LIGHT
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.extras import require
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 MOST_RESIDUES = 2000
 """Longest protein that is drawn."""
 
-# of the palette by Okabe and Ito, which is made for all kinds of colour blindness
-_COLOURS = dict(zip(CORRUPTIONS, ("#0072B2", "#E69F00", "#CC79A7"), strict=True))
+_COLOURS = dict(zip(CORRUPTIONS, (LIGHT.curves[0], LIGHT.curves[4], LIGHT.curves[3]), strict=True))
 _RESIDUES_IN_ROW = 60
 _RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
 _BARS = " ▁▂▃▄▅▆▇█"

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from adversarial_mlm.inference.pseudo_likelihood import PseudoLikelihood, pseudo_log_likelihoods
+from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.utils.errors import CorpusError
 
 PROTEINS = ["MKTAYIAKQRQISFVKSHFSRQ", "WCD", "MKTAYIAKQRQISFVKSHFSRQ", "GAVLIGAVLIMK"]
@@ -87,3 +88,15 @@ def test_input_that_is_no_list_of_texts_is_refused(model, tokenizer):
     for one_pass in (False, True):
         with pytest.raises(CorpusError, match="must be text"):
             list(pseudo_log_likelihoods(model, tokenizer, ["MKT", None], one_pass=one_pass))
+
+
+@pytest.mark.parametrize("kind", ["esm", pytest.param("prot_bert", marks=pytest.mark.exhaustive)])
+def test_foreign_encoders_are_read_as_their_tokenizers_would(save_encoder, kind):
+    model, tokenizer = load_encoder(save_encoder(kind))
+    sequences = ["MKTAYIUK", "WCDX"]
+    found = list(pseudo_log_likelihoods(model.eval(), tokenizer, sequences))
+    assert [score.residues for score in found] == [8, 3]  # U has a token, X is ambiguous
+    for score, sequence in zip(found, sequences, strict=True):
+        text = " ".join(sequence) if kind == "prot_bert" else sequence
+        wanted = sum(log_probability(model, tokenizer, text, position) for position in range(score.residues))
+        assert score.pll == pytest.approx(wanted, abs=1e-4)
