@@ -6,7 +6,9 @@ eval "$(register-python-argcomplete adv-mlm)"
 
 import argparse
 import importlib
+import re
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from adversarial_mlm.recipes.shipped import shipped_recipes
 from adversarial_mlm.utils.extras import require
@@ -15,7 +17,8 @@ from adversarial_mlm.utils.extras import require
 def complete(program: str, commands: Mapping[str, tuple[str, str]], words: Sequence[str]) -> None:
     """Write the completions of a command line, and end the process.
 
-    Only the command that is being completed is imported, so the answer takes a fraction of a second.
+    Only the command that is being completed is imported, so the answer takes a fraction of a second. Rare options of
+    `train`, `evaluate` and `compare` take some seconds, because they come from the classes that have them.
 
     Args:
         program (`str`): The program's name.
@@ -39,9 +42,20 @@ def build_parser(
     for name, (module, line) in commands.items():
         subparser = subparsers.add_parser(name, help=line)
         if list(words[:1]) == [name]:
-            importlib.import_module(module).add_arguments(subparser)
+            command = importlib.import_module(module)
+            command.add_arguments(subparser)
             _add_recipes(subparser, comparison=name == "compare")
+            _add_other_options(subparser, command, words[-1])
     return parser
+
+
+def _add_other_options(parser: argparse.ArgumentParser, command: ModuleType, word: str) -> None:
+    """Add all options of an [`OptionSet`] if the word begins as none of the common ones; torch is then imported."""
+    known = parser._option_string_actions
+    if hasattr(command, "start") and word.startswith("--") and not any(name.startswith(word) for name in known):
+        for name in re.findall(r"(?m)^  (--\w+)", command.whole_help(parser.prog)):
+            if name not in known:
+                parser.add_argument(name)
 
 
 def _add_recipes(parser: argparse.ArgumentParser, comparison: bool) -> None:

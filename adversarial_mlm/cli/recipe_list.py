@@ -9,8 +9,8 @@ WORD = "--list"
 
 
 def asks_for_list(words: Sequence[str]) -> bool:
-    """Whether the command line is `--list`."""
-    return list(words) == [WORD]
+    """Whether `--list` is on the command line."""
+    return WORD in words
 
 
 def recipe_list(comparison: bool) -> str:

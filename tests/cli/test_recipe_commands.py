@@ -89,5 +89,9 @@ def test_completion_knows_commands_recipes_and_options():
     of_train = commands.choices["train"]._actions
     (recipes,) = [action for action in of_train if action.dest == "recipe"]
     assert {f"--{name}" for name, *_ in train.COMMON_OPTIONS} <= {o for a in of_train for o in a.option_strings}
+    for word, has_it in (("--noiser_re", True), ("--max", False)):
+        parser = completion.build_parser("adv-mlm", COMMANDS, ["train", "demo", word])
+        (commands,) = [action for action in parser._actions if action.choices]
+        assert ("--noiser_reward" in commands.choices["train"]._option_string_actions) == has_it
     pytest.importorskip("argcomplete")
     assert "demo" in recipes.completer("") and "compare_small" not in recipes.completer("")
