@@ -9,9 +9,13 @@ import sys
 import pytest
 
 from adversarial_mlm.reports.summary import summary
+from tests.helpers.snippets import python_blocks
 
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
-PAGES = ("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md")
+PAGES = (
+    *("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md"),
+    "huggingface.md",
+)
 OF_LAUNCHERS = {
     "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
     "config_file",
@@ -42,10 +46,6 @@ def run_example(repository, tmp_path):
         assert result.returncode == 0, result.stderr[-2000:]
 
     return run
-
-
-def python_blocks(text: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.mark.slow

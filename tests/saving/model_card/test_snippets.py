@@ -1,11 +1,5 @@
 """The three snippets of a card do what the card says, in an interpreter of their own."""
 
-import json
-import os
-import re
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, ModernBertForMaskedLM
@@ -13,45 +7,24 @@ from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, Moder
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
+from tests.helpers import snippets
 from tests.helpers.exhaustive import exhaustive
+from tests.helpers.snippets import python_blocks
 
-# runs each snippet in a namespace of its own; without this package where it is not asked for
-_RUNNER = """
-import json, sys
-def plain(value):
-    return value.tolist() if hasattr(value, "tolist") else value
-results = []
-for code in sorted(json.loads(sys.argv[1]), key=lambda code: "adversarial_mlm" in code):
-    if "adversarial_mlm" in code:
-        sys.modules.pop("adversarial_mlm", None)
-        sys.path.insert(0, sys.argv[2])
-    else:
-        sys.modules["adversarial_mlm"] = None
-    names = {}
-    exec(code, names)
-    kept = ("embeddings", "probabilities", "frequency", "logits")
-    results.append({name: plain(names[name]) for name in kept if name in names})
-print(json.dumps(results))
-"""
+KEEP = ("embeddings", "probabilities", "frequency")
 
 
 @pytest.fixture
-def run_snippets(tmp_path, repository):
-    def run_snippets(trainer, base: str = "") -> tuple[list[dict], str]:
+def run_snippets(tmp_path):
+    def run(trainer, base: str = "") -> tuple[list[dict], str]:
         trainer.save_model()
         card = open(f"{trainer.args.output_dir}/README.md", encoding="utf-8").read().replace(BASE_PLACEHOLDER, base)
-        snippets = re.findall(r"```python\n(.*?)```", card.replace(PLACEHOLDER, trainer.args.output_dir), re.DOTALL)
-        result = subprocess.run(
-            [sys.executable, "-I", "-c", _RUNNER, json.dumps(snippets), str(repository)],
-            cwd=tmp_path,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-        return json.loads(result.stdout.splitlines()[-1]), result.stdout
+        blocks = python_blocks(card.replace(PLACEHOLDER, trainer.args.output_dir))
+        blocks.sort(key=lambda code: "adversarial_mlm" in code)
+        results, printed = snippets.run_snippets([(code, code) for code in blocks], tmp_path, KEEP)
+        return [result.values for result in results], printed
 
-    return run_snippets
+    return run
 
 
 @torch.no_grad()
