@@ -20,6 +20,7 @@ _PLACES = {
     "SequenceAccuracy": "downstream.metrics",
     "SpearmanCorrelation": "downstream.metrics",
     "build_protein_tokenizer": "models.tokenization_protein",
+    "embed_proteins": "inference.protein_embeddings",
     "load_corpus": "data",
     "presets": "models.presets",
     "split_corpus": "data",
@@ -40,6 +41,7 @@ __all__ = [
     "SpearmanCorrelation",
     "__version__",
     "build_protein_tokenizer",
+    "embed_proteins",
     "load_corpus",
     "presets",
     "split_corpus",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
         SequenceAccuracy,
         SpearmanCorrelation,
     )
+    from adversarial_mlm.inference.protein_embeddings import embed_proteins
     from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
     from adversarial_mlm.models import presets
     from adversarial_mlm.models.configuration_noiser import NoiserConfig

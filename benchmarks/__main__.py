@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adversarial_mlm.utils.hardware import machine
 
-from . import encode, limit, noiser, sampler, scaling, step_cost, throughput
+from . import embed, encode, limit, noiser, sampler, scaling, step_cost, throughput
 from .measuring import Row
 
 NAMES = {
@@ -16,6 +16,7 @@ NAMES = {
     "sampler": sampler,
     "throughput": throughput,
     "encode": encode,
+    "embed": embed,
     "limit": limit,
     "noiser": noiser,
     "scaling": scaling,

@@ -5,6 +5,7 @@ part contains a hash of the encoder, the options and the proteins in it. So a pa
 embeddings would be computed.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -28,17 +29,11 @@ from adversarial_mlm.inference.embedding_files import (
     write_part,
 )
 from adversarial_mlm.inference.feature_cache import encoder_fingerprint
-from adversarial_mlm.inference.protein_embeddings import (
-    EmbeddingOptions,
-    ProteinEmbedder,
-    default_device,
-    options_as_dict,
-)
+from adversarial_mlm.inference.protein_embeddings import EmbeddingOptions, ProteinEmbedder, moved
 from adversarial_mlm.inference.windows import number_of_windows
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, WritingError, shorten
-from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import fingerprint, fingerprint_of_parts
 from adversarial_mlm.utils.locks import try_lock, unlock_all_below
 from adversarial_mlm.utils.version import __version__
@@ -46,6 +41,7 @@ from adversarial_mlm.utils.version import __version__
 # Part of the name of every part. Raise it when the same encoder, options and proteins give other embeddings.
 EMBEDDINGS_VERSION = 1
 
+_NOT_THE_RESULT = ("batch_tokens",)  # it changes no embedding but for rounding
 _ATTEMPT_FILE = "attempt.json"
 _SECONDS_BETWEEN_LINES = 60.0
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {remaining} left"
@@ -133,16 +129,15 @@ def embed_file(
     )
     loaded, tokenizer = load_backbone(model, revision)
     weights = encoder_fingerprint(loaded, tokenizer)
-    encoder = on_device(loaded, device or default_device()).eval()
-    embedder = ProteinEmbedder(encoder, tokenizer, options or EmbeddingOptions())
+    embedder = ProteinEmbedder(moved(loaded, device).eval(), tokenizer, options or EmbeddingOptions())
     layout = Layout(embedder.encoder.width, embedder.options.per_residue, output_dtype)
     attempt = {
-        **options_as_dict(embedder.options),
+        **{name: value for name, value in asdict(embedder.options).items() if name not in _NOT_THE_RESULT},
         "output_dtype": output_dtype,
         "encoder": weights,
         "version": EMBEDDINGS_VERSION,
     }
-    with _reporting_writes(path):
+    with _reporting_failed_writes(path):
         folder = _work_folder(path, attempt)
         summary = _compute(embedder, records, folder, attempt, layout, path, _name_of(model, revision))
         unlock_all_below(str(folder))
@@ -155,18 +150,13 @@ def _name_of(model: str, revision: str | None) -> dict:
     return {"model": os.path.basename(os.path.abspath(model)) if os.path.isdir(model) else model, "revision": revision}
 
 
-class _reporting_writes:  # noqa: N801  used like a function
+@contextlib.contextmanager
+def _reporting_failed_writes(path: Path) -> Iterator[None]:
     """Turn an `OSError` of writing into a [`WritingError`]; readers raise a `CorpusError`."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, OSError):
-            raise WritingError(f"{self._path} could not be written: {error.strerror or error}") from error
+    try:
+        yield
+    except OSError as error:
+        raise WritingError(f"{path} could not be written: {error.strerror or error}") from error
 
 
 def _check_out(path: Path, overwrite: bool) -> None:

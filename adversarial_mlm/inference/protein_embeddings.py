@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,15 +14,19 @@ from adversarial_mlm.data.all_records import AllRecords, ProteinRecord, protein_
 from adversarial_mlm.inference.frozen_encoder import FrozenEncoder
 from adversarial_mlm.inference.windows import check_overlap, coverage, windows_over
 from adversarial_mlm.models.loading import load_backbone
-from adversarial_mlm.utils.errors import CorpusError, RecipeError, shorten
+from adversarial_mlm.utils.errors import CorpusError, RecipeError, one_line, shorten
 from adversarial_mlm.utils.hardware import on_device
 
 POOLINGS = ("mean", "cls", "max")
 DTYPE_NAMES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 
-# A block of proteins is sorted by length and computed at once. These bound its padding and its memory.
-_BATCHES_PER_BLOCK = 64
+# A block of proteins is sorted by length and computed at once: the more residues, the less padding. A kill loses one
+# block, so a CPU has smaller ones. The bytes are those of the embeddings.
+_RESIDUES_PER_BLOCK = {"cpu": 1 << 18}
+_RESIDUES_PER_BLOCK_ON_ACCELERATORS = 1 << 22
 _BYTES_PER_BLOCK = 128 << 20
+
+_LONGEST_REASON = 200  # characters of a message of PyTorch
 
 logger = logging.getLogger(__name__)
 
@@ -125,13 +129,16 @@ class ProteinEmbedder:
         )
 
     def blocks(self, records: Iterable[ProteinRecord]) -> Iterator[list[ProteinRecord]]:
-        """Cut records into blocks of bounded memory. The cuts depend on the records and options alone.
+        """Cut records into blocks of bounded memory.
+
+        The cuts depend on the records, the options and the kind of device alone.
 
         Args:
             records (`Iterable[ProteinRecord]`): Proteins, and records without residues.
         """
         row_bytes = 4 * self.encoder.width
-        most_residues = _BATCHES_PER_BLOCK * self.encoder.batch_tokens
+        device = self.encoder.model.device.type
+        most_residues = _RESIDUES_PER_BLOCK.get(device, _RESIDUES_PER_BLOCK_ON_ACCELERATORS)
         block: list[ProteinRecord] = []
         residues = size = 0
         for record in records:
@@ -158,7 +165,19 @@ class ProteinEmbedder:
         Returns:
             `list[tuple[np.ndarray, int]]`: Embedding and number of windows of each protein, as in
             [`ProteinEmbedding`].
+
+        Raises:
+            RecipeError: If an output is not finite, or if the device has too little memory.
         """
+        try:
+            return self._embed(sequences, on_batch)
+        except torch.OutOfMemoryError as error:
+            raise RecipeError(
+                f"the {self.encoder.model.device} has too little memory for batches of {self.encoder.batch_tokens:,} "
+                "tokens: use a smaller batch_tokens or max_length"
+            ) from error
+
+    def _embed(self, sequences: Sequence[str], on_batch: Callable[[int], Any]) -> list[tuple[np.ndarray, int]]:
         windows = windows_over([len(sequence) for sequence in sequences], self.window, self.overlap)
         number = np.bincount(windows[:, 0], minlength=len(sequences))
         results: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
@@ -315,16 +334,23 @@ def _loaded(
         if tokenizer is not None:
             raise RecipeError("tokenizer is given, but the model is a name: leave it out, or give a loaded model")
         loaded, tokenizer = load_backbone(os.fspath(model))
-        return on_device(loaded, device or default_device()).eval(), tokenizer
+        return moved(loaded, device).eval(), tokenizer
     if tokenizer is None:
         raise RecipeError("model is a loaded encoder, so its tokenizer is needed, too: give tokenizer")
     encoder = cast(PreTrainedModel, model.base_model).eval()
-    return (encoder if device is None else on_device(encoder, device)), tokenizer
+    return (encoder if device is None else moved(encoder, device)), tokenizer
 
 
-def default_device() -> torch.device:
-    """Return the first GPU, or the CPU if there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
+    """Move an encoder to a device, by default the first GPU, or the CPU if there is none.
+
+    Raises:
+        RecipeError: If there is no such device.
+    """
+    try:
+        return on_device(model, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    except (RuntimeError, AssertionError) as error:  # PyTorch without the device's library raises the latter
+        raise RecipeError(f"device is {device}, which cannot be used ({one_line(error)[:_LONGEST_REASON]})") from error
 
 
 def _records_of_pairs(pairs: Iterable[tuple[str, str]]) -> Iterator[ProteinRecord]:
@@ -354,8 +380,3 @@ def _embeddings(
             yield ProteinEmbedding(record.id, embedding, len(record.sequence), windows)
     if left_out:
         logger.warning("%s: left out %s records, which have no residues; %s.", source, f"{left_out:,}", first)
-
-
-def options_as_dict(options: EmbeddingOptions) -> dict[str, Any]:
-    """Return the options by name, as plain values."""
-    return asdict(options)

@@ -1,0 +1,73 @@
+"""Compare `embed_proteins` with a plain loop over single proteins, and with plain padded batches."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from adversarial_mlm import build_protein_tokenizer
+from adversarial_mlm.inference.protein_embeddings import embed_proteins
+
+from .measuring import Row, alternate, compare, timed
+from .training import MAX_LENGTH, fresh_encoder, proteins
+
+_BATCH = 32
+_TARGET = ">= 3"
+_CASES = (
+    ("tiny", "float32", 1024),
+    ("small", "float32", 512),
+    ("small", "bfloat16", 512),
+    ("tape-38m", "float32", 128),
+)
+
+
+def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
+    """Measure proteins per second with several encoders, on as many random proteins as each reads in some seconds."""
+    whole = proteins(corpus).shuffle(seed=0)
+    rows = []
+    for size, dtype, count in _CASES:
+        records = whole.select(range(min(count, len(whole))))
+        rows += _rows(size, dtype, list(zip(records["id"], records["sequence"], strict=True)), repetitions)
+    return rows
+
+
+def _rows(size: str, dtype: str, pairs: Sequence[tuple[str, str]], repetitions: int) -> list[Row]:
+    model = fresh_encoder(size, max_position_embeddings=MAX_LENGTH).bert.eval()
+    tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
+
+    def ours() -> list:
+        return list(embed_proteins(model, pairs, tokenizer=tokenizer, dtype=dtype))
+
+    sequences = [sequence for _, sequence in pairs]
+    jobs: list[Callable[[], object]] = [ours, *(_peer(model, tokenizer, sequences, dtype, n) for n in (_BATCH, 1))]
+    seconds = alternate(timed(*jobs), repetitions)
+    rates = [[len(pairs) / spent for spent in series] for series in seconds]
+    of = f"embed, {size}, {dtype}, {len(pairs):,} proteins"
+    return [
+        compare(f"{of}: ours ÷ padded batches of {_BATCH}", rates[0], rates[1], "proteins/s", _TARGET),
+        compare(f"{of}: ours ÷ one protein at a time", rates[0], rates[2], "proteins/s", ""),
+    ]
+
+
+def _peer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[str], dtype: str, batch: int
+) -> Callable[[], list[torch.Tensor]]:
+    """What people write: the tokenizer pads batches in the order of the file; the mean is over residues."""
+
+    @torch.no_grad()
+    def job() -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        with torch.autocast("cpu", torch.bfloat16) if dtype == "bfloat16" else nullcontext():
+            for texts in _batched(sequences, batch):
+                inputs = tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_LENGTH)
+                hidden = model(**inputs).last_hidden_state
+                for states, mask in zip(hidden, inputs["attention_mask"], strict=True):
+                    found.append(states[1 : int(mask.sum()) - 1].float().mean(dim=0))
+        return found
+
+    return job
+
+
+def _batched(sequences: Sequence[str], batch: int) -> list[list[str]]:
+    return [list(sequences[start : start + batch]) for start in range(0, len(sequences), batch)]
