@@ -1,5 +1,6 @@
 """Every example of docs/huggingface.md does what the page says, in an interpreter without this package."""
 
+import json
 import re
 
 import datasets
@@ -47,6 +48,8 @@ def test_the_examples_run_without_this_package(
     )
     trainer.save_model()
     model = trainer.model.eval()
+    settings = json.loads((tmp_path / "runs/demo/tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # which Transformers 4 knows, too
     monkeypatch.chdir(tmp_path)  # adapters name their encoder by a relative path
 
     snippets = examples((repository / "docs" / "huggingface.md").read_text(encoding="utf-8"))

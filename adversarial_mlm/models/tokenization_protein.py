@@ -11,13 +11,18 @@ a fill-mask pipeline needs (`"MK<mask>T"`). The table reads it as six characters
 sequences in files contain no masks.
 """
 
+import json
+import os
 import string
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
+from adversarial_mlm.utils.atomic_files import replace_text
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "ByteTable",
     "ResidueVocabulary",
     "build_protein_tokenizer",
+    "save_tokenizer",
 ]
 
 _SPECIAL_TOKENS = {
@@ -100,6 +106,26 @@ def _build_backend() -> Tokenizer:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens(list(_SPECIAL_TOKENS.values()))
     return backend
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:
+    """Write a tokenizer that Transformers 4 can load, too, unless it has a class of its own.
+
+    Transformers 5 names the class of a fast tokenizer `TokenizersBackend`. Version 4 only knows the old name,
+    `PreTrainedTokenizerFast`, and version 5 accepts it.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`):
+            Any tokenizer.
+        folder (`str`):
+            Exists.
+    """
+    tokenizer.save_pretrained(folder)
+    path = Path(folder, TOKENIZER_CONFIG_FILE)
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        replace_text(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.models.tokenization_protein import save_tokenizer
 from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
 from adversarial_mlm.utils import atomic_files, distributed
 
@@ -33,7 +34,7 @@ def write_networks(
         arguments (`Mapping[str, Any]`): Of the run, without tokens.
     """
     encoder.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
     if noiser is not None:
         noiser.save_pretrained(os.path.join(folder, NOISER_FOLDER))
     with open(os.path.join(folder, ARGUMENTS_FILE), "w", encoding="utf-8") as file:

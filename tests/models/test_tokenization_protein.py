@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertTokenizer,
@@ -26,6 +27,7 @@ from adversarial_mlm.models.tokenization_protein import (
     ByteTable,
     ResidueVocabulary,
     build_protein_tokenizer,
+    save_tokenizer,
 )
 from adversarial_mlm.utils.errors import CorpusError
 
@@ -139,7 +141,7 @@ class TestTokenizer:
 class TestSaving:
     def test_loads_in_an_interpreter_without_this_package(self, tokenizer, tmp_path):
         texts = ["mkt AY", "A-J*C", "MK<mask>T", "é蛋"]
-        tokenizer.save_pretrained(tmp_path)
+        save_tokenizer(tokenizer, tmp_path)
         # A checkpoint holds the encoder too: its model type must not bring in BERT's own tokenizer.
         BertConfig(vocab_size=30).save_pretrained(tmp_path)
         script = (
@@ -164,6 +166,20 @@ class TestSaving:
         assert encoded == dict(tokenizer(texts))
         assert decoded == "MKTAY"
         assert model_max_length == 512
+
+    def test_the_saved_class_is_one_that_transformers_4_knows_too(self, tokenizer, tmp_path):
+        tokenizer.save_pretrained(tmp_path)  # as Transformers 5 has it
+        of_transformers_5 = AutoTokenizer.from_pretrained(tmp_path)
+        save_tokenizer(of_transformers_5, tmp_path)
+        settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
+        again = AutoTokenizer.from_pretrained(tmp_path)
+        assert type(again) is type(tokenizer) and again("mkt AY") == tokenizer("mkt AY")
+        assert settings["model_input_names"] == again.model_input_names == ["input_ids", "attention_mask"]
+
+    def test_a_tokenizer_with_a_class_of_its_own_keeps_it(self, esm_tokenizer, tmp_path):
+        save_tokenizer(esm_tokenizer, tmp_path)
+        assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "EsmTokenizer"
 
     def test_saved_files_name_no_code(self, tokenizer, tmp_path):
         tokenizer.save_pretrained(tmp_path)
