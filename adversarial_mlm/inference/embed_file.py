@@ -139,9 +139,13 @@ def embed_file(
     }
     with _reporting_failed_writes(path):
         folder = _work_folder(path, attempt)
-        summary = _compute(embedder, records, folder, attempt, layout, path, _name_of(model, revision))
-        unlock_all_below(str(folder))
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            summary = _compute(embedder, records, folder, attempt, layout, path, _name_of(model, revision))
+        except BaseException:
+            if not any(folder.glob("part-*")):
+                _remove(folder)
+            raise
+        _remove(folder)
     return summary
 
 
@@ -186,6 +190,11 @@ def _work_folder(path: Path, attempt: dict) -> Path:
             part.unlink()
     atomic_files.replace_text(file, json.dumps(attempt, indent=1))
     return folder
+
+
+def _remove(folder: Path) -> None:
+    unlock_all_below(str(folder))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compute(

@@ -224,7 +224,7 @@ def test_what_cannot_be_embedded_is_refused_in_one_sentence(model, tmp_path, tex
     (tmp_path / "b.fasta").write_text(text)
     with pytest.raises(AdversarialMLMError, match=words):
         embed_file(model, tmp_path / "b.fasta", tmp_path / name)
-    assert not (tmp_path / "a.npz").exists()
+    assert sorted(os.listdir(tmp_path)) == ["b.fasta", "folder.npz"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_writing_error(model, fasta, tmp_path):
@@ -242,3 +242,19 @@ def test_hdf5_without_its_package_is_refused_before_anything_is_read(tmp_path, m
 def test_the_lock_is_given_up_with_the_folder(model, fasta, tmp_path):
     embed_file(model, fasta, tmp_path / "a.npz")
     assert not [path for path in locks._held if str(tmp_path) in path]
+
+
+def test_the_examples_of_the_docs_run(model, fasta, tmp_path, repository, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(model)
+    fasta.rename("proteins.fasta")
+    embed_file("runs/demo", "proteins.fasta", "proteins.parquet")
+    embed_file("runs/demo", "proteins.fasta", "residues.npz", options=options(per_residue=True))
+    blocks = (repository / "docs" / "embedding.md").read_text().split("```python\n")[1:]
+    names: dict = {}
+    for block in blocks:
+        exec(block.partition("```")[0], names)
+    assert len(blocks) == 2 and names["protein"].embedding.shape == (16,)
+    assert names["vectors"].shape == (32, 16) and names["first"].shape == (names["table"]["length"][0].as_py(), 16)
+    assert names["about"]["left_out"] == LEFT_OUT
