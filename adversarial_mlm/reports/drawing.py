@@ -20,6 +20,7 @@ _DOTS = (0, (1, 2))
 _LINES = ("-", "--", "-.", ":")
 _FEW_POINTS = 8  # get a marker each
 _DPI = 150
+_LONGEST_NAME = 24
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def figure_of(
     from matplotlib.lines import Line2D
 
     groups = dict.fromkeys(run.group for run in runs)
-    style = Style(theme, {group: theme.of_curve(row) for row, group in enumerate(groups)})
+    style = Style(theme, dict(zip(groups, _distinct(len(groups), theme), strict=True)))
     panels = panels[:MOST_PANELS]
     columns = min(len(panels), 2)
     rows = math.ceil(len(panels) / columns)
@@ -104,9 +105,16 @@ def figure_of(
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
         if names_runs and len(groups) > 1:
-            lines = [Line2D([], [], color=colour, lw=2.5, label=name) for name, colour in style.of_group.items()]
+            lines = [
+                Line2D([], [], color=colour, lw=2.5, label=short(name)) for name, colour in style.of_group.items()
+            ]
             figure.legend(handles=lines, loc="outside upper left", ncols=3 if columns == 2 else 2, frameon=False)
     return figure
+
+
+def short(name: str) -> str:
+    """Return a name with dots in the middle if it is longer than 24 characters."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:12]}…{name[-11:]}"
 
 
 def png(figure: "Figure", theme: Theme = LIGHT) -> bytes:
@@ -117,6 +125,16 @@ def png(figure: "Figure", theme: Theme = LIGHT) -> bytes:
     with rc_context(_settings(theme)):  # ticks are made while drawing
         figure.savefig(file, format="png", dpi=_DPI, metadata={"Software": None})
     return file.getvalue()
+
+
+def _distinct(number: int, theme: Theme) -> list[str]:
+    """Colours of some groups; steps of a colour map if there are more groups than curves in the theme."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    if number <= len(theme.curves):
+        return list(theme.curves[:number])
+    return [to_hex(colormaps["viridis"](0.1 + 0.85 * row / (number - 1))) for row in range(number)]
 
 
 def _settings(theme: Theme) -> dict[str, Any]:
@@ -154,7 +172,7 @@ def time_axis(axis: "Axes", runs: Sequence[RunLog], title: str, label: str) -> N
     axis.set_title(title)
     axis.set_xlabel("encoder updates")
     axis.set_ylabel(label)
-    axis.set_xlim(0, max(run.last_step for run in runs) * 1.02)
+    axis.set_xlim(0, max(1, *(run.last_step for run in runs)) * 1.02)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
@@ -207,7 +225,7 @@ def curves(
             axis.axhline(value, color=theme.text, linestyle=_DOTS, linewidth=1.2)
         if from_zero:
             axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
-        if logarithmic:
+        if logarithmic and any((line.get_ydata() > 0).any() for line in axis.lines):
             _set_logarithmic(axis)
         axis.grid(axis="y", linewidth=0.6)
         _legend(axis, style, [*shown.values()], "background predictor" if levels else "")

@@ -16,6 +16,7 @@ from adversarial_mlm.reports.drawing import (
     curves,
     figure_of,
     has,
+    short,
     time_axis,
 )
 from adversarial_mlm.reports.run_log import PARTS, RunLog, position_counts, replacement_counts, seconds_of
@@ -86,13 +87,13 @@ def enrichment(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
 
 def replacements(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Which residue the noiser replaced by which, in the last quarter of the log of each run."""
-    shown = [run for run in runs if any("replacements" in entry for entry in run.training)]
+    shown = [run for run in runs if run.replacements]
     return figure_of([_replacements(run) for run in shown], runs, theme, height=4.4, names_runs=False)
 
 
 def positions(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """How often the noiser masks a residue, against its position in the protein."""
-    shown = [run for run in runs if any("masks_by_position" in entry for entry in run.training)]
+    shown = [run for run in runs if position_counts(run)[1].any()]
     return figure_of([_positions(shown)] if shown else [], runs, theme)
 
 
@@ -237,7 +238,7 @@ def _enrichment(run: RunLog) -> Panel:
         grid = np.stack([np.interp(steps, *of_letter) for of_letter in of_letters])
         at_end = grid[:, -max(1, len(steps) // 4) :].mean(axis=1)
         order = np.argsort(-np.nan_to_num(at_end), kind="stable")
-        time_axis(axis, [run], f"enrichment of residues, {run.name}", "")
+        time_axis(axis, [run], f"enrichment of residues, {short(run.name)}", "")
         mesh = axis.pcolormesh(
             np.concatenate([[0], steps]),
             np.arange(len(letters) + 1),
@@ -245,7 +246,7 @@ def _enrichment(run: RunLog) -> Panel:
             norm=LogNorm(*_RANGE),
             cmap="viridis",
         )
-        axis.set_xlim(0, steps[-1])
+        axis.set_xlim(0, max(1, steps[-1]))
         axis.set_yticks(np.arange(len(letters)) + 0.5, [letters[row] for row in order], fontsize=8)
         axis.invert_yaxis()
         if run.alarms:
@@ -262,7 +263,7 @@ def _replacements(run: RunLog) -> Panel:
         rows, columns, counts = replacement_counts(run)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         mesh = axis.pcolormesh(shares, cmap="cividis", vmin=0)
-        axis.set_title(f"{int(counts.sum()):,} replacements, {run.name}")
+        axis.set_title(f"{int(counts.sum()):,} replacements, {short(run.name)}")
         axis.set_xticks(np.arange(len(columns)) + 0.5, list(columns), fontsize=8)
         axis.set_yticks(np.arange(len(rows)) + 0.5, list(rows), fontsize=8)
         axis.invert_yaxis()
@@ -302,7 +303,7 @@ def _time(runs: Sequence[RunLog]) -> list[Panel]:
         return []
 
     def draw(axis: "Axes", style: Style) -> None:
-        seconds = [seconds_of(run) for run in shown]
+        seconds, size = [seconds_of(run) for run in shown], 9 if len(shown) < 6 else 7
         left = np.zeros(len(shown))
         for name, shade in _SHADES.items():
             if not any(name in of for of in seconds):
@@ -311,10 +312,12 @@ def _time(runs: Sequence[RunLog]) -> list[Panel]:
             shares = np.array([100 * of.get(name, 0.0) / sum(of.values()) for of in seconds])
             bars = axis.barh(range(len(shown)), shares, 0.6, left=left, color=colour, label=name)
             numbers = [f"{share:.0f}" if share >= _WIDE else "" for share in shares]
-            axis.bar_label(bars, numbers, label_type="center", color="black" if shade > 0.5 else "white", fontsize=9)
+            axis.bar_label(
+                bars, numbers, label_type="center", color="black" if shade > 0.5 else "white", fontsize=size
+            )
             left += shares
-        axis.set_yticks(range(len(shown)), [run.name for run in shown])
-        axis.set_ylim(len(shown) - 0.4, -0.6 - 0.9 * len(shown))  # the legend is above the bars
+        axis.set_yticks(range(len(shown)), [short(run.name) for run in shown], fontsize=size)
+        axis.set_ylim(len(shown) - 0.4, -0.6 - max(1.2, 0.45 * len(shown)))  # the legend is above the bars
         axis.set_xlim(0, 100)
         axis.set_xlabel("% of the time")
         axis.set_title("where the time went")

@@ -49,6 +49,7 @@ class RunLog:
     runtime: float | None = None
     remarks: list[str] = field(default_factory=list)
     group: str = ""
+    _series: dict[tuple[str, str | None], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         self.group = self.group or self.name
@@ -69,6 +70,13 @@ class RunLog:
         """Steps with a collapse alarm."""
         return [entry["step"] for entry in self.training if entry.get("collapse")]
 
+    @property
+    def replacements(self) -> list[dict[str, Any]]:
+        """The replacements of each entry that has some, in order: `from`, `to` and `counts` as an array."""
+        found = (entry.get("replacements") for entry in self.training)
+        read = (_replacements(of) for of in found if of is not None)
+        return [of for of in read if of is not None and of["counts"].any()]
+
     def skipped(self, name: str = "skipped_updates") -> int:
         """The number of skipped updates."""
         return int(sum(number(entry.get(name), 0.0) for entry in self.training))
@@ -84,7 +92,12 @@ class RunLog:
             `tuple`: Steps and values, each of shape `(points,)`. More than 300 entries are averaged in groups. Values
             that are not finite are nan. Both are empty if the figure was not logged.
         """
-        entries = [entry for entry in (self.training if held_out is None else self.held_out.get(held_out, []))]
+        if (name, held_out) not in self._series:
+            self._series[name, held_out] = self._read_series(name, held_out)
+        return self._series[name, held_out]
+
+    def _read_series(self, name: str, held_out: str | None) -> tuple[np.ndarray, np.ndarray]:
+        entries = self.training if held_out is None else self.held_out.get(held_out, [])
         entries = [entry for entry in entries if name in entry]
         steps = np.array([entry["step"] for entry in entries], dtype=float)
         values = np.array([number(entry[name]) for entry in entries])
@@ -244,7 +257,7 @@ def seconds_of(run: RunLog) -> dict[str, float]:
 def position_counts(run: RunLog) -> tuple[np.ndarray, np.ndarray]:
     """Residues, and residues masked by the noiser, in each position bin, in the last quarter of the log."""
     residues, masked = np.zeros(POSITION_BINS), np.zeros(POSITION_BINS)
-    for entry in _last_entries(run, "masks_by_position"):
+    for entry in _last([entry for entry in run.training if "masks_by_position" in entry]):
         residues += _array(entry.get("residues_by_position"), residues.shape)
         masked += _array(entry["masks_by_position"], masked.shape)
     return residues, masked
@@ -257,24 +270,33 @@ def replacement_counts(run: RunLog) -> tuple[str, str, np.ndarray]:
         `tuple`: True residues, residues that were written, and counts of shape `(true, written)`. Rows with fewer than
         10 replacements are left out, unless all rows are.
     """
-    entries = [entry["replacements"] for entry in _last_entries(run, "replacements")]
+    entries = _last(run.replacements)
     rows = "".join(sorted({letter for of in entries for letter in of["from"]}))
     columns = "".join(dict.fromkeys(letter for of in entries for letter in of["to"]))
     counts = np.zeros((len(rows), len(columns)))
     for of in entries:
         at = np.ix_([rows.index(letter) for letter in of["from"]], [columns.index(letter) for letter in of["to"]])
-        counts[at] += _array(of["counts"], counts[at].shape)
+        counts[at] += of["counts"]
     least = min(_FEWEST_REPLACEMENTS, counts.sum(axis=1).max())
     kept = [row for row, total in enumerate(counts.sum(axis=1)) if total >= least]
     return "".join(rows[row] for row in kept), columns, counts[kept]
 
 
-def _last_entries(run: RunLog, name: str) -> list[dict[str, Any]]:
-    entries = [entry for entry in run.training if name in entry]
+def _replacements(of: Any) -> dict[str, Any] | None:
+    """The replacements of an entry; `None` if they are not as a run writes them."""
+    if not isinstance(of, dict) or not all(isinstance(of.get(name), str) and of[name] for name in ("from", "to")):
+        return None
+    return {**of, "counts": _array(of.get("counts"), (len(of["from"]), len(of["to"])))}
+
+
+def _last(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return entries[-max(1, round(len(entries) * _LAST)) :]
 
 
 def _array(values: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Counts as an array; zeros if they have another shape."""
-    array = np.array(values, dtype=float) if isinstance(values, list) else np.zeros(0)
-    return array if array.shape == shape else np.zeros(shape)
+    try:
+        array = np.array(values, dtype=float)
+    except (ValueError, TypeError):
+        return np.zeros(shape)
+    return np.nan_to_num(array) if array.shape == shape else np.zeros(shape)

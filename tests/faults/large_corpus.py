@@ -76,7 +76,13 @@ def _command(fasta: str, held_out: str, output: str, cache: str) -> list[str]:
         **{"train_data": fasta, "validation_data": held_out, "cache_dir": cache, "output_dir": output},
         **{"encoder": "tiny", "noiser": "tiny", "max_length": 128, "per_device_train_batch_size": 16, "max_steps": 3},
         **{"noiser_steps": 1, "encoder_steps": 1, "logging_steps": 1, "save_strategy": "no", "use_cpu": True},
-        **{"dataloader_num_workers": 1, "disable_tqdm": True, "report_to": "none", "report": False, "lr_scheduler_type": "constant"},
+        **{
+            "dataloader_num_workers": 1,
+            "disable_tqdm": True,
+            "report_to": "none",
+            "report": False,
+            "lr_scheduler_type": "constant",
+        },
     }
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return [sys.executable, str(ROOT / "examples" / "run_adv_mlm.py"), *words]

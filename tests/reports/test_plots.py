@@ -108,6 +108,18 @@ def test_a_log_of_one_entry_or_of_evaluations_alone_can_be_drawn(write_run):
         assert [picture for picture in plots.PICTURES if picture.draw([run], LIGHT) is not None]
 
 
+def test_many_runs_have_colours_of_their_own_and_short_names(write_run):
+    runs = [read_run(write_run(f"a_name_that_is_much_too_long_{number}")) for number in range(9)]
+    lines = plots.learning_rates(runs).legends[0].get_lines()
+    assert len({line.get_color() for line in lines}) == 9
+    assert lines[3].get_label() == "a_name_that_…too_long_3"
+
+
+def test_gradients_that_are_zero_are_drawn_without_a_logarithm(write_run):
+    axis = plots.gradients([read_run(write_run(entries=[{**training_entry(10), "grad_norm": 0.0}]))]).axes[0]
+    assert axis.get_yscale() == "linear"
+
+
 def test_pictures_of_both_themes_have_their_paper(runs):
     from PIL import Image
 

@@ -122,3 +122,14 @@ def test_rows_with_few_replacements_are_shown_if_there_are_no_others(write_run):
 def test_counts_of_another_shape_are_ignored(write_run):
     entry = {**training_entry(10), "masks_by_position": [1, 2]}
     assert position_counts(read_run(write_run(entries=[entry])))[1].sum() == 0
+
+
+@pytest.mark.parametrize("value", [7, {"from": "A"}, {"from": "", "to": "", "counts": []}])
+def test_replacements_that_no_run_writes_are_ignored(write_run, value):
+    assert not read_run(write_run(entries=[{**training_entry(10), "replacements": value}])).replacements
+
+
+def test_uneven_rows_of_replacements_count_nothing(write_run):
+    entry = {**training_entry(10), "replacements": {"from": "AC", "to": "AC", "counts": [[1, None], [1]]}}
+    assert replacement_counts(read_run(write_run(entries=[entry, training_entry(20)])))[2].sum() == 12
+    assert not read_run(write_run("b", [entry])).replacements
