@@ -87,9 +87,11 @@ class FinetuneSettings:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
         if not 0 < self.encoder_learning_rate_decay <= 1:
-            raise ValueError(f"encoder_learning_rate_decay must lie in (0, 1], got {self.encoder_learning_rate_decay}")
+            raise ValueError(
+                f"encoder_learning_rate_decay must be above 0 and at most 1, got {self.encoder_learning_rate_decay}"
+            )
         if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+            raise ValueError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
         if self.frozen_encoder and self.encoder_learning_rate_decay != 1:
             raise ValueError(
                 "encoder_learning_rate_decay is set, but with frozen_encoder the encoder is not trained: remove one "

@@ -76,7 +76,7 @@ class TaskModelConfig(PreTrainedConfig):
         check_head(self.kind, self.head)
         self.head_dropout = _DROPOUT.get(self.head, 0.0) if self.head_dropout is None else self.head_dropout
         if not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+            raise ValueError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
         if self.head_size < 1:
             raise ValueError(f"head_size must be at least 1, got {self.head_size}")
         if not self.label_std > 0:

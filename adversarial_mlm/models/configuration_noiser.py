@@ -112,7 +112,7 @@ class NoiserConfig(PreTrainedConfig):
         ids = [*self.residue_ids, *self.replacement_ids, self.mask_token_id, self.pad_token_id]
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             raise ValueError(
-                "residue_ids, replacement_ids, mask_token_id and pad_token_id must lie between 0 and "
+                "residue_ids, replacement_ids, mask_token_id and pad_token_id must be between 0 and "
                 f"vocab_size - 1 = {self.vocab_size - 1}"
             )
 

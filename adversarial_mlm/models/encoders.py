@@ -31,7 +31,7 @@ def train_last_layers(model: PreTrainedModel, count: int) -> None:
     if not layers:
         raise ValueError(f"trained_layers is {count}, but the layers of {type(model).__name__} share their weights")
     if not 0 <= count <= total:
-        raise ValueError(f"trained_layers must lie between 0 and the encoder's {total} layers, got {count}")
+        raise ValueError(f"trained_layers must be between 0 and the encoder's {total} layers, got {count}")
     for module in [*below, *layers[: total - count]]:
         module.requires_grad_(False)
 

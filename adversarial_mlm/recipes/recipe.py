@@ -15,6 +15,7 @@ from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.other_names import OTHER_NAMES
+from adversarial_mlm.recipes.refusals import explained, with_origin
 from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
@@ -262,8 +263,8 @@ def build_recipe(from_file: Mapping[str, Any], said: Mapping[str, Any], path: st
     try:
         recipe = Recipe(*OPTIONS.build({name: value for level in levels for name, value in level.items()}))
         _check(recipe)
-    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # from the checks of TrainingArguments
-        refuse(f"{path}: {error}" if path else str(error))
+    except Exception as error:  # from the checks of TrainingArguments, and of libraries
+        refuse(with_origin(explained(error, {**from_file, **said}), from_file, said, path))
     return recipe
 
 
@@ -280,6 +281,11 @@ def _options_of_preset(said: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     """Check the options together. An empty text unsets an option, because a command line has no other way."""
     data, model, probe = recipe.data, recipe.model, recipe.probe
+    for part, name in ((data, "validation_data"), (probe, "probe_tasks")):
+        setattr(part, name, [] if getattr(part, name) == [""] else getattr(part, name))
+    for name in ("train_data", "validation_data"):
+        if "" in getattr(data, name):
+            raise RecipeError(f"{name} contains an empty text: remove it")
     if not data.train_data:
         raise RecipeError("train_data is missing: give the file, folder or dataset with the proteins")
     if data.max_eval_records is not None and data.max_eval_records < 1:

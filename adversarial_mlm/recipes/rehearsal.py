@@ -5,15 +5,17 @@ optimizer and a schedule when they are made. Here they are made once and given u
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
 
+from adversarial_mlm.recipes.refusals import explained
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
-from adversarial_mlm.utils.errors import AdversarialMLMError, RecipeError, one_line
+from adversarial_mlm.utils.errors import AdversarialMLMError, RecipeError
+from adversarial_mlm.utils.options import defaults_of
 
 # which options are read where; a message names those of them that are set
 _OF_LOADERS = ("dataloader_", "per_device_")
@@ -70,17 +72,13 @@ def _naming(args: AdversarialMLMTrainingArguments, beginnings: tuple[str, ...]) 
     except (AdversarialMLMError, MemoryError):
         raise
     except Exception as error:  # of libraries, of which there is no list to keep
-        text, options = one_line(error), _set_options(args, beginnings)
-        named = [name for name in options if name in text or name.partition("_")[2] in text] or options
-        values = ", ".join(f"{name}: {getattr(args, name)}" for name in named)
-        raise RecipeError(f"{values or 'the options'} cannot be used: {type(error).__name__}: {text}") from error
+        options = set_options(args, beginnings)
+        named = {name: value for name, value in options.items() if name.partition("_")[2] in str(error)}
+        raise RecipeError(explained(error, named or options)) from error
 
 
-def _set_options(args: AdversarialMLMTrainingArguments, beginnings: tuple[str, ...]) -> list[str]:
-    """Options with these beginnings whose value is not the default."""
-    found = []
-    for option in dataclasses.fields(args):
-        default = option.default if option.default_factory is dataclasses.MISSING else option.default_factory()
-        if option.name.startswith(beginnings) and getattr(args, option.name) != default:
-            found.append(option.name)
-    return found
+def set_options(args: AdversarialMLMTrainingArguments, beginnings: str | tuple[str, ...] = "") -> dict[str, Any]:
+    """Return the options with these beginnings whose value is not the default."""
+    defaults = defaults_of(args)
+    values = {name: getattr(args, name) for name in defaults if name.startswith(beginnings)}
+    return {name: value for name, value in values.items() if value != defaults[name]}

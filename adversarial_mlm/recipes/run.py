@@ -20,7 +20,8 @@ from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build
 from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load_data
 from adversarial_mlm.recipes.output_dir import check_output_dir, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
-from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse
+from adversarial_mlm.recipes.refusals import explained
+from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse, set_options
 from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.options_record import Resumption
@@ -147,8 +148,10 @@ def build_trainer(
             eval_dataset=data.held_out or None,
             processing_class=collator.tokenizer,
         )
-    except (ValueError, ImportError, RuntimeError) as error:  # such as a missing package
-        raise RecipeError(" ".join(str(error).split())) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of libraries, too, such as a missing package
+        raise RecipeError(explained(error, set_options(recipe.training))) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:

@@ -11,6 +11,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher
 from adversarial_mlm.training.noiser_schedule import UPDATES
+from adversarial_mlm.training.option_forms import check_forms
 from adversarial_mlm.training.packed_attention import check_packing
 from adversarial_mlm.training.precision import check_precision
 from adversarial_mlm.training.rewards import REWARDS
@@ -243,6 +244,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                     "(accelerate launch or torchrun)"
                 )
         check_launcher()
+        check_forms(self)
         super().__post_init__()
         self._check_game()
         for name in ("noiser_steps", "encoder_steps", "noiser_every"):
@@ -251,7 +253,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         for name in (
             *("noiser_learning_rate", "noiser_weight_decay", "noiser_max_grad_norm", "unmasked_weight"),
             *("importance_exponent", "collapse_margin", "collapse_enrichment", "noiser_cosine_steps"),
-            *("max_skipped_updates", "chunk_overhead"),
+            "max_skipped_updates",
         ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -316,7 +318,10 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if not isinstance(self.global_batch_size, (list, tuple)):  # a plain number, in Python
             self.global_batch_size = [str(self.global_batch_size)]
         if self.global_batch_size and self.gradient_accumulation_steps != 1:
-            raise ValueError("global_batch_size and gradient_accumulation_steps are both set: leave out one of them")
+            raise ValueError(
+                "global_batch_size and gradient_accumulation_steps are both set: leave out one of them, or use "
+                "gradient_accumulation_steps: 1"
+            )
         _ = self.batch_stages  # raises if the sizes cannot be read
 
     @property

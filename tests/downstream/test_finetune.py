@@ -119,6 +119,7 @@ def test_what_is_left_is_the_model_and_the_result_and_no_pickle(save_encoder, ta
     verbosity = transformers_logging.get_verbosity()
     finetune(task("token_classification"), save_encoder("bert"), str(out), settings())
     assert sorted(path.name for path in out.iterdir()) == [
+        ".output.json",
         "config.json",
         "model.safetensors",
         "predictions.npz",
@@ -359,13 +360,13 @@ def test_bfloat16_trains_and_the_saved_model_is_float32(save_encoder, task, tmp_
         ({"learning_rate": "1e-4"}, "learning_rate must be a number, got '1e-4'"),
         ({"learning_rate": math.nan}, "learning_rate must be a number, got nan"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
-        ({"encoder_learning_rate_decay": 1.5}, r"encoder_learning_rate_decay must lie in \(0, 1\], got 1.5"),
+        ({"encoder_learning_rate_decay": 1.5}, r"encoder_learning_rate_decay must be above 0 and at most 1, got 1.5"),
         ({"frozen_encoder": 1}, "frozen_encoder must be true or false, got 1"),
         (
             {"frozen_encoder": True, "encoder_learning_rate_decay": 0.9},
             "with frozen_encoder the encoder is not trained",
         ),
-        ({"head_dropout": 1.0}, r"head_dropout must lie in \[0, 1\), got 1.0"),
+        ({"head_dropout": 1.0}, r"head_dropout must be at least 0 and below 1, got 1.0"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0, got -1"),
         ({"max_steps": 0}, "max_steps must be at least 1, got 0"),
         ({"seed": None}, "seed must be a whole number, got None"),

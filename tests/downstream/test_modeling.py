@@ -211,7 +211,7 @@ def test_a_frozen_encoder_or_one_without_dropout_stays_in_evaluation_mode(build)
             {"kind": "token_classification", "head": "mean"},
             "head must be one of conv, linear for token_classification, got 'mean'",
         ),
-        ({"head_dropout": 1.0}, r"head_dropout must lie in \[0, 1\), got 1.0"),
+        ({"head_dropout": 1.0}, r"head_dropout must be at least 0 and below 1, got 1.0"),
         ({"head_size": 0}, "head_size must be at least 1, got 0"),
         ({"label_std": 0.0}, "label_std must be positive, got 0.0"),
     ],
