@@ -113,7 +113,7 @@ OTHER_NAMES = {
     "save_safetensors": "weights are always saved as safetensors",
     **dict.fromkeys(("overwrite", "force"), "overwrite_output_dir"),
     **dict.fromkeys(("resume", "resume_from", "continue_from", "restart"), "resume_from_checkpoint"),
-    **dict.fromkeys(("wandb", "use_wandb", "tracker", "logger", "report"), "report_to"),
+    **dict.fromkeys(("wandb", "use_wandb", "tracker", "logger"), "report_to"),
     **dict.fromkeys(("name", "exp_name", "experiment_name", "wandb_run_name"), "run_name"),
     **dict.fromkeys(("wandb_project", "project_name"), "project"),
     **dict.fromkeys(("random_seed", "rng_seed"), "seed"),
