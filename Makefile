@@ -6,11 +6,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest demo test test-fast test-all coverage fuzz faults bench lint imports types clean
+.PHONY: help install install-newest install-optional demo test test-fast test-all coverage fuzz faults bench lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Create .venv with the pinned versions of constraints.txt (PYTHON=python3.12 to choose)
 
@@ -25,6 +25,9 @@ install-newest: ## Create .venv with the newest versions that pyproject.toml all
 	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
 	$(BIN)/python -m pip list
 	@touch $(STAMP)
+
+install-optional: install ## Also install the libraries of docs/huggingface.md, whose examples are skipped without them
+	$(BIN)/python -m pip install onnx onnxruntime onnxscript sentence-transformers
 
 define CREATE_VENV
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

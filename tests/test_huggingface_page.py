@@ -18,7 +18,7 @@ OTHER = "MSDNGPQNQRNAPRITFGGPSD"
 TRAINERS = ("residue_trainer", "protein_trainer", "residue_lora", "protein_lora")
 KEEP = (
     *("guesses", "residues", "embedding", "predicted", "predicted_lora", "embeddings", "residue_means"),
-    *("onnx_logits", "classified", "protein_data"),
+    *("onnx_logits", "classified", "protein_data", "residue_trainer.train_dataset"),
     *(f"{name}.state.log_history" for name in TRAINERS),
 )
 OPTIONAL = ("peft", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
@@ -80,6 +80,8 @@ def test_the_examples_run_without_this_package(
 
     with subtests.test("token classification"):
         values = about("residue_trainer = ", found).values
+        charged = [int(residue in "DEKR") for residue in PROTEIN]
+        assert values["residue_trainer.train_dataset"][0]["labels"] == [-100, *charged, -100]
         classified = values["classified"]
         saved = AutoModelForTokenClassification.from_pretrained("runs/charged_residues").eval()
         logits = saved(**tokens(PROTEIN)[0]).logits[0, 1:-1]
