@@ -51,9 +51,12 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         AdversarialMLMError: If an option, the model or a file cannot be used.
     """
+    from transformers.utils import logging as transformers_logging
+
     from adversarial_mlm.inference.embed_file import embed_file
     from adversarial_mlm.inference.protein_embeddings import EmbeddingOptions
 
+    transformers_logging.disable_progress_bar()
     summary = embed_file(
         args.model,
         args.fasta,

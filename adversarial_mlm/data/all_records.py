@@ -40,6 +40,7 @@ class AllRecords:
 
     Attributes:
         name (`str`): The source, for messages.
+        files (`list[str]`): Its files, as far as it consists of files.
 
     Raises:
         CorpusError: If the source is missing, empty, damaged or not in the format of its name, if it lacks a column,
@@ -60,9 +61,11 @@ class AllRecords:
             asked = manifest.get("min_length", 0), allow_nucleotides
             dataset, _ = load_prepared(sources[0], manifest, *asked, cache_dir=None)
             self._shards, self._columns = [Shard(0, sources[0], "dataset", dataset)], Columns("sequence", "id")
+            self.files: list[str] = []
             return
         asked_columns = Columns(sequence_column, id_column)
         self._shards, self._columns = find_shards(sources, asked_columns, None, "train", False, None)
+        self.files = [shard.name for shard in self._shards if shard.dataset is None]
         check_first_records(self._shards, self._columns, allow_nucleotides)
 
     def __iter__(self) -> Iterator[ProteinRecord]:

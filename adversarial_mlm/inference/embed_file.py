@@ -127,6 +127,8 @@ def embed_file(
     records = AllRecords(
         source, sequence_column=sequence_column, id_column=id_column, allow_nucleotides=allow_nucleotides
     )
+    if any(os.path.realpath(file) == os.path.realpath(path) for file in records.files):
+        raise RecipeError(f"out is {path}, which is also read: choose another name")
     loaded, tokenizer = load_backbone(model, revision)
     weights = encoder_fingerprint(loaded, tokenizer)
     embedder = ProteinEmbedder(moved(loaded, device).eval(), tokenizer, options or EmbeddingOptions())

@@ -341,14 +341,19 @@ def _loaded(
     return (encoder if device is None else moved(encoder, device)), tokenizer
 
 
+def default_device() -> torch.device:
+    """Return the first GPU, or the CPU if there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:
-    """Move an encoder to a device, by default the first GPU, or the CPU if there is none.
+    """Move an encoder to a device, by default [`default_device`].
 
     Raises:
         RecipeError: If there is no such device.
     """
     try:
-        return on_device(model, torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        return on_device(model, torch.device(device or default_device()))
     except (RuntimeError, AssertionError) as error:  # PyTorch without the device's library raises the latter
         raise RecipeError(f"device is {device}, which cannot be used ({one_line(error)[:_LONGEST_REASON]})") from error
 

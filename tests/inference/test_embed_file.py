@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -175,6 +176,15 @@ def test_a_file_that_exists_is_kept_unless_overwrite_is_set(model, fasta, tmp_pa
     assert out.read_text() == "mine"
     embed_file(model, fasta, out, overwrite=True)
     assert len(read(out)[0]) == 32
+
+
+def test_a_file_that_is_read_is_never_replaced(model, tmp_path):
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"sequence": ["MKT"]}), table)
+    before = table.read_bytes()
+    with pytest.raises(AdversarialMLMError, match="a.parquet, which is also read"):
+        embed_file(model, table, tmp_path / "." / "a.parquet", overwrite=True)
+    assert table.read_bytes() == before
 
 
 def test_float16_halves_the_numbers_and_is_refused_for_numbers_beyond_it(model, fasta, tmp_path, monkeypatch):
