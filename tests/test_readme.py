@@ -1,6 +1,7 @@
 """What the README and the pages of docs/ promise: examples that run, options that exist, links that lead somewhere."""
 
 import dataclasses
+import importlib
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 
 import pytest
 
+from adversarial_mlm.cli.main import COMMANDS
 from adversarial_mlm.reports.summary import summary
 from tests.helpers.snippets import python_blocks
 
@@ -154,3 +156,13 @@ def test_the_map_has_a_line_for_every_folder(repository, read):
     folders = {path.parent.name for path in (repository / "adversarial_mlm").glob("*/__init__.py")}
     first_table = read("design.md").split("\n## ")[0]
     assert set(re.findall(r"(?m)^\| `(\w+)/` \|", first_table)) == folders
+
+
+def test_the_page_of_the_commands_has_a_section_and_a_function_for_each(read):
+    page = read("commands.md")
+    rows = dict(re.findall(r"(?m)^\| \[`(\w+)`\]\(#\1\) \| .* \| `([\w.]+)` \|$", page))
+    assert list(rows) == list(COMMANDS) == re.findall(r"(?m)^## (\w+)$", page)
+    for name, function in rows.items():
+        module, _, attribute = function.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), attribute)), name
+        assert f"    adv-mlm {name} " in page.split(f"## {name}\n")[1].split("\n## ")[0], name

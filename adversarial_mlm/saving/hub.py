@@ -20,6 +20,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils.hub import hf_api
 
 from adversarial_mlm.saving.run_files import (
+    CARD_FACTS_FILE,
     MANIFEST_FILE,
     METRICS_FILE,
     NOISER_FOLDER,
@@ -35,10 +36,10 @@ SILENCE_LIMIT = 300.0  # seconds without a byte from the Hub, after which a requ
 SNAPSHOT_PREFIX = ".push-to-hub-"
 
 _ARGUMENTS_PICKLE = "training_args.bin"
-# what only resuming needs, pickles, and names that are nobody's business
+# what only resuming and `adv-mlm card` need, pickles, and names that are nobody's business
 _NOT_SENT = (
     *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE),
-    *("_*", ".*"),
+    *(CARD_FACTS_FILE, "_*", ".*"),
 )
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
