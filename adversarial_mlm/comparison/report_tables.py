@@ -305,14 +305,7 @@ def headline_metrics(study: Study) -> list[str]:
 
 @dataclass
 class PaperTable:
-    """The paper's Table 2 with our columns added.
-
-    Attributes:
-        title (`str`): A question.
-        note (`str`): What the columns are.
-        header (`list[str]`): Header of each column.
-        rows (`list[list[str]]`): Cells of each row.
-    """
+    """The paper's Table 2 with our columns added: its title, what the columns are, and its cells."""
 
     title: str
     note: str

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS = 12  # of a figure with a panel for each run
 _DOTS = (0, (1, 2))
-_LINES = ("-", "--", "-.", ":")
+_LINES: tuple[Any, ...] = ("-", "--", "-.", ":")
 _FEW_POINTS = 8  # get a marker each
 _DPI = 150
 _LONGEST_NAME = 24
@@ -137,7 +137,7 @@ def _distinct(number: int, theme: Theme) -> list[str]:
     return [to_hex(colormaps["viridis"](0.1 + 0.85 * row / (number - 1))) for row in range(number)]
 
 
-def _settings(theme: Theme) -> dict[str, Any]:
+def _settings(theme: Theme) -> Any:
     of_text = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor")
     of_paper = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
     return {
@@ -225,7 +225,7 @@ def curves(
             axis.axhline(value, color=theme.text, linestyle=_DOTS, linewidth=1.2)
         if from_zero:
             axis.set_ylim(0, axis.get_ylim()[1] * 1.1)
-        if logarithmic and any((line.get_ydata() > 0).any() for line in axis.lines):
+        if logarithmic and any((run.series(name, held_out)[1] > 0).any() for run in runs for name in shown):
             _set_logarithmic(axis)
         axis.grid(axis="y", linewidth=0.6)
         _legend(axis, style, [*shown.values()], "background predictor" if levels else "")

@@ -112,7 +112,7 @@ def test_many_runs_have_colours_of_their_own_and_short_names(write_run):
     runs = [read_run(write_run(f"a_name_that_is_much_too_long_{number}")) for number in range(9)]
     lines = plots.learning_rates(runs).legends[0].get_lines()
     assert len({line.get_color() for line in lines}) == 9
-    assert lines[3].get_label() == "a_name_that_…too_long_3"
+    assert lines[3].get_label() == "a_name_that_…_too_long_3"
 
 
 def test_gradients_that_are_zero_are_drawn_without_a_logarithm(write_run):
