@@ -4,8 +4,13 @@ If the command is stopped, run it again to continue.
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
+from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.home import expand_home, path_argument
+
+if TYPE_CHECKING:
+    from adversarial_mlm.inference.embed_file import Summary
 
 EXAMPLES = (
     "adv-mlm embed --model runs/demo --fasta proteins.fasta --out proteins.parquet",
@@ -53,11 +58,21 @@ def run(args: argparse.Namespace) -> int:
     """
     from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()
+    try:
+        summary = _embed(args)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace("model_name_or_path", "--model", 1)) from error
+    rate = f", {summary.computed / summary.seconds:,.1f} proteins/s" if summary.computed else ""
+    print(f"{args.out}: {summary.proteins:,} proteins{rate}")
+    return 0
+
+
+def _embed(args: argparse.Namespace) -> "Summary":
     from adversarial_mlm.inference.embed_file import embed_file
     from adversarial_mlm.inference.protein_embeddings import EmbeddingOptions
 
-    transformers_logging.disable_progress_bar()
-    summary = embed_file(
+    return embed_file(
         args.model,
         args.fasta,
         args.out,
@@ -78,6 +93,3 @@ def run(args: argparse.Namespace) -> int:
         id_column=args.id_column,
         allow_nucleotides=args.allow_nucleotides,
     )
-    rate = f", {summary.computed / summary.seconds:,.1f} proteins/s" if summary.computed else ""
-    print(f"{args.out}: {summary.proteins:,} proteins{rate}")
-    return 0

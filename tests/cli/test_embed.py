@@ -1,3 +1,4 @@
+import json
 import logging
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_every_option_reaches_the_file(folder, tmp_path, capsys):
     assert arrays["ids"].tolist() == ["x", "x"] and arrays["windows"].tolist() == [2, 1]
     assert arrays["embeddings"].shape == (13, 16) and arrays["embeddings"].dtype == np.float16
     wanted = {"layer": -2, "dtype": "bfloat16", "max_length": 8, "overlap": 2, "per_residue": True}
-    about = __import__("json").loads(str(arrays["about"]))
+    about = json.loads(str(arrays["about"]))
     assert {name: about[name] for name in wanted} == wanted
     assert main(words(folder, out, *TABLE)) == 2
     assert "a.npz, which exists" in capsys.readouterr().err
@@ -49,7 +50,7 @@ def test_every_option_reaches_the_file(folder, tmp_path, capsys):
         ((), 'there is no column "sequence" (sequence_column); the columns are "name", "seq"'),
         ((*TABLE, "--layer", "9"), "layer is 9, but must be 0 to 3"),
         ((*TABLE, "--device", "abacus"), "device is abacus"),
-        ((*TABLE, "--model", "no/such/folder"), "there is no such folder"),
+        ((*TABLE, "--model", "no/such/folder"), "--model is no/such/folder, but there is no such folder"),
     ],
 )
 def test_mistakes_end_in_one_sentence(folder, tmp_path, capsys, more, sentence):

@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +245,7 @@ def test_a_folder_that_cannot_be_written_is_a_writing_error(model, fasta, tmp_pa
 
 
 def test_hdf5_without_its_package_is_refused_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "h5py", None)
+    monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingPackageError, match=r"needs the package h5py.*pip install 'adversarial-mlm\[hdf5\]'"):
         embed_file("no-model", "no.fasta", tmp_path / "a.h5")
 
