@@ -1,6 +1,5 @@
 import gc
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from adversarial_mlm.cli import train
 from adversarial_mlm.data import CorpusError, prepare_corpus
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.recipes.recipe import parse_recipe
@@ -133,7 +133,7 @@ def test_a_prepared_folder_gives_bitwise_the_run_of_its_fasta(make_recipe, tmp_p
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("masking", ["random", "adversarial"])
 def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
-    make_recipe, tmp_path, repository, proteins, monkeypatch, capfd, workers, masking
+    make_recipe, tmp_path, proteins, monkeypatch, capfd, workers, masking
 ):
     records = "".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:150]))
     (tmp_path / "train.fasta").write_text(records + ">bad\nMKV>worse\n")
@@ -143,9 +143,8 @@ def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
         **{"max_steps": 10, "per_device_train_batch_size": 30},
     )
     recipe.data.train_data = [str(tmp_path / "train.fasta")]
-    program = runpy.run_path(str(repository / "examples" / "run_adv_mlm.py"))["main"]
-    monkeypatch.setitem(program.__globals__, "parse_recipe", lambda argv: recipe)
-    assert program() == 2
+    monkeypatch.setattr("adversarial_mlm.recipes.recipe.parse_recipe", lambda words, program: recipe)
+    assert train.start(["my.yaml"], "adv-mlm train") == 2
     gc.collect()  # the error's traceback holds the workers; those of another test would wait for them
     lines = capfd.readouterr().err.strip().splitlines()
     assert lines[-1].endswith(
