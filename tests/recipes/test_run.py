@@ -12,6 +12,7 @@ from adversarial_mlm.data import CorpusError, prepare_corpus
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import RecipeError, build_networks, build_trainer, evaluate_saved, load_data, pretrain
+from tests.helpers.exhaustive import exhaustive
 
 
 def test_a_recipe_becomes_a_checkpoint_a_card_and_a_log(make_recipe, tmp_path, proteins):
@@ -130,10 +131,11 @@ def test_a_prepared_folder_gives_bitwise_the_run_of_its_fasta(make_recipe, tmp_p
     assert {**facts[0], "train_data": 0} == {**facts[1], "train_data": 0}
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("masking", ["random", "adversarial"])
+@pytest.mark.parametrize(
+    ("masking", "workers"), [("random", 0), ("adversarial", 0), ("adversarial", 2), exhaustive("random", 2)]
+)
 def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
-    make_recipe, tmp_path, proteins, monkeypatch, capfd, workers, masking
+    make_recipe, tmp_path, proteins, monkeypatch, capfd, masking, workers
 ):
     records = "".join(f">{i}\n{s}\n" for i, s in enumerate(proteins[:150]))
     (tmp_path / "train.fasta").write_text(records + ">bad\nMKV>worse\n")
