@@ -36,7 +36,7 @@ def test_a_process_for_each_device_is_supported(kind):
     ],
 )
 def test_what_was_set_up_is_refused_by_name_with_what_to_use(settings, name):
-    with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process per GPU .*one_machine"):
+    with pytest.raises(ValueError, match=rf"{name}.* is not supported: start one process per GPU .*--multi_gpu"):
         check_accelerator(an_accelerator(**settings))
 
 
