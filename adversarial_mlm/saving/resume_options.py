@@ -206,9 +206,9 @@ RULES = (
             *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"),
             *("log_level_replica", "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project"),
             *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen"),
-            *("skip_memory_metrics", "debug"),
+            *("skip_memory_metrics", "debug", "report"),
         ),
-        "the later log follows the new value",
+        "the later log and report follow the new value",
     ),
     Rule(
         Effect.UNLISTED,
