@@ -1,13 +1,16 @@
 """`~` in the options of all commands."""
 
 import argparse
+import importlib
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 
-from adversarial_mlm.cli import prepare
-from adversarial_mlm.comparison.compare import build_parser
+from adversarial_mlm.cli.command_parser import build_parser
+from adversarial_mlm.cli.main import COMMANDS
+from adversarial_mlm.comparison import compare
 from adversarial_mlm.comparison.recipe import ComparisonRecipe, Tasks, read_comparison
 from adversarial_mlm.downstream.arguments import OPTIONS as OF_TASKS
 from adversarial_mlm.downstream.command_line import parse_arguments
@@ -19,9 +22,10 @@ from adversarial_mlm.utils.home import expand_home
 from adversarial_mlm.utils.options import Source
 
 CALLED_LIKE_A_PATH = re.compile(
-    r"(.*_)?(dir|file|path|data|table|checkpoint|recipe|source|proteins|clusters|markdown|json|plot)"
+    r"(.*_)?(dir|file|path|data|table|checkpoint|recipe|source|proteins|clusters|markdown|json|plot)|"
+    r"model|fasta|out|mutants|wild_type|figure|protein|run"
 )
-NO_PATHS = {"restore_callback_states_from_checkpoint"}
+NO_PATHS = {"restore_callback_states_from_checkpoint", "wild_type"}
 
 
 @pytest.fixture(autouse=True)
@@ -55,24 +59,22 @@ def test_every_option_that_is_a_path_is_expanded_wherever_it_is_said(options, ho
         assert options.read_words([f"--{name}=~/x"])[name] == "~/x"
 
 
-def parser_of_prepare() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
-    return parser
+def parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parsers of the commands and scripts whose options are not those of a recipe or an evaluation."""
+    modules = {name: importlib.import_module(module) for name, (module, _) in COMMANDS.items()}
+    found = {name: build_parser(module, name) for name, module in modules.items() if not hasattr(module, "start")}
+    script = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "make_family_cut.py"))
+    return {**found, "compare": compare.build_parser(), "make_family_cut": script["build_parser"]()}
 
 
-@pytest.mark.parametrize("command", ["prepare", "compare_masking", "make_family_cut"])
-def test_so_is_every_argument_of_the_other_commands(command, home, repository):
-    if command == "make_family_cut":
-        parser = runpy.run_path(str(repository / "examples" / "make_family_cut.py"))["build_parser"]()
-    else:
-        parser = parser_of_prepare() if command == "prepare" else build_parser()
-    paths = [action for action in parser._actions if CALLED_LIKE_A_PATH.fullmatch(action.dest)]
-    assert len(paths) == {"prepare": 2, "compare_masking": 6, "make_family_cut": 3}[command]
-    for action in paths:
-        assert str(action.type("~/x")) == f"{home}/x", action.dest
-        with pytest.raises(argparse.ArgumentTypeError, match="there is no user 'nobody-here'"):
-            action.type("~nobody-here/x")
+def test_so_is_every_argument_of_the_other_commands(home):
+    for command, parser in parsers().items():
+        paths = [action for action in parser._actions if CALLED_LIKE_A_PATH.fullmatch(action.dest)]
+        assert paths, command
+        for action in paths:
+            assert str(action.type("~/x")) == f"{home}/x", (command, action.dest)
+            with pytest.raises((argparse.ArgumentTypeError, RecipeError), match="there is no user 'nobody-here'"):
+                action.type("~nobody-here/x")
 
 
 def test_so_are_the_folders_in_the_file_of_a_comparison(home, tmp_path):
