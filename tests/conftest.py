@@ -47,7 +47,7 @@ def demo_fasta() -> Path:
 @pytest.fixture(scope="session")
 def proteins(demo_fasta) -> list[str]:
     """Real proteins, 33 to 250 residues long."""
-    records = demo_fasta.read_text().split(">")[1:]
+    records = demo_fasta.read_text().split("\n>")
     return ["".join(record.split("\n")[1:]) for record in records]
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from adversarial_mlm.data.streaming import RecordStream
+from adversarial_mlm.utils.arguments import class_of
+from adversarial_mlm.utils.errors import CorpusError
 
 BUFFER = 10_000
 _SHUFFLE = 2  # seed key; `order` uses 0 and 1
@@ -77,7 +79,7 @@ class StreamBatches(IterableDataset):
         shuffle (`bool`, *optional*, defaults to `True`): `False` keeps the order of the source.
 
     Raises:
-        ValueError: During iteration, if the stream contains no records.
+        CorpusError: During iteration, if the stream contains no records, or one that is not a mapping.
     """
 
     def __init__(
@@ -111,10 +113,12 @@ class StreamBatches(IterableDataset):
         while True:
             size = 0
             for size, row in enumerate(self._epoch(epoch), start=1):
+                if not isinstance(row, Mapping):
+                    raise CorpusError(f"a record of the training stream must be a mapping, got {class_of(row)}")
                 if before + size > first:
                     yield epoch, size - 1, row
             if not size:
-                raise ValueError("the training stream contains no records")
+                raise CorpusError("the training stream contains no records")
             # the size of an epoch is known now, so further whole epochs are skipped without reading
             skipped = max((first - before) // size, 1)
             epoch, before = epoch + skipped, before + skipped * size

@@ -22,7 +22,8 @@ from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import ORDERED_TEMPERATURE, exact_budget
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
-from adversarial_mlm.utils.errors import CorpusError, one_line
+from adversarial_mlm.utils.arguments import check_class, check_number, class_of
+from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class SequenceEncoder:
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
     ):
+        check_number("max_length", max_length, whole=True)
         self.vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
         self.table = ByteTable.from_tokenizer(tokenizer)
         self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)
@@ -79,11 +81,10 @@ class SequenceEncoder:
             `dict[str, torch.Tensor]`: `input_ids` (int64), `attention_mask` (int64) and `residue_mask` (bool), each
             `(batch, length)`, and `num_residues` `(batch,)` int64.
         """
-        if not all("sequence" in example for example in examples):
-            raise ValueError(
-                f"an example has no 'sequence', only {', '.join(examples[0]) or 'nothing'}: with the Trainer of "
-                "transformers, set remove_unused_columns=False"
-            )
+        if not examples:
+            raise CorpusError("there are no examples: a batch needs at least one")
+        for example in examples:
+            _check_example(example)
         rows = [self._crop(self._encode(example), example) for example in examples]
         prefix, suffix = self.table.prefix, self.table.suffix
         extra = len(prefix) + len(suffix)
@@ -111,13 +112,15 @@ class SequenceEncoder:
         return batch
 
     def _encode(self, example: Mapping) -> np.ndarray:
+        record = example.get("id", example.get("record"))
+        name = "an example" if record is None else f"record {record}"
         try:
-            return self.table.encode(example["sequence"])
+            ids = self.table.encode(example["sequence"])
         except CorpusError as error:
-            record = example.get("id", example.get("record"))
-            raise CorpusError(
-                f"{'an example' if record is None else f'record {record}'}: {one_line(error)}."
-            ) from error
+            raise CorpusError(f"{name}: {one_line(error)}.") from error
+        if not len(ids):
+            raise CorpusError(f"{name}: a sequence must have a residue, but is {shorten(example['sequence'])}.")
+        return ids
 
     def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
         if len(ids) <= self.max_residues:
@@ -135,6 +138,18 @@ class SequenceEncoder:
             generator = np.random.default_rng([self.seed, torch.initial_seed()])
             self._stateful_crops[os.getpid()] = generator
         return generator
+
+
+def _check_example(example: Any) -> None:
+    """Check that an example has a sequence. The stock `Trainer` removes the column by default."""
+    if not isinstance(example, Mapping):
+        raise CorpusError(f"an example must be a mapping with a 'sequence', got {class_of(example)}")
+    if "sequence" not in example:
+        columns = [str(name) for name in example if name not in ("epoch", "record", "filler")]
+        raise CorpusError(
+            f"an example has no 'sequence', only {', '.join(columns) or 'nothing'}: use a dataset with this column, "
+            "and with the Trainer of transformers also remove_unused_columns=False"
+        )
 
 
 def _drawn_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -170,7 +185,7 @@ class DataCollatorForRandomMLM:
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
     ):
-        rules = MaskingRules(random_rate=random_rate, mask_options=tuple(mask_options))
+        rules = MaskingRules(random_rate=random_rate, mask_options=mask_options)
         self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
 
     def _set_up(self, tokenizer, rules: MaskingRules, max_length: int, pad_to_multiple_of: int | None, seed: int):
@@ -251,6 +266,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         frozen: bool = False,
         **masking,
     ):
+        check_class("noiser", noiser, NoiserModel)
+        check_number("adversarial_rate", adversarial_rate)
         if adversarial_rate <= 0:
             raise ValueError(
                 f"adversarial_rate must be above 0, got {adversarial_rate}: for random masks only, use masking: "

@@ -1,11 +1,14 @@
 """The options of masking, and the numbers of masked residues that follow for a protein."""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, ORDERED_TEMPERATURE, SAMPLERS, exact_budget
+from adversarial_mlm.utils.arguments import check_number
+from adversarial_mlm.utils.errors import AdversarialMLMError
 
 # whether each selection masks exactly the budget of every row
 SELECTIONS = {"topk": True, "threshold": False}
@@ -41,7 +44,7 @@ class MaskingRules:
     """
 
     random_rate: float
-    mask_options: tuple[float, ...] = (0.8, 0.1, 0.1)
+    mask_options: Sequence[float] = (0.8, 0.1, 0.1)
     adversarial_rate: float = 0.0
     learned_options: bool = True
     sampler: str = "rss"
@@ -52,7 +55,14 @@ class MaskingRules:
     candidate_rate: float | None = None
 
     def __post_init__(self):
+        for name in ("random_rate", "adversarial_rate", "temperature", "candidate_rate"):
+            if name != "candidate_rate" or self.candidate_rate is not None:
+                check_number(name, getattr(self, name))
+        if not isinstance(self.mask_options, Iterable):
+            raise AdversarialMLMError(f"mask_options must be three shares that sum to 1, got {self.mask_options!r}")
         object.__setattr__(self, "mask_options", tuple(self.mask_options))
+        for share in self.mask_options:
+            check_number("a share of mask_options", share)
         shares = self.mask_options
         if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > _TOLERANCE:
             raise ValueError(f"mask_options must be three shares that sum to 1, got {list(shares)}")

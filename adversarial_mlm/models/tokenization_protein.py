@@ -22,6 +22,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processo
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
+from adversarial_mlm.utils.arguments import check_class
 from adversarial_mlm.utils.atomic_files import replace_text
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
@@ -171,6 +172,7 @@ class ResidueVocabulary:
         Raises:
             `ValueError`: If the tokenizer lacks a mask token, a padding token or a standard residue.
         """
+        check_class("tokenizer", tokenizer, PreTrainedTokenizerBase)
         vocabulary = tokenizer.get_vocab()
         _check_residues(vocabulary)
         residue_letters = {
@@ -235,6 +237,7 @@ class ByteTable:
         Raises:
             `ValueError`: If the tokenizer has no unknown token, or does not have one token per residue.
         """
+        check_class("tokenizer", tokenizer, PreTrainedTokenizerBase)
         unknown = _required_token_id(tokenizer, "unk")
         vocabulary = tokenizer.get_vocab()
         _check_residues(vocabulary)

@@ -1,5 +1,6 @@
 """Checks before training: whether networks, data and options fit together."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import datasets
@@ -12,58 +13,125 @@ from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
+from adversarial_mlm.utils.arguments import check_class, class_of
+from adversarial_mlm.utils.errors import AdversarialMLMError, CorpusError, shorten
 
 
 def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, data_collator) -> None:
     """Refuse an encoder, arguments and a collator that do not fit together.
 
     Raises:
-        ValueError: If a class is wrong, if the device is not supported, or see [`check_encoder`].
+        AdversarialMLMError: If a class is wrong, if the device is not supported, or see [`check_encoder`].
     """
-    if not isinstance(args, AdversarialMLMTrainingArguments):
-        raise ValueError(f"args must be AdversarialMLMTrainingArguments, got {type(args).__name__}")
+    # models of PEFT are no PreTrainedModel
+    if not (isinstance(model, nn.Module) and hasattr(model, "get_input_embeddings") and hasattr(model, "config")):
+        raise AdversarialMLMError(f"model must be a PreTrainedModel, got {class_of(model)}: use from_pretrained")
+    check_class("args", args, AdversarialMLMTrainingArguments)
     if not isinstance(data_collator, DataCollatorForRandomMLM):
-        raise ValueError(
+        raise AdversarialMLMError(
             "data_collator must be DataCollatorForAdversarialMLM or DataCollatorForRandomMLM, "
-            f"got {type(data_collator).__name__}"
+            f"got {class_of(data_collator)}"
         )
     if getattr(data_collator, "frozen", False):
-        raise ValueError(
+        raise AdversarialMLMError(
             "a collator with frozen=True is for other trainers: leave out frozen, and use noiser_update: none for a "
             "noiser that is not trained"
         )
     if args.device.type == "mps":
-        raise ValueError("the MPS device is not supported, because it has no float64: set use_cpu")
+        raise AdversarialMLMError("the MPS device is not supported, because it has no float64: set use_cpu")
     if args.activation_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
-        raise ValueError(f"activation_checkpointing is set, but {type(model).__name__} does not support it")
+        raise AdversarialMLMError(f"activation_checkpointing is set, but {type(model).__name__} does not support it")
     check_encoder(model, data_collator)
+
+
+def check_datasets(train_dataset, eval_dataset) -> None:
+    """Refuse datasets without records, or whose records have no `sequence`.
+
+    Args:
+        train_dataset: Any dataset, or `None`. The records of a stream are not looked at.
+        eval_dataset: Any dataset, or a dictionary of several, or `None`.
+
+    Raises:
+        CorpusError: If there is one. The message names the argument.
+    """
+    named = {"train_dataset": train_dataset}
+    if isinstance(eval_dataset, dict) and not isinstance(eval_dataset, datasets.DatasetDict):
+        named |= {f"eval_dataset[{name!r}]": dataset for name, dataset in eval_dataset.items()}
+    else:
+        named["eval_dataset"] = eval_dataset
+    for name, dataset in named.items():
+        if dataset is not None:
+            check_dataset(name, dataset)
+
+
+def check_training_set(dataset) -> None:
+    """Refuse to train without a dataset, or with one that [`check_datasets`] refuses.
+
+    Raises:
+        CorpusError: If there is none, or if its records cannot be used.
+    """
+    if dataset is None:
+        raise CorpusError("train_dataset is missing: training needs it")
+    check_dataset("train_dataset", dataset)
+
+
+def check_dataset(name: str, dataset) -> None:
+    """Refuse a dataset without records, or whose records have no `sequence`, see [`check_datasets`]."""
+    if isinstance(dataset, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise CorpusError(f"{name} has several splits ({', '.join(dataset)}): give one of them")
+    streamed = isinstance(dataset, IterableDataset)
+    if isinstance(dataset, str | bytes | Mapping) or not (streamed or hasattr(dataset, "__getitem__")):
+        raise CorpusError(f"{name} must be a dataset, got {class_of(dataset)}: use the dataset of load_corpus")
+    if not streamed and not hasattr(dataset, "__len__"):
+        raise CorpusError(
+            f"{name} is a {class_of(dataset)} without a length: give a dataset that has one, or a stream"
+        )
+    if not streamed and not len(dataset):
+        raise CorpusError(f"{name} is empty: it must have at least one record")
+    columns = getattr(dataset, "column_names", None)
+    if columns is None:
+        if streamed:
+            return  # of another class than that of datasets, or one whose columns are unknown
+        first = dataset[0]
+        columns = list(first) if isinstance(first, Mapping) else None
+        if columns is None:
+            raise CorpusError(f"{name} must have records with a 'sequence', but its first is {shorten(repr(first))}")
+    if "sequence" not in columns:
+        raise CorpusError(
+            f"{name} has no column 'sequence', only {', '.join(map(str, columns)) or 'none'}: rename the column with "
+            "the proteins"
+        )
 
 
 def check_encoder(model: PreTrainedModel, data_collator: DataCollatorForRandomMLM) -> None:
     """Refuse an encoder that does not fit the tokenizer and the lengths of a collator.
 
     Raises:
-        ValueError: If the encoder has fewer token embeddings than the tokenizer has tokens, if their padding or mask
-            tokens differ, if the encoder has too few positions, or if all its parameters are frozen.
+        AdversarialMLMError: If the encoder has fewer token embeddings than the tokenizer has tokens, if their padding
+            or mask tokens differ, if the encoder has too few positions, or if all its parameters are frozen.
     """
     vocabulary, max_length = data_collator.vocabulary, data_collator.sequence_encoder.max_length
     embeddings = cast(nn.Embedding, model.get_input_embeddings()).weight.shape[0]  # declared as any module
     if embeddings < vocabulary.vocab_size:
-        raise ValueError(
+        raise AdversarialMLMError(
             f"the encoder has {embeddings} token embeddings, but the tokenizer has {vocabulary.vocab_size} tokens"
         )
     # ESM scales its input by the share of mask tokens; RoBERTa numbers positions from its padding token
     for name in ("pad_token_id", "mask_token_id"):
         theirs, ours = getattr(model.config, name, None), getattr(vocabulary, name)
         if theirs is not None and theirs != ours:
-            raise ValueError(f"{name} is {theirs} in the encoder's configuration, but {ours} in the tokenizer")
+            raise AdversarialMLMError(
+                f"{name} is {theirs} in the encoder's configuration, but {ours} in the tokenizer"
+            )
     if getattr(model.config, "token_dropout", False) and getattr(model.config, "mask_token_id", None) is None:
-        raise ValueError("the encoder's configuration has token_dropout but no mask_token_id: set mask_token_id in it")
+        raise AdversarialMLMError(
+            "the encoder's configuration has token_dropout but no mask_token_id: set mask_token_id in it"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError("all parameters of the encoder are frozen: set requires_grad of those to train")
+        raise AdversarialMLMError("all parameters of the encoder are frozen: set requires_grad of those to train")
     positions = number_of_positions(model)
     if positions is not None and max_length > positions:
-        raise ValueError(
+        raise AdversarialMLMError(
             f"max_length is {max_length}, but the encoder has {positions} positions: use at most {positions}"
         )
 
@@ -72,35 +140,37 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
     """Refuse options of the noiser that do not fit the data or the masking rules.
 
     Raises:
-        ValueError: If there is one. The message names it.
+        AdversarialMLMError: If there is one. The message names it.
     """
     if data_collator.noiser is None:
         return
     reward = REWARDS[args.noiser_reward]
     if reward.needs_background and isinstance(train_dataset, IterableDataset):
-        raise ValueError(
+        raise AdversarialMLMError(
             f"noiser_reward: {args.noiser_reward} needs the frequencies of the residues, which are unknown for a "
             "stream: use streaming: false, or another reward"
         )
     rules = data_collator.rules
     through = reward.through_encoder
     if not rules.gated and rules.spends_budget and not through:
-        raise ValueError(
+        raise AdversarialMLMError(
             "gated: false changes the gradient through the encoder, but noiser_reward: "
             f"{args.noiser_reward} uses none: leave it out"
         )
     if rules.temperature != 1 and rules.spends_budget:
         if not through or not (rules.has_relaxation or rules.learned_options):
-            raise ValueError(
+            raise AdversarialMLMError(
                 "temperature only has an effect on relaxed choices, but there are none with sampler: "
                 f"{rules.sampler}, learned_options: {str(rules.learned_options).lower()} and noiser_reward: "
                 f"{args.noiser_reward}: leave it out"
             )
     if args.on_collapse == "stop" and not rules.random_rate:
-        raise ValueError("on_collapse: stop needs the loss on random masks, but random_rate is 0: use a higher rate")
+        raise AdversarialMLMError(
+            "on_collapse: stop needs the loss on random masks, but random_rate is 0: use a higher rate"
+        )
     if not rules.spends_budget and (args.importance_exponent or reward.needs_mask_probability):
         option = "importance_exponent" if args.importance_exponent else f"noiser_reward: {args.noiser_reward}"
-        raise ValueError(
+        raise AdversarialMLMError(
             f"{option} needs the probability of each mask, which has no closed form with selection: "
             f"{rules.selection}; use selection: topk"
         )
@@ -110,14 +180,16 @@ def check_stream(args: AdversarialMLMTrainingArguments, train_dataset) -> None:
     """Refuse options that do not work with a streamed training set.
 
     Raises:
-        ValueError: If there is one. The message names it.
+        AdversarialMLMError: If there is one. The message names it.
     """
     if not isinstance(train_dataset, IterableDataset):
         return
     if args.loading_config.dispatch_batches:
-        raise ValueError("dispatch_batches is not supported, because every process reads its own batches: use false")
+        raise AdversarialMLMError(
+            "dispatch_batches is not supported, because every process reads its own batches: use false"
+        )
     if args.dataloader_num_workers and not isinstance(train_dataset, RecordStream | datasets.IterableDataset):
-        raise ValueError(
+        raise AdversarialMLMError(
             f"dataloader_num_workers is {args.dataloader_num_workers}, but it is unknown how a "
             f"{type(train_dataset).__name__} divides its records among workers: use 0, or a datasets.IterableDataset"
         )

@@ -10,6 +10,7 @@ from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.tokenization_protein import AMBIGUOUS_RESIDUES, STANDARD_RESIDUES
 from adversarial_mlm.training.gradients import frozen
+from adversarial_mlm.utils.errors import CheckpointError, one_line
 
 logger = transformers_logging.get_logger(__name__)
 
@@ -23,6 +24,31 @@ def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> Corr
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     keys = row_keys(0, EVALUATION, 0, torch.arange(2, device=device))
     return collator.hide_at_random(batch, keys, rate=0.3)
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> None:
+    """Check that an encoder reads the tokens of a collator, and has a head that predicts them.
+
+    Raises:
+        CheckpointError: If it does not.
+    """
+    name, batch = type(model).__name__, hard_batch(collator, model.device)
+    with frozen(model):
+        try:
+            output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        except Exception as error:  # of any class, such as that of a model that needs other inputs
+            raise CheckpointError(
+                f"model is a {name}, which cannot read input_ids and attention_mask alone ({one_line(error)[:200]}): "
+                "use an encoder with a masked-language-modelling head, a ...ForMaskedLM"
+            ) from error
+    logits = getattr(output, "logits", None)
+    wanted = (*batch.input_ids.shape, collator.vocabulary.vocab_size)
+    if logits is None or logits.shape[:-1] != wanted[:-1] or logits.shape[-1] < wanted[-1]:
+        found = "" if logits is None else f" (its logits are {tuple(logits.shape)}, not {wanted})"
+        raise CheckpointError(
+            f"model is a {name}, which has no masked-language-modelling head{found}: use a ...ForMaskedLM"
+        )
 
 
 @torch.no_grad()

@@ -39,14 +39,14 @@ from adversarial_mlm.masking.statistics import MaskingStatistics
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.options_record import comparable_from
 from adversarial_mlm.saving.run_files import METRICS_FILE
+from adversarial_mlm.training import checks
 from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
-from adversarial_mlm.training.checks import check_fit, check_game, check_stream
 from adversarial_mlm.training.collapse import CollapseAlarm, collapse_figures
 from adversarial_mlm.training.data_loading import TrainingBatches, plain_loader
 from adversarial_mlm.training.data_position import DataPosition
-from adversarial_mlm.training.encoder_checks import check_soft_inputs, freeze_what_is_not_reached
+from adversarial_mlm.training.encoder_checks import check_head, check_soft_inputs, freeze_what_is_not_reached
 from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks, numbered_batches
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
@@ -109,15 +109,16 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     ):
         for name in _UNUSED_BY_US & kwargs.keys():
             raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
-        check_fit(model, args, data_collator)
+        checks.check_fit(model, args, data_collator)
         check_devices(model, args)
+        checks.check_datasets(kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
         self.run_facts: dict = {}
         super().__init__(data_collator.noiser, args, model=model, data_collator=data_collator, **kwargs)
         check_accelerator(self.accelerator)
         self._set_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
-        check_game(self.args, data_collator, self.train_dataset)
-        check_stream(self.args, self.train_dataset)
+        checks.check_game(self.args, data_collator, self.train_dataset)
+        checks.check_stream(self.args, self.train_dataset)
         self._prepare_networks()
         self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator)
         self.guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
@@ -129,6 +130,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._add_callbacks()
 
     def _prepare_networks(self) -> None:
+        check_head(self.model, self.data_collator)
         is_trained = self.noiser is not None and self.args.noiser_update != "none"
         if is_trained and REWARDS[self.args.noiser_reward].through_encoder:
             check_soft_inputs(self.model, self.data_collator)
@@ -197,7 +199,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """The encoder's loader, for the training set as it is now."""
-        if not self.position.is_of(self.train_dataset):
+        if self.train_dataset is None or not self.position.is_of(self.train_dataset):
+            checks.check_training_set(self.train_dataset)
             self._set_position()
         return super().get_train_dataloader()
 
@@ -207,6 +210,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         # Stock: removes columns and lets accelerate divide the batches among the processes. Replaced: a loader of
         # keyed records whose batch sampler knows the processes, so that it can begin anywhere. Batches stay on the
         # CPU, where they are cut by length.
+        if not is_training:
+            checks.check_dataset("eval_dataset", dataset)
         batch_sampler = self.position.batches if is_training else None
         loader = plain_loader(
             dataset,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from adversarial_mlm.utils.errors import RecipeError, clip, redact
 from adversarial_mlm.utils.home import expand_home
 from adversarial_mlm.utils.spelling import did_you_mean, nearest
-from adversarial_mlm.utils.written_numbers import as_written, number_or_text, whole_number
+from adversarial_mlm.utils.written_numbers import UnclearError, as_written, whole_number, with_numbers
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -30,7 +30,6 @@ _TEXTS_OF_BOOLS = {
     **dict.fromkeys(("no", "false", "off", "f", "n", "0"), False),
 }
 _WORDS_OF_NO = ("no", "off", "false")
-_UNCLEAR_IN_A_MAPPING = ("yes", "no", "on", "off")  # booleans to YAML 1.1, texts to YAML 1.2
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _NOTHING: tuple[Any, ...] = (None, "", "none", [])
 _NOT_SAID = object()
@@ -478,23 +477,8 @@ def _fields_of(part: type) -> list[dataclasses.Field]:
 def _plain_mapping(mapping: Mapping[str, Any], source: Source, key: str) -> dict[str, Any]:
     """Convert a mapping to plain values. It holds arguments of other libraries, whose types are not known here."""
     try:
-        return _with_numbers(json.loads(json.dumps(mapping)), source, key)
+        return with_numbers(json.loads(json.dumps(mapping)), key)
+    except UnclearError as error:
+        source.refuse(error.key, f"is {error}, which may be a boolean or a text: write true or false")
     except (TypeError, ValueError) as error:
-        if isinstance(error, RecipeError):
-            raise
         source.refuse(key, f"contains a value that JSON does not support ({error})")
-
-
-def _with_numbers(value: Any, source: Source, key: str) -> Any:
-    """Convert texts that look like numbers or booleans, because YAML reads `1e-5` as text."""
-    if isinstance(value, dict):
-        return {name: _with_numbers(item, source, f"{key}.{name}") for name, item in value.items()}
-    if isinstance(value, list):
-        return [_with_numbers(item, source, f"{key}[{index}]") for index, item in enumerate(value)]
-    if not isinstance(value, str):
-        return value
-    if value.lower() in _UNCLEAR_IN_A_MAPPING:
-        source.refuse(key, f"is {value}, which may be a boolean or a text: write true or false")
-    if value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    return number_or_text(value)

@@ -52,3 +52,32 @@ def written_number(text: str) -> int | float:
 def as_written(value: Any) -> str:
     """Return a value as a text: a number of [`written_number`] and a boolean as in YAML."""
     return str(value).lower() if isinstance(value, bool) else getattr(value, "written", str(value))
+
+
+class UnclearError(Exception):
+    """A text in a mapping that YAML 1.1 takes for a boolean; `key` is where it is."""
+
+    def __init__(self, text: str, key: str):
+        super().__init__(text)
+        self.key = key
+
+
+def with_numbers(value: Any, key: str) -> Any:
+    """Convert texts in plain data that look like numbers or booleans, because files and JSON may have them as texts.
+
+    Args:
+        value (`Any`): A mapping, a list, or a single value.
+        key (`str`): Name of the option that it belongs to.
+
+    Raises:
+        UnclearError: If a text is `yes`, `no`, `on` or `off`.
+    """
+    if isinstance(value, dict):
+        return {name: with_numbers(item, f"{key}.{name}") for name, item in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(item, f"{key}[{index}]") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("yes", "no", "on", "off"):
+        raise UnclearError(value, key)
+    return value.lower() == "true" if value.lower() in ("true", "false") else number_or_text(value)
