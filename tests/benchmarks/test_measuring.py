@@ -51,6 +51,7 @@ def test_the_textbook_loop_is_what_ours_computes():
     assert torch.allclose(textbook_rss(scores, noise, 6), ours, atol=1e-9)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_entry_point_writes_figures_and_machine(repository, tmp_path):
     command = [sys.executable, "-m", "benchmarks", "encode", "--repetitions", "2", "--json", str(tmp_path / "b.json")]

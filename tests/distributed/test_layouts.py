@@ -10,11 +10,11 @@ from tests.helpers.exhaustive import exhaustive
 from tests.helpers.launching import ROOT, accelerate, run
 
 GAMES = ("alternate", "reversal", "credit", "stages")
-OTHERS = ("checkpointed", "checkpointed-reversal", "stream")
+CHECKPOINTED = ("checkpointed", "checkpointed-reversal")
 # name → processes, and the size of a process's batch in every game
 LAYOUTS = {
-    "2 x 2 accumulated twice, others 2 x 4": (2, {**dict.fromkeys(GAMES, 2), **dict.fromkeys(OTHERS, 4)}),
-    "2 x 4": (2, dict.fromkeys(GAMES, 4)),
+    "2 x 2 accumulated twice, a stream 2 x 4": (2, {**dict.fromkeys(GAMES, 2), "stream": 4}),
+    "2 x 4": (2, dict.fromkeys(GAMES + CHECKPOINTED, 4)),
     "4 x 2": (4, dict.fromkeys(GAMES, 2)),
     "2 x 4 compiled": (2, {"compiled": 4}),  # tests/training/test_precision.py compiles on one process
 }

@@ -77,6 +77,7 @@ def test_one_machine_starts(start, port, tmp_path, name):
     assert_two_processes_trained(output, process.returncode, tmp_path / "run")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_machines_meet(start, port, tmp_path):
     first = start("several_machines.yaml", port, "--machine_rank", "0", "--main_process_ip", "127.0.0.1")

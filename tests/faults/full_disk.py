@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -57,7 +58,7 @@ def _run_out_of_room(folder: Path, place: Path, reason: str, take_room: Callable
     kept = [run.output / f"checkpoint-{SAVE_STEPS * (number + 1)}" for number in range(_SAVES_WITH_ROOM)]
     facts = {
         "exit_status": status[0],
-        "saves_that_failed": said.count(f"could not be written ({reason})"),
+        "saves_that_failed": len(re.findall(rf"checkpoint-\d+ could not be written \({reason}\)", said)),
         "sentence": next((line for line in said.splitlines() if line.startswith("ended:")), None),
         "earlier_checkpoints_whole": all(_is_whole(checkpoint) for checkpoint in kept),
         "halves_left": len(list(run.output.glob(".*incomplete*"))),

@@ -139,6 +139,7 @@ class TestTokenizer:
 
 
 class TestSaving:
+    @pytest.mark.exhaustive
     def test_loads_in_an_interpreter_without_this_package(self, tokenizer, tmp_path):
         texts = ["mkt AY", "A-J*C", "MK<mask>T", "é蛋"]
         save_tokenizer(tokenizer, tmp_path)

@@ -76,7 +76,7 @@ def test_an_esm_2_cannot_pay_by_a_loss_whose_gradient_would_be_another_networks(
         make_trainer("esm", LOSS)
 
 
-@pytest.mark.parametrize("kind", ["esm", "modernbert"])
+@pytest.mark.parametrize("kind", ["esm", exhaustive("modernbert")])
 def test_a_resumed_run_of_another_kind_is_bitwise_the_same(make_trainer, kind):
     def stop(args, state, control, **kwargs):
         control.should_training_stop = state.global_step == 2

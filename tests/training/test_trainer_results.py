@@ -109,6 +109,7 @@ def test_a_fresh_run_starts_a_fresh_log(make_trainer):
 # ---- what is written ----
 
 
+@pytest.mark.exhaustive
 def test_the_result_loads_in_an_interpreter_without_this_package(make_trainer, proteins, tmp_path):
     trainer = make_trainer()
     trainer.train()

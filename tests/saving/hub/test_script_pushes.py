@@ -105,7 +105,7 @@ def refused_port() -> str:
         ({"HF_TOKEN": "hf_" + "Wrong" * 6}, "push_to_hub: .*somebody/tiny-proteins.* 401 .*hub_token"),
         exhaustive({"fault": ("auth", 403)}, "push_to_hub: .*somebody/tiny-proteins.* 403 .*hub_token"),
         exhaustive({"hub_model_id": "a//b"}, "hub_model_id: 'a//b' cannot be the name of a repository"),
-        ({"HF_ENDPOINT": refused_port()}, "push_to_hub: the Hub at http.* cannot be used: ConnectError"),
+        exhaustive({"HF_ENDPOINT": refused_port()}, "push_to_hub: the Hub at http.* cannot be used: ConnectError"),
     ],
 )  # fmt: skip
 def test_a_push_that_cannot_succeed_is_refused_before_anything_is_spent(server, script, tmp_path, options, sentence):

@@ -15,6 +15,7 @@ from adversarial_mlm.saving.model_card.architecture import describe_encoder
 from adversarial_mlm.saving.model_card.facts import DataFacts, RecipeFacts
 
 
+@pytest.mark.exhaustive
 def test_the_card_can_be_imported_without_the_trainer():
     code = (
         "import sys, adversarial_mlm.saving.model_card; "
