@@ -58,9 +58,9 @@ test-all: install ## Run all cases of all tests (twice as long)
 coverage: install ## Run all tests and show which lines they reach (also coverage.xml)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=xml
 
-fuzz: install ## Read 28,000 mutated files, and random tables of tasks and mutants (FUZZ_EXAMPLES of each kind; FUZZ_SEED repeats)
+fuzz: install ## Read 28,000 mutated files, random tables, options and output folders (FUZZ_EXAMPLES of each; FUZZ_SEED repeats)
 	FUZZ_EXAMPLES=$${FUZZ_EXAMPLES:-2000} $(BIN)/python -m pytest -q tests/data/test_fuzzing.py tests/downstream/test_table_fuzzing.py \
-		tests/inference/test_mutations.py
+		tests/inference/test_mutations.py tests/recipes/test_fuzzing.py
 
 # each process has one thread, as in the tests; FAULTS takes options: FAULTS="--seed 1 --only kills"
 faults: install ## Kill small real runs, fill their disk, and compare what goes on from there (some minutes; faults.json)

@@ -58,7 +58,7 @@ def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
             "resume_from_checkpoint: latest or overwrite_output_dir: true"
         )
     # a user who resumes may have changed the recipe
-    others = [name for name in run.others() if not (resumes and name == RECIPE_FILE)]
+    others = [name for name in run.others(resumes) if not (resumes and name == RECIPE_FILE)]
     if others:
         raise RecipeError(
             f"output_dir {folder} contains files that its run did not write, or that were changed since "

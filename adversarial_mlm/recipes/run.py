@@ -26,7 +26,7 @@ from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.options_record import Resumption
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE, REPORT_FILE, REPORT_PICTURE
-from adversarial_mlm.saving.run_folder import RunFolder
+from adversarial_mlm.saving.run_folder import USUAL_FILES, RunFolder
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils import distributed
@@ -243,12 +243,14 @@ def _prepare_folder(
 
 def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:
     trainer.check_weights()
+    run = RunFolder(recipe.output_dir)
+    run.claim(USUAL_FILES)
     trainer.save_model(_internal_call=True)  # without a push, which comes after the evaluation
     trainer.save_state()
     if recipe.data.streaming:
         data.save_facts(recipe.output_dir)
         logger.info("%s: %s", data.corpus.source, data.corpus.counts.summary())
-    RunFolder(recipe.training.output_dir).seal(trainer.saved_files)
+    run.seal(trainer.saved_files)
 
 
 def interruption(trainer: AdversarialMLMTrainer) -> str:

@@ -1,7 +1,7 @@
 """Which files of a folder a run wrote. A run overwrites and removes these, and nothing else.
 
-A marker, `.run.json`, lists them with checksums. While a run is going on it lists, without checksums, the names under
-which it may write, none of which was there before. So a file that somebody changed or added is known as theirs.
+A marker, `.run.json`, lists them with checksums. Files that a run is about to write, or that change while it trains,
+are listed without checksums; none of them was there before. So a file that somebody changed or added is theirs.
 """
 
 import json
@@ -32,6 +32,7 @@ from adversarial_mlm.utils.hashing import file_checksum
 from adversarial_mlm.utils.output_folders import visible
 
 _FORMAT = 1
+_LARGE = 1 << 20  # bytes
 # that a run writes before or beside its model; a model may have more files, which are listed when it is saved
 USUAL_FILES = (
     *(
@@ -49,6 +50,7 @@ USUAL_FILES = (
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
     *REPORT_FILES,
 )
+_WHILE_TRAINING = (RECIPE_FILE, DATA_FILE, METRICS_FILE, RECORDS_FILE)
 _CHANGING = (METRICS_FILE, *REPORT_FILES)  # a report may be made anew after the run
 _TEMPORARY = (f"{SNAPSHOT_PREFIX}*", f"{atomic_files.UNFINISHED_FILES}*", ".checkpoint-[0-9]*")
 
@@ -71,10 +73,14 @@ class RunFolder:
         """Whether a run of this package has marked the folder."""
         return self._files() is not None
 
-    def others(self) -> list[str]:
+    def others(self, resumes: bool = False) -> list[str]:
         """Files that a run would overwrite or remove, and that no run wrote, or that were changed since.
 
         In a folder without a marker these are all files and folders.
+
+        Args:
+            resumes (`bool`, *optional*, defaults to `False`): Whether the run resumes. It then keeps its checkpoints,
+                also one that is damaged.
 
         Raises:
             OSError: If a file cannot be read.
@@ -90,15 +96,18 @@ class RunFolder:
             elif path.exists() and (name not in files or files[name] not in (None, file_checksum(path))):
                 found.append(name)
         store = CheckpointStore(self.folder)
-        return found + [Path(folder).name for folder in store.all() if not _is_checkpoint(folder)]
+        return found + [Path(folder).name for folder in store.all() if not _is_checkpoint(folder, not resumes)]
 
-    def claim(self, names: Iterable[str] = ()) -> None:
-        """Mark the folder as that of a run that is going on, and may write these files and the usual ones.
+    def claim(self, names: Iterable[str] = _WHILE_TRAINING) -> None:
+        """Mark the folder as that of a run, which is about to write these files.
+
+        Args:
+            names (`Iterable[str]`, *optional*): Paths in the folder; by default what a run writes while it trains.
 
         Raises:
             OSError: If the marker cannot be written.
         """
-        self._write(dict.fromkeys((*USUAL_FILES, *(self._files() or ()), *names)))
+        self._write({**(self._files() or {}), **dict.fromkeys(names)})
 
     def seal(self, names: Iterable[str]) -> None:
         """List the files of a run that is over, with their checksums.
@@ -147,9 +156,12 @@ class RunFolder:
         Raises:
             OSError: If something cannot be removed.
         """
+        if not self.is_run():
+            return
         for pattern in _TEMPORARY:
             for path in Path(self.folder).glob(pattern):
-                shutil.rmtree(path)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
         self.remove_checkpoints()
         _remove_files(self.folder, self._files() or ())
 
@@ -190,15 +202,30 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _is_checkpoint(folder: str) -> bool:
-    """Whether a folder is a checkpoint of a run and holds nothing else."""
+def _is_checkpoint(folder: str, unchanged: bool = False) -> bool:
+    """Whether a folder is a checkpoint of a run and holds nothing else.
+
+    Args:
+        folder (`str`): The folder.
+        unchanged (`bool`, *optional*, defaults to `False`): Whether its files must also have their sizes, and those of
+            less than a mebibyte their checksums. Weights would take long to read.
+    """
     if os.path.islink(folder):
         return False
     try:
-        names = {*checkpoint_manifest.read(folder)["files"], MANIFEST_FILE}
+        files = checkpoint_manifest.read(folder)["files"]
     except CheckpointError:
         return False
-    return names >= {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if not path.is_dir()}
+    found = {path.relative_to(folder).as_posix(): path for path in Path(folder).rglob("*") if not path.is_dir()}
+    if not {*files, MANIFEST_FILE} >= found.keys():
+        return False
+    return not unchanged or all(_is_as_listed(found[name], files[name]) for name in files if name in found)
+
+
+def _is_as_listed(path: Path, entry: dict) -> bool:
+    if path.is_symlink() or path.stat().st_size != entry["size"]:
+        return False
+    return entry["size"] >= _LARGE or file_checksum(path) == entry["sha256"]
 
 
 def _remove_files(folder: str, names: Iterable[str]) -> None:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
-from adversarial_mlm.saving.run_folder import RunFolder
+from adversarial_mlm.saving.run_folder import USUAL_FILES, RunFolder
 
 
 @pytest.fixture
@@ -75,14 +75,29 @@ def test_a_link_in_place_of_a_file_is_not_followed(run, tmp_path):
     assert run.others() == ["config.json"]
 
 
-def test_while_a_run_goes_on_the_usual_files_are_its_own(tmp_path):
+def test_what_a_run_is_about_to_write_is_its_own_and_what_it_is_not_is_not(tmp_path):
     run = RunFolder(str(tmp_path))
     run.claim()
-    for name in ("model.safetensors", "trainer_state.json", "vocab.txt"):
+    for name in ("recipe.yaml", "data.json", "metrics.jsonl", "nonfinite_records.json"):
+        (tmp_path / name).write_text("half")
+    assert run.others() == []
+    (tmp_path / "README.md").write_text("my notes on a run that was killed")
+    assert run.others() == ["README.md"]
+    (tmp_path / "README.md").unlink()
+    run.claim(USUAL_FILES)
+    for name in ("model.safetensors", "trainer_state.json", "vocab.txt", "README.md"):
         (tmp_path / name).write_text("half")
     assert run.others() == []
     run.clear()
     assert names(tmp_path) == set()
+
+
+def test_a_run_that_goes_on_keeps_the_checksums_of_what_it_has_saved(run):
+    run, folder = run
+    run.claim()
+    assert run.others() == []
+    (folder / "config.json").write_text("mine")
+    assert run.others() == ["config.json"]
 
 
 @pytest.mark.parametrize(
