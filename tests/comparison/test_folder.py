@@ -6,6 +6,7 @@ import pytest
 
 from adversarial_mlm.comparison.folder import ComparisonFolder
 from adversarial_mlm.comparison.plan import Run
+from adversarial_mlm.comparison.runs import _remove
 from adversarial_mlm.recipes.recipe import RecipeError
 
 
@@ -68,3 +69,18 @@ def test_only_a_folder_that_is_new_empty_or_its_own_is_taken(tmp_path):
         '{"arms": {}, "entries": {}, "runs": []}'
     )  # of a version without markers
     ComparisonFolder(str(tmp_path / "mine")).take()
+
+
+def test_a_run_that_starts_again_does_not_take_files_of_others_with_it(tmp_path):
+    run, note = Run("game", 0, 7), tmp_path / "7-updates.json"
+    folder = tmp_path / "7-updates"
+    for name in ("model.safetensors", "figures.json", "tasks/stability.json", "noiser/config.json", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    note.write_text("{}")
+    with pytest.raises(RecipeError, match=r"contains files that no run wrote \(notes.txt\): move them"):
+        _remove(folder, note, run)
+    assert (folder / "model.safetensors").exists() and note.exists()
+    (folder / "notes.txt").unlink()
+    _remove(folder, note, run)
+    assert not folder.exists() and not note.exists()

@@ -35,6 +35,15 @@ def test_a_cut_holds_whole_families_of_the_size_asked_for(cut, tmp_path, reposit
     assert f"{len(kept)} proteins of 5 families" in result.stdout
 
 
+def test_files_that_are_there_are_not_overwritten(cut, tmp_path):
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "proteins.fasta").write_text("mine")
+    result = cut("--families", "5", "--min_members", "10", "--max_members", "20")
+    assert result.returncode == 2
+    assert f"output_dir {tmp_path / 'cut'} already contains proteins.fasta: choose another folder" in result.stderr
+    assert (tmp_path / "cut" / "proteins.fasta").read_text() == "mine"
+
+
 def test_what_cannot_be_cut_is_said_in_one_sentence(cut):
     result = cut("--families", "5", "--min_members", "1000", "--max_members", "2000")
     assert result.returncode == 2

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+
+from adversarial_mlm.downstream import run as downstream_run
 
 
 @pytest.fixture
@@ -112,6 +115,50 @@ def test_an_encoder_without_residues_is_refused(call, table, make_encoder, tmp_p
 def test_baselines_need_no_encoder(call, table):
     status, said, _ = call("--mode", "baselines", "--task", "regression", "--train_file", table, "--target", "share")
     assert status == 0 and "composition" in said and "probe" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_an_evaluation_in_one_sentence_and_what_is_complete_is_kept(
+    call, table, tmp_path, monkeypatch, number
+):
+    own = ["--mode", "baselines", "--task", "regression", "--train_file", table, "--target", "share"]
+    complete = downstream_run.run
+
+    def stopped(*args):
+        complete(*args)
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(downstream_run, "run", stopped)
+    status, _, said = call(*own, "--output_dir", str(tmp_path / "out"))
+    assert status == 128 + number
+    last = said.splitlines()[-1]
+    assert last == (
+        f"run_tape.py: stopped by {number.name}; what is complete is in {tmp_path / 'out'}: start the same command to "
+        "continue"
+    )
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors", "regression-share/model.safetensors"])
+def test_a_folder_with_files_of_others_is_refused_and_stays(call, table, tmp_path, name):
+    own = ["--mode", "baselines", "--task", "regression", "--train_file", table, "--target", "share"]
+    folder = tmp_path / "mine"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    status, _, said = call(*own, "--output_dir", str(folder))
+    assert status == 2
+    assert f"no evaluation of this package has marked as its own ({name.partition('/')[0]})" in said
+    assert [path for path in folder.rglob("*") if path.is_file()] == [folder / name]
+
+
+def test_results_of_a_version_without_markers_are_added_to(call, table, tmp_path):
+    own = ["--mode", "baselines", "--task", "regression", "--train_file", table, "--target", "share"]
+    assert call(*own, "--output_dir", str(tmp_path / "out"))[0] == 0
+    (tmp_path / "out" / ".output.json").unlink()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert call(*own, "--output_dir", str(tmp_path / "out"))[0] == 0
+    (tmp_path / "old" / "stability-stability_score" / "finetuned").mkdir(parents=True)  # stopped before its results
+    assert call(*own, "--output_dir", str(tmp_path / "old"))[0] == 0
 
 
 @pytest.mark.slow
