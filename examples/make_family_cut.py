@@ -122,4 +122,4 @@ def failed(sentence: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.leave(main()))

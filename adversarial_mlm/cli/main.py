@@ -65,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
 
         completion.complete(PROGRAM, COMMANDS, os.environ["COMP_LINE"].split()[1:])
     try:
-        return _run(words)
+        status = _run(words)
+        return interrupts.leave(status) if argv is None else status
     except BrokenPipeError:  # the output went to a program that has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -28,7 +28,7 @@ from adversarial_mlm.saving.run_files import (
     SLOW_ENCODER_FILE,
     output_folder,
 )
-from adversarial_mlm.utils.errors import PushError, clip, redact
+from adversarial_mlm.utils.errors import Interrupted, PushError, clip, redact
 
 logger = logging.getLogger(__name__)
 
@@ -205,13 +205,23 @@ class HubUploader:
 
         Raises:
             PushError: If the push fails. If not `blocking` it is the future that raises it.
+            Interrupted: If a signal arrives while it waits. The upload goes on until the program ends.
         """
         self.wait()
         repo_id, folder = self._ready_repo(), output_folder(self.args)
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
         snapshot = take_snapshot(files_of_model(folder), folder)
         job = (snapshot, repo_id, message, token, revision)
-        return send(*job) if blocking else hf_api().run_as_future(send, *job)
+        if not blocking:
+            return hf_api().run_as_future(send, *job)
+        pool = ThreadPoolExecutor(1)  # in this thread, the client would delay a signal until files are sent
+        try:
+            return pool.submit(send, *job).result()
+        except Interrupted:
+            shutil.rmtree(snapshot.folder, ignore_errors=True)
+            raise
+        finally:
+            pool.shutdown(wait=False)
 
     def push_checkpoint(self, folder: str, step: int, message: str) -> bool:
         """Begin to send a checkpoint that was just saved, where `hub_strategy` asks for it; it does not wait.

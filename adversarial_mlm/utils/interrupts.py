@@ -3,6 +3,7 @@
 This module imports nothing that takes time, so a program can use it before its other imports.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -97,6 +98,24 @@ def _end(number: int, sentence: str = "") -> None:
         sys.stdout.flush()
     os.write(2, ("" if _received_at else sentence).encode())  # one sentence was printed already
     os._exit(exit_status(number))
+
+
+def leave(status: int) -> int:
+    """End this program after a signal, if threads are left that Python would wait for, such as those of an upload.
+
+    Args:
+        status (`int`): The exit status of the program.
+
+    Returns:
+        `int`: The status, if the program can end as usual.
+    """
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if status not in map(exit_status, SIGNALS) or all(thread.daemon for thread in others):
+        return status
+    atexit._run_exitfuncs()
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def _of_a_forked_process(number: int) -> None:

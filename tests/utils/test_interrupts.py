@@ -89,6 +89,16 @@ def test_this_module_is_imported_before_anything_that_takes_time():
         )
 
 
+@pytest.mark.parametrize(("status", "daemon", "waits"), [(130, False, False), (130, True, False), (0, False, True)])
+def test_a_program_that_a_signal_stopped_does_not_wait_for_its_threads(status, daemon, waits):
+    result = run(
+        "import atexit, threading\natexit.register(print, 'cleaned')\n"
+        f"threading.Thread(target=time.sleep, args=(0.6,), daemon={daemon}).start()\nbegan = time.monotonic()\n"
+        f"atexit.register(lambda: print(time.monotonic() - began > 0.5))\nsys.exit(interrupts.leave({status}))"
+    )
+    assert (result.returncode, result.stdout.split()) == (status, [str(waits), "cleaned"]), result.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_worker_leaves_sigint_to_its_parent_and_ends_at_sigterm():
     with interrupts.raised():

@@ -1,6 +1,10 @@
 """`HubUploader`, built without a trainer and without a Hub."""
 
 import logging
+import os
+import signal
+import threading
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -9,7 +13,8 @@ from transformers import TrainingArguments
 
 from adversarial_mlm.saving import hub
 from adversarial_mlm.saving.hub import HubUploader
-from adversarial_mlm.utils.errors import PushError
+from adversarial_mlm.utils import interrupts
+from adversarial_mlm.utils.errors import Interrupted, PushError
 
 
 class Client:
@@ -103,3 +108,13 @@ def test_a_push_that_fails_at_the_end_is_raised_in_one_sentence(make, client):
     uploader, client.fault = make(), OSError("gone")
     with pytest.raises(PushError, match="OSError: gone"):
         uploader.push_output_dir("End of training")
+
+
+def test_a_signal_ends_the_wait_for_a_push_at_once_and_leaves_no_copy(make, client, tmp_path, monkeypatch):
+    goes_on = threading.Event()
+    monkeypatch.setattr(hub, "send", lambda *job: (os.kill(os.getpid(), signal.SIGINT), goes_on.wait(20)))
+    began = time.monotonic()
+    with pytest.raises(Interrupted), interrupts.raised():
+        make().push_output_dir("last")
+    goes_on.set()
+    assert time.monotonic() - began < 10 and not list(tmp_path.glob(".push-to-hub-*"))
