@@ -110,7 +110,7 @@ def _check_key(node: yaml.ScalarNode, lines: dict[str, int]) -> None:
 
 def _yaml_reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        hint = ": indent with spaces" if "'\\t'" in str(error.problem) else ""
+        hint = ": use spaces instead of tabs" if "'\\t'" in str(error.problem) else ""
         return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"it contains the character U+{error.character:04X}, which YAML does not allow"

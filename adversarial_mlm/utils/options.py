@@ -272,7 +272,9 @@ def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str
         words.append("a list")
     if any(_is_mapping(member) or dataclasses.is_dataclass(member) for member in members):
         words.append("a mapping of names to values")
-    source.refuse(key, f"must be {' or '.join(words)}, got {value!r}")
+    of_a_list = not source.path and key.endswith("]") and isinstance(value, str) and "," in value
+    hint = ": separate values by spaces" if of_a_list else ""
+    source.refuse(key, f"must be {' or '.join(words)}, got {value!r}{hint}")
 
 
 # ---- Nested options: a dataclass of mappings ----

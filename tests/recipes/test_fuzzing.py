@@ -29,7 +29,7 @@ from adversarial_mlm.utils.options import Source
 from tests.data.test_fuzzing import EXAMPLES, SEED
 
 fuzzed = settings(
-    max_examples=int(EXAMPLES or 60),
+    max_examples=int(EXAMPLES or 25),
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),

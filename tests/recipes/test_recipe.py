@@ -89,8 +89,11 @@ GOOD = "train_data: a\noutput_dir: x\n"
     [
         (GOOD + "max_steps: 3\nseed: 1\nmax_steps: 4\n", "the option 'max_steps' is given twice, in lines 3 and 5"),
         (GOOD + "lr_scheduler_kwargs: {a: 1, a: 2}\n", "the option 'a' is given twice, in lines 3 and 3"),
-        ("train_data:\n\t- a\n", "line 2: found character '\\\\t' that cannot start any token: indent with spaces"),
-        ("\tmax_steps: 3\n", "line 1: .*: indent with spaces"),
+        (
+            "train_data:\n\t- a\n",
+            "line 2: found character '\\\\t' that cannot start any token: use spaces instead of tabs",
+        ),
+        ("\tmax_steps: 3\n", "line 1: .*: use spaces instead of tabs"),
         (GOOD + "max_steps: many\n", "recipe.yaml: max_steps must be a whole number, got 'many'"),
         (GOOD + "max_steps: 3.5\n", "max_steps must be a whole number, got 3.5"),
         (GOOD + "max_steps: true\n", "max_steps must be a whole number, got True"),

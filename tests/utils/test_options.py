@@ -232,6 +232,7 @@ def test_a_mistake_in_a_flat_file_names_file_and_option(content, sentence):
         (["--width=a"], "--width must be a whole number, got 'a'"),
         (["--width"], "--width: expected one argument"),
         (["--numbers", "1", "b"], "--numbers[1] must be a number, got 'b'"),
+        (["--numbers", "1,2"], "--numbers[0] must be a number, got '1,2': separate values by spaces"),
         (["--colour", "bleu"], "--colour must be one of red, blue, no, got 'bleu'; did you mean 'blue'?"),
         (["--extra_kwargs", "{a}"], "--extra_kwargs must be a mapping in JSON"),
         (["stray"], "'stray' on the command line is not an option: write options as --name value"),
