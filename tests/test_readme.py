@@ -97,7 +97,7 @@ def test_the_readme_shows_the_block_that_a_run_prints(read):
         of_set |= {f"enrichment_{letter}": 1.2 for letter in "CYNDT"}
         figures |= {f"eval_{name}_{key}": value for key, value in of_set.items()}
     log = [{"residues_per_second": 9000.0, "seconds_noiser": 1.0, "seconds_encoder": 3.0}]
-    printed = summary(figures, log, "runs/demo", gate="members")
+    printed = summary(figures, log, "runs/demo", "members", None, None, "Report      runs/demo/report.html")
 
     def shape(text: str) -> list[str]:
         lines = [line.strip() for line in text.strip().splitlines()]

@@ -361,6 +361,7 @@ def start_script(home):
     return subprocess.Popen([sys.executable, "-c", SCRIPT], env={**os.environ, "HF_HOME": str(home)}, **pipes)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_metrics_need_no_cache_folder_and_processes_do_not_disturb_each_other(tmp_path):
     home = tmp_path / "a file where the cache folder should be"

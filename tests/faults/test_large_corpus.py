@@ -35,6 +35,7 @@ print(max(peaks) - peaks[0])
 """
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_start_needs_less_than_36_bytes_for_each_record(tmp_path):
     """A list of Python's numbers would need 40, the records themselves 109 and more."""

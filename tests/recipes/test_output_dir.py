@@ -64,6 +64,7 @@ def test_a_recipe_that_was_changed_is_taken_for_a_resumption(make_recipe, tmp_pa
     assert resumed.state.global_step == 4
 
 
+@pytest.mark.exhaustive
 def test_a_second_process_is_refused_while_a_run_has_the_folder(make_recipe, tmp_path):
     pretrain(make_recipe())
     code = (

@@ -132,7 +132,7 @@ def test_a_prepared_folder_gives_bitwise_the_run_of_its_fasta(make_recipe, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("masking", "workers"), [("random", 0), ("adversarial", 0), ("adversarial", 2), exhaustive("random", 2)]
+    ("masking", "workers"), [("random", 0), ("adversarial", 0), exhaustive("adversarial", 2), exhaustive("random", 2)]
 )
 def test_a_stream_that_turns_out_damaged_ends_the_program_in_one_sentence(
     make_recipe, tmp_path, proteins, monkeypatch, capfd, masking, workers

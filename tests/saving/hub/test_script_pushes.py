@@ -72,6 +72,7 @@ def test_a_run_is_pushed_with_the_figures_of_its_evaluation(server, script, tmp_
         assert TOKEN.encode() not in content
 
 
+@pytest.mark.exhaustive
 def test_a_run_that_cannot_be_pushed_in_the_end_says_so_and_how_to_do_it(server, script, run, tmp_path):
     server.fail_next("commit", 500)
     result = script(hub_strategy="end")
