@@ -7,12 +7,14 @@ from typing import Any
 from adversarial_mlm.utils.errors import AdversarialMLMError, one_line
 from adversarial_mlm.utils.written_numbers import as_written
 
+_MOST_LISTED = 5
+
 
 def explained(error: Exception, given: Mapping[str, Any]) -> str:
     """Return the message of an error about options in one sentence that names one of them.
 
     Errors of this package name theirs. Those of a library are about an option with a value in the message, or about
-    all that were given.
+    one of those that were given, which are listed if they are few.
 
     Args:
         error (`Exception`): The error.
@@ -22,7 +24,9 @@ def explained(error: Exception, given: Mapping[str, Any]) -> str:
     if isinstance(error, AdversarialMLMError) or mentioned(text, given):
         return text
     given = {name: value for name, value in given.items() if not name.endswith("_token")}
-    named = {name: value for name, value in given.items() if _occurs(value, text)} or given
+    named = {name: value for name, value in given.items() if _occurs(value, text)}
+    if not named and len(given) <= _MOST_LISTED:
+        named = given
     values = ", ".join(f"{name}: {_plain(value)}" for name, value in named.items())
     return f"{values or 'the options'} cannot be used: {type(error).__name__}: {text}"
 
@@ -34,7 +38,7 @@ def _plain(value: Any) -> str:
 def _occurs(value: Any, text: str) -> bool:
     """Whether a value, or one of a list, is a word of a message."""
     items = map(as_written, value if isinstance(value, list | tuple) else [value])
-    return any(item and re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) for item in items)
+    return any(item and re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text, re.I) for item in items)
 
 
 def mentioned(text: str, names: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from adversarial_mlm.saving.options_record import Resumption
 from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE, REPORT_FILE, REPORT_PICTURE
 from adversarial_mlm.saving.run_folder import USUAL_FILES, RunFolder
 from adversarial_mlm.training.checks import check_encoder
+from adversarial_mlm.training.option_forms import check_trackers_installed
 from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils import distributed
 from adversarial_mlm.utils.errors import CheckpointError, PushError, RecipeError
@@ -139,6 +140,7 @@ def build_trainer(
             Hub but cannot be.
     """
     check_optimizer(recipe.training, encoder)
+    check_trackers_installed(recipe.training.report_to)
     try:
         trainer = AdversarialMLMTrainer(
             model=encoder,

@@ -9,13 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
-from transformers.integrations import INTEGRATION_TO_CALLBACK
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from adversarial_mlm.utils.errors import one_line
+from adversarial_mlm.utils.errors import RecipeError, one_line
 from adversarial_mlm.utils.spelling import did_you_mean, nearest
 
 _OPTIM_ARGS = re.compile(r"\s*\w+\s*=[^=,]+(,\s*\w+\s*=[^=,]+)*")
+_OF_CHECKPOINTING = {
+    **dict.fromkeys(("use_reentrant", "preserve_rng_state", "debug", "early_stop", "offload"), bool),
+    "every_n_layers": int,
+    "determinism_check": str,
+}
+_NOT_LOOKED_FOR = ("azure_ml", "flyte")  # by transformers, in every case
 _OPTIMIZERS_WITHOUT_ARGS = ("adamw_torch", "adamw_torch_fused", "adafactor")
 
 
@@ -38,9 +44,31 @@ def check_forms(args: TrainingArguments) -> None:
             raise ValueError(f"{name} must be between 0 and {largest:,}, got {value}")
     if args.neftune_noise_alpha is not None and not 0 <= args.neftune_noise_alpha < math.inf:
         raise ValueError(f"neftune_noise_alpha must be at least 0 and finite, got {args.neftune_noise_alpha}")
+    if args.dataloader_prefetch_factor is not None and args.dataloader_prefetch_factor < 1:
+        raise ValueError(f"dataloader_prefetch_factor must be at least 1, got {args.dataloader_prefetch_factor}")
+    if args.use_liger_kernel:
+        raise ValueError("use_liger_kernel is not supported, because its kernels are for other models: remove it")
+    if args.debug:
+        raise ValueError("debug is not supported: updates that are not finite are skipped and reported anyway")
     _check_optim_args(args.optim_args, args.optim)
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        _check_checkpointing(name, getattr(args, name))
     _check_trackers(args.report_to)
     _check_accelerator_config(args.accelerator_config)
+
+
+def check_trackers_installed(report_to: Iterable[str]) -> None:
+    """Check that the packages of trackers are installed, before a tracker is made.
+
+    Raises:
+        RecipeError: If one is missing.
+    """
+    available = get_available_reporting_integrations()
+    for name in report_to:
+        if name not in available and name not in _NOT_LOOKED_FOR:
+            raise RecipeError(
+                f"report_to is {name}, but its package is not installed: install {name}, or remove it from report_to"
+            )
 
 
 def _check_optim_args(text: str | None, optim: Any) -> None:
@@ -51,6 +79,15 @@ def _check_optim_args(text: str | None, optim: Any) -> None:
     name = getattr(optim, "value", optim)
     if name in _OPTIMIZERS_WITHOUT_ARGS:
         raise ValueError(f"optim_args is {text}, but optim: {name} does not use it: remove optim_args")
+
+
+def _check_checkpointing(name: str, value: Any) -> None:
+    for key, item in value.items() if isinstance(value, Mapping) else ():
+        if key not in _OF_CHECKPOINTING:
+            raise ValueError(f"{name} has no option '{key}'{did_you_mean(key, _OF_CHECKPOINTING)}")
+        if not isinstance(item, _OF_CHECKPOINTING[key]):
+            words = {bool: "true or false", int: "a whole number", str: "a text"}[_OF_CHECKPOINTING[key]]
+            raise ValueError(f"{name}.{key} must be {words}, got {item!r}")
 
 
 def _check_trackers(report_to: str | Iterable[str] | None) -> None:

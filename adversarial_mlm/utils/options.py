@@ -381,8 +381,8 @@ class OptionSet:
         kind, field = self.kinds[name], self.fields[name]
         if any(dataclasses.is_dataclass(member) for member in _members(kind)):
             source.refuse(name, "cannot be set in a file or on a command line: remove it")
-        takes_lists = any(typing.get_origin(member) is list for member in _members(kind))
-        if isinstance(value, list) and len(value) == 1 and not takes_lists:
+        takes_texts = str in _members(kind) or not _takes_lists(kind)
+        if isinstance(value, list) and len(value) == 1 and takes_texts:
             value = value[0]
         found = read_value(kind, value, source, name, field.metadata.get("choices"))
         found = _with_home(found, source, name) if name in self.paths else found
@@ -411,6 +411,8 @@ class OptionSet:
                     action.metavar = "{" + ",".join(map(str, action.choices)) + "}"
                 # with types, argparse would report mistakes in other words than we do for a file
                 action.type = action.choices = None
+                if _takes_lists(self.kinds[action.dest]):  # also where a single text is another kind
+                    action.nargs = "+"
         return parser
 
     def _copied(self, field: dataclasses.Field) -> Any:
@@ -470,6 +472,10 @@ def _title_of(part: type, name: str) -> str:
     first = [kind for kind in part.__mro__ if dataclasses.is_dataclass(kind) and name in kind.__annotations__][-1]
     sentence = re.split(r"[.:](?:\s|$)", inspect.getdoc(first) or first.__name__, maxsplit=1)[0]
     return re.sub(r"\[?`([^`]*)`\]?", r"\1", sentence)
+
+
+def _takes_lists(kind: Any) -> bool:
+    return any(typing.get_origin(member) is list for member in _members(kind))
 
 
 def _fields_of(part: type) -> list[dataclasses.Field]:

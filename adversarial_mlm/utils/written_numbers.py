@@ -1,5 +1,6 @@
 """Numbers as they are written in files and on command lines, read as YAML 1.2 does."""
 
+import enum
 import re
 from typing import Any
 
@@ -50,7 +51,8 @@ def written_number(text: str) -> int | float:
 
 
 def as_written(value: Any) -> str:
-    """Return a value as a text: a number of [`written_number`] and a boolean as in YAML."""
+    """Return a value as a text: a number of [`written_number`], a boolean and an enumeration as in YAML."""
+    value = value.value if isinstance(value, enum.Enum) else value
     return str(value).lower() if isinstance(value, bool) else getattr(value, "written", str(value))
 
 

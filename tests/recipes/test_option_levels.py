@@ -99,3 +99,6 @@ def test_an_option_that_is_an_object_of_a_library_is_refused(value):
 def test_several_trackers_are_a_list():
     trackers = ["trackio", "wandb"]
     assert recipe_of({**ALWAYS, "report_to": trackers}, [], "mine").training.report_to == trackers
+    assert recipe_of(ALWAYS, ["--report_to", *trackers, "--seed", "3"], "mine").training.report_to == trackers
+    assert recipe_of(ALWAYS, ["--report_to", "wandb"], "mine").training.report_to == ["wandb"]
+    assert recipe_of(ALWAYS, ["--report_to=none"], "mine").training.report_to == []

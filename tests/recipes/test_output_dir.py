@@ -86,7 +86,7 @@ def test_a_second_process_is_refused_while_a_run_has_the_folder(make_recipe, tmp
         ("dataloader_persistent_workers", True, "dataloader_persistent_workers: true cannot be used: ValueError"),
         ("lr_scheduler_kwargs", {"nonsense": 1}, "lr_scheduler_kwargs: .*nonsense.* cannot be used: TypeError"),
         ("adam_beta1", 7.0, "adam_beta1: 7.0 cannot be used: ValueError"),
-        ("report_to", ["wandb"], "report_to: wandb cannot be used: RuntimeError: WandbCallback requires wandb"),
+        ("report_to", ["wandb"], "report_to is wandb, but its package is not installed: install wandb"),
     ],
 )
 def test_an_option_that_a_library_refuses_late_is_named_before_the_earlier_run_is_touched(

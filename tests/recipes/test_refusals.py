@@ -1,4 +1,5 @@
 import pytest
+from transformers.training_args import OptimizerNames
 
 from adversarial_mlm.recipes.recipe import build_recipe
 from adversarial_mlm.recipes.refusals import explained
@@ -17,6 +18,9 @@ GOOD = {"train_data": ["a"], "output_dir": "x", "use_cpu": True}
         (TypeError("no"), {"seed": 1, "data_seed": 2}, "seed: 1, data_seed: 2 cannot be used: TypeError: no"),
         (TypeError("bad hf_secret"), {"hub_token": "hf_secret", "seed": 1}, "seed: 1 cannot be used"),
         (TypeError("the noiser is odd"), {"noiser": "tiny"}, "noiser: tiny cannot be used: TypeError: the noiser"),
+        (TypeError("odd"), {"optim": OptimizerNames.SGD}, "optim: sgd cannot be used: TypeError: odd"),
+        (ValueError("'FOO' is no backend"), {"torch_compile_backend": "foo"}, "torch_compile_backend: foo cannot"),
+        (TypeError("no"), dict.fromkeys("abcdef", 1), "the options cannot be used: TypeError: no"),
         (OverflowError(), {}, "the options cannot be used: OverflowError: OverflowError"),
     ],
 )  # fmt: skip

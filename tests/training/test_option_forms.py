@@ -31,6 +31,11 @@ def make(tmp_path):
         ({"data_seed": 2**63}, "data_seed must be between 0 and 9,223,372,036,854,775,807, got 9223372036854775808"),
         ({"eval_mask_seed": -1}, "eval_mask_seed must be between 0 and"),
         ({"chunk_overhead": -1}, "chunk_overhead must be between 0 and"),
+        ({"dataloader_num_workers": 1, "dataloader_prefetch_factor": 0}, "prefetch_factor must be at least 1"),
+        ({"debug": "underflow_overflow"}, "debug is not supported"),
+        ({"use_liger_kernel": True}, "use_liger_kernel is not supported"),
+        ({"activation_checkpointing_kwargs": {"early": True}}, "no option 'early'; there are use_reentrant"),
+        ({"activation_checkpointing_kwargs": {"offload": 1}}, "kwargs.offload must be true or false, got 1"),
         ({"neftune_noise_alpha": -1.0}, "neftune_noise_alpha must be at least 0 and finite, got -1.0"),
     ],
 )  # fmt: skip
