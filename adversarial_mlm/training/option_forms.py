@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,14 @@ def check_forms(args: TrainingArguments) -> None:
     _check_accelerator_config(args.accelerator_config)
 
 
-def check_trackers_installed(report_to: Iterable[str]) -> None:
+def check_trackers_installed(report_to: str | Sequence[str] | None) -> None:
     """Check that the packages of trackers are installed, before a tracker is made.
 
     Raises:
         RecipeError: If one is missing.
     """
     available = get_available_reporting_integrations()
-    for name in report_to:
+    for name in [report_to] if isinstance(report_to, str) else report_to or ():
         if name not in available and name not in _NOT_LOOKED_FOR:
             raise RecipeError(
                 f"report_to is {name}, but its package is not installed: install {name}, or remove it from report_to"
