@@ -66,6 +66,25 @@ def test_the_examples_run_without_this_package(
     def residue_means(*proteins: str) -> np.ndarray:
         return encode_proteins(model.base_model, tokenizer, proteins, dtype="float32")[:, 0]
 
+    check_pipelines(found, tokens, residue_means, subtests)
+    check_trained_models(found, tokens, model, subtests)
+    with subtests.test("sentence-transformers"):
+        values = about("sentence_transformers", found).values
+        inputs, hidden, _ = tokens(PROTEIN, OTHER)
+        mask = inputs["attention_mask"][..., None]
+        of_tokens = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).numpy()
+        of_residues = residue_means(PROTEIN, OTHER)
+        np.testing.assert_allclose(values["embeddings"], of_tokens, atol=1e-5)
+        np.testing.assert_allclose(values["residue_means"], of_residues, atol=1e-5)
+        assert np.abs(of_tokens - of_residues).max() > 1e-2
+
+    with subtests.test("ONNX"):
+        values = about("torch.onnx", found).values
+        _, _, logits = tokens("MEEPQSDPSVEPPLSQETFSDLWKLL", "MKT", "MGSSHH")
+        np.testing.assert_allclose(values["onnx_logits"], logits, atol=1e-4)
+
+
+def check_pipelines(found, tokens, residue_means, subtests) -> None:
     with subtests.test("fill-mask"):
         guesses = about('"fill-mask"', found).values["guesses"]
         inputs, _, logits = tokens("MKTAYIAKQ<mask>QISFVKSHFSRQ")
@@ -78,6 +97,8 @@ def test_the_examples_run_without_this_package(
         np.testing.assert_allclose(values["residues"], tokens(PROTEIN)[1][0, 1:-1], atol=1e-5)
         np.testing.assert_allclose(values["embedding"], residue_means(PROTEIN)[0], atol=1e-5)
 
+
+def check_trained_models(found, tokens, model, subtests) -> None:
     with subtests.test("token classification"):
         values = about("residue_trainer = ", found).values
         charged = [int(residue in "DEKR") for residue in PROTEIN]
@@ -105,21 +126,6 @@ def test_the_examples_run_without_this_package(
         adapted = AutoModelForSequenceClassification.from_pretrained("runs/charge_fraction_lora", num_labels=1).eval()
         np.testing.assert_allclose(predictions(adapted, values["protein_data"]), values["predicted_lora"], atol=1e-5)
         check_it_learned(values["protein_lora.state.log_history"], adapted, model, frozen=True)
-
-    with subtests.test("sentence-transformers"):
-        values = about("sentence_transformers", found).values
-        inputs, hidden, _ = tokens(PROTEIN, OTHER)
-        mask = inputs["attention_mask"][..., None]
-        of_tokens = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).numpy()
-        of_residues = residue_means(PROTEIN, OTHER)
-        np.testing.assert_allclose(values["embeddings"], of_tokens, atol=1e-5)
-        np.testing.assert_allclose(values["residue_means"], of_residues, atol=1e-5)
-        assert np.abs(of_tokens - of_residues).max() > 1e-2
-
-    with subtests.test("ONNX"):
-        values = about("torch.onnx", found).values
-        _, _, logits = tokens("MEEPQSDPSVEPPLSQETFSDLWKLL", "MKT", "MGSSHH")
-        np.testing.assert_allclose(values["onnx_logits"], logits, atol=1e-4)
 
 
 def predictions(model, records: list[dict]) -> np.ndarray:

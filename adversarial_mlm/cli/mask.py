@@ -92,11 +92,11 @@ def _show(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from adversarial_mlm.inference.mask_view import view_masks
-    from adversarial_mlm.reports import mask_plots
+    from adversarial_mlm.reports import drawing, mask_plots
 
     name, sequence = one_protein(args.protein, "--protein", args.id)
     if args.figure:
-        mask_plots.check_drawable(len(sequence))
+        drawing.check_drawable(len(sequence), "a figure")
     model, tokenizer = load_model(args)
     noiser, rules, origin = _noiser_and_rules(args)
     view = view_masks(

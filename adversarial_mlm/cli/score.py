@@ -306,9 +306,9 @@ def _score_saturation(args: argparse.Namespace) -> int:
     name, text = one_protein(args.wild_type, "--wild_type", args.id)
     wild_type, marginals = check_wild_type(text), args.marginals or _MARGINALS[0]
     if args.figure:
-        from adversarial_mlm.reports import score_plots
+        from adversarial_mlm.reports import drawing, score_plots
 
-        score_plots.check_drawable(len(wild_type))
+        drawing.check_drawable(len(wild_type), "a heat map")
     model, tokenizer = load_model(args)
     matrix = saturation_matrix(
         model,

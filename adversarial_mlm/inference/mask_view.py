@@ -113,21 +113,16 @@ def view_masks(
         raise CorpusError(f"the protein {shorten(text)} has no residue that can be masked.")
     edges = np.linspace(0, len(sequence), -(-len(sequence) // encoder.max_residues) + 1).round().astype(int)
     parts = [sequence[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
-    closed = has_closed_form(rules)
-    averaged = draws if rules.blind or not closed else 1
-    chosen, options, budget, candidates = [], [], 0, 0
-    for number, part in enumerate(parts):
-        batch = {name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": part}]).items()}
-        inside = slice(len(encoder.table.prefix), len(encoder.table.prefix) + len(part))
-        keys = row_keys(seed, EVALUATION, number, torch.arange(averaged, device=noiser.device))
-        rows = max(1, (batch_tokens or default_batch_tokens(noiser.device)) // batch["input_ids"].shape[1])
-        average = _average_closed_form if closed else _average_of_draws
-        probability, shares = average(noiser, rules, vocabulary, batch, keys, rows)
-        chosen.append(probability[inside])
-        options.append(shares[inside])
-        budget += int(rules.budgets(batch["num_residues"])[0])
-        candidates += int(rules.candidate_budget(batch["num_residues"]) if rules.blind else batch["num_residues"])
-    shares = np.concatenate(options)
+    averaged = draws if rules.blind or not has_closed_form(rules) else 1
+    batches = [{name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": p}]).items()} for p in parts]
+    tokens = batch_tokens or default_batch_tokens(noiser.device)
+    inside = slice(len(encoder.table.prefix), -len(encoder.table.suffix) or None)
+    masks = [
+        tuple(of_positions[inside] for of_positions in _masks_of_part(noiser, rules, vocabulary, batch, keys, tokens))
+        for batch, keys in zip(batches, _keys_of_parts(seed, len(parts), averaged, noiser.device), strict=True)
+    ]
+    lengths = torch.stack([batch["num_residues"][0] for batch in batches])
+    shares = np.concatenate([of_part for _, of_part in masks])
     replacements = shares[:, REPLACE:]
     letters = [vocabulary.residue_letters[token] for token in vocabulary.replacement_ids]
     logs = marginals(model, tokenizer, sequence, max_length=max_length, batch_tokens=batch_tokens)
@@ -137,18 +132,37 @@ def view_masks(
     known = np.isin(ids, vocabulary.residue_ids)
     return MaskView(
         sequence=sequence,
-        probability=np.concatenate(chosen),
+        probability=np.concatenate([of_part for of_part, _ in masks]),
         corruption=np.column_stack([shares[:, MASK], shares[:, KEEP], replacements.sum(axis=1)]),
         replacement="".join(letters[row.argmax()] if row.any() else " " for row in replacements),
         loss=np.where(known, -logs[np.arange(len(ids)), ids], np.nan),
         entropy=-(np.exp(answers) * answers).sum(axis=1),
         answer="".join(letters[index] for index in answers.argmax(axis=1)),
-        budget=budget,
+        budget=int(rules.budgets(lengths)[0].sum()),
         method=method_in_words(rules, averaged),
         draws=averaged,
-        candidates=candidates,
+        candidates=int((rules.candidate_budget(lengths) if rules.blind else lengths).sum()),
         parts=len(parts),
     )
+
+
+def _keys_of_parts(seed: int, parts: int, averaged: int, device: torch.device) -> list[torch.Tensor]:
+    """Return the keys of the random numbers of each part: `(averaged,)`."""
+    draws = torch.arange(averaged, device=device)
+    return [row_keys(seed, EVALUATION, number, draws) for number in range(parts)]
+
+
+def _masks_of_part(
+    noiser: NoiserModel,
+    rules: MaskingRules,
+    vocabulary: ResidueVocabulary,
+    batch: dict[str, torch.Tensor],
+    keys: torch.Tensor,
+    batch_tokens: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean probability of each token of a part `(length,)`, and the shares of the options."""
+    average = _average_closed_form if has_closed_form(rules) else _average_of_draws
+    return average(noiser, rules, vocabulary, batch, keys, max(1, batch_tokens // batch["input_ids"].shape[1]))
 
 
 def has_closed_form(rules: MaskingRules) -> bool:

@@ -7,13 +7,20 @@ import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adversarial_mlm.reports.run_log import RunLog
+from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.errors import CorpusError
+from adversarial_mlm.utils.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MOST_RESIDUES = 2000
+"""Longest protein that is drawn."""
 
 MOST_PANELS = 12  # of a figure with a panel for each run
 _DOTS = (0, (1, 2))
@@ -110,6 +117,35 @@ def figure_of(
             ]
             figure.legend(handles=lines, loc="outside upper left", ncols=3 if columns == 2 else 2, frameon=False)
     return figure
+
+
+def check_drawable(residues: int, what: str) -> None:
+    """Check before the work that a figure of a protein can be drawn.
+
+    Args:
+        residues (`int`): Length of the protein.
+        what (`str`): The kind of figure, for messages: `"a heat map"`.
+
+    Raises:
+        CorpusError: If the protein has more than 2,000 residues.
+        MissingPackageError: If matplotlib is not installed.
+    """
+    if residues > MOST_RESIDUES:
+        raise CorpusError(
+            f"the protein has {residues:,} residues, but {what} is drawn for at most {MOST_RESIDUES:,}: leave out "
+            "the figure, and use the table."
+        )
+    require("matplotlib", "plot", what)
+
+
+def write_png(figure: "Figure", path: Path, resolution: int) -> None:
+    """Write a figure into a PNG file, with `resolution` dots per inch.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with atomic_files.replacing_file(path) as file:
+        figure.savefig(file, dpi=resolution, format="png")
 
 
 def short(name: str) -> str:

@@ -7,18 +7,12 @@ import numpy as np
 
 from adversarial_mlm.inference.mask_view import CORRUPTIONS, MaskView
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
-from adversarial_mlm.reports.drawing import LIGHT
-from adversarial_mlm.utils import atomic_files
-from adversarial_mlm.utils.errors import CorpusError
-from adversarial_mlm.utils.extras import require
+from adversarial_mlm.reports.drawing import LIGHT, check_drawable, write_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from rich.text import Text
-
-MOST_RESIDUES = 2000
-"""Longest protein that is drawn."""
 
 _COLOURS = dict(zip(CORRUPTIONS, (LIGHT.curves[0], LIGHT.curves[4], LIGHT.curves[3]), strict=True))
 _RESIDUES_IN_ROW = 60
@@ -26,21 +20,6 @@ _RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
 _BARS = " ▁▂▃▄▅▆▇█"
 _SIGNS = {MASK: "_", KEEP: "="}
 _COLOUR_PERCENTILES = (2, 98)  # of loss and entropy, at which the colours end
-
-
-def check_drawable(residues: int) -> None:
-    """Check before the work that a figure can be drawn.
-
-    Raises:
-        CorpusError: If the protein has more than 2,000 residues.
-        MissingPackageError: If matplotlib is not installed.
-    """
-    if residues > MOST_RESIDUES:
-        raise CorpusError(
-            f"the protein has {residues:,} residues, but a figure is drawn for at most {MOST_RESIDUES:,}: leave out "
-            "the figure, and use the table."
-        )
-    require("matplotlib", "plot", "a figure")
 
 
 def draw_masks(view: MaskView, path: Path, title: str = "", resolution: int = 150) -> None:
@@ -51,9 +30,7 @@ def draw_masks(view: MaskView, path: Path, title: str = "", resolution: int = 15
         MissingPackageError: If matplotlib is not installed.
         OSError: If the file cannot be written.
     """
-    figure = mask_figure(view, title)
-    with atomic_files.replacing_file(path) as file:
-        figure.savefig(file, dpi=resolution, format="png")
+    write_png(mask_figure(view, title), path, resolution)
 
 
 def mask_figure(view: MaskView, title: str = "") -> "Figure":
@@ -71,7 +48,7 @@ def mask_figure(view: MaskView, title: str = "") -> "Figure":
         CorpusError: If the protein has more than 2,000 residues.
     """
     residues = len(view.sequence)
-    check_drawable(residues)
+    check_drawable(residues, "a figure")
     from matplotlib.figure import Figure
 
     width = min(residues, _RESIDUES_IN_ROW)

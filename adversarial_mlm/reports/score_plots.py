@@ -6,36 +6,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
-from adversarial_mlm.utils import atomic_files
-from adversarial_mlm.utils.errors import CorpusError
-from adversarial_mlm.utils.extras import require
+from adversarial_mlm.reports.drawing import check_drawable, write_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MOST_RESIDUES = 2000
-"""Longest protein that is drawn."""
 
 # grouped by chemistry, so that similar residues are neighbours
 RESIDUE_ORDER = "GAVLIMFWYPCSTNQHKRDE"
 
 _RESIDUES_IN_ROW = 60
 _MOST_CERTAIN = 98  # percentile of |score| at which the colours end
-
-
-def check_drawable(residues: int) -> None:
-    """Check before hours of work that a heat map can be drawn.
-
-    Raises:
-        CorpusError: If the protein has more than 2,000 residues.
-        MissingPackageError: If matplotlib is not installed.
-    """
-    if residues > MOST_RESIDUES:
-        raise CorpusError(
-            f"the protein has {residues:,} residues, but a heat map is drawn for at most {MOST_RESIDUES:,}: leave out "
-            "the figure, and use the table."
-        )
-    require("matplotlib", "plot", "a heat map")
 
 
 def draw_saturation(
@@ -48,9 +28,7 @@ def draw_saturation(
         MissingPackageError: If matplotlib is not installed.
         OSError: If the file cannot be written.
     """
-    figure = saturation_figure(sequence, matrix, title, first)
-    with atomic_files.replacing_file(path) as file:
-        figure.savefig(file, dpi=resolution, format="png")
+    write_png(saturation_figure(sequence, matrix, title, first), path, resolution)
 
 
 def saturation_figure(sequence: str, matrix: np.ndarray, title: str = "", first: int = 1) -> "Figure":
@@ -70,7 +48,7 @@ def saturation_figure(sequence: str, matrix: np.ndarray, title: str = "", first:
     Raises:
         CorpusError: If the protein has more than 2,000 residues.
     """
-    check_drawable(len(sequence))
+    check_drawable(len(sequence), "a heat map")
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
