@@ -16,7 +16,7 @@ from tests.helpers.snippets import python_blocks
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
 PAGES = (
     *("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md"),
-    "huggingface.md",
+    *("huggingface.md", "paper.md", "health.md", "run_files.md", "decisions.md", "small_encoder.md"),
 )
 OF_LAUNCHERS = {
     "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
@@ -78,7 +78,7 @@ def test_every_option_that_the_pages_name_exists(read):
 
     of_tasks = {field.name for part in (TapeArguments, FinetuneSettings) for field in dataclasses.fields(part)}
     known = set(OPTIONS.fields) | of_tasks | OF_LAUNCHERS
-    named = {name: set(re.findall(r"--([a-z_]+)", read(name))) for name in PAGES}
+    named = {name: set(re.findall(r"--([a-z][a-z_0-9]*)", read(name))) for name in PAGES}
     assert not {name: options - known for name, options in named.items() if options - known}
     assert len(named["README.md"]) > 8
 
