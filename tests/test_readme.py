@@ -16,7 +16,16 @@ from tests.helpers.snippets import python_blocks
 ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
 PAGES = (
     *("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md"),
-    *("huggingface.md", "paper.md", "health.md", "run_files.md", "decisions.md", "small_encoder.md"),
+    *(
+        "huggingface.md",
+        "paper.md",
+        "health.md",
+        "run_files.md",
+        "decisions.md",
+        "small_encoder.md",
+        "presets.md",
+        "hub.md",
+    ),
 )
 OF_LAUNCHERS = {
     "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
@@ -89,7 +98,7 @@ def test_the_readme_is_short(read):
 
 
 def test_the_readme_shows_the_block_that_a_run_prints(read):
-    shown = re.search(r"(?m)^    Held-out proteins.*?\n    PASSED.*?$", read("README.md"), flags=re.DOTALL)[0]
+    shown = re.search(r"(?m)^Held-out proteins.*?\nPASSED.*?$", read("README.md"), flags=re.DOTALL)[0]
     figures = {}
     for name in ("families", "members"):
         of_set = {"loss": 2.7, "perplexity": 15.0, "accuracy": 0.1, "background_loss": 2.9, "mask_gap": 0.05}
