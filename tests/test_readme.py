@@ -29,7 +29,7 @@ PAGES = (
 )
 OF_LAUNCHERS = {
     "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
-    "config_file",
+    "config_file", "exclude",
 }  # fmt: skip
 
 

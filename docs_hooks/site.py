@@ -1,0 +1,74 @@
+"""Hooks of `mkdocs`: pages for files outside of docs/, links that work on the site, and tables from the code.
+
+docs/ is written for GitHub. The site adds README.md as its front page, the other Markdown files to which pages link,
+and a page with the code of each other file to which they link. `<!-- options: NAME -->` in a page stands for the
+options of a command.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # mkdocs loads this file by its path
+
+from docs_hooks import links, options, sources  # noqa: E402
+
+_LOG = get_plugin_logger("docs_hooks")
+_OPTIONS = re.compile(r"<!-- options: (\w+) -->")
+_ALWAYS = (links.FRONT_PAGE, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files outside of docs/ that are in the navigation, or that a page links to."""
+    waiting = [links.DOCS + file.src_uri for file in files.documentation_pages()]
+    waiting += [*_ALWAYS, *(path.relative_to(links.ROOT).as_posix() for path in links.ROOT.glob("model_cards/*.md"))]
+    seen: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        if not path.startswith(links.DOCS):
+            _add(files, path, config)
+        if path.endswith(".md") and (links.ROOT / path).is_file():
+            text = (links.ROOT / path).read_text(encoding="utf-8")
+            waiting += [_leads_to(path, target) for target in links.targets(text)]
+    return files
+
+
+def _leads_to(page: str, target: str) -> str:
+    try:
+        return links.in_repository(page, target)
+    except ValueError as error:
+        _LOG.warning(str(error))
+        return page
+
+
+def _add(files: Files, path: str, config: MkDocsConfig) -> None:
+    address, found = links.on_site(path), links.ROOT / path
+    if not found.exists():  # the page that links to it gets a warning of mkdocs
+        return
+    if address.startswith(links.SOURCES):
+        files.append(File.generated(config, address, content=sources.page(links.ROOT, path)))
+    elif address != path:
+        files.append(File.generated(config, address, content=found.read_text(encoding="utf-8")))
+    else:
+        files.append(File(path, str(links.ROOT), config.site_dir, config.use_directory_urls))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Write the tables of options, and the links that work on the site."""
+    address = page.file.src_uri
+    if address.startswith(links.SOURCES):
+        return markdown
+    markdown = _OPTIONS.sub(lambda found: options.tables(found[1], level=3), markdown)
+    try:
+        return links.for_site(markdown, address)
+    except ValueError as error:
+        _LOG.warning(str(error))
+        return markdown
