@@ -14,6 +14,25 @@ def on_device(network: Network, device: torch.device | str) -> Network:
     return network.to(device)
 
 
+def has_fast_bf16(device: torch.device | str) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    has = torch.cpu.get_capabilities()
+    return bool(has.get("amx_bf16") or has.get("avx512_bf16"))
+
+
+def auto_bf16(device: torch.device | str) -> bool:
+    """Whether to compute in bfloat16 if the user has not said so: on GPUs that have it.
+
+    On CPUs always in float32, so that results do not depend on the CPU.
+    """
+    return torch.device(device).type == "cuda" and has_fast_bf16(device)
+
+
 def machine() -> dict:
     """Return processor, cores, threads, GPU and versions, to report next to measurements."""
     facts = {

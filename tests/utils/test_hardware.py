@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from adversarial_mlm.utils import hardware
+from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU of a given capability, as far as PyTorch is asked."""
+
+    def make(*capability: int) -> torch.device:
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+        return torch.device("cuda")
+
+    return make
+
+
+@pytest.mark.parametrize(("capability", "fast"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_gpus_have_bf16_from_ampere_on(gpu, capability, fast):
+    device = gpu(*capability)
+    assert has_fast_bf16(device) == auto_bf16(device) == fast
+
+
+@pytest.mark.parametrize(
+    ("found", "fast"), [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)]
+)
+def test_a_cpu_has_it_with_amx_or_avx512_but_is_not_switched_to_it(monkeypatch, found, fast):
+    monkeypatch.setattr(hardware.torch.cpu, "get_capabilities", lambda: found)
+    assert has_fast_bf16("cpu") == fast
+    assert not auto_bf16("cpu")
