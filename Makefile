@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest install-optional demo test test-fast test-all coverage fuzz faults bench lint imports types clean
+.PHONY: help install install-newest install-optional demo test test-fast test-all coverage fuzz faults bench docs lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -69,6 +69,10 @@ faults: install ## Kill small real runs, fill their disk, and compare what goes 
 bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
 
+docs: install ## Build the site of docs/ into site/, without the network; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
+
 lint: install ## Check style, format, types, and that folders import only from folders listed before them (docs/design.md)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -82,5 +86,5 @@ types: install ## Check types with mypy
 	$(BIN)/mypy
 
 clean: ## Remove .venv, caches and build products (runs/ stays)
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* coverage.xml .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .coverage .coverage.* coverage.xml .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,95 +1,52 @@
-"""What the README and the pages of docs/ promise: examples that run, options that exist, links that lead somewhere."""
+"""What the README and the pages of docs/ promise: options, files and functions that exist, links that lead somewhere."""
 
-import dataclasses
 import importlib
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
+from adversarial_mlm.cli.command_parser import build_parser
 from adversarial_mlm.cli.main import COMMANDS
+from adversarial_mlm.downstream.arguments import OPTIONS as EVALUATE_OPTIONS
+from adversarial_mlm.downstream.definitions import TASKS
+from adversarial_mlm.downstream.results import PAPER
+from adversarial_mlm.recipes.recipe import OPTIONS as TRAIN_OPTIONS
 from adversarial_mlm.reports.summary import summary
-from tests.helpers.snippets import python_blocks
+from docs_hooks.links import in_repository, targets
+from docs_hooks.sources import definitions
+from tests.helpers.pages import pages
 
-ROOT_PAGES = ("README.md", "CONTRIBUTING.md")
-PAGES = (
-    *("README.md", "pretraining.md", "algorithm.md", "results.md", "other_models.md", "distributed.md", "design.md"),
-    *(
-        "huggingface.md",
-        "paper.md",
-        "health.md",
-        "run_files.md",
-        "decisions.md",
-        "small_encoder.md",
-        "presets.md",
-        "hub.md",
-    ),
-)
-OF_LAUNCHERS = {
-    "help", "list", "multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip",
-    "config_file", "exclude",
-}  # fmt: skip
+READERS_PAGES = [page for page in pages() if not page.startswith("model_cards/")]
+OF_OTHER_PROGRAMS = {
+    *("multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip", "config_file"),
+    *("help", "version", "list", "exclude", "index", "no", "wheel", "signal", "requeue"),
+}
 
 
 @pytest.fixture
 def read(repository):
     def page(name: str) -> str:
-        return (repository / ("" if name in ROOT_PAGES else "docs") / name).read_text(encoding="utf-8")
+        path = repository / name if name == "README.md" else repository / "docs" / name
+        return path.read_text(encoding="utf-8")
 
     return page
 
 
-@pytest.fixture
-def run_example(repository, tmp_path):
-    (tmp_path / "examples").symlink_to(repository / "examples")
-
-    def run(code: str) -> None:
-        (tmp_path / "example.py").write_text(code, encoding="utf-8")  # workers import the script
-        result = subprocess.run(
-            [sys.executable, "example.py"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(repository)},
-            capture_output=True,
-            text=True,
-        )
-        assert result.returncode == 0, result.stderr[-2000:]
-
-    return run
+@pytest.fixture(scope="module")
+def known_options() -> set[str]:
+    """The options of all commands."""
+    known = set(TRAIN_OPTIONS.fields) | set(EVALUATE_OPTIONS.fields)
+    for module, _ in COMMANDS.values():
+        actions = build_parser(importlib.import_module(module), "adv-mlm")._actions
+        known |= {text.removeprefix("--") for action in actions for text in action.option_strings}
+    return known
 
 
-@pytest.mark.slow
-def test_the_python_examples_run_one_after_the_other(read, run_example, tmp_path):
-    blocks = python_blocks(read("pretraining.md"))
-    assert len(blocks) == 2
-    for code in blocks:
-        run_example(code)
-    assert (tmp_path / "my-model" / "noiser" / "model.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_the_examples_for_a_saved_run_work(read, run_example, tmp_path, save_encoder, make_noiser):
-    (tmp_path / "runs").mkdir()
-    os.rename(save_encoder("bert"), tmp_path / "runs" / "demo")
-    make_noiser(view="blind").save_pretrained(tmp_path / "runs" / "demo" / "noiser")
-    (use,) = python_blocks(read("README.md"))
-    run_example(use)
-    (frozen,) = [block for block in python_blocks(read("other_models.md")) if "frozen=True" in block]
-    run_example(frozen)
-    assert (tmp_path / "runs" / "stock" / "checkpoint-4" / "model.safetensors").exists()
-
-
-def test_every_option_that_the_pages_name_exists(read):
-    from adversarial_mlm.downstream.arguments import TapeArguments
-    from adversarial_mlm.downstream.finetune import FinetuneSettings
-    from adversarial_mlm.recipes.recipe import OPTIONS
-
-    of_tasks = {field.name for part in (TapeArguments, FinetuneSettings) for field in dataclasses.fields(part)}
-    known = set(OPTIONS.fields) | of_tasks | OF_LAUNCHERS
-    named = {name: set(re.findall(r"--([a-z][a-z_0-9]*)", read(name))) for name in PAGES}
-    assert not {name: options - known for name, options in named.items() if options - known}
-    assert len(named["README.md"]) > 8
+@pytest.mark.parametrize("page", READERS_PAGES)
+def test_every_option_that_a_page_names_exists(page, repository, known_options):
+    text = (repository / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w-])--([a-z][a-z_0-9]*)", text))
+    assert not named - known_options - OF_OTHER_PROGRAMS
 
 
 def test_the_readme_is_short(read):
@@ -121,30 +78,34 @@ def anchors_of(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_between_pages_lead_somewhere(repository):
-    pages = [repository / name for name in (*ROOT_PAGES, "examples/data/README.md")]
-    pages += (repository / "docs").glob("*.md")
-    broken, links = [], 0
-    for page in pages:
-        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-            if re.match(r"[a-z]+:", target):
-                continue
-            links += 1
-            path, _, anchor = target.partition("#")
-            found = page.parent / path if path else page
-            if not found.exists():
-                broken.append((page.name, target))
-            elif anchor and anchor not in anchors_of(found.read_text(encoding="utf-8")):
-                broken.append((page.name, target))
-    assert not broken and links > 20
+@pytest.mark.parametrize("page", [*pages(), "CHANGELOG.md", "benchmarks/RESULTS.md"])
+def test_links_lead_somewhere(page, repository):
+    broken = []
+    for target in targets((repository / page).read_text(encoding="utf-8")):
+        found, anchor = repository / in_repository(page, target), target.partition("#")[2]
+        names: set[str] = set()
+        if found.exists() and anchor:
+            text = found.read_text(encoding="utf-8")
+            names = set(definitions(text)) if found.suffix == ".py" else anchors_of(text)
+        if not found.exists() or (anchor and anchor not in names):
+            broken.append(target)
+    assert not broken
 
 
-def test_files_that_the_pages_name_exist(repository, read):
+@pytest.mark.parametrize("page", READERS_PAGES)
+def test_files_that_a_page_names_exist(page, repository):
     path = re.compile(r"`((?:examples|tests|benchmarks|docs|adversarial_mlm|model_cards)/[\w./*-]*)`")
-    pages = (*PAGES, "CONTRIBUTING.md", "releasing.md")
-    named = {(name, found) for name in pages for found in path.findall(read(name))}
-    missing = [(name, found) for name, found in sorted(named) if not list(repository.glob(found.rstrip("/")))]
-    assert not missing and len(named) > 8
+    named = path.findall((repository / page).read_text(encoding="utf-8"))
+    assert not [name for name in named if not list(repository.glob(name.rstrip("/")))]
+
+
+def test_the_page_of_the_paper_has_its_tables(read):
+    page = read("paper.md")
+    for task in TASKS.values():
+        sizes = [task.table_1[split] for split in ("train", "valid", task.headline)]
+        assert " / ".join(f"{size:,}" for size in sizes) in page, task.name
+        random, adversarial = PAPER[task.name, task.target, task.headline]
+        assert f"| {random} | {adversarial} | `T={task.name}` |" in page
 
 
 def test_the_answers_of_the_map_are_in_the_files_that_it_names(repository, read):
