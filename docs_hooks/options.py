@@ -10,6 +10,9 @@ from adversarial_mlm.utils.options import OptionSet, default_of
 from adversarial_mlm.utils.tables import markdown_table
 
 _HEADERS = ("option", "default", "meaning")
+OTHERS = "others"
+"""Stands for all commands but `train`."""
+
 _STOCK = "Configuration class for controlling all aspects of model training with the Trainer"
 
 
@@ -17,9 +20,12 @@ def tables(command: str, level: int = 2) -> str:
     """Return the options of a command in Markdown, a table for each group.
 
     Args:
-        command (`str`): A name of [`COMMANDS`][adversarial_mlm.cli.main.COMMANDS].
-        level (`int`, *optional*, defaults to 2): Level of the headings of groups.
+        command (`str`): A name of [`COMMANDS`][adversarial_mlm.cli.main.COMMANDS], or [`OTHERS`].
+        level (`int`, *optional*, defaults to 2): Level of the headings of groups; of those of commands for [`OTHERS`].
     """
+    if command == OTHERS:
+        heading = "#" * level
+        return "\n\n".join(f"{heading} {name}\n\n{tables(name, level + 1)}" for name in COMMANDS if name != "train")
     options = _option_set(command)
     groups = _of_parser(command) if options is None else _of_options(options)
     return "\n\n".join(f"{'#' * level} {title}\n\n{markdown_table(_HEADERS, rows)}" for title, rows in groups.items())

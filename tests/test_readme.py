@@ -1,4 +1,4 @@
-"""What the README and the pages of docs/ promise: options, files and functions that exist, links that lead somewhere."""
+"""What README and the pages of docs/ promise: options, files and functions that exist, links that lead somewhere."""
 
 import importlib
 import re

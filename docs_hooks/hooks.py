@@ -66,7 +66,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     address = page.file.src_uri
     if address.startswith(links.SOURCES):
         return markdown
-    markdown = _OPTIONS.sub(lambda found: options.tables(found[1], level=3), markdown)
+    markdown = _OPTIONS.sub(lambda found: options.tables(found[1]), markdown)
     try:
         return links.for_site(markdown, address)
     except ValueError as error:
