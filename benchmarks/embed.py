@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm import build_protein_tokenizer
+from adversarial_mlm.comparison.flops import Network
 from adversarial_mlm.inference.protein_embeddings import embed_proteins
 
 from .measuring import Row, alternate, compare, timed
@@ -22,6 +24,9 @@ def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
 
     The peers compute in the same precision. With bfloat16, padded batches in float32 are also a peer: this is what an
     encoder does unless it is told otherwise.
+
+    The operations that padding costs are a note of each row. In the same precision no order of the proteins can save
+    more than that.
     """
     whole = proteins(corpus).shuffle(seed=0)
     rows = []
@@ -46,7 +51,14 @@ def _rows(size: str, dtype: str, pairs: Sequence[tuple[str, str]], repetitions: 
     rates = [[len(pairs) / spent for spent in series] for series in alternate(timed(*jobs), repetitions)]
     of = f"embed, {size}, {dtype}, {len(pairs):,} proteins"
     return [
-        compare(f"{of}: ours ÷ {name}", rates[0], peer, "proteins/s", _TARGET if settings[1] == _BATCH else "")
+        compare(
+            f"{of}: ours ÷ {name}",
+            rates[0],
+            peer,
+            "proteins/s",
+            _TARGET if settings[1] == _BATCH else "",
+            note=f"{_operations(model, sequences, settings[1]):.2f} × the operations without padding",
+        )
         for (name, settings), peer in zip(peers.items(), rates[1:], strict=True)
     ]
 
@@ -68,6 +80,19 @@ def _peer(
         return found
 
     return job
+
+
+def _operations(model: PreTrainedModel, sequences: Sequence[str], batch: int) -> float:
+    """Floating-point operations of batches in the order of the file, as a multiple of those without padding."""
+    network = Network.of(model, attention_layers=model.config.num_hidden_layers)
+    tokens = np.minimum([len(sequence) + 2 for sequence in sequences], MAX_LENGTH).astype(np.float64)
+    longest = np.maximum.reduceat(tokens, np.arange(0, len(tokens), batch))
+    padded = np.repeat(longest, batch)[: len(tokens)]
+
+    def cost(lengths: np.ndarray) -> float:
+        return network.per_token * lengths.sum() + network.per_square * (lengths**2).sum()
+
+    return cost(padded) / cost(tokens)
 
 
 def _batched(sequences: Sequence[str], batch: int) -> list[list[str]]:
