@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # mkdocs loads this file by its path
@@ -26,7 +26,7 @@ _ALWAYS = (links.FRONT_PAGE, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESU
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files outside of docs/ that are in the navigation, or that a page links to."""
     waiting = [links.DOCS + file.src_uri for file in files.documentation_pages()]
-    waiting += [*_ALWAYS, *(path.relative_to(links.ROOT).as_posix() for path in links.ROOT.glob("model_cards/*.md"))]
+    waiting += [*_ALWAYS, *(path.relative_to(links.ROOT).as_posix() for path in links.ROOT.glob("model_cards/**/*.md"))]
     seen: set[str] = set()
     while waiting:
         path = waiting.pop()
@@ -54,11 +54,13 @@ def _add(files: Files, path: str, config: MkDocsConfig) -> None:
     if not found.exists():  # the page that links to it gets a warning of mkdocs
         return
     if address.startswith(links.SOURCES):
-        files.append(File.generated(config, address, content=sources.page(links.ROOT, path)))
+        file = File.generated(config, address, content=sources.page(links.ROOT, path))
     elif address != path:
-        files.append(File.generated(config, address, content=found.read_text(encoding="utf-8")))
+        file = File.generated(config, address, content=found.read_text(encoding="utf-8"))
     else:
-        files.append(File(path, str(links.ROOT), config.site_dir, config.use_directory_urls))
+        file = File(path, str(links.ROOT), config.site_dir, config.use_directory_urls)
+    file.inclusion = InclusionLevel.NOT_IN_NAV  # the navigation may have it, and need not
+    files.append(file)
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
