@@ -6,7 +6,7 @@ A page is known by its path in the repository, such as `docs/scoring.md`, and by
 
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,6 +15,7 @@ FRONT_PAGE = "README.md"
 SOURCES = "source/"
 
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|(<(?:img|a)\b[^>]*?\b(?:src|href)=\")([^\"]+)(\")")
+_NAMED_BY_FILE = re.compile(r"\[([\w./]+\.md)\]\(([\w./#-]+)\)")
 _CODE = re.compile(r"(?ms)^(```|~~~).*?^\1[ \t]*$|(?<!`)(`+)(?!`).+?(?<!`)\2(?!`)")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:|//")
 
@@ -82,12 +83,14 @@ def of_repository(address: str) -> str:
     return address if (ROOT / address).is_file() and not (ROOT / DOCS / address).is_file() else DOCS + address
 
 
-def for_site(text: str, address: str) -> str:
+def for_site(text: str, address: str, titles: Mapping[str, str] | None = None) -> str:
     """Return a Markdown text with the links that work on the site.
 
     Args:
         text (`str`): The text, with links that work in the repository.
         address (`str`): Address of its page on the site.
+        titles (`Mapping[str, str]`, *optional*): Titles of pages by their addresses. A link that is named by its file,
+            such as `[docs/hub.md](docs/hub.md)`, is named by the title instead.
 
     Raises:
         ValueError: If a link leads out of the repository.
@@ -105,4 +108,8 @@ def for_site(text: str, address: str) -> str:
         before, target, after = match.group(1, 2, 3) if match[1] else match.group(4, 5, 6)
         return before + rewritten(target) + after
 
-    return outside_code(text, lambda prose: _LINK.sub(change, prose))
+    def named(match: re.Match) -> str:
+        title = (titles or {}).get(on_site(in_repository(page, match[2])))
+        return f"[*{title}*]({match[2]})" if title and match[2].partition("#")[0].endswith(match[1]) else match[0]
+
+    return outside_code(text, lambda prose: _LINK.sub(change, _NAMED_BY_FILE.sub(named, prose)))

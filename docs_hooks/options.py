@@ -14,6 +14,11 @@ OTHERS = "others"
 """Stands for all commands but `train`."""
 
 _STOCK = "Configuration class for controlling all aspects of model training with the Trainer"
+_TITLES = {
+    _STOCK: "Options of transformers' own trainer",
+    "Arguments of AdversarialMLMTrainer": "When and how the two networks are trained",
+}
+"""Titles of the site for those that are made from docstrings."""
 
 
 def tables(command: str, level: int = 2) -> str:
@@ -43,8 +48,8 @@ def _of_options(options: OptionSet) -> dict[str, list[tuple[str, str, str]]]:
         title = options.titles[name]
         text = field.metadata.get("help") or options.helps.get(name) or ""
         row = (f"`{name}`", _shown(default_of(field)), _sentence(text))
-        groups.setdefault("Options of the stock trainer" if title.startswith(_STOCK) else title, []).append(row)
-    return groups
+        groups.setdefault(_TITLES.get(title, title), []).append(row)
+    return {title: groups[title] for title in sorted(groups, key=lambda title: title == _TITLES[_STOCK])}
 
 
 def _of_parser(command: str) -> dict[str, list[tuple[str, str, str]]]:

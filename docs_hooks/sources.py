@@ -9,7 +9,7 @@ _FENCE = "````"
 
 
 def definitions(code: str) -> dict[str, int]:
-    """Return the functions, classes, methods and module-level names of Python code, and the line of each, from 1.
+    """Return the functions, classes and methods of Python code, and the line of each, from 1.
 
     A method is named `Class.method`. Decorators belong to what they decorate.
     """
@@ -17,18 +17,10 @@ def definitions(code: str) -> dict[str, int]:
     for node in ast.parse(code).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             found[node.name] = _first_line(node)
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if _is_annotated(node) else []
-        for target in targets:
-            if isinstance(target, ast.Name):
-                found.setdefault(target.id, node.lineno)
         if isinstance(node, ast.ClassDef):
             methods = [item for item in node.body if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef)]
             found |= {f"{node.name}.{item.name}": _first_line(item) for item in methods}
     return found
-
-
-def _is_annotated(node: ast.stmt) -> bool:
-    return isinstance(node, ast.AnnAssign)
 
 
 def _first_line(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> int:

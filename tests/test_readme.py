@@ -105,7 +105,7 @@ def test_the_page_of_the_paper_has_its_tables(read):
         sizes = [task.table_1[split] for split in ("train", "valid", task.headline)]
         assert " / ".join(f"{size:,}" for size in sizes) in page, task.name
         random, adversarial = PAPER[task.name, task.target, task.headline]
-        assert f"| {random} | {adversarial} | `T={task.name}` |" in page
+        assert f"| {random} | {adversarial} | `{task.name}` |" in page
 
 
 def test_the_answers_of_the_map_are_in_the_files_that_it_names(repository, read):

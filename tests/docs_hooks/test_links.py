@@ -40,3 +40,9 @@ def test_a_link_out_of_the_repository_is_refused():
 @pytest.mark.parametrize("path", ["README.md", "docs/hub.md", "CONTRIBUTING.md", "adversarial_mlm/cli/main.py"])
 def test_an_address_leads_back_to_its_file(path):
     assert of_repository(on_site(path)) == path
+
+
+def test_a_link_that_is_named_by_its_file_gets_the_title_of_the_page():
+    text = "See [docs/hub.md](docs/hub.md#what-is-sent-and-when), [the Hub](docs/hub.md) and [hub.md](docs/cards.md)."
+    named = "See [*Push*](hub.md#what-is-sent-and-when), [the Hub](hub.md) and [hub.md](cards.md)."
+    assert for_site(text, "index.md", {"hub.md": "Push", "cards.md": "Cards"}) == named
