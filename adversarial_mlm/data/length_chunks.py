@@ -33,21 +33,26 @@ def chunk_sizes(lengths: list[int], overhead: int) -> list[int]:
     return sizes
 
 
-def cut_by_length(batch: Mapping[str, torch.Tensor], overhead: int) -> list[dict[str, torch.Tensor]]:
+def cut_by_length(
+    batch: Mapping[str, torch.Tensor], overhead: int, multiple: int = 1
+) -> list[dict[str, torch.Tensor]]:
     """Cut a padded batch into chunks of rows of similar length.
 
     Args:
         batch (`Mapping[str, torch.Tensor]`): Tensors on the CPU of shape `(batch, length)` or `(batch,)`. Its
             `attention_mask` must be left-aligned.
         overhead (`int`): See [`chunk_sizes`].
+        multiple (`int`, *optional*, defaults to 1): Widths are multiples of this, if the batch is wide enough.
 
     Returns:
         `list[dict[str, torch.Tensor]]`: The chunks, widest first. Each row is in exactly one.
     """
     lengths, order = batch["attention_mask"].sum(dim=1).sort(descending=True, stable=True)
+    most = batch["attention_mask"].shape[1]
+    widths = [min(-(-length // multiple) * multiple, most) for length in lengths.tolist()]
     chunks, first = [], 0
-    for size in chunk_sizes(lengths.tolist(), overhead):
-        rows, width = order[first : first + size], int(lengths[first])
+    for size in chunk_sizes(widths, overhead):
+        rows, width = order[first : first + size], widths[first]
         chunks.append(
             {name: tensor[rows, :width] if tensor.dim() > 1 else tensor[rows] for name, tensor in batch.items()}
         )

@@ -20,7 +20,7 @@ from adversarial_mlm.masking.keyed_random import (
     RANDOM_POSITION,
     RANDOM_RESIDUE,
     gumbel,
-    uniform,
+    uniforms,
 )
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.masking.rules import MaskingRules
@@ -58,7 +58,7 @@ class CorruptedBatch:
     one_hot: torch.Tensor | None = None
     choice: "NoiserChoice | None" = None
 
-    @property
+    @functools.cached_property
     def masked(self) -> torch.Tensor:
         """Residues masked in any way, `(batch, length)`, bool."""
         return self.adversarial | self.random
@@ -68,27 +68,60 @@ class CorruptedBatch:
 class NoiserChoice:
     """A noiser's choice. The tensors have a graph if the batch was corrupted with one.
 
+    What is computed from the scores (`probabilities`, `importance`, `entropy`) is computed when it is first read.
+
     Attributes:
         scores ([`NoiserOutput`]): Output of the noiser.
-        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Index of the winning option score at
-            each position, if the noiser chooses how to mask.
-        probabilities (`torch.Tensor` of shape `(batch, length)`): Closed-form probability that the noiser masks each
-            position, given the candidate set. It does not apply to `selection: threshold`.
+        candidates (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be masked.
+        numbers (`torch.Tensor` of shape `(3, batch)`, int64): Numbers of the noiser's masks, of random masks and of
+            candidates in each row. They may be on the host.
+        rules ([`MaskingRules`]): Numbers and kinds of masks.
         soft (`torch.Tensor` of shape `(batch, length)`, *optional*): The relaxed choice for the straight-through
             gradient, if `one_hot` was requested.
-        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i of the mixture of both kinds of
-            masks, without a gradient; 1 outside of the candidate set. `None` with `selection: threshold`, whose
-            probabilities have no closed form.
-        entropy (`torch.Tensor` of shape `(batch,)`): Entropy of the noiser's softmax over the candidate set of a row,
-            divided by the logarithm of its size: 1 without any preference, 0 if one position has all probability.
+        winner (`torch.Tensor` of shape `(batch, length)`, int64, *optional*): Index of the winning option score at
+            each position, if the noiser chooses how to mask.
     """
 
     scores: NoiserOutput
-    winner: torch.Tensor | None
-    probabilities: torch.Tensor
-    soft: torch.Tensor | None
-    importance: torch.Tensor | None
-    entropy: torch.Tensor
+    candidates: torch.Tensor
+    numbers: torch.Tensor
+    rules: MaskingRules
+    soft: torch.Tensor | None = None
+    winner: torch.Tensor | None = None
+
+    @functools.cached_property
+    def budget(self) -> torch.Tensor:
+        """Number of the noiser's masks in each row, on the device, `(batch,)`."""
+        return self.numbers[0].to(self.candidates.device, non_blocking=True)
+
+    @functools.cached_property
+    def probabilities(self) -> torch.Tensor:
+        """Closed-form probability that the noiser masks each position, given the candidate set, `(batch, length)`.
+
+        It does not apply to `selection: threshold`.
+        """
+        with torch.enable_grad():  # whoever reads it first may be without
+            marginals = SAMPLERS[self.rules.sampler].marginals
+            return marginals(self.scores.any_mask_scores, self.candidates, self.budget)
+
+    @functools.cached_property
+    def importance(self) -> torch.Tensor | None:
+        """ρ / q_i of the mixture of both kinds of masks, without a gradient, `(batch, length)`.
+
+        It is 1 outside of the candidate set, and `None` with `selection: threshold`, whose probabilities have no
+        closed form.
+        """
+        if not self.rules.spends_budget:
+            return None
+        return _importance(self.probabilities.detach(), self.candidates, self.numbers)
+
+    @functools.cached_property
+    def entropy(self) -> torch.Tensor:
+        """Entropy of the softmax over the candidates of a row, divided by the logarithm of their number, `(batch,)`.
+
+        It is 1 without any preference, and 0 if one position has all probability.
+        """
+        return _relative_entropy(self.scores.any_mask_scores.detach(), self.candidates, self.numbers[2])
 
 
 def corrupt_batch(
@@ -103,8 +136,9 @@ def corrupt_batch(
 
     Args:
         batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `residue_mask` (bool, true at
-            residues), each `(batch, length)`, and `num_residues` `(batch,)`.
-        keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_random.row_keys`].
+            residues), each `(batch, length)`, and `num_residues` `(batch,)`, which may be on the host.
+        keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_random.row_keys`]; they
+            may be on the host.
         vocabulary ([`ResidueVocabulary`]): Residues, replacements and the mask token.
         rules ([`MaskingRules`]): Numbers and kinds of masks.
         noiser (`Callable`, *optional*): A [`NoiserModel`], possibly wrapped. It is not called if `adversarial_rate` is
@@ -119,97 +153,97 @@ def corrupt_batch(
     length = input_ids.shape[1]
     if not rules.adversarial_rate:
         noiser = None
-    budget, random_budget = rules.budgets(batch["num_residues"])
+    device, num_residues = input_ids.device, batch["num_residues"]
+    streams = [RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE]
+    candidates = free = residues
+    choice = None
     if noiser is None:
-        budget, random_budget = torch.zeros_like(budget), budget + random_budget
-    candidates = residues
-    if noiser is not None and rules.blind:
-        wanted = rules.candidate_budget(batch["num_residues"])
-        candidates = topk_mask(uniform(keys, CANDIDATE, length), residues, wanted)
-
-    chosen = torch.zeros_like(residues)
-    if noiser is not None:
+        random_budget = exact_budget(num_residues, rules.mask_rate).to(device, non_blocking=True)
+        draws = uniforms(keys, streams, length, device)
+        chosen = torch.zeros_like(residues)
+    else:
+        streams += [ANY_MASK, CANDIDATE] if rules.blind else [ANY_MASK]
+        draws = uniforms(keys, streams, length, device)
+        size = rules.candidate_budget(num_residues) if rules.blind else num_residues
+        numbers = torch.stack([*rules.budgets(num_residues), size])
+        budget, random_budget, candidate_budget = numbers.to(device, non_blocking=True).unbind()
+        if rules.blind:
+            candidates = topk_mask(draws[CANDIDATE], residues, candidate_budget, finite=True)
         seen = torch.where(candidates, vocabulary.mask_token_id, input_ids) if rules.blind else input_ids
         scores = noiser(input_ids=seen, attention_mask=batch["attention_mask"])
-        chosen, soft, probabilities = _choose(scores, keys, candidates, budget, rules, relaxed=one_hot)
-    by_chance = topk_mask(uniform(keys, RANDOM_POSITION, length), candidates & ~chosen, random_budget)
+        choice = NoiserChoice(scores, candidates, numbers, rules)
+        choice.budget = budget
+        chosen = _choose(choice, draws[ANY_MASK], relaxed=one_hot)
+        free = candidates ^ chosen
+    by_chance = topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
 
-    random_ids, random_option = _random_corruption(input_ids, keys, vocabulary, rules)
+    random_ids, random_option = _random_corruption(input_ids, draws, vocabulary, rules)
     noised_ids = torch.where(by_chance, random_ids, input_ids)
     option = torch.where(by_chance, random_option, NOT_MASKED)
-    one_hots = choice = None
-    if noiser is not None:
+    one_hots = None
+    if choice is not None:
         noisy_options = None
         if rules.learned_options:
-            noise = gumbel(keys, MASK_OPTION, length, scores.option_scores.shape[-1])
-            noisy_options = scores.option_scores + noise  # (batch, length, 2 + replacements)
-        adversarial_ids, winner = _chosen_corruption(input_ids, noisy_options, vocabulary)
+            kinds = choice.scores.option_scores.shape[-1]
+            noise = gumbel(keys.to(device, non_blocking=True), MASK_OPTION, length, kinds)
+            noisy_options = choice.scores.option_scores + noise  # (batch, length, 2 + replacements)
         if one_hot:
-            assert soft is not None  # it was asked for
+            assert choice.soft is not None  # it was asked for
             one_hots = _straight_through(
-                input_ids, noised_ids, chosen, soft, noisy_options, rules.temperature, vocabulary
+                input_ids, noised_ids, chosen, choice.soft, noisy_options, rules.temperature, vocabulary
             )
-        noised_ids = torch.where(chosen, adversarial_ids, noised_ids)
-        option = torch.where(chosen, winner.clamp_max(REPLACE), option)
-        choice = NoiserChoice(
-            scores=scores,
-            winner=winner if rules.learned_options else None,
-            probabilities=probabilities,
-            soft=soft,
-            importance=_importance(probabilities.detach(), candidates, budget, random_budget)
-            if rules.spends_budget
-            else None,
-            entropy=_relative_entropy(scores.any_mask_scores.detach(), candidates),
-        )
-    return CorruptedBatch(
+        if noisy_options is None:
+            noised_ids = noised_ids.masked_fill(chosen, vocabulary.mask_token_id)
+            option = option.masked_fill(chosen, MASK)
+        else:
+            adversarial_ids, choice.winner = _chosen_corruption(input_ids, noisy_options, vocabulary)
+            noised_ids = torch.where(chosen, adversarial_ids, noised_ids)
+            option = torch.where(chosen, choice.winner.clamp_max(REPLACE), option)
+    masked = by_chance if choice is None else chosen | by_chance
+    corrupted = CorruptedBatch(
         input_ids=noised_ids,
         attention_mask=batch["attention_mask"],
-        labels=torch.where(chosen | by_chance, input_ids, IGNORE_INDEX),
+        labels=torch.where(masked, input_ids, IGNORE_INDEX),
         adversarial=chosen,
         random=by_chance,
         option=option,
         one_hot=one_hots,
         choice=choice,
     )
+    corrupted.masked = masked
+    return corrupted
 
 
-def _choose(
-    scores: NoiserOutput,
-    keys: torch.Tensor,
-    candidates: torch.Tensor,
-    budget: torch.Tensor,
-    rules: MaskingRules,
-    relaxed: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    """Return the noiser's positions: hard, relaxed (if requested or needed), and their closed-form probabilities."""
-    any_mask, length = scores.any_mask_scores, candidates.shape[1]
-    sampler = SAMPLERS[rules.sampler]
-    noise = sampler.noise(keys, ANY_MASK, length)
-    probabilities = sampler.marginals(any_mask, candidates, budget)
-    soft = None
+def _choose(choice: NoiserChoice, draws: torch.Tensor, relaxed: bool) -> torch.Tensor:
+    """Return the noiser's positions, `(batch, length)`, bool; their relaxed choice becomes `choice.soft` if needed.
+
+    `draws` are uniform numbers, `(batch, length)`.
+    """
+    any_mask, candidates, rules = choice.scores.any_mask_scores, choice.candidates, choice.rules
+    length, sampler = candidates.shape[1], SAMPLERS[rules.sampler]
+    noise = sampler.noise(draws)
     if sampler.relaxation is not None and (relaxed or not rules.spends_budget):
         # upper bound for all rows; reading the exact maximum would wait for the device
         bound = int(exact_budget(torch.tensor(length), rules.adversarial_rate))
-        soft = sampler.relaxation(
-            any_mask, candidates, budget, noise, rules.temperature, max_budget=bound, gated=rules.gated
+        choice.soft = sampler.relaxation(
+            any_mask, candidates, choice.budget, noise, rules.temperature, max_budget=bound, gated=rules.gated
         )
     elif relaxed:
-        soft = probabilities
+        choice.soft = choice.probabilities
     if rules.spends_budget:
-        return topk_mask(any_mask.detach() + noise, candidates, budget), soft, probabilities
-    assert soft is not None  # MaskingRules refuses a sampler without a relaxation here
-    return threshold_mask(soft.detach(), candidates), soft, probabilities
+        return topk_mask(any_mask.detach() + noise, candidates, choice.budget)
+    assert choice.soft is not None  # MaskingRules refuses a sampler without a relaxation here
+    return threshold_mask(choice.soft.detach(), candidates)
 
 
-def _importance(
-    probabilities: torch.Tensor, candidates: torch.Tensor, budget: torch.Tensor, random_budget: torch.Tensor
-) -> torch.Tensor:
+def _importance(probabilities: torch.Tensor, candidates: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Return ρ / q_i: q_i = π_i + (1 − π_i) k_random / (n − k_adversarial), ρ = (k_adversarial + k_random) / n."""
-    positions = candidates.sum(dim=-1).to(probabilities.dtype)
+    budget, random_budget, positions = numbers[0], numbers[1], numbers[2].to(probabilities.dtype)
     by_chance = random_budget / (positions - budget).clamp_min(1)
-    masked = probabilities + (1 - probabilities) * by_chance[:, None]
     rate = (budget + random_budget) / positions.clamp_min(1)
-    return torch.where(candidates & (masked > 0), rate[:, None] / masked, 1)
+    by_chance, rate = torch.stack([by_chance, rate])[..., None].to(probabilities.device, non_blocking=True).unbind()
+    masked = probabilities + (1 - probabilities) * by_chance
+    return torch.where(candidates & (masked > 0), rate / masked, 1)
 
 
 @functools.cache
@@ -218,26 +252,28 @@ def _replacement_ids(vocabulary: ResidueVocabulary, device: torch.device) -> tor
     return torch.tensor(vocabulary.replacement_ids, device=device)
 
 
+@functools.cache
+def _option_ends(mask_share: float, both_shares: float, device: torch.device) -> torch.Tensor:
+    return torch.tensor([mask_share, both_shares], device=device, dtype=torch.float32)
+
+
 def _random_corruption(
-    input_ids: torch.Tensor, keys: torch.Tensor, vocabulary: ResidueVocabulary, rules: MaskingRules
+    input_ids: torch.Tensor, draws: Mapping[int, torch.Tensor], vocabulary: ResidueVocabulary, rules: MaskingRules
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the token of a random mask at each position, and its option; both `(batch, length)`."""
-    length = input_ids.shape[1]
-    draw = uniform(keys, RANDOM_OPTION, length)
     mask_share, keep_share, _ = rules.mask_options
-    option = torch.where(draw < mask_share, MASK, torch.where(draw < mask_share + keep_share, KEEP, REPLACE))
+    ends = _option_ends(mask_share, mask_share + keep_share, input_ids.device)
+    option = torch.bucketize(draws[RANDOM_OPTION], ends, right=True)  # MASK, KEEP or REPLACE
     replacements = _replacement_ids(vocabulary, input_ids.device)
-    letter = (uniform(keys, RANDOM_RESIDUE, length) * len(replacements)).long().clamp_max(len(replacements) - 1)
+    letter = (draws[RANDOM_RESIDUE] * len(replacements)).long().clamp_max(len(replacements) - 1)
     replaced = torch.where(option == REPLACE, replacements[letter], input_ids)
     return torch.where(option == MASK, vocabulary.mask_token_id, replaced), option
 
 
 def _chosen_corruption(
-    input_ids: torch.Tensor, noisy_options: torch.Tensor | None, vocabulary: ResidueVocabulary
+    input_ids: torch.Tensor, noisy_options: torch.Tensor, vocabulary: ResidueVocabulary
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the token of the noiser's mask at each position, and its option; both `(batch, length)`."""
-    if noisy_options is None:
-        return torch.full_like(input_ids, vocabulary.mask_token_id), torch.full_like(input_ids, MASK)
+    """Return the token of the noiser's mask at each position, and the index of its option; both `(batch, length)`."""
     winner = noisy_options.detach().argmax(dim=-1)
     replacements = _replacement_ids(vocabulary, input_ids.device)
     replaced = torch.where(winner == KEEP, input_ids, replacements[(winner - REPLACE).clamp_min(0)])
@@ -278,8 +314,9 @@ def _straight_through(
         return (1 - mask_any) * base + mask_any * masked
 
 
-def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor) -> torch.Tensor:
+def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Entropy of the softmax over `residues`, of which a row has `numbers` `(batch,)`; it may be on the host."""
     least = torch.finfo(scores.dtype).min
-    log_p = torch.log_softmax(scores.masked_fill(~residues, least), dim=-1).clamp_min(least)
-    entropy = -(log_p.exp() * log_p).masked_fill(~residues, 0.0).sum(dim=-1)
-    return entropy / torch.log(residues.sum(dim=-1).clamp_min(2).to(entropy.dtype))
+    log_p = torch.log_softmax(torch.where(residues, scores, least), dim=-1).clamp_min(least)
+    entropy = -torch.where(residues, log_p.exp() * log_p, 0.0).sum(dim=-1)
+    return entropy / torch.log(numbers.clamp_min(2).to(entropy.dtype)).to(scores.device, non_blocking=True)

@@ -48,4 +48,4 @@ def loss_weights(
     if importance is not None and importance_exponent:
         # the weight of a residue that was not masked may be infinite
         weights = torch.where(masked, importance.detach() ** importance_exponent, 0)
-    return weights + unmasked_weight * (residues & ~masked)
+    return weights + unmasked_weight * (residues & ~masked) if unmasked_weight else weights

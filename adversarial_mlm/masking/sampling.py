@@ -11,25 +11,23 @@ A relaxed choice belongs to one kind of hard choice:
 | the largest of `scores + logistic noise` | [`logistic_topk_marginals`] |
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from adversarial_mlm.masking.keyed_random import gumbel, logistic
+from adversarial_mlm.masking import budget_solver
+from adversarial_mlm.masking.budget_solver import LEAST_TEMPERATURE, finite
+from adversarial_mlm.masking.keyed_random import as_gumbel, as_logistic
 from adversarial_mlm.utils.autograd import differentiable_once
 
 # ε of Algorithm 1, the least that remains of a spent position. The paper's 1e-18 is lost when it is added to 1.
 _EPSILON = 2.0**-52
-LEAST_TEMPERATURE = 0.1
 ORDERED_TEMPERATURE = 0.3
 """Least temperature at which the k largest values of [`rss`] are those of `scores + noise`."""
 _PARTS = 1_000_000
-_SOLVER_STEPS = 40
-_LEAST_TOLERANCE = 1e-13  # relative to the budget
-_LARGEST_DIFFERENCE = 1e6  # between the scores of a row, for the solver's bisection
-_SURE = 7.0  # above this, exp(-exp(x)) is 0 even in float64
 
 
 def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
@@ -47,7 +45,7 @@ def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
     return (num_items * round(rate * _PARTS) + _PARTS // 2) // _PARTS
 
 
-def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, finite: bool = False) -> torch.Tensor:
     """Choose the `budget` largest keys of each row.
 
     With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`. From a
@@ -59,16 +57,23 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> t
         mask (`torch.Tensor` of shape `(batch, length)`, bool): Positions that may be chosen.
         budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions to choose in each row. If a row has
             fewer, all are chosen.
+        finite (`bool`, *optional*, defaults to `False`): Whether all keys are known to be finite, such as random ones.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, bool.
     """
-    # a key of minus infinity still comes before the positions that must not be chosen
-    keys = keys.clamp_min(torch.finfo(keys.dtype).min).masked_fill(~mask, -torch.inf)
+    if not finite:  # a key of minus infinity still comes before the positions that must not be chosen
+        keys = keys.clamp_min(torch.finfo(keys.dtype).min)
+    keys = torch.where(mask, keys, -torch.inf)
     order = keys.argsort(dim=-1, descending=True, stable=True)
     ranks = torch.empty_like(order)
-    ranks.scatter_(-1, order, torch.arange(keys.shape[-1], device=keys.device).expand_as(order))
+    ranks.scatter_(-1, order, _ranks(keys.shape[-1], keys.device).expand_as(order))
     return (ranks < budget[:, None]) & mask
+
+
+@functools.lru_cache(maxsize=64)
+def _ranks(length: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(length, device=device)
 
 
 def threshold_mask(soft: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -210,7 +215,7 @@ def _draws_of_rows(
 
 def _weights(keys: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return exp((keys − maximum of the row) / t), float64; 0 where `mask` is false, 1 in a row without positions."""
-    keys = torch.where(mask, _finite(keys), -torch.inf).double().div_(temperature)
+    keys = torch.where(mask, finite(keys), -torch.inf).double().div_(temperature)
     keys -= keys.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(keys.dtype).min)
     return torch.where(mask.any(dim=-1, keepdim=True), keys, 0).exp_()
 
@@ -254,7 +259,7 @@ def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torc
     Raises:
         RuntimeError: In the backward pass with `create_graph=True`, because there is no second derivative.
     """
-    return _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _rung_by_now)
+    return _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, budget_solver.EXPONENTIAL)
 
 
 def logistic_topk_marginals(
@@ -282,29 +287,12 @@ def logistic_topk_marginals(
     Raises:
         RuntimeError: In the backward pass with `create_graph=True`, because there is no second derivative.
     """
-    probabilities = _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, _logistic)
+    probabilities = _BudgetedProbabilities.apply(_at_least_float32(scores), mask, budget, budget_solver.LOGISTIC)
     return _HajekCorrection.apply(probabilities) if hajek else probabilities
-
-
-def _finite(scores: torch.Tensor) -> torch.Tensor:
-    """Return scores in which infinity is the largest number that can be divided by any temperature."""
-    largest = torch.finfo(scores.dtype).max * LEAST_TEMPERATURE / 2
-    return scores.clamp(-largest, largest)
 
 
 def _at_least_float32(scores: torch.Tensor) -> torch.Tensor:
     return scores.to(torch.promote_types(scores.dtype, torch.float32))
-
-
-def _rung_by_now(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    rate = x.clamp_max(_SURE).exp_()
-    not_yet = torch.neg(rate).exp_()
-    return 1 - not_yet, rate.mul_(not_yet)
-
-
-def _logistic(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    probability = torch.sigmoid(x)
-    return probability, probability * torch.sigmoid(-x)
 
 
 class _BudgetedProbabilities(torch.autograd.Function):
@@ -316,7 +304,8 @@ class _BudgetedProbabilities(torch.autograd.Function):
     @staticmethod
     def forward(ctx, scores, mask, budget, law):
         with torch.autocast(scores.device.type, enabled=False):
-            probabilities, slope = _solve(scores, mask, budget, law, may_stop=scores.device.type == "cpu")
+            may_stop = scores.device.type == "cpu"
+            probabilities, slope = budget_solver.solve(scores, mask, budget, law, may_stop=may_stop)
         ctx.save_for_backward(slope)
         return probabilities
 
@@ -324,58 +313,9 @@ class _BudgetedProbabilities(torch.autograd.Function):
     @differentiable_once("a closed-form probability")
     def backward(ctx, grad):
         (slope,) = ctx.saved_tensors
-        total = slope.sum(dim=-1, keepdim=True)
-        mean = (slope * grad).sum(dim=-1, keepdim=True) / torch.where(total > 0, total, 1)
+        total = slope.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)  # 0 where all is decided
+        mean = (slope * grad).sum(dim=-1, keepdim=True) / total
         return slope * (grad - mean), None, None, None
-
-
-def _solve(
-    scores: torch.Tensor,
-    mask: torch.Tensor,
-    budget: torch.Tensor,
-    law: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
-    may_stop: bool,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return probabilities and their slopes, by Newton's method in float64 with bisection where a step is too large.
-
-    Newton's steps are taken for the log-odds of the chosen share, which are nearly linear in c: four or five steps
-    suffice if scores differ by less than ten. Both laws are below e^x, which gives the lower end of the bracket. At
-    log n above minus the least score, all but one position are chosen, which gives the upper end. With `may_stop` the
-    loop ends when all rows are solved, but testing this waits for the device. Otherwise all steps are made.
-    """
-    if scores.shape[-1] == 0:
-        return scores.clone(), scores.clone()
-    positions = mask.sum(dim=-1, keepdim=True, dtype=torch.float64)
-    target = torch.minimum(budget[:, None], positions)
-    undecided = (target > 0) & (target < positions)
-    wanted = torch.where(undecided, target, positions / 2)  # any value for the others
-    tolerance = wanted * max(torch.finfo(scores.dtype).eps / 8, _LEAST_TOLERANCE)
-    x = torch.where(mask, _finite(scores), -torch.inf).double()
-    x = x - x.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).min)
-    x = torch.where(mask, x.clamp_min(-_LARGEST_DIFFERENCE), x)
-    shift = wanted.log() - x.exp().sum(dim=-1, keepdim=True).clamp_min(1).log()  # below 1 in a row without positions
-    low, high = shift, positions.clamp_min(2).log() - torch.where(mask, x, 0).amin(dim=-1, keepdim=True)
-    for _ in range(_SOLVER_STEPS):
-        probabilities, slope = law(x + shift)
-        reached = probabilities.sum(dim=-1, keepdim=True)
-        excess = reached - wanted
-        if may_stop and bool((excess.abs() <= tolerance).all()):
-            break
-        low, high = torch.where(excess <= 0, shift, low), torch.where(excess >= 0, shift, high)
-        newton = shift + _log_odds_step(reached, wanted, positions, slope.sum(dim=-1, keepdim=True))
-        inside = (newton >= low) & (newton <= high)
-        shift = torch.where(inside, newton, (low + high) / 2)
-    sure = (mask & (target == positions)).to(scores.dtype)
-    probabilities, slope = torch.where(undecided, probabilities, sure), torch.where(undecided, slope, 0)
-    return probabilities.to(scores.dtype), slope.to(scores.dtype)
-
-
-def _log_odds_step(
-    reached: torch.Tensor, wanted: torch.Tensor, positions: torch.Tensor, slope: torch.Tensor
-) -> torch.Tensor:
-    rest = positions - reached
-    odds = (wanted / (positions - wanted)).log() - (reached / rest).log()
-    return odds * reached * rest / (positions * slope)
 
 
 class _HajekCorrection(torch.autograd.Function):
@@ -411,19 +351,19 @@ class Sampler:
     """A way to draw positions. The hard choice is always the largest of `scores + noise`, see [`topk_mask`].
 
     Attributes:
-        noise (`Callable`): Draws the noise from keys, see [`keyed_random`].
+        noise (`Callable`): Turns uniform numbers into the noise of its law, see [`keyed_random`].
         marginals (`Callable`): Returns the closed-form probability of each position from `(scores, mask, budget)`.
         relaxation (`Callable`, *optional*): Returns relaxed values of the same draw, with the signature of [`rss`].
             Without it the marginals are the relaxed values.
     """
 
-    noise: Callable[..., torch.Tensor]
+    noise: Callable[[torch.Tensor], torch.Tensor]
     marginals: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
     relaxation: Callable[..., torch.Tensor] | None = None
 
 
 SAMPLERS = {
-    "rss": Sampler(gumbel, gumbel_topk_marginals, relaxation=rss),
-    "gumbel_topk": Sampler(gumbel, gumbel_topk_marginals),
-    "logistic_topk": Sampler(logistic, logistic_topk_marginals),
+    "rss": Sampler(as_gumbel, gumbel_topk_marginals, relaxation=rss),
+    "gumbel_topk": Sampler(as_gumbel, gumbel_topk_marginals),
+    "logistic_topk": Sampler(as_logistic, logistic_topk_marginals),
 }

@@ -10,7 +10,12 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-_SCALARS = 18
+# residues of a batch that are counted: all, those that the figures are about (the noiser's masks, or the random ones
+# without a noiser), and of the latter by option
+_RESIDUES, _REPORTED, _MASKED, _KEPT, _REPLACED = range(5)
+# with a noiser also: masked at random, those of them that became [MASK], and masked in any way
+_RANDOM, _RANDOM_MASKED, _ANY = 5, 6, 7
+_OF_SCORES = 4  # sums of entropy and importance
 POSITION_BINS = 20  # from the N-terminus to the C-terminus, of equal length
 _MOST_MASKED = 5  # residues that `most_masked` names
 
@@ -26,12 +31,18 @@ class MaskingStatistics:
 
     def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
         self.vocabulary, self.adversarial = vocabulary, adversarial
-        sizes = [_SCALARS, vocabulary.vocab_size, vocabulary.vocab_size]
+        kinds = _ANY + 1 if adversarial else _REPLACED + 1
+        # for each kind of residue: their losses, their number, the rows that have one; then the number of batches
+        sizes = [3 * kinds, 1, 2 * vocabulary.vocab_size]
         if adversarial:
-            sizes += [POSITION_BINS, POSITION_BINS, len(vocabulary.residue_ids) * len(vocabulary.replacement_ids)]
+            pairs = len(vocabulary.residue_ids) * len(vocabulary.replacement_ids)
+            sizes += [_OF_SCORES, 2 * POSITION_BINS, pairs]
+            self._no_scores = torch.zeros(_OF_SCORES, dtype=torch.float64, device=device)
             self._row_of = _indices(vocabulary, vocabulary.residue_ids, device)
             self._column_of = _indices(vocabulary, vocabulary.replacement_ids, device)
         self._sizes = sizes
+        self._one = torch.ones(1, device=device)
+        self._options = torch.tensor([MASK, KEEP, REPLACE], device=device)[:, None, None]
         self.sums = torch.zeros(sum(sizes), dtype=torch.float64, device=device)
 
     def update(
@@ -45,55 +56,47 @@ class MaskingStatistics:
             true_ids (`torch.Tensor` of shape `(batch, length)`): The proteins without masks.
             residues (`torch.Tensor` of shape `(batch, length)`, bool): Positions with a residue.
         """
-        losses = losses.detach().double()
-        entropy, importance = torch.zeros(len(true_ids), device=losses.device), torch.zeros_like(losses)
-        scored = torch.zeros(len(true_ids), dtype=torch.bool, device=losses.device)  # rows with an entropy
-        if corrupted.choice is not None:
-            entropy, scored = corrupted.choice.entropy, residues.any(dim=1)  # rows that fill up a batch have none
-            if corrupted.choice.importance is not None:
-                importance = corrupted.choice.importance.double()
-        hidden = corrupted.option == MASK
-        reported = corrupted.adversarial if self.adversarial else corrupted.random
-        scalars = [
-            (losses * corrupted.adversarial).sum(),
-            corrupted.adversarial.sum(),
-            (losses * corrupted.random).sum(),
-            corrupted.random.sum(),
-            *((reported & (corrupted.option == option)).sum() for option in (MASK, KEEP, REPLACE)),
-            (entropy.double() * scored).sum(),
-            scored.sum(),
-            (importance * corrupted.masked).sum(),
-            (importance**2 * corrupted.masked).sum(),
-            *((losses * (masks & hidden)).sum() for masks in (corrupted.adversarial, corrupted.random)),
-            *((masks & hidden).sum() for masks in (corrupted.adversarial, corrupted.random)),
-            *((residues.any(dim=1) & ~masks.any(dim=1)).sum() for masks in (corrupted.masked, corrupted.adversarial)),
-            torch.full((), len(true_ids), device=losses.device),
+        options = corrupted.option == self._options  # (options, batch, length)
+        reported, random = corrupted.adversarial if self.adversarial else corrupted.random, corrupted.random
+        by_option = options & reported
+        more = (random, random & options[MASK], corrupted.masked) if self.adversarial else ()
+        kinds = torch.stack([residues, reported, *by_option.unbind(), *more])
+        in_rows = kinds.sum(dim=2)  # (kinds, batch)
+        rows = in_rows > 0
+        parts = [
+            (losses.detach().double() * kinds).flatten(1).sum(dim=1),
+            in_rows.sum(dim=1),
+            rows.sum(dim=1),
+            self._one,
         ]
-        self.sums += torch.cat(
-            [
-                torch.stack([scalar.double() for scalar in scalars]),
-                self._letter_counts(true_ids, residues),
-                self._letter_counts(true_ids, reported),
-                *(self._noiser_counts(corrupted, true_ids, residues) if self.adversarial else ()),
-            ]
-        )
+        counted = kinds[: _REPORTED + 1].flatten(1).t().double()  # (batch * length, 2)
+        parts.append(_counts(true_ids, counted, self.vocabulary.vocab_size))
+        if self.adversarial:
+            parts += self._of_scores(corrupted, parts[2][:1])
+            parts.append(_counts(_position_bins(residues, in_rows[_RESIDUES]), counted, POSITION_BINS))
+            parts.append(self._replacements(corrupted, true_ids, kinds[_REPLACED]))
+        self.sums = self.sums + torch.cat(parts)
 
-    def _letter_counts(self, ids: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-        return _counts(ids, where, self.vocabulary.vocab_size)
+    def _of_scores(self, corrupted: CorruptedBatch, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Sum of the entropies, number of rows with residues, sums of the importance and of its square.
 
-    def _noiser_counts(
-        self, corrupted: CorruptedBatch, true_ids: torch.Tensor, residues: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Residues and the noiser's masks in each position bin, and replacements by true and new residue."""
-        place = residues.cumsum(dim=1) - 1  # of each residue in its protein
-        bins = (place * POSITION_BINS // residues.sum(dim=1, keepdim=True).clamp_min(1)).clamp(0, POSITION_BINS - 1)
+        Rows without residues, which only fill up a batch, have an entropy of 0.
+        """
+        choice = corrupted.choice
+        if choice is None:
+            return [self._no_scores]
+        entropy = choice.entropy.sum(dim=0, keepdim=True, dtype=torch.float64)
+        if choice.importance is None:
+            return [entropy, rows, self._no_scores[:2]]
+        importance = choice.importance.double() * corrupted.masked
+        return [entropy, rows, importance.sum()[None], (importance * importance).sum()[None]]
+
+    def _replacements(self, corrupted: CorruptedBatch, true_ids: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:
+        """How often the noiser wrote one residue in place of another."""
+        if corrupted.choice is None or corrupted.choice.winner is None:  # it did not choose how to mask
+            return torch.zeros(self._sizes[-1], dtype=torch.float64, device=true_ids.device)
         pairs = self._row_of[true_ids] * len(self.vocabulary.replacement_ids) + self._column_of[corrupted.input_ids]
-        replaced = corrupted.adversarial & (corrupted.option == REPLACE)
-        return [
-            _counts(bins, residues, POSITION_BINS),
-            _counts(bins, corrupted.adversarial, POSITION_BINS),
-            _counts(pairs, replaced, self._sizes[-1]),
-        ]
+        return _counts(pairs, replaced.flatten()[:, None].double(), self._sizes[-1])
 
     def figures(self, reduce: Callable[[torch.Tensor], torch.Tensor] | None = None) -> dict[str, float]:
         """Return the statistics of everything added since the last call, and reset the sums.
@@ -147,15 +150,13 @@ class MaskingStatistics:
         sums = (self.sums if reduce is None else reduce(self.sums)).tolist()
         self.sums = torch.zeros_like(self.sums)
         parts = [sums[end - size : end] for size, end in zip(self._sizes, accumulate(self._sizes), strict=True)]
-        figures = self._figures(*parts[:3])
-        return figures, self._counts_of_noiser(*parts[3:]) if figures and self.adversarial else {}
+        figures = self._figures(*parts[:4])
+        return figures, self._counts_of_noiser(*parts[4:]) if figures and self.adversarial else {}
 
-    def _counts_of_noiser(
-        self, residues: list[float], masks: list[float], replacements: list[float]
-    ) -> dict[str, Any]:
+    def _counts_of_noiser(self, by_position: list[float], replacements: list[float]) -> dict[str, Any]:
         counts: dict[str, Any] = {
-            "residues_by_position": [int(count) for count in residues],
-            "masks_by_position": [int(count) for count in masks],
+            "residues_by_position": [int(count) for count in by_position[::2]],
+            "masks_by_position": [int(count) for count in by_position[1::2]],
         }
         letters, width = self.vocabulary.residue_letters, len(self.vocabulary.replacement_ids)
         rows = {
@@ -168,37 +169,44 @@ class MaskingStatistics:
             counts["replacements"] = {"from": "".join(rows), "to": columns, "counts": list(rows.values())}
         return counts
 
-    def _figures(self, scalars: list[float], background: list[float], chosen: list[float]) -> dict[str, float]:
-        adv_loss, adv_count, random_loss, random_count, masked, kept, replaced, entropy, scored = scalars[:9]
-        importance, squared_importance, *hidden, without_mask, without_adversarial, rows = scalars[9:]
-        if not rows:
+    def _figures(
+        self, kinds: list[float], batches: list[float], letters: list[float], of_scores: Sequence[float] = ()
+    ) -> dict[str, float]:
+        if not batches[0]:
             return {}
-        residues, reported = sum(background), max(masked + kept + replaced, 1.0)
+        size = len(kinds) // 3
+        losses, numbers, rows = kinds[:size], kinds[size : 2 * size], kinds[2 * size :]
+        background, chosen = letters[::2], letters[1::2]
+        residues, reported = sum(background), max(sum(numbers[_MASKED : _REPLACED + 1]), 1.0)
+        masked = _ANY if self.adversarial else _REPORTED
         figures = {
-            "mask_rate": (adv_count + random_count) / max(residues, 1.0),
-            "share_mask": masked / reported,
-            "share_keep": kept / reported,
-            "share_replace": replaced / reported,
+            "mask_rate": numbers[masked] / max(residues, 1.0),
+            "share_mask": numbers[_MASKED] / reported,
+            "share_keep": numbers[_KEPT] / reported,
+            "share_replace": numbers[_REPLACED] / reported,
             "residues": residues,
         }
-        if without_mask:
+        if without_mask := rows[_RESIDUES] - rows[masked]:
             figures["rows_without_mask"] = without_mask
         if not self.adversarial:
             return figures
-        if adv_count:
-            figures["adversarial_loss"] = adv_loss / adv_count
-        if adv_count and without_adversarial:
+        entropy, scored, importance, squared_importance = of_scores
+        by_noiser, at_random = numbers[_REPORTED], numbers[_RANDOM]
+        if by_noiser:
+            figures["adversarial_loss"] = losses[_REPORTED] / by_noiser
+        if by_noiser and (without_adversarial := rows[_RESIDUES] - rows[_REPORTED]):
             figures["rows_without_adversarial_mask"] = without_adversarial
-        if random_count:
-            figures["random_loss"] = random_loss / random_count
-        if adv_count and random_count:
+        if at_random:
+            figures["random_loss"] = losses[_RANDOM] / at_random
+        if by_noiser and at_random:
             figures["gap"] = figures["adversarial_loss"] - figures["random_loss"]
-        if hidden[2] and hidden[3]:
-            figures["mask_gap"] = hidden[0] / hidden[2] - hidden[1] / hidden[3]
+        if numbers[_MASKED] and numbers[_RANDOM_MASKED]:
+            at_masks = losses[_MASKED] / numbers[_MASKED]
+            figures["mask_gap"] = at_masks - losses[_RANDOM_MASKED] / numbers[_RANDOM_MASKED]
         if scored:
             figures["entropy"] = entropy / scored
         if squared_importance:
-            figures["effective_sample_share"] = importance**2 / squared_importance / (adv_count + random_count)
+            figures["effective_sample_share"] = importance**2 / squared_importance / (by_noiser + at_random)
         return {**figures, **self._enrichment(background, chosen)}
 
     def _enrichment(self, background: list[float], chosen: list[float]) -> dict[str, float]:
@@ -218,9 +226,18 @@ class MaskingStatistics:
 
 
 def _counts(index: torch.Tensor, where: torch.Tensor, size: int) -> torch.Tensor:
-    """How often each index occurs where a mask is true. Like `bincount`, but without a wait for the device."""
-    counts = torch.zeros(size, dtype=torch.float64, device=index.device)
-    return counts.index_add_(0, index.flatten(), where.flatten().double())
+    """How often each index occurs, by the columns of `where`, 0 or 1 for each element of `index`; flattened.
+
+    Like `bincount`, but without a wait for the device.
+    """
+    counts = torch.zeros(size, where.shape[1], dtype=torch.float64, device=index.device)
+    return counts.index_add_(0, index.flatten(), where).flatten()
+
+
+def _position_bins(residues: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """The bin of each residue in its protein, `(batch, length)`; `numbers` are the residues of each row."""
+    place = residues.cumsum(dim=1) - 1
+    return (place * POSITION_BINS // numbers[:, None].clamp_min(1)).clamp(0, POSITION_BINS - 1)
 
 
 def _indices(vocabulary: ResidueVocabulary, tokens: Sequence[int], device: torch.device | str) -> torch.Tensor:

@@ -101,9 +101,8 @@ class Means:
     def add(self, **values: torch.Tensor) -> None:
         """Add one value for each of these names. Values that are not finite are ignored."""
         for name, value in values.items():
-            finite = torch.isfinite(value)
-            self._sums[self.names.index(name), 0] += torch.where(finite, value, 0)
-            self._sums[self.names.index(name), 1] += finite
+            finite = value - value == 0  # otherwise nan
+            self._sums[self.names.index(name)].add_(torch.stack([torch.where(finite, value, 0), finite]))
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means over all processes since the last call, for names that have values.

@@ -35,6 +35,9 @@ from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gra
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.ramp import Ramp
 
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_ON_HOST = ["row", "num_residues"]
+
 
 class NoiserGame:
     """Corrupt batches, run the encoder on them, and update the noiser.
@@ -144,14 +147,14 @@ class NoiserGame:
         whole = packed and self.args.chunk_overhead is None
         if not self.collator.rules.gated:  # a row's masks then depend on the others of its batch
             whole = True
-        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk)
+        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk, self.args.width_multiple)
         if packed:
             return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
         return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
 
     def to_device(self, batch: dict) -> dict:
-        """A batch on the device, without waiting for it."""
-        return send_to_device(batch, self.args.device, non_blocking=True)
+        """A batch on the device, without waiting for it. Numbers of rows stay on the host, where budgets are made."""
+        return send_to_device(batch, self.args.device, non_blocking=True, skip_keys=_ON_HOST)
 
     def count_items(self, batches: list[dict]) -> torch.Tensor | None:
         """What all residues of an update count in the loss: all micro-batches, all processes; `None` without batches.
@@ -165,6 +168,8 @@ class NoiserGame:
         for batch in batches:
             budget = self.collator.mask_budget(batch["num_residues"])
             items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
+        if self.accelerator.num_processes == 1:
+            return items.clamp_min(1).to(self.args.device, non_blocking=True)
         items = items.to(self.args.device, non_blocking=True)
         return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
 
@@ -210,7 +215,8 @@ class NoiserGame:
             logits = read_packed(model, inputs["packed"], padding_index_of(self.encoder), **read)
             outputs = MaskedLMOutput(logits=logits)
         else:
-            mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True))
+            dtype = _AUTOCAST.get(self.accelerator.mixed_precision, self.encoder.dtype)
+            mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True), dtype)
             outputs = model(**read, attention_mask=mask)
             logits = outputs.logits
         labels, residues = corrupted.labels, inputs["residue_mask"]
@@ -219,7 +225,7 @@ class NoiserGame:
         weights = loss_weights(
             corrupted.masked,
             residues,
-            None if corrupted.choice is None else corrupted.choice.importance,
+            corrupted.choice.importance if corrupted.choice is not None and self.args.importance_exponent else None,
             self.args.importance_exponent,
             self.args.weight_of_unmasked,
         )
@@ -228,7 +234,8 @@ class NoiserGame:
     def normalised(self, total: torch.Tensor | float, items: torch.Tensor) -> torch.Tensor:
         """A sum over this process as its part of the mean over the update."""
         # times the processes, because DistributedDataParallel takes the mean of their gradients
-        return total / items * self.accelerator.num_processes
+        processes = self.accelerator.num_processes
+        return total / items * processes if processes > 1 else total / items
 
     # ---- The noiser's updates ----
 

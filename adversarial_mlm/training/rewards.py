@@ -194,8 +194,12 @@ class ReducibleReward(CreditReward):
 
     @torch.no_grad()
     def after_encoder_update(self, encoder: nn.Module, skipped: torch.Tensor) -> None:
-        for slow, fast in zip(self.slow.parameters(), encoder.parameters(), strict=True):
-            slow.lerp_(torch.where(skipped, slow, fast.detach()), 1 - self.decay)
+        slow, fast = ([p.detach() for p in network.parameters()] for network in (self.slow, encoder))
+        if skipped.device.type != "cpu":
+            follow_at_once(slow, fast, (1 - self.decay) * ~skipped)
+            return
+        for one, other in zip(slow, fast, strict=True):
+            one.lerp_(torch.where(skipped, one, other), 1 - self.decay)
 
     def save(self, folder: str) -> None:
         save_model(self.slow, os.path.join(folder, SLOW_ENCODER_FILE))
@@ -208,6 +212,19 @@ class ReducibleReward(CreditReward):
             load_model(self.slow, path)
         except (RuntimeError, OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged or does not fit this run's encoder") from error
+
+
+def follow_at_once(slow: list[torch.Tensor], fast: list[torch.Tensor], weight: torch.Tensor) -> None:
+    """Move tensors towards others, in place: `slow + weight * (fast - slow)`, in three operations for all of them.
+
+    Args:
+        slow (`list[torch.Tensor]`): Tensors to move.
+        fast (`list[torch.Tensor]`): Where to, finite.
+        weight (`torch.Tensor`): A scalar; 0 moves nothing.
+    """
+    differences = torch._foreach_sub(fast, slow)
+    torch._foreach_mul_(differences, weight)
+    torch._foreach_add_(slow, differences)
 
 
 class PredictorReward(NoiserReward):

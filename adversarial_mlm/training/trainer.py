@@ -228,6 +228,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
         sequence_encoder.names_records = is_training
+        if sequence_encoder.pad_to_multiple_of is None:
+            sequence_encoder.pad_to_multiple_of = self.args.width_multiple
         if not is_training:
             sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
         return sequence_encoder
@@ -279,7 +281,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             batches = self._batches.of_encoder(step, epoch_iterator, num_batches)
             num_items = self.game.count_items(batches)
         # what a skipped update adds to these is taken back
-        self._sums_before = self._statistics.sums.clone(), self._tr_loss.clone()
+        self._sums_before = self._statistics.sums, self._tr_loss.clone()
         batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
         if self.noiser is not None:
             self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
@@ -317,6 +319,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         with noiser_waits, self.game.quick_dropout():
             return loss + super().training_step(model, self.game.to_device(last), num_items_in_batch)
 
+    def _prepare_inputs(self, inputs):
+        # Stock: moves a batch to the device. Left out: it is there already, but for numbers that the host works with.
+        return inputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Masked-LM loss of the encoder: the micro-batch's weighted sum of cross-entropies ÷ what the update counts.
 
@@ -343,7 +349,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
         loss = game.normalised((losses * weights).sum(), items)
         if shared:
-            reward = strength * game.normalised(game.reward.direct(corrupted, losses.detach()), items)
+            reward = game.normalised(game.reward.direct(corrupted, losses.detach()), items)
+            reward = reward if strength == 1 else strength * reward
             loss = loss - (reward - reward.detach())  # a gradient for the noiser, and nothing for the log
         loss = spoil_gradient(loss)
         return (loss, outputs) if return_outputs else loss

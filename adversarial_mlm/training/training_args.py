@@ -13,7 +13,7 @@ from adversarial_mlm.training.launch_checks import check_launcher
 from adversarial_mlm.training.noiser_schedule import UPDATES
 from adversarial_mlm.training.option_forms import check_forms
 from adversarial_mlm.training.packed_attention import check_packing
-from adversarial_mlm.training.precision import check_precision
+from adversarial_mlm.training.precision import check_precision, resolve_precision
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.utils.ramp import Ramp
 
@@ -113,6 +113,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`:
 
     - `learning_rate` is 1e-4 and `weight_decay` 0.01, as in the paper.
+    - `bf16` and `tf32` are on where all GPUs have them (Ampere or later), and off elsewhere. What is switched on is
+      logged. `bf16: false` and `tf32: false` switch them off.
     - `logging_nan_inf_filter` is `False`: the filter would wait for the device at every micro-batch.
     - `ddp_find_unused_parameters` and `ddp_broadcast_buffers` are `False`: all parameters are used, and no buffer
       changes.
@@ -143,6 +145,13 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         default=False, metadata={"help": "Passed to DistributedDataParallel."}
     )
     ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Passed to DistributedDataParallel."})
+    bf16: bool | None = field(  # type: ignore[assignment]  # not set means: by the hardware
+        default=None,
+        metadata={"help": "Compute both networks in bfloat16 where that is safe; by default on GPUs that have it."},
+    )
+    tf32: bool | None = field(
+        default=None, metadata={"help": "Use TF32 in float32 matrix products; by default on GPUs that have it."}
+    )
     global_batch_size: list[str] = field(
         default_factory=list,
         metadata={
@@ -245,6 +254,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
                 )
         check_launcher()
         check_forms(self)
+        resolve_precision(self)
         super().__post_init__()
         self._check_game()
         for name in ("noiser_steps", "encoder_steps", "noiser_every"):
@@ -333,7 +343,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
 
     def to_dict(self) -> dict:
         """Return all arguments as plain values, without an accumulation that `global_batch_size` sets."""
-        values = super().to_dict()
+        values = {**super().to_dict(), "bf16": bool(self.bf16)}
         if self.global_batch_size:
             values["gradient_accumulation_steps"] = 1
         return values
@@ -351,6 +361,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         if self.torch_compile:
             return 10**9
         return 256 if self.device.type == "cpu" else 4096
+
+    @property
+    def width_multiple(self) -> int:
+        """What widths of batches are rounded up to: 16 on GPUs, whose attention kernels copy masks of other widths."""
+        return 1 if self.device.type == "cpu" else 16
 
     @property
     def weight_of_unmasked(self) -> float:

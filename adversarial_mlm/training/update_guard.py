@@ -37,7 +37,8 @@ def spoil_gradient(loss: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor`, the loss; nan where it is not finite.
     """
-    return loss * torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+    value = loss.detach()
+    return loss * (value - value + 1)  # the difference is 0 if the loss is finite, and nan otherwise
 
 
 def leave_out_step(optimizer: torch.optim.Optimizer, skipped: torch.Tensor) -> None:
@@ -111,11 +112,19 @@ class UpdateGuard:
         Returns:
             `torch.Tensor`, a scalar, bool.
         """
-        self.skipped = ~torch.isfinite(torch.stack(list(norms.values()))).all()
+        # a norm minus itself is 0 if it is finite, and nan otherwise
+        difference, *others = (norm - norm for norm in norms.values())
+        for other in others:
+            difference = difference + other
+        self.skipped = difference != 0
         for network in norms:
             self._updates[network] += 1
-            self._new[network] += self.skipped
-            self._in_a_row[network] = (self._in_a_row[network] + 1) * self.skipped
+        whole = len(norms) == len(_NETWORKS)
+        for new, in_a_row in (
+            [(self._new, self._in_a_row)] if whole else [(self._new[n], self._in_a_row[n]) for n in norms]
+        ):
+            new.add_(self.skipped)
+            in_a_row.add_(1).mul_(self.skipped)
         if optimizer is not None and not self.scaled:
             leave_out_step(optimizer, self.skipped)
         return self.skipped

@@ -57,6 +57,13 @@ def test_every_row_is_in_one_chunk_with_all_its_tokens():
             assert torch.equal(ids, batch["input_ids"][row, : len(ids)])
 
 
+def test_widths_are_multiples_as_far_as_the_batch_is_wide_enough():
+    lengths = [12, 80, 9, 11, 79, 3, 85]
+    chunks = cut_by_length(batch_of(lengths), overhead=5, multiple=16)
+    assert sorted(chunk["input_ids"].shape[1] for chunk in chunks) == [16, 80, 85]
+    assert sorted(row for chunk in chunks for row in chunk["row"].tolist()) == list(range(7))
+
+
 def test_rows_of_one_length_stay_one_chunk_in_their_order():
     chunks = cut_by_length(batch_of([20] * 6), overhead=1)
     assert len(chunks) == 1 and chunks[0]["row"].tolist() == list(range(6))

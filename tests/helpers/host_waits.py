@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import Trainer, TrainerCallback
 
 # operators whose result has a size that only the device knows, or that read a value back
 _WAITING = {
@@ -24,6 +25,11 @@ _WAITING = {
     "aten.unique_consecutive",
 }
 _INDEXING = {"aten.index", "aten.index_put", "aten.index_put_", "aten._index_put_impl_"}
+_ALLOCATIONS = ("aten.empty", "aten.new_empty", "aten._unsafe_view", "aten.lift_fresh")
+_MAKING = {
+    *(torch.tensor, torch.as_tensor, torch.empty, torch.zeros, torch.ones, torch.full, torch.arange, torch.eye),
+    torch.randint,
+}
 _READING = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.cpu, torch.Tensor.__array__}
 
 
@@ -41,10 +47,11 @@ class HostWaits:
         waits: How often which function was called in which line that is not PyTorch's own, as `Counter` of
             `"aten.nonzero in noising.py: the line"`.
         copies: The same of copies to the device that wait for it.
+        launches: How often each operator ran on the device, views and allocations left out.
     """
 
     def __init__(self, *modules: torch.nn.Module):
-        self.waits, self.copies = Counter(), Counter()
+        self.waits, self.copies, self.launches = Counter(), Counter(), Counter()
         self._storages = {}  # kept, so that no address is used twice
         self._modes = (_Functions(self), _Operators(self))
         self._checks_on_host = 0
@@ -58,6 +65,13 @@ class HostWaits:
 
     def holds(self, *values) -> bool:
         return any(tensor.untyped_storage()._cdata in self._storages for tensor in _tensors(*values))
+
+    def launch(self, function) -> None:
+        """Count an operator on the device."""
+        returns = function._schema.returns
+        is_view = bool(returns) and returns[0].alias_info is not None and not returns[0].alias_info.is_write
+        if not is_view and not str(function).startswith(_ALLOCATIONS):
+            self.launches[str(function)] += 1
 
     def note(self, counter: Counter, what: str) -> None:
         frames = [frame for frame in traceback.extract_stack() if "/torch/" not in frame.filename]
@@ -97,7 +111,9 @@ class _Functions(TorchFunctionMode):
             waits.put(result)
         if function in (torch.tensor, torch.as_tensor) and devices:
             waits.note(waits.copies, function.__name__)
+        if function in _MAKING and devices:
             waits.put(result)
+            waits.launches[function.__name__] += function is not torch.empty
         return result
 
 
@@ -117,7 +133,33 @@ class _Operators(TorchDispatchMode):
                 waits.note(waits.waits, name)
             if name in _INDEXING and not waits.holds(args[1]):
                 waits.note(waits.copies, "index on the host")
+            waits.launch(function)
             result = function(*args, **kwargs)
             waits.put(*_tensors(result))
             return result
         return function(*args, **kwargs)
+
+
+class _Between(TrainerCallback):
+    """Counts all that happens between the ends of two steps."""
+
+    def __init__(self, waits: HostWaits, first: int, last: int):
+        self.waits, self.first, self.last, self.done = waits, first, last, False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.first:
+            self.waits.__enter__()
+        if state.global_step == self.last:
+            self.waits.__exit__(None, None, None)
+            self.done = True
+
+
+def waits_between(trainer: Trainer, first: int, last: int) -> HostWaits:
+    """Train, and count the waits and launches of the updates after step `first` up to step `last`."""
+    noiser = getattr(trainer, "noiser", None)
+    waits = HostWaits(trainer.model, *([] if noiser is None else [noiser]))
+    between = _Between(waits, first, last)
+    trainer.add_callback(between)
+    trainer.train()
+    assert between.done
+    return waits

@@ -173,7 +173,8 @@ def test_importance_weights_stay_below_their_documented_bounds_but_in_proteins_o
         adversarial, random = rules.budgets(torch.tensor([residues]))
         probabilities = torch.full((1, residues), 1e-3)  # the noiser never chooses the first
         probabilities[0, 1:] = (adversarial - 1e-3) / (residues - 1)
-        weights = _importance(probabilities, torch.ones(1, residues, dtype=torch.bool), adversarial, random)
+        numbers = torch.stack([adversarial, random, torch.tensor([residues])])
+        weights = _importance(probabilities, torch.ones(1, residues, dtype=torch.bool), numbers)
         largest[residues] = weights.max().item()
     assert all(largest[residues] > 100 for residues in (5, 6, 7))  # one mask, which the noiser chooses
     assert 2.6 < max(value for residues, value in largest.items() if residues >= 8) < 2.7

@@ -391,19 +391,6 @@ def exact_conditional_poisson(scores: torch.Tensor, budget: int) -> torch.Tensor
     return torch.tensor(np.exp(with_it))
 
 
-@pytest.mark.parametrize("law", [sampling._rung_by_now, sampling._logistic])
-@pytest.mark.parametrize("spread", [0.0, 1.0, 10.0, 100.0, 1e4])
-def test_the_steps_suffice_where_the_device_cannot_be_asked_whether_they_do(law, spread):
-    generator, length = torch.Generator().manual_seed(0), 300
-    budget = torch.tensor([0, 1, 30, 150, 299, 300])
-    scores = spread * torch.randn(len(budget), length, generator=generator)
-    mask = torch.ones(scores.shape, dtype=torch.bool)
-    stopped, _ = sampling._solve(scores, mask, budget, law, may_stop=True)
-    probabilities, slope = sampling._solve(scores, mask, budget, law, may_stop=False)
-    assert torch.allclose(probabilities.double().sum(dim=1), budget.double(), rtol=1e-6, atol=0)
-    assert torch.allclose(probabilities, stopped, atol=1e-6) and slope.isfinite().all()
-
-
 @pytest.mark.parametrize(("length", "budget", "error"), [(12, 4, 0.02), (40, 8, 0.002)])
 def test_hajeks_correction_gives_conditional_poisson_marginals(keys, length, budget, error):
     scores = 1.5 * keys(length)

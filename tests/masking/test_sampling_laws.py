@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from adversarial_mlm.masking.keyed_random import ANY_MASK, ENCODER_PHASE, row_keys
+from adversarial_mlm.masking.keyed_random import ANY_MASK, ENCODER_PHASE, row_keys, uniform
 from adversarial_mlm.masking.sampling import SAMPLERS, gumbel_topk_marginals, logistic_topk_marginals, topk_mask
 from tests.helpers.plain_algorithms import inclusion, law_of_sets, successive_law_of_sets
 
@@ -33,7 +33,7 @@ def test_the_top_k_of_gumbel_keys_is_drawn_one_after_another_in_proportion_to_ex
 def test_drawn_sets_have_their_exact_probabilities(sampler, law, length, budget):
     draws, scores = 60_000, scores_of(length)
     keys = row_keys(0, ENCODER_PHASE, 0, torch.arange(draws))
-    noise = SAMPLERS[sampler].noise(keys, ANY_MASK, length)
+    noise = SAMPLERS[sampler].noise(uniform(keys, ANY_MASK, length))
     mask = torch.ones(draws, length, dtype=torch.bool)
     chosen = topk_mask(torch.tensor(scores) + noise, mask, torch.full((draws,), budget))
     code = (chosen * 2 ** torch.arange(length)).sum(dim=1)

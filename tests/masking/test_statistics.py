@@ -17,6 +17,10 @@ def counted(tokenizer):
     option = torch.full((1, 12), NOT_MASKED)
     option[0, 1:4] = torch.tensor([MASK, REPLACE, KEEP])
     option[0, 5] = MASK
+    choice = NoiserChoice(scores=None, candidates=None, numbers=None, rules=None, winner=torch.zeros(1, 12))
+    # of the four masked residues 1, 1, 1 and 3: (Σ w)² / Σ w² = 36 / 12 = 3 of 4
+    choice.importance = torch.where(positions == 5, 3.0, 1.0)[None]
+    choice.entropy = torch.tensor([0.5])
     corrupted = CorruptedBatch(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
@@ -24,15 +28,7 @@ def counted(tokenizer):
         adversarial=adversarial,
         random=(positions == 5)[None],
         option=option,
-        choice=NoiserChoice(
-            scores=None,
-            winner=None,
-            probabilities=None,
-            soft=None,
-            # of the four masked residues 1, 1, 1 and 3: (Σ w)² / Σ w² = 36 / 12 = 3 of 4
-            importance=torch.where(positions == 5, 3.0, 1.0)[None],
-            entropy=torch.tensor([0.5]),
-        ),
+        choice=choice,
     )
     losses = torch.zeros(1, 12)
     losses[0, 1:4] = torch.tensor([1.0, 2.0, 3.0])
@@ -87,7 +83,8 @@ def test_the_entropy_is_a_mean_over_the_proteins_that_the_noiser_scored(counted,
     statistics = MaskingStatistics(vocabulary, adversarial=True)
     statistics.update(*counted)
     # a row without residues, as in an epoch's last round
-    filler = replace(corrupted.choice, entropy=torch.tensor([0.0]))
+    filler = replace(corrupted.choice)
+    filler.importance, filler.entropy = corrupted.choice.importance, torch.tensor([0.0])
     statistics.update(replace(corrupted, choice=filler), losses, ids, torch.zeros_like(residues))
     statistics.update(replace(corrupted, choice=None), losses, ids, residues)  # with `adversarial_share: 0`
     assert statistics.figures()["entropy"] == 0.5

@@ -1,16 +1,13 @@
 """No update waits for the device: nothing is read back, and no copy to it waits for what it still has to do."""
 
-import contextlib
-
 import datasets
 import pytest
 import torch
-from transformers import DataCollatorForLanguageModeling, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
-from adversarial_mlm.masking import sampling
-from adversarial_mlm.training import noiser_game
 from tests.helpers.exhaustive import exhaustive
-from tests.helpers.host_waits import HostWaits
+from tests.helpers.host_waits import HostWaits, waits_between
+from tests.helpers.launches import as_on_a_device
 
 BLIND = {
     "noiser_update": "reversal",
@@ -39,28 +36,8 @@ USUAL = ("random", "paper", "paper by reversal", "blind", "reducible")  # one of
 FIRST, LAST = 4, 6  # a cycle of two updates of each network; the first four warm up
 
 
-class Cycle(TrainerCallback):
-    """Counts the waits of the updates from `FIRST` to `LAST`: all that happens between the ends of two of them."""
-
-    def __init__(self, waits: HostWaits):
-        self.waits, self.done = waits, False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == FIRST:
-            self.waits.__enter__()
-        if state.global_step == LAST:
-            self.waits.__exit__(None, None, None)
-            self.done = True
-
-
 def waits_of(trainer: Trainer) -> HostWaits:
-    noiser = getattr(trainer, "noiser", None)
-    waits = HostWaits(trainer.model, *([] if noiser is None else [noiser]))
-    cycle = Cycle(waits)
-    trainer.add_callback(cycle)
-    trainer.train()
-    assert cycle.done
-    return waits
+    return waits_between(trainer, FIRST, LAST)
 
 
 @pytest.fixture
@@ -72,9 +49,7 @@ def dataset(proteins):
 @pytest.fixture
 def without_logging(make_trainer, monkeypatch):
     """Trainers that do what they would do on a device: what a CPU alone may do is left out."""
-    solve = sampling._solve
-    monkeypatch.setattr(sampling, "_solve", lambda *args, may_stop: solve(*args, may_stop=False))
-    monkeypatch.setattr(noiser_game, "QuickDropout", contextlib.nullcontext)
+    as_on_a_device(monkeypatch)
 
     def make(**settings):
         masking = settings.pop("masking", "adversarial")

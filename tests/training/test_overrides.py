@@ -21,6 +21,7 @@ SIGNATURES = {
     "_load_from_checkpoint": "(self, resume_from_checkpoint, model=None)",
     "_maybe_log_save_evaluate": "(self, tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, "
     "learning_rate=None)",
+    "_prepare_inputs": "(self, inputs)",
     "_prepare_for_training": "(self, max_steps, train_dataloader, resume_from_checkpoint)",
     "_run_epoch": "(self, model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, "
     "ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -14,7 +15,7 @@ from adversarial_mlm.masking import corruption, sampling
 from adversarial_mlm.masking.keyed_random import row_keys
 from adversarial_mlm.masking.losses import loss_weights, token_losses
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
-from adversarial_mlm.training import noiser_game
+from adversarial_mlm.training import noiser_game, precision
 from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
@@ -27,6 +28,63 @@ GAMES = {
 SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
 
 # ---- bf16 and tf32 ----
+
+
+@pytest.fixture
+def with_gpus(monkeypatch):
+    """GPUs as far as the arguments ask for them; transformers still sees none."""
+
+    def make(*capabilities: tuple[int, int]) -> list[bool]:
+        switched = []
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+        monkeypatch.setattr(
+            torch.cuda, "get_device_capability", lambda device: capabilities[torch.device(device).index]
+        )
+        monkeypatch.setattr(precision, "enable_tf32", switched.append)
+        return switched
+
+    return make
+
+
+def left_open(**given) -> SimpleNamespace:
+    return SimpleNamespace(**{"bf16": None, "tf32": None, "fp16": False, "use_cpu": False, **given})
+
+
+def test_bf16_and_tf32_are_on_where_all_gpus_have_them_and_the_log_says_so(with_gpus, caplog):
+    switched, args = with_gpus((8, 0), (9, 0)), left_open()
+    with caplog.at_level("INFO"):
+        precision.resolve_precision(args)
+    assert args.bf16 is True and args.tf32 is None and switched == [True]
+    assert "bf16 is on, because the GPU has it" in caplog.text and "tf32 is on" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "given", "launched", "expected"),
+    [
+        ([(9, 0), (7, 5)], {}, "no", (None, [])),  # one of them has none
+        ([], {}, "no", (None, [])),
+        ([(9, 0)], {"use_cpu": True}, "no", (None, [])),
+        ([(9, 0)], {"bf16": False, "tf32": False}, "no", (False, [])),
+        ([(9, 0)], {"fp16": True}, "no", (None, [True])),
+        ([(9, 0)], {}, "fp16", (None, [True])),  # what accelerate launch was told
+    ],
+)
+def test_what_was_said_is_honoured(with_gpus, monkeypatch, capabilities, given, launched, expected):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    switched, args = with_gpus(*capabilities), left_open(**given)
+    precision.resolve_precision(args)
+    assert (args.bf16, switched) == expected
+
+
+def test_on_a_cpu_runs_are_in_float32_and_slow_bf16_is_warned_of(make_trainer, monkeypatch, caplog):
+    assert make_trainer().args.mixed_precision == "no"
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
+    make_trainer(folder="fast", bf16=True)
+    assert "bf16 is on" not in caplog.text
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: False)
+    assert make_trainer(folder="slow", bf16=True).args.mixed_precision == "bf16"
+    assert "this CPU has neither AMX nor AVX512-BF16" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from adversarial_mlm import DataCollatorForAdversarialMLM
 from adversarial_mlm.masking.corruption import CorruptedBatch, NoiserChoice
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.losses import token_losses
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import gumbel_topk_marginals, logistic_topk_marginals
 from adversarial_mlm.models.modeling_noiser import NoiserOutput
 from adversarial_mlm.training.rewards import (
@@ -16,6 +17,7 @@ from adversarial_mlm.training.rewards import (
     PredictorReward,
     ReducibleReward,
     SurpriseReward,
+    follow_at_once,
 )
 from tests.helpers.plain_algorithms import successive_law_of_sets
 
@@ -61,7 +63,8 @@ def test_every_reward_says_in_its_flags_what_it_needs(collator, corrupted, make_
         assert reward.through_encoder == isinstance(direct, float)  # all of it comes through the encoder
         assert reward.has_slow_encoder == hasattr(built, "slow")
         assert reward.needs_background == hasattr(built, "log_shares")
-        without = dataclasses.replace(corrupted.choice, probabilities=None)
+        without = dataclasses.replace(corrupted.choice)
+        without.probabilities = None
         try:
             built.direct(dataclasses.replace(corrupted, choice=without), losses)
         except AttributeError:
@@ -109,6 +112,16 @@ def test_the_slow_copy_follows_and_comes_back_from_a_checkpoint(make_encoder, co
     assert resumed.direct(corrupted, losses) == reward.direct(corrupted, losses)
     with pytest.raises(ValueError, match="slow_encoder.safetensors, which noiser_reward: reducible needs"):
         resumed.load(str(tmp_path / "elsewhere"))
+
+
+def test_all_weights_follow_at_once_as_they_follow_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    slow, fast = ([torch.randn(n, 3, generator=generator) for n in (2, 5)] for _ in range(2))
+    expected = [one.lerp(other, 0.1) for one, other in zip(slow, fast, strict=True)]
+    for left_out in (True, False):
+        before = [one.clone() for one in slow]
+        follow_at_once(slow, fast, 0.1 * ~torch.tensor(left_out))
+        torch.testing.assert_close(slow, before if left_out else expected)
 
 
 def test_reducible_pays_for_what_the_encoder_finds_harder_than_its_slow_copy(make_encoder, corrupted):
@@ -168,9 +181,11 @@ def mean_gradients_of_credit(scores: torch.Tensor, budget: int, random_budget: i
         adversarial[row, list(chosen)] = True
         random[row, list(other)] = True
     leaf = scores.expand(len(outcomes), -1).clone().requires_grad_()
-    marginals = gumbel_topk_marginals(leaf, torch.ones_like(adversarial), torch.full((len(outcomes),), budget))
+    numbers = torch.tensor([budget, random_budget, length])[:, None].expand(-1, len(outcomes))
+    rules = MaskingRules(0.2, adversarial_rate=0.2, sampler="gumbel_topk")
+    choice = NoiserChoice(NoiserOutput(any_mask_scores=leaf), torch.ones_like(adversarial), numbers, rules)
+    marginals = choice.probabilities
     ids = torch.zeros(adversarial.shape, dtype=torch.int64)
-    choice = NoiserChoice(NoiserOutput(any_mask_scores=leaf), None, marginals, None, None, torch.zeros(len(outcomes)))
     corrupted = CorruptedBatch(ids, ids, ids, adversarial, random, ids, choice=choice)
     weights = torch.tensor(probabilities, dtype=torch.float64)[:, None]
     of_credit = gradient_of(CreditReward(), corrupted, values.expand(len(outcomes), -1))
