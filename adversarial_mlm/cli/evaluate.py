@@ -1,4 +1,4 @@
-"""Evaluate an encoder on TAPE's tasks, or on your own table.
+"""Evaluate an encoder on TAPE's tasks, on ProteinGym or FLIP, or on your own table.
 
 A frozen probe is the default. The printed table compares every result with baselines, and marks a result that does not
 beat them with `!`.
@@ -21,6 +21,9 @@ EXAMPLES = (
     "adv-mlm evaluate --task all --data_dir DIR --model_name_or_path runs/mine --seeds 0 1 2",
     "adv-mlm evaluate --task regression --train_file my.csv --target brightness --model_name_or_path runs/mine",
     "adv-mlm evaluate --mode finetune --task stability --data_dir DIR --model_name_or_path runs/mine",
+    "adv-mlm evaluate --benchmark flip --data_dir FLIP --model_name_or_path runs/mine",
+    "adv-mlm evaluate --benchmark proteingym --data_dir DMS --reference_file DMS_substitutions.csv "
+    "--output_dir runs/gym --model_name_or_path runs/mine",
 )
 
 COMMON_OPTIONS = (
@@ -37,7 +40,14 @@ COMMON_OPTIONS = (
         "probe: a linear head on the frozen encoder; finetune: train encoder and head; zero_shot: score "
         "substitutions without training; baselines: no encoder.",
     ),
-    ("data_dir", "DIR", "Folder with the data of TAPE's tasks."),
+    (
+        "benchmark",
+        "NAME",
+        "Instead of task: proteingym (score the assays of reference_file in data_dir, without training), or flip (all "
+        "splits below data_dir).",
+    ),
+    ("data_dir", "DIR", "Folder with the data of TAPE's tasks, or of a benchmark."),
+    ("reference_file", "FILE", "proteingym: the benchmark's list of assays, such as DMS_substitutions.csv."),
     ("train_file", "FILE", "Own table: CSV, TSV, JSON lines or Parquet."),
     ("target", "COLUMN", "Column with the labels; required for your own table."),
     ("split_column", "COLUMN", "Own table: column of train_file with train, valid or test."),
@@ -105,6 +115,7 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
         settings ([`FinetuneSettings`]): Options of fine-tuning.
         first (`bool`): Whether this is the first process, which alone prints and writes results.
     """
+    from adversarial_mlm.downstream.proteingym_results import gym_table
     from adversarial_mlm.downstream.results import RESULTS_FILE, add_to_card, table, take_output_dir, write_results
     from adversarial_mlm.downstream.run import run
 
@@ -116,7 +127,7 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
         raise RecipeError(f"update_card is true, but there is no README.md in {model}: leave the option out")
     results = run(args, settings, (lambda records: write_results(folder, records)) if writes else lambda records: None)
     if first:
-        print(table(results))
+        print(gym_table(results) if args.benchmark == "proteingym" else table(results))
     if writes:
         print(f"\nResults     {os.path.join(folder, RESULTS_FILE)}")
     if first and args.update_card:

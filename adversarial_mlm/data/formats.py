@@ -91,6 +91,16 @@ def resolve_columns(name: str, asked: Columns, present: Sequence[str]) -> Column
 
 
 def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
+    for header, sequence in fasta_entries(shard):
+        yield _fasta_id(header), sequence
+
+
+def fasta_entries(shard: Shard) -> Iterator[tuple[str, str]]:
+    """Yield (header line, sequence as found) of every record of a FASTA file, or of a part of it.
+
+    Raises:
+        CorpusError: If the file is not FASTA. Errors of reading are those of [`read_lines`].
+    """
     # Not dnaio: it refuses headers that are not ASCII, silently skips lines that start with "#", and is not faster.
     path, header, records = shard.name, None, shard.first_row
     parts: list[str] = []
@@ -107,7 +117,7 @@ def _read_fasta(shard: Shard, _: Columns) -> Iterator[tuple[str | None, str]]:
                     raise _foreign_text(path, records, number, parts)
                 if sequence[:1] <= "9" or sequence[-1:] <= "9":  # seldom true, and faster than `isdigit`
                     sequence = _with_numbers_apart(sequence, parts)
-                yield _fasta_id(header), sequence
+                yield header, sequence
             header, parts = line, []
         elif header is None and line.strip():
             raise CorpusError(

@@ -51,6 +51,10 @@ _ALWAYS: list[Rule] = [
         "model_name_or_path is missing: give the encoder's folder or its name on the Hub",
     ),
     (
+        lambda a: a.group_column is not None and not a.bootstrap_samples,
+        "group_column is given, but bootstrap_samples is 0, so there are no intervals: remove one of them",
+    ),
+    (
         lambda a: a.mode == "finetune" and not a.output_dir,
         "output_dir is missing: mode finetune saves its models there",
     ),
@@ -88,6 +92,7 @@ _OF_OWN_TASKS = (
     *("train_file", "valid_file", "test_file", "split_column", "split_seed", "sequence_column", "id_column"),
     *("mask_column", "mutations_column"),
 )
+_OF_OWN_TASKS_AND_TAPE = (*_OF_OWN_TASKS, "target", "labels", "file_prefix")
 _FOR_ONE_TASK = "is given, but only applies to a single task, and there are {tasks}: evaluate them separately"
 _TAPES_TASKS: list[Rule] = [
     *(
@@ -106,19 +111,50 @@ _TAPES_TASKS: list[Rule] = [
         "labels is {labels}, but secondary_structure is not among the tasks: remove it",
     ),
 ]
+_BENCHMARK: list[Rule] = [
+    (lambda a: a.data_dir is None, "data_dir is missing: give the folder with the files of benchmark {benchmark}"),
+    (lambda a: len(set(a.only)) < len(a.only), "only names one twice: {only}"),
+]
+_PROTEINGYM: list[Rule] = [
+    (lambda a: a.mode != "zero_shot", "mode is {mode}, but benchmark proteingym only has mode zero_shot: remove it"),
+    (lambda a: a.task, "task is given, but benchmark proteingym has tasks of its own: remove it"),
+    (lambda a: a.reference_file is None, "reference_file is missing: give the benchmark's list of assays"),
+    (lambda a: a.output_dir is None, "output_dir is missing: benchmark proteingym writes its scores there"),
+    *(
+        (_is_set(name), f"{name} is set, but has no effect with benchmark proteingym: remove it")
+        for name in (*_OF_OWN_TASKS_AND_TAPE, "wild_type", "offset", "max_records", "group_column")
+    ),
+]
+_FLIP: list[Rule] = [
+    (lambda a: a.mode == "zero_shot", "mode is zero_shot, but benchmark flip only has the other modes: choose one"),
+    (
+        lambda a: a.task and (len(a.task) > 1 or a.task[0] not in KINDS),
+        f"task is {{task}}, but with benchmark flip it can only be the kind of all splits: {', '.join(KINDS)}",
+    ),
+    (lambda a: a.reference_file is not None, "reference_file is given, but only applies to proteingym: remove it"),
+    *(
+        (_is_set(name), f"{name} is set, but benchmark flip has columns and splits of its own: remove it")
+        for name in _OF_OWN_TASKS_AND_TAPE
+        if name != "split_seed"
+    ),
+]
+_NO_BENCHMARK: list[Rule] = [
+    (_is_set(name), f"{name} is set, but only has an effect with a benchmark: remove it")
+    for name in ("reference_file", "only", "one_pass")
+]
 _EFFECT: list[Rule] = [
     *_only_with(("probe",), "layer", "feature_dtype", "max_train_residues", "feature_cache_dir", "use_feature_cache"),
     *_only_with(("probe", "finetune"), "seeds", "untrained"),
     *_only_with(("probe", "zero_shot", "finetune"), "model_revision", "use_cpu"),
     *_only_with(("probe", "zero_shot"), "batch_tokens"),
     *_only_with(("finetune",), "grid"),
-    *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column", "offset"),
+    *_only_with(("zero_shot",), "marginals", "wild_type", "mutations_column", "offset", "one_pass"),
     (
         lambda a: a.offset and not a.mutations_column,
         "offset is {offset}, but only changes the positions in mutations_column, which is missing: remove it",
     ),
     (
-        lambda a: _is_set("max_train_residues")(a) and not _OF_RESIDUES & {*a.task},
+        lambda a: _is_set("max_train_residues")(a) and not a.benchmark and not _OF_RESIDUES & {*a.task},
         "max_train_residues is set, but no task has labels of residues: remove it",
     ),
     (
@@ -139,19 +175,25 @@ _EFFECT: list[Rule] = [
 ]
 
 
+def _rules_of(args: TapeArguments, own: str | None) -> list[Rule]:
+    if args.benchmark:
+        return [*_BENCHMARK, *(_PROTEINGYM if args.benchmark == "proteingym" else _FLIP)]
+    return [*_NO_BENCHMARK, *(_OWN_TASK if own else _TAPES_TASKS)]
+
+
 def check_arguments(args: TapeArguments, settings: FinetuneSettings) -> None:
     """Check that the options of a command line can be combined, and that each has an effect.
 
     Raises:
         RecipeError: If not; the message names the option.
     """
-    if not args.task:
+    if not args.task and not args.benchmark:
         raise RecipeError(f"task is missing: choose one of {', '.join(TASKS)}, all, or {', '.join(KINDS)}")
     for name in args.task:
         if name not in (*TASKS, *KINDS):
             raise RecipeError(f"there is no task '{name}'{did_you_mean(name, (*TASKS, *KINDS, 'all'))}")
     own = next((name for name in args.task if name in KINDS), None)
-    for breaks, sentence in (*_ALWAYS, *(_OWN_TASK if own else _TAPES_TASKS), *_EFFECT):
+    for breaks, sentence in (*_ALWAYS, *_rules_of(args, own), *_EFFECT):
         if breaks(args):
             raise RecipeError(sentence.format(**vars(args), own=own, tasks=len(args.task)))
     for name, default in defaults_of(settings).items():

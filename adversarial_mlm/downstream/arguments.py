@@ -6,6 +6,7 @@ from typing import get_type_hints
 from adversarial_mlm.downstream.definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.inference.frozen_encoder import DTYPES
+from adversarial_mlm.inference.variant_effects import MARGINALS
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import (
     OptionSet,
@@ -18,7 +19,7 @@ from adversarial_mlm.utils.options import (
 from adversarial_mlm.utils.spelling import did_you_mean
 
 MODES = ("probe", "finetune", "zero_shot", "baselines")
-MARGINALS = ("masked", "wild_type")
+BENCHMARKS = ("proteingym", "flip")
 
 
 @dataclass
@@ -26,6 +27,16 @@ class TapeArguments:
     """What to evaluate, on which data, and where to write results."""
 
     task: list[str] = option([], f"{', '.join(TASKS)}; all for these four; or for your own table: {', '.join(KINDS)}.")
+    benchmark: str | None = option(
+        None,
+        "Instead of task: proteingym (score the assays of reference_file in data_dir, without training), or flip (all "
+        "splits below data_dir).",
+        BENCHMARKS,
+    )
+    reference_file: str | None = option(
+        None, "proteingym: the benchmark's list of assays, such as DMS_substitutions.csv.", path=True
+    )
+    only: list[str] = option([], "benchmark: evaluate only these assays (DMS_id) or splits (such as gb1-sampled).")
     mode: str = option(
         "probe",
         "probe: a linear head on the frozen encoder; finetune: train encoder and head; zero_shot: score substitutions "
@@ -34,7 +45,7 @@ class TapeArguments:
     )
     model_name_or_path: str | None = option(None, "Encoder: a folder or a name on the Hub.", path=True)
     model_revision: str | None = option(None, "Branch, tag or commit of the encoder on the Hub.")
-    data_dir: str | None = option(None, "Folder with the data of TAPE's tasks.", path=True)
+    data_dir: str | None = option(None, "Folder with the data of TAPE's tasks, or of a benchmark.", path=True)
     file_prefix: str | None = option(None, "Another prefix of the file names, for one of TAPE's tasks.")
     labels: str = option("ss3", "secondary_structure: labels with 3 or 8 states.", tuple(RESIDUE_CLASSES))
     target: str | None = option(None, "Column with the labels; required for your own table.")
@@ -47,6 +58,9 @@ class TapeArguments:
     id_column: str | None = option(None, "Own table: column with the ids.")
     mask_column: str | None = option(
         None, "Own table, token_classification: column with 1 for residues that count, 0 for others."
+    )
+    group_column: str | None = option(
+        None, "Column with groups, such as wild types: the intervals resample them instead of single proteins."
     )
     max_records: int | None = option(None, "Maximum number of records of each split.")
     seeds: list[int] = option([0], "Seeds of fine-tuning, of encoders without pre-training, and of draws.")
@@ -61,8 +75,11 @@ class TapeArguments:
     )
     use_feature_cache: bool = option(True, "probe: whether to cache features.")
     marginals: str = option(
-        "masked", "zero_shot: mask each position in turn, or read the wild type once without masks.", MARGINALS
+        "masked",
+        "zero_shot: mask each position in turn, or read the wild type once, or each mutant once, without masks.",
+        MARGINALS,
     )
+    one_pass: bool = option(False, "proteingym, indels: read each variant once without masks, a cheap approximation.")
     wild_type: str | None = option(None, "zero_shot: sequence of the wild type; not needed for fluorescence.")
     mutations_column: str | None = option(
         None, "zero_shot, own table: column with substitutions such as A12G:L30F, instead of sequences."
@@ -112,6 +129,9 @@ OTHER_NAMES = {
     **dict.fromkeys(("freeze", "freeze_encoder"), "frozen_encoder"),
     **dict.fromkeys(("bootstrap", "n_bootstrap"), "bootstrap_samples"),
     "dropout": "head_dropout",
+    **dict.fromkeys(("reference", "mapping_file", "dms_mapping", "dms_reference_file_path"), "reference_file"),
+    **dict.fromkeys(("assays", "assay", "dms_id", "splits", "split"), "only"),
+    **dict.fromkeys(("groups", "group", "cluster_column", "group_by"), "group_column"),
 }
 """What options of `run_tape` are called in other tools, see [`did_you_mean`]."""
 

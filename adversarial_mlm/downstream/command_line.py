@@ -17,7 +17,10 @@ def parse_arguments(argv: list[str], program: str | None = None) -> tuple[TapeAr
     """
     parser = OPTIONS.parser(program=program)
     try:
-        args, settings = OPTIONS.build(OPTIONS.read_words(argv, parser))
+        said = OPTIONS.read_words(argv, parser)
+        if said.get("benchmark") == "proteingym":
+            said.setdefault("mode", "zero_shot")  # the only one that it has
+        args, settings = OPTIONS.build(said)
         args.task = list(TASKS) if args.task == ["all"] else args.task
         check_arguments(args, settings)
     except ValueError as error:

@@ -34,6 +34,11 @@ class Task:
             `"int32"`; kept if they exist.
         levels (`dict[str, str]`, defaults to none): level of homology by test set.
         tape_target (`str`, *optional*): the column with TAPE's target in files that have several.
+        groups (`dict[str, str]`, defaults to none): remarks that name groups of related proteins, such as `parent`,
+            with what a group is; intervals resample the groups of the first one that the files have.
+        unit (`str`, defaults to `"proteins"`): what intervals resample without such a column.
+        other_units (`bool`, defaults to `False`): whether predictions are scores in other units than the labels, so
+            that there is no squared error.
     """
 
     name: str
@@ -52,6 +57,9 @@ class Task:
     remarks: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, str] = field(default_factory=dict)
     tape_target: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    unit: str = "proteins"
+    other_units: bool = False
 
     @property
     def tests(self) -> tuple[str, ...]:
@@ -98,6 +106,7 @@ TASKS: dict[str, Task] = {
                 "test_superfamily_holdout": "superfamily",
                 "test_family_holdout": "family",
             },
+            groups={"superfamily": "superfamilies", "superfamily_label": "superfamilies"},
         ),
         Task(
             name="fluorescence",
@@ -106,6 +115,7 @@ TASKS: dict[str, Task] = {
             file_prefix="fluorescence",
             table_1={"train": 21446, "valid": 5362, "test": 27217},
             remarks={"num_mutations": "int32"},
+            unit="variants of one wild type",
         ),
         Task(
             name="stability",
@@ -115,6 +125,7 @@ TASKS: dict[str, Task] = {
             table_1={"train": 53679, "valid": 2447, "test": 12839},
             remarks={"topology": "string", "parent": "string"},
             tape_target="stability_score_c",
+            groups={"parent": "designs"},
         ),
     )
 }
@@ -144,6 +155,20 @@ def with_target(task: Task, target: str) -> Task:
     if task.name == "secondary_structure":
         return with_labels(target)
     return dataclasses.replace(task, target=target)
+
+
+def with_groups(task: Task, column: str | None) -> Task:
+    """Return the task with another column of groups for its intervals; the same task for `None`.
+
+    Raises:
+        [`CorpusError`]: if the column holds the sequences or the labels.
+    """
+    if column is None:
+        return task
+    if column in (task.sequence_column, task.target, task.mask_column):
+        raise CorpusError(f"group_column is {column}, which holds sequences or labels: choose another column.")
+    remarks = {**task.remarks, column: task.remarks.get(column, "string")}
+    return dataclasses.replace(task, groups={column: f"groups of {column}"}, remarks=remarks)
 
 
 def own_task(

@@ -165,6 +165,13 @@ def read_mask(value: Any) -> np.ndarray | None:
     return mask
 
 
+def read_mark(value: Any) -> bool | None:
+    """Read a mark of a row: true or false, false if it is missing; `None` if it is anything else."""
+    if is_missing(value):
+        return False
+    return _MASK_VALUES.get(str(value).strip().capitalize())
+
+
 def sorted_classes(names: set[str]) -> list[str]:
     """Sort class names: by number if all are whole numbers, else by text."""
     try:

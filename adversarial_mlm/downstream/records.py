@@ -107,8 +107,26 @@ def read_split(
     (required if task.mask_required else optional).extend([task.mask_column] if task.mask_column else [])
     if task.id_column:
         required.append(optional.pop(0))
-    found = SplitRecords(remarks={name: [] for name in (*remarks, *required_remarks)})
-    for number, (where, record) in enumerate(read_records(path, required, optional)):
+    optional = [column for column in optional if column not in required]
+    return collect(task, path, read_records(path, required, optional), (*remarks, *required_remarks))
+
+
+def collect(
+    task: Task, path: str, records: Iterable[tuple[str, dict[str, Any]]], remarks: Sequence[str] = ()
+) -> SplitRecords:
+    """Clean records that were read before. Records without a label are left out and counted.
+
+    Args:
+        task ([`Task`]): the kind of the target, and the columns.
+        path (`str`): the file, for messages.
+        records (`Iterable[tuple[str, dict]]`): location and values by column, as from [`read_records`].
+        remarks (`list[str]`, defaults to none): further columns to keep.
+
+    Raises:
+        [`CorpusError`]: as [`read_split`].
+    """
+    found = SplitRecords(remarks={name: [] for name in remarks})
+    for number, (where, record) in enumerate(records):
         _add_record(found, task, path, where, number, record)
     if not found.ids:
         raise CorpusError(f'{path}: no record has a label: column "{task.target}" contains missing values only.')

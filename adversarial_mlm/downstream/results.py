@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import EvalResult
 
-from adversarial_mlm.downstream.scoring import compare, headline_name, score
+from adversarial_mlm.downstream.scoring import FEW_GROUPS, compare, headline_name, resampled_groups, score
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.utils import atomic_files, output_folders
 from adversarial_mlm.utils.errors import WritingError
@@ -79,8 +79,10 @@ def record(
     Returns:
         `dict`: Plain values, among them
 
-        - `figures`: split → metric → `value` (mean over runs), `low` and `high` (interval over proteins), `rows`, and
-          with several runs `std` (sample standard deviation) and `by_seed`;
+        - `figures`: split → metric → `value` (mean over runs), `low` and `high` (interval), `rows`, and with several
+          runs `std` (sample standard deviation) and `by_seed`;
+        - `resampled` (with intervals): split → `unit` that the intervals resample, such as `superfamilies`, `groups`
+          (how many), and `without` (proteins without a group, which count as one each);
         - `against`: split → `baseline` (its name), `difference`, `low`, `high` and `beaten`: whether the interval lies
           above 0 (without intervals: the difference). It is false if the difference is not defined.
     """
@@ -100,13 +102,19 @@ def record(
         "headline": {split: headline_name(data, split) for split in splits},
         "figures": {split: _over_runs(data, split, runs, bootstrap_samples) for split in splits},
     }
+    if bootstrap_samples:
+        of_splits = {split: resampled_groups(data, split) for split in splits}
+        found["resampled"] = {
+            split: {"unit": groups.unit, "groups": groups.number, "without": groups.without}
+            for split, groups in of_splits.items()
+        }
     if baselines:
         found["against"] = {
             split: against
             for split in splits
             if (against := _against(data, split, runs, baselines, bootstrap_samples)) is not None
         }
-    return _to_python(found)
+    return as_plain(found)
 
 
 def _over_runs(data: TaskData, split: str, runs: Sequence[Mapping[str, Any]], samples: int) -> dict[str, Any]:
@@ -157,12 +165,12 @@ def _same_data_as_tape(data: TaskData) -> bool:
     return bool(data.task.table_1) and whole and not facts["other_target_than_tape"]
 
 
-def _to_python(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """Convert to values for JSON; numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {str(name): _to_python(item) for name, item in value.items()}
+        return {str(name): as_plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_to_python(item) for item in value]
+        return [as_plain(item) for item in value]
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -250,6 +258,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
                 if name in ("bright_spearman", "dark_spearman") and figure["value"] is not None:
                     mode = name.removesuffix("_spearman")
                     rows.append(("", f"  {mode}", result["method"], *_figure_cells(name, figure), ""))
+        notes += _about_intervals(task, split, of_split)
         if (task, target, split) in PAPER:
             rows += _paper_rows(task, target, split, of_split, notes)
     text = text_table(header, rows)
@@ -263,9 +272,6 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
 
 def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
     name = result["headline"][split]
-    method = result["method"]
-    if result["model"]:
-        method += f", {os.path.basename(result['model'].rstrip('/')) or result['model']}"
     against = result.get("against", {}).get(split)
     verdict = ""
     if against is not None:
@@ -275,7 +281,25 @@ def _cells(result: Mapping[str, Any], split: str) -> tuple[str, ...]:
         if against["difference"] is not None:
             difference = f"{against['difference'] * factor:+.{_digits(name)}f}{unit}"
         verdict = f"{difference} to {against['baseline']}" + ("" if against["beaten"] else " !")
-    return (method, *_figure_cells(name, result["figures"][split][name]), verdict)
+    return (method_cell(result), *_figure_cells(name, result["figures"][split][name]), verdict)
+
+
+def _about_intervals(task: str, split: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return notes on what the intervals of a split resample, unless it is many single proteins."""
+    notes = []
+    for resampled in [result["resampled"][split] for result in results if split in result.get("resampled", {})]:
+        number, unit = resampled["groups"], resampled["unit"]
+        few = " Few groups: the intervals are rough." if number < FEW_GROUPS else ""
+        single = f" {resampled['without']:,} proteins without a group count singly." if resampled["without"] else ""
+        if few or unit != "proteins":
+            notes.append(f"{task}, {split}: the intervals resample {number:,} {unit}.{few}{single}")
+    return notes
+
+
+def method_cell(result: Mapping[str, Any]) -> str:
+    """Return the method of a result with the last part of the model's name."""
+    model = result["model"]
+    return f"{result['method']}, {os.path.basename(model.rstrip('/')) or model}" if model else result["method"]
 
 
 def _figure_cells(name: str, figure: Mapping[str, Any]) -> tuple[str, str]:
@@ -317,7 +341,7 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
     """Return headline metrics on test sets as entries of a `model-index`, without baselines and undefined values."""
     entries = []
     for result in results:
-        if result["is_baseline"]:
+        if result["is_baseline"] or not result.get("in_card", True):
             continue
         for split, figures in result["figures"].items():
             name = result["headline"][split]

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from adversarial_mlm.downstream.arguments import TapeArguments, own_task_of, rea
 from adversarial_mlm.downstream.baselines import baselines_for
 from adversarial_mlm.downstream.definitions import KINDS, with_labels
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
+from adversarial_mlm.downstream.flip import UnsupportedTargetsError, find_splits, load_split
 from adversarial_mlm.downstream.probes import ProbeSettings, probe
 from adversarial_mlm.downstream.results import Baseline, record
 from adversarial_mlm.downstream.tasks import TaskData, load_own_task, load_task
@@ -49,6 +50,10 @@ def run(
     """
     read_grid(args.grid)  # reports mistakes before any work
     cache = FeatureCache(args.feature_cache_dir) if args.mode == "probe" and args.use_feature_cache else None
+    if args.benchmark == "proteingym":
+        from adversarial_mlm.downstream.proteingym import evaluate_proteingym
+
+        return evaluate_proteingym(args, settings.max_length, keep)
     if args.mode == "zero_shot":
         from adversarial_mlm.downstream.zero_shot import evaluate_zero_shot
 
@@ -60,8 +65,7 @@ def run(
         model, tokenizer = load_backbone(_encoder_name(args), args.model_revision)
         encoder = on_device(model, device_of(args)).eval(), tokenizer
     records = []
-    for name in args.task:
-        data = load_data(args, name)
+    for name, data in all_data(args):
         baselines = {label: [timed(f"{name}: {label}", compute)] for label, compute in baselines_for(data).items()}
         results: list[Record] = []
         if encoder is not None:
@@ -94,6 +98,35 @@ def timed(what: str, compute: Callable[[], Any]) -> Any:
     return found
 
 
+def all_data(args: TapeArguments) -> Iterator[tuple[str, TaskData]]:
+    """Yield the name and the data of every task of the command line, or of every split of FLIP.
+
+    Raises:
+        UnsupportedTargetsError: If the targets of all splits of FLIP are not supported; otherwise these are left out.
+    """
+    if args.benchmark != "flip":
+        yield from ((name, load_data(args, name)) for name in args.task)
+        return
+    splits = find_splits(required(args.data_dir, "data_dir"), args.only)
+    found = False
+    for split in splits:
+        try:
+            data = load_split(
+                split,
+                kind=args.task[0] if args.task else None,
+                group_column=args.group_column,
+                seed=args.split_seed,
+                max_records=args.max_records,
+            )
+        except UnsupportedTargetsError as error:
+            if args.only or (split is splits[-1] and not found):
+                raise
+            logger.warning("%s is left out. %s", split.name, error)
+        else:
+            found = True
+            yield split.name, data
+
+
 def load_data(args: TapeArguments, name: str) -> TaskData:
     """Read the data of a task."""
     if name in KINDS:
@@ -103,12 +136,20 @@ def load_data(args: TapeArguments, name: str) -> TaskData:
             valid_file=args.valid_file,
             test_file=args.test_file,
             split_column=args.split_column,
+            group_column=args.group_column,
             seed=args.split_seed,
             max_records=args.max_records,
         )
     task = with_labels(args.labels) if name == "secondary_structure" else name
     data_dir = required(args.data_dir, "data_dir")
-    return load_task(task, data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records)
+    return load_task(
+        task,
+        data_dir,
+        file_prefix=args.file_prefix,
+        target=args.target,
+        group_column=args.group_column,
+        max_records=args.max_records,
+    )
 
 
 def _probes(

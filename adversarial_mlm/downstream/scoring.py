@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adversarial_mlm.downstream.labels import is_missing
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.statistics import BRIGHT_CUTOFF, accuracy, bootstrap_interval, mean_squared_error, spearman
+
+FEW_GROUPS = 20
+"""With fewer groups, an interval is rough, and the table says so."""
 
 HEADLINE_METRICS = {
     "regression": "spearman",
@@ -45,7 +49,7 @@ class Figure:
     """A metric with its interval; nan where it is not defined.
 
     Attributes:
-        value, low, high (`float`): The value, and its 95 % interval from resampled proteins.
+        value, low, high (`float`): The value, and its 95 % interval from resampled groups, see [`resampled_groups`].
         rows (`int`): Number of proteins.
     """
 
@@ -66,6 +70,45 @@ def headline_name(data: TaskData, split: str) -> str:
     return HEADLINE_METRICS[data.task.kind]
 
 
+@dataclass(frozen=True)
+class Groups:
+    """What the intervals of a split resample.
+
+    Attributes:
+        unit (`str`): Such as `"proteins"` or `"superfamilies"`.
+        number (`int`): How many there are.
+        of_rows (`np.ndarray` of shape `(proteins,)`, *optional*): The group of each protein; by default each is one.
+        without (`int`): Proteins without a group; each counts as a group of its own.
+    """
+
+    unit: str
+    number: int
+    of_rows: np.ndarray | None = None
+    without: int = 0
+
+
+def resampled_groups(data: TaskData, split: str) -> Groups:
+    """Return the groups of related proteins that the intervals of a split resample, or its single proteins.
+
+    The groups are in a remark, see `groups` of [`Task`]. If the proteins are all of one group, they are resampled
+    singly, because one group has no interval.
+    """
+    dataset = data.splits[split]
+    column = next((name for name in data.task.groups if name in dataset.column_names), None)
+    if column is None:
+        return Groups(data.task.unit, len(dataset))
+    names: list[str] = []
+    without = 0
+    for row, name in enumerate(dataset[column][:]):
+        missing = name is None or is_missing(str(name))
+        without += missing
+        names.append(f"row {row}" if missing else f"group {name}")
+    distinct, of_rows = np.unique(names, return_inverse=True)
+    if len(distinct) == 1:
+        return Groups(f"proteins of one group ({column})", len(names))
+    return Groups(data.task.groups[column], len(distinct), of_rows, without)
+
+
 def score(
     data: TaskData, split: str, *runs: Sequence, bootstrap_samples: int = 1000, bootstrap_seed: int = 0
 ) -> dict[str, Figure]:
@@ -79,7 +122,7 @@ def score(
         data ([`TaskData`]): The task.
         split (`str`): The split.
         runs (`Sequence`): Predictions as for [`headline_score`], one per seed.
-        bootstrap_samples (`int`, defaults to 1000): Number of resamples of the proteins, the same for all runs; 0 for
+        bootstrap_samples (`int`, defaults to 1000): Number of resamples of the groups, the same for all runs; 0 for
             no intervals.
         bootstrap_seed (`int`, defaults to 0): Seed of the resamples.
 
@@ -87,11 +130,15 @@ def score(
         ValueError: If the number of predictions is not that of the proteins.
     """
     figures = {}
-    for name, metric, arrays in _metrics(data, split, runs):
+    groups = resampled_groups(data, split).of_rows if bootstrap_samples else None
+    for name, metric, arrays, rows in _metrics(data, split, runs):
         interval = (np.nan, np.nan)
         value = float(metric(*arrays))
         if bootstrap_samples and np.isfinite(value):
-            interval = bootstrap_interval(metric, *arrays, samples=bootstrap_samples, seed=bootstrap_seed)
+            of_rows = None if groups is None else groups[rows]
+            interval = bootstrap_interval(
+                metric, *arrays, groups=of_rows, samples=bootstrap_samples, seed=bootstrap_seed
+            )
         figures[name] = Figure(value, *interval, len(arrays[0]))
     return figures
 
@@ -105,7 +152,7 @@ def compare(
     bootstrap_samples: int = 1000,
     bootstrap_seed: int = 0,
 ) -> Figure:
-    """Compute the difference in the headline metric to other runs, on the same resampled proteins.
+    """Compute the difference in the headline metric to other runs, on the same resampled groups.
 
     Args:
         runs (`Sequence[Sequence]`): Predictions of one or several runs; their mean metric is used.
@@ -113,8 +160,8 @@ def compare(
 
         The other arguments are those of [`score`].
     """
-    _, metric, first = next(_metrics(data, split, runs))
-    _, _, second = next(_metrics(data, split, others))
+    _, metric, first, _ = next(_metrics(data, split, runs))
+    _, _, second, _ = next(_metrics(data, split, others))
 
     def difference(*arrays: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return metric(*arrays[: len(first)], weights=weights) - metric(*arrays[len(first) :], weights=weights)
@@ -122,7 +169,10 @@ def compare(
     interval = (np.nan, np.nan)
     value = float(difference(*first, *second))
     if bootstrap_samples and np.isfinite(value):
-        interval = bootstrap_interval(difference, *first, *second, samples=bootstrap_samples, seed=bootstrap_seed)
+        groups = resampled_groups(data, split).of_rows
+        interval = bootstrap_interval(
+            difference, *first, *second, groups=groups, samples=bootstrap_samples, seed=bootstrap_seed
+        )
     return Figure(value, *interval, len(first[0]))
 
 
@@ -138,8 +188,8 @@ def _mean_over_runs(metric: Callable) -> Callable:
 
 def _metrics(
     data: TaskData, split: str, runs: Sequence[Sequence]
-) -> Iterator[tuple[str, Callable, tuple[np.ndarray, ...]]]:
-    """Yield name, function and columns of each metric: one column per run, then the labels."""
+) -> Iterator[tuple[str, Callable, tuple[np.ndarray, ...], slice | np.ndarray]]:
+    """Yield name, function, columns and rows of each metric: one column per run, then the labels."""
     labels = data.splits[split]["label"][:]
     for predictions in runs:
         if len(predictions) != len(labels):
@@ -153,11 +203,12 @@ def _metrics(
         for mode, rows in modes.items():
             chosen = tuple(column[rows] for column in columns)
             if len(chosen[0]):
-                yield f"{mode}spearman", _mean_over_runs(spearman), chosen
-                yield f"{mode}mse", _mean_over_runs(mean_squared_error), chosen
+                yield f"{mode}spearman", _mean_over_runs(spearman), chosen, rows
+                if not data.task.other_units:
+                    yield f"{mode}mse", _mean_over_runs(mean_squared_error), chosen, rows
     elif data.task.kind == "classification":
         right = [(np.asarray(predictions) == np.asarray(labels)).astype(np.float64) for predictions in runs]
-        yield name, _mean_over_runs(accuracy), (*right, np.ones(len(labels)))
+        yield name, _mean_over_runs(accuracy), (*right, np.ones(len(labels))), slice(None)
     else:
         labels = [np.asarray(wanted) for wanted in labels]
         right = [
@@ -165,7 +216,7 @@ def _metrics(
             for predictions in runs
         ]
         scored = np.array([(wanted != IGNORE_INDEX).sum() for wanted in labels], dtype=np.float64)
-        yield name, _mean_over_runs(accuracy), (*right, scored)
+        yield name, _mean_over_runs(accuracy), (*right, scored), slice(None)
 
 
 def _right_residues(predicted: Sequence, wanted: np.ndarray) -> int:

@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from adversarial_mlm.data.cleaning import CleaningCounts, clean_sequence
 from adversarial_mlm.downstream.arguments import TapeArguments
-from adversarial_mlm.downstream.definitions import KINDS, Task, own_task
-from adversarial_mlm.downstream.labels import read_number, read_sequence, read_whole_number, read_words
+from adversarial_mlm.downstream.definitions import KINDS, Task, own_task, with_groups
+from adversarial_mlm.downstream.labels import read_number, read_sequence, read_text, read_whole_number, read_words
 from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import fingerprint
@@ -84,7 +84,7 @@ def evaluate_zero_shot(args: TapeArguments, max_length: int | None) -> list[dict
                 tokenizer,
                 variants.wild_type,
                 dataset["sequence"][:],
-                masked=args.marginals == "masked",
+                marginals_of=args.marginals,
                 max_length=max_length,
                 batch_tokens=args.batch_tokens,
             )
@@ -155,7 +155,15 @@ def _tape_variants(args: TapeArguments, name: str) -> _Variants:
             f"task {name} has no wild type, so mode zero_shot cannot score it: use fluorescence or your own table."
         )
     data_dir = required(args.data_dir, "data_dir")
-    data = load_task(name, data_dir, file_prefix=args.file_prefix, target=args.target, max_records=args.max_records)
+    data = load_task(
+        name,
+        data_dir,
+        file_prefix=args.file_prefix,
+        target=args.target,
+        group_column=args.group_column,
+        max_records=args.max_records,
+    )
+    data = dataclasses.replace(data, task=dataclasses.replace(data.task, other_units=True))
     wild_type = _wild_type_among(data_dir, data) if args.wild_type is None else check_wild_type(args.wild_type)
     where = {split: [f"id {shorten(name)}" for name in dataset["id"][:]] for split, dataset in data.splits.items()}
     return _Variants(data, wild_type, where)
@@ -179,11 +187,15 @@ def _own_variants(args: TapeArguments) -> _Variants:
         )
     target, file = required(args.target, "target"), required(args.train_file, "train_file")
     task = own_task("regression", target, sequence_column=args.mutations_column or args.sequence_column)
+    task = dataclasses.replace(
+        with_groups(task, args.group_column), other_units=True, unit="variants of one wild type"
+    )
+    grouped = [] if args.group_column is None else [args.group_column]
     if args.wild_type is None:
         raise CorpusError("wild_type is missing: mode zero_shot needs it for your own table.")
     wild_type = check_wild_type(args.wild_type)
     table = _VariantTable(file, task.sequence_column, wild_type, args.offset)
-    for number, (where, values) in enumerate(read_records(file, [task.sequence_column, target])):
+    for number, (where, values) in enumerate(read_records(file, [task.sequence_column, target, *grouped])):
         column = target
         try:
             label = read_number(values[target])
@@ -194,7 +206,7 @@ def _own_variants(args: TapeArguments) -> _Variants:
                 sequence = table.cleaned(where, read_sequence(values[column]))
         except ValueError as error:
             raise CorpusError(f'{file}: {where}: column "{column}" {one_line(error)}.') from error
-        table.add(number, where, sequence, label)
+        table.add(number, where, sequence, label, read_text(values[grouped[0]]) if grouped else None)
     return table.variants(task, args.max_records)
 
 
@@ -203,7 +215,7 @@ class _VariantTable:
 
     def __init__(self, file: str, column: str, wild_type: str, offset: int):
         self.file, self.column, self.wild_type, self.offset = file, column, wild_type, offset
-        self.rows: list[tuple[str, str, str, float]] = []  # id, location, sequence, label
+        self.rows: list[tuple[str, str, str, float, str | None]] = []  # id, location, sequence, label, group
         self.left_out = LeftOut()
         self.cleaning = CleaningCounts()
         self.substitutions: list[list[Substitution]] = []
@@ -235,14 +247,16 @@ class _VariantTable:
         self.cleaning.add(cleaned)
         return cleaned.sequence
 
-    def add(self, number: int, where: str, sequence: str | None, label: float | None) -> None:
+    def add(
+        self, number: int, where: str, sequence: str | None, label: float | None, group: str | None = None
+    ) -> None:
         """Add a variant, unless it was left out or has no label."""
         self.cleaning.records_read += 1
         if sequence is not None and label is None:
             self._leave_out(NO_LABEL, where)
         elif sequence is not None and label is not None:
             self.cleaning.records_kept += 1
-            self.rows.append((str(number), where, sequence, label))
+            self.rows.append((str(number), where, sequence, label, group))
 
     def _leave_out(self, reason: str, where: str, text: str = "") -> None:
         self.left_out.add(reason, f"{where}: {shorten(text)}" if text else where)
@@ -267,7 +281,7 @@ class _VariantTable:
             rows = [rows[index] for index in np.sort(chosen)]
         for note in notes:
             logger.warning("%s: %s", task.name, note)
-        ids, where, sequences, labels = (list(column) for column in zip(*rows, strict=True))
+        ids, where, sequences, labels, groups = (list(column) for column in zip(*rows, strict=True))
         facts = {
             "files": {"test": self.file},
             "rows_in_file": {"test": records},
@@ -277,7 +291,8 @@ class _VariantTable:
             "fingerprints": {},
             "notes": notes,
         }
-        dataset = Dataset.from_dict({"id": ids, "sequence": sequences, "label": labels})
+        columns = {"id": ids, "sequence": sequences, "label": labels, **dict.fromkeys(task.groups, groups)}
+        dataset = Dataset.from_dict(columns)
         return _Variants(TaskData(task, {"test": dataset}, facts, None), self.wild_type, {"test": where})
 
     def _refuse_misfits(self) -> None:

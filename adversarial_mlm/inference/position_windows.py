@@ -74,6 +74,26 @@ class PositionReader:
         rows = [np.concatenate([before, ids[start : start + self.width(len(ids))], after]) for ids, start in windows]
         return torch.from_numpy(np.stack(rows).astype(np.int64)).to(self.model.device)
 
+    def padded_batch(
+        self, windows: Iterable[tuple[np.ndarray, int]], padding: int
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the input ids of windows, and the attention mask if their widths differ: each `(windows, length)`.
+
+        Args:
+            windows (`Iterable[tuple[np.ndarray, int]]`): The ids of a protein, and the start of the window in it.
+            padding (`int`): The token after shorter windows.
+        """
+        windows = list(windows)
+        lengths = np.array([self.width(len(ids)) + self.special for ids, _ in windows])
+        if (lengths == lengths[0]).all():
+            return self.batch(windows), None
+        found = np.full((len(windows), lengths.max()), padding, dtype=np.int64)
+        for row, (ids, start) in zip(found, windows, strict=True):
+            whole = np.concatenate([self.table.prefix, ids[start : start + self.width(len(ids))], self.table.suffix])
+            row[: len(whole)] = whole
+        mask = torch.from_numpy((np.arange(lengths.max()) < lengths[:, None]).astype(np.int64))
+        return torch.from_numpy(found).to(self.model.device), mask.to(self.model.device)
+
     def column(self, positions: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Return the columns of positions in windows that begin at `starts`."""
         return positions - starts + len(self.table.prefix)

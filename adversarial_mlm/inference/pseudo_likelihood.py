@@ -25,7 +25,8 @@ from adversarial_mlm.inference.position_windows import PositionReader
 from adversarial_mlm.inference.variant_effects import AMBIGUOUS_RESIDUES, letters_with_token
 from adversarial_mlm.inference.windows import window_starts
 
-_PROTEINS_AT_ONCE = 256  # one pass: proteins among which those of similar length share a batch
+_PROTEINS_AT_ONCE = 256  # proteins among which those of similar length share a batch
+_BATCHES_AT_ONCE = 4  # with masks: more positions than this many batches hold do not wait for further proteins
 
 
 class PseudoLikelihood(NamedTuple):
@@ -89,26 +90,57 @@ def pseudo_log_likelihoods(
         collator = DataCollatorForTask(tokenizer, "regression", reader.max_length)
         yield from _one_pass(reader, collator, iter(sequences), counted)
         return
-    for sequence in sequences:
-        check_sequences([sequence])
-        positions = _counted_positions(sequence, counted)
-        logs = _masked_logs(reader, reader.table.encode(sequence), positions)
-        yield PseudoLikelihood(len(positions), float(logs.sum()), len(sequence) - len(positions))
+    for some in _enough_for_batches(reader, sequences):
+        positions = [_counted_positions(sequence, counted) for sequence in some]
+        sums = _masked_sums(reader, tokenizer.pad_token_id or 0, some, positions)  # padding is not attended to
+        for sequence, of_protein, total in zip(some, positions, sums.tolist(), strict=True):
+            yield PseudoLikelihood(len(of_protein), total, len(sequence) - len(of_protein))
 
 
 def _counted_positions(sequence: str, counted: frozenset[str]) -> np.ndarray:
     return np.array([index for index, letter in enumerate(sequence) if letter in counted], dtype=np.int64)
 
 
+def _enough_for_batches(reader: PositionReader, sequences: Iterable[str]) -> Iterator[list[str]]:
+    """Yield proteins in groups whose positions fill several batches, so that short proteins share them."""
+    some: list[str] = []
+    tokens = 0
+    for sequence in sequences:
+        check_sequences([sequence])
+        some.append(sequence)
+        tokens += len(sequence) * (reader.width(len(sequence)) + reader.special)
+        if tokens >= _BATCHES_AT_ONCE * reader.batch_tokens or len(some) == _PROTEINS_AT_ONCE:
+            yield some
+            some, tokens = [], 0
+    if some:
+        yield some
+
+
 @torch.no_grad()
-def _masked_logs(reader: PositionReader, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return the log-probability of the residue at each position, read with this position masked."""
-    found, at_once = np.zeros(len(positions)), reader.at_once(len(ids))
-    for begin in range(0, len(positions), at_once):
-        chosen = positions[begin : begin + at_once]
-        logs = reader.read_masked(ids, chosen)
-        found[begin : begin + at_once] = logs[np.arange(len(chosen)), ids[chosen]]
-    return found
+def _masked_sums(
+    reader: PositionReader, padding: int, sequences: Sequence[str], positions: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Return Σ log p(residue) over positions of each protein, each read with this position masked: `(proteins,)`.
+
+    Windows of several widths share a batch, with padding.
+    """
+    encoded = [reader.table.encode(sequence) for sequence in sequences]
+    widths = np.array([reader.width(len(ids)) + reader.special for ids in encoded])
+    owners = np.repeat(np.arange(len(sequences)), [len(of_protein) for of_protein in positions])
+    sums = np.zeros(len(sequences))
+    if not len(owners):
+        return sums
+    at = np.concatenate(positions)
+    for rows in batches_by_length(widths[owners], reader.batch_tokens):
+        of_rows, places = [encoded[owner] for owner in owners[rows]], at[rows]
+        starts = np.array([reader.starts(place, len(ids)) for place, ids in zip(places, of_rows, strict=True)])
+        batch, mask = reader.padded_batch(zip(of_rows, starts.tolist(), strict=True), padding)
+        row, column = np.arange(len(rows)), reader.column(places, starts)
+        batch[row, column] = reader.mask_token_id
+        logs = reader.read(batch, row, column, mask)
+        true = np.array([ids[place] for ids, place in zip(of_rows, places, strict=True)])
+        np.add.at(sums, owners[rows], logs[row, true])
+    return sums
 
 
 @torch.no_grad()

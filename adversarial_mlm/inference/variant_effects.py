@@ -134,6 +134,19 @@ def why_not_scored(wild_type: str, text: str, letters: Container[str] = ascii_up
     )
 
 
+def why_sequence_not_scored(text: str, letters: Container[str] = ascii_uppercase) -> str | None:
+    """Return the reason why a variant of any length has no pseudo-likelihood; `None` if it has one.
+
+    Args: as of [`why_not_scored`].
+    """
+    cleaned = clean_sequence(text)
+    if cleaned.gaps:
+        return GAP
+    if _has_inner_stop(text):
+        return STOP
+    return why_residues_not_scored(cleaned.sequence, letters) if cleaned.sequence else NO_SEQUENCE
+
+
 def why_residues_not_scored(residues: Iterable[str], letters: Container[str]) -> str | None:
     """Return the reason why a substitution between residues has no score; `None` if it has one.
 
@@ -157,17 +170,17 @@ def score_variants(
     wild_type: str,
     sequences: Sequence[str],
     *,
-    masked: bool = True,
+    marginals_of: str = "masked",
     max_length: int | None = None,
     batch_tokens: int | None = None,
 ) -> np.ndarray:
-    """Score variants of a wild type. The arguments are those of [`marginals`].
+    """Score variants of a wild type. The arguments are those of [`score_substitutions`].
 
     Returns:
         `np.ndarray` of shape `(variants,)`, float64; nan if [`why_not_scored`] gives a reason.
 
     Raises:
-        ValueError: As [`check_wild_type`] and [`marginals`]; also if a sequence is not text.
+        ValueError: As [`check_wild_type`] and [`score_substitutions`]; also if a sequence is not text.
     """
     wild_type = check_wild_type(wild_type)
     check_sequences(sequences)
@@ -181,7 +194,7 @@ def score_variants(
         tokenizer,
         wild_type,
         variants,
-        marginals_of="masked" if masked else "wild_type",
+        marginals_of=marginals_of,
         max_length=max_length,
         batch_tokens=batch_tokens,
     )

@@ -51,6 +51,11 @@ def spearman(predictions: np.ndarray, references: np.ndarray, weights: np.ndarra
     return _result(np.clip(correlation, -1.0, 1.0), single)
 
 
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, from 1; equal values share the average of their ranks: `(rows,)`."""
+    return _ranks(np.asarray(values, dtype=np.float64), np.ones((1, len(values))))[0]
+
+
 def mean_squared_error(
     predictions: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None
 ) -> float | np.ndarray:

@@ -455,5 +455,5 @@ def test_wrong_options_are_refused_by_name(write_task, arguments, message):
 
 def test_logging_is_through_the_package_s_logger(write_task, caplog):
     load_task("fluorescence", write_task("fluorescence"))
-    assert {record.name for record in caplog.records} == {"adversarial_mlm.downstream.tasks"}
+    assert {record.name for record in caplog.records} == {"adversarial_mlm.downstream.task_data"}
     assert {record.levelno for record in caplog.records} == {logging.WARNING}

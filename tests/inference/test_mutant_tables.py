@@ -46,7 +46,7 @@ def mutant_marginal(model, tokenizer, wild_type, mutant, room=None):
 def test_scores_are_those_of_the_mutated_sequences(model, tokenizer, marginals):
     found = score_mutants(model, tokenizer, WILD_TYPE, MUTANTS, marginals=marginals)
     sequences = [apply_substitutions(WILD_TYPE, parse_mutations(text)) for text in MUTANTS]
-    wanted = score_variants(model, tokenizer, WILD_TYPE, sequences, masked=marginals == "masked")
+    wanted = score_variants(model, tokenizer, WILD_TYPE, sequences, marginals_of=marginals)
     np.testing.assert_allclose([one.score for one in found], wanted, atol=1e-9)
     assert found[2].score == found[4].score == 0 and found[0].score == found[5].score != 0
 

@@ -49,7 +49,7 @@ def test_marginals_are_those_of_one_position_at_a_time(model, tokenizer, masked)
 def test_a_variants_score_is_the_sum_over_its_substitutions(model, tokenizer, masked):
     variants = ["A4W", "A4W:Q9R", "WT", "M1K:G28D:I6V"]
     sequences = [apply_substitutions(WILD_TYPE, parse_mutations(text)) for text in variants]
-    found = score_variants(model, tokenizer, WILD_TYPE, sequences, masked=masked)
+    found = score_variants(model, tokenizer, WILD_TYPE, sequences, marginals_of="masked" if masked else "wild_type")
     ids = tokenizer.get_vocab()
     for score, text in zip(found, variants, strict=True):
         wanted = 0.0
