@@ -11,9 +11,37 @@ COMMON = ["--model_name_or_path", "m", "--data_dir", "d"]
 OWN = ["--task", "regression", "--model_name_or_path", "m", "--train_file", "t.csv", "--target", "y"]
 
 
+GYM = ["--benchmark", "proteingym", *COMMON, "--reference_file", "r.csv", "--output_dir", "o"]
+FLIP = ["--benchmark", "flip", *COMMON]
+
+
 @pytest.mark.parametrize(
     "words, sentence",
     [
+        (["--benchmark", "gym", *COMMON], "--benchmark must be one of proteingym, flip, got 'gym'"),
+        ([*GYM, "--task", "stability"], "task is given, but benchmark proteingym has tasks of its own"),
+        ([*GYM, "--mode", "probe"], "mode is probe, but benchmark proteingym only has mode zero_shot"),
+        (GYM[:-2], "output_dir is missing: benchmark proteingym writes its scores there"),
+        ([*GYM[:6], "--output_dir", "o"], "reference_file is missing: give the benchmark's list of assays"),
+        ([*GYM, "--wild_type", "MK"], "wild_type is set, but has no effect with benchmark proteingym"),
+        ([*GYM, "--max_records", "9"], "max_records is set, but has no effect with benchmark proteingym"),
+        ([*GYM, "--group_column", "x"], "group_column is set, but has no effect with benchmark proteingym"),
+        ([*GYM, "--assays", "x"], "unknown option 'assays' on the command line; did you mean 'only'?"),
+        ([*FLIP, "--mode", "zero_shot"], "mode is zero_shot, but benchmark flip only has the other modes"),
+        ([*FLIP, "--task", "stability"], "with benchmark flip it can only be the kind of all splits: regression, "),
+        ([*FLIP, "--reference_file", "r"], "reference_file is given, but only applies to proteingym"),
+        ([*FLIP, "--target", "y"], "target is set, but benchmark flip has columns and splits of its own"),
+        ([*FLIP, "--only", "a", "a"], "only names one twice"),
+        ([*FLIP, "--one_pass"], "one_pass is set, but only has an effect with mode zero_shot"),
+        (
+            ["--benchmark", "flip", "--model_name_or_path", "m"],
+            "data_dir is missing: give the folder with the files of",
+        ),
+        (["--task", "stability", *COMMON, "--only", "a"], "only is set, but only has an effect with a benchmark"),
+        (
+            ["--task", "stability", *COMMON, "--group_column", "a", "--bootstrap_samples", "0"],
+            "group_column is given, but bootstrap_samples is 0, so there are no intervals",
+        ),
         (["--task", "fluorescense", *COMMON], "there is no task 'fluorescense'; did you mean 'fluorescence'?"),
         ([*COMMON], "task is missing"),
         (["--task", "fluorescence", "--modle", "x", *COMMON], "unknown option 'modle' on the command line; did you"),

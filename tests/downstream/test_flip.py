@@ -176,7 +176,7 @@ def test_splits_are_found_by_their_content_in_any_folder(tmp_path, caplog):
     assert "5LDE_1.fasta: skipped" in caplog.text and "full_data.csv: skipped" in caplog.text
     assert [split.name for split in find_splits(str(root / "gb1" / "splits"))] == ["gb1-sampled"]
     assert [split.name for split in find_splits(str(root), ["gb1-sampled"])] == ["gb1-sampled"]
-    with pytest.raises(RecipeError, match="only names 'gb1-sample', but there is no such split .* 'gb1-sampled'"):
+    with pytest.raises(RecipeError, match="only names 'gb1-sample', but there is no such split .*; there are aav"):
         find_splits(str(root), ["gb1-sample"])
     (tmp_path / "zipped").mkdir()
     (tmp_path / "zipped" / "splits.zip").write_bytes(b"PK")

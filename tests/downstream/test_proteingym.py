@@ -112,7 +112,9 @@ def test_indels_are_scored_by_their_pseudo_likelihood(gym, saved, tmp_path, colu
 
 
 def test_options_of_indels_are_refused_for_substitutions(gym):
-    with pytest.raises(RecipeError, match="one_pass is set, but .*A_HUMAN_one.csv has substitutions: remove it"):
+    with pytest.raises(
+        RecipeError, match="one_pass is set, but .*A_HUMAN_one.csv has substitutions, to which it does not apply"
+    ):
         gym("--one_pass")
 
 

@@ -6,8 +6,9 @@ from scipy.stats import spearmanr
 
 from adversarial_mlm.downstream.metrics import BrightAndDark, HomologyAccuracy, ResidueAccuracy, SpearmanCorrelation
 from adversarial_mlm.downstream.results import add_to_card, eval_results, read_results, record, table, write_results
-from adversarial_mlm.downstream.scoring import compare, headline_name, score
+from adversarial_mlm.downstream.scoring import compare, headline_name, resampled_groups, score
 from adversarial_mlm.downstream.tasks import load_task
+from adversarial_mlm.utils.errors import CorpusError
 
 
 @pytest.fixture
@@ -212,3 +213,53 @@ def test_a_checkpoint_that_was_trained_on_replaces_its_earlier_result_whatever_v
     write_results(tmp_path, [of(10.0)])
     (kept,) = read_results(tmp_path)
     assert kept["settings"]["chosen"] == {"penalty": 10.0}
+
+
+def test_intervals_resample_superfamilies_and_designs_where_the_files_name_them(write_task):
+    homology = load_task("remote_homology", write_task("remote_homology", records=40))
+    found = resampled_groups(homology, "test_fold_holdout")
+    names = homology.splits["test_fold_holdout"]["superfamily_label"][:]
+    assert (found.unit, found.number) == ("superfamilies", len(set(names))) and found.without == 0
+    assert [name == names[0] for name in names] == (found.of_rows == found.of_rows[0]).tolist()
+    stability = load_task("stability", write_task("stability", records=40))
+    assert resampled_groups(stability, "test").unit == "proteins of one group (parent)"  # which has no interval
+
+    def designs(splits):
+        for index, row in enumerate(splits["test"]):
+            row["parent"] = f"HHH_{index % 9}.pdb"
+
+    stability = load_task("stability", write_task("stability", records=40, change=designs))
+    assert resampled_groups(stability, "test").unit == "designs" and resampled_groups(stability, "test").number == 9
+    fluorescence = load_task("fluorescence", write_task("fluorescence", records=40))
+    assert resampled_groups(fluorescence, "test").unit == "variants of one wild type"
+
+
+def test_a_record_and_the_table_say_what_was_resampled_and_that_groups_are_few(write_task):
+    data = load_task("remote_homology", write_task("remote_homology", records=40))
+    runs = [{split: np.zeros(len(dataset), dtype=int) for split, dataset in data.splits.items()}]
+    found = record(data, "probe", runs, baselines={"other": runs}, bootstrap_samples=30)
+    assert found["resampled"]["test_fold_holdout"] == {"unit": "superfamilies", "groups": 5, "without": 0}
+    shown = table([found])
+    assert "remote_homology, test_fold_holdout: the intervals resample 5 superfamilies. Few groups: the inter" in shown
+    without = record(data, "probe", runs, bootstrap_samples=0)
+    assert "resampled" not in without and "resample" not in table([without])
+
+
+def test_a_column_of_groups_may_be_named_and_must_have_values(write_task):
+    def clades(splits):
+        for found in splits.values():
+            for index, row in enumerate(found):
+                row["clade"] = None if index == 0 else f"clade {index % 4}"
+                row["empty"] = None
+                row["log_fluorescence"] = np.array([1 + 0.05 * index])
+
+    folder = write_task("fluorescence", records=40, change=clades)
+    data = load_task("fluorescence", folder, group_column="clade")
+    found = resampled_groups(data, "test")
+    assert (found.unit, found.number, found.without) == ("groups of clade", 5, 1)
+    wide = score(data, "test", np.array(data.splits["test"]["label"][:]), bootstrap_samples=20)
+    assert wide["bright_spearman"].rows < 40  # groups of the bright proteins alone
+    with pytest.raises(CorpusError, match='column "empty" .group_column. contains missing values only'):
+        load_task("fluorescence", folder, group_column="empty")
+    with pytest.raises(CorpusError, match='there is no column "family"'):
+        load_task("fluorescence", folder, group_column="family")

@@ -11,6 +11,7 @@ import torch
 
 from adversarial_mlm.cli.main import main
 from tests.helpers.foreign_encoders import BUILDERS
+from tests.helpers.gym_files import HEADER, substitutions, write_csv, write_reference
 from tests.helpers.pages import PROGRAM, ROOT, SHELL, Block, commands
 from tests.helpers.tape_files import SPLITS, as_json, tape_record
 from tests.helpers.toy_tasks import LETTERS, label_of
@@ -61,6 +62,7 @@ def write_files(folder: Path) -> None:
     (folder / "examples").symlink_to(ROOT / "examples")
     _write_tables(folder)
     _write_tasks(folder / "DIR")
+    _write_benchmarks(folder)
     for name, kind in ON_THE_HUB.items():
         (folder / name).mkdir(parents=True)
         model, tokenizer = BUILDERS[kind](folder / name)
@@ -96,6 +98,17 @@ def _write_tasks(folder: Path) -> None:
             records = [tape_record(task, index, generator) for index in range(12)]
             plain = [{name: as_json(value) for name, value in record.items()} for record in records]
             (folder / f"{task}_{split}.json").write_text(json.dumps(plain))
+
+
+def _write_benchmarks(folder: Path) -> None:
+    """Write an assay of ProteinGym with its reference file, and a split of FLIP."""
+    write_reference(folder / "DMS_substitutions.csv", [("WT_one", "WT", "Stability", WILD_TYPE)])
+    write_csv(folder / "DMS" / "WT_one.csv", HEADER, substitutions(WILD_TYPE, 20))
+    sets = [("train", "")] * 14 + [("train", "True")] * 4 + [("test", "")] * 6
+    rows = [[row[1], row[2], *chosen] for row, chosen in zip(substitutions(WILD_TYPE, 24), sets, strict=True)]
+    write_csv(
+        folder / "FLIP" / "gb1" / "splits" / "two_vs_rest.csv", ["sequence", "target", "set", "validation"], rows
+    )
 
 
 def make_runs(folder: Path) -> None:

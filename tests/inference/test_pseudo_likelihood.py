@@ -39,6 +39,18 @@ def test_scores_are_those_of_a_plain_loop_in_the_order_given(model, tokenizer, o
     assert found[0].pll == pytest.approx(found[2].pll, abs=1e-5)
 
 
+def test_short_proteins_of_different_lengths_share_batches(model, tokenizer):
+    sizes = []
+    handle = model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    found = list(pseudo_log_likelihoods(model, tokenizer, PROTEINS * 3, batch_tokens=2000))
+    handle.remove()
+    assert len(sizes) < len(found) and all(rows * length <= 2000 for rows, length in sizes)
+    assert sum(rows for rows, _ in sizes) == sum(map(len, PROTEINS * 3))
+    assert found[1].pll == pytest.approx(found[5].pll, abs=1e-5)
+
+
 def test_residues_of_a_long_protein_are_read_in_the_window_around_each(model, tokenizer):
     sequence = PROTEINS[0] + PROTEINS[3]
     (found,) = pseudo_log_likelihoods(model, tokenizer, [sequence], max_length=12)
