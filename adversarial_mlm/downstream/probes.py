@@ -146,10 +146,16 @@ class _Features:
 def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> ProbeResult:
     sequences = {split: dataset["sequence"][:] for split, dataset in data.splits.items()}
     lengths = {split: np.array([len(item) for item in found]) for split, found in sequences.items()}
-    fine = {split: features.proteins(found, most_segments) for split, found in sequences.items()}
+    # once for all splits, in an order of its own: other splits of the same proteins find them in the cache
+    distinct = sorted({sequence for found in sequences.values() for sequence in found})
+    of_all, row = features.proteins(distinct, most_segments), {name: index for index, name in enumerate(distinct)}
+    chosen = {split: [row[sequence] for sequence in found] for split, found in sequences.items()}
 
     def fit_with(segments: int) -> Fit:
-        rows = {split: Rows.of(merge_segments(found, lengths[split], segments)) for split, found in fine.items()}
+        rows = {
+            split: Rows.of(merge_segments(of_all[of_split], lengths[split], segments))
+            for split, of_split in chosen.items()
+        }
         return fit_head(data, rows)
 
     segments, *more = _divisions(most_segments)

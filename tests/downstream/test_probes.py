@@ -80,6 +80,19 @@ def test_features_come_from_the_cache_and_give_the_same(learnable, backbone, tok
         probe(data, backbone, tokenizer, ProbeSettings(max_length=30), cache=cache)
 
 
+def test_splits_of_the_same_proteins_share_their_features(learnable, backbone, tokenizer, tmp_path):
+    data = load_task("fluorescence", learnable(40, 20))
+    alone = probe(data, backbone, tokenizer)
+    cache = FeatureCache(tmp_path / "cache")
+    first = probe(data, backbone, tokenizer, cache=cache)
+    np.testing.assert_allclose(first.predictions["test"], alone.predictions["test"])
+    assert (cache.hits, cache.misses) == (0, 1)
+    data.splits["valid"], data.splits["test"] = data.splits["test"], data.splits["valid"]
+    other = probe(data, backbone, tokenizer, cache=cache)
+    assert (cache.hits, cache.misses) == (1, 1)
+    assert len(other.predictions["test"]) == len(first.predictions["valid"])
+
+
 def test_proteins_are_drawn_until_they_have_enough_residues(learnable, backbone, tokenizer):
     data = load_task("secondary_structure", learnable(120, 20))
     all_of_them = probe(data, backbone, tokenizer)
