@@ -30,8 +30,8 @@ COMMON_OPTIONS = (
     (
         "task",
         "NAME ...",
-        "secondary_structure, remote_homology, fluorescence, stability; all for these four; or for your own "
-        "table: regression, classification, token_classification.",
+        "secondary_structure, remote_homology, fluorescence, stability; all for these four; contacts; or for your "
+        "own table: regression, classification, token_classification.",
     ),
     ("model_name_or_path", "MODEL", "Encoder: a folder or a name on the Hub."),
     (
@@ -48,7 +48,7 @@ COMMON_OPTIONS = (
     ),
     ("data_dir", "DIR", "Folder with the data of TAPE's tasks, or of a benchmark."),
     ("reference_file", "FILE", "proteingym: the benchmark's list of assays, such as DMS_substitutions.csv."),
-    ("train_file", "FILE", "Own table: CSV, TSV, JSON lines or Parquet."),
+    ("train_file", "FILE", "Own table: CSV, TSV, JSON lines or Parquet; contacts: also structures and TAPE's files."),
     ("target", "COLUMN", "Column with the labels; required for your own table."),
     ("split_column", "COLUMN", "Own table: column of train_file with train, valid or test."),
     ("seeds", "N ...", "Seeds of fine-tuning, of encoders without pre-training, and of draws."),
@@ -115,6 +115,8 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
         settings ([`FinetuneSettings`]): Options of fine-tuning.
         first (`bool`): Whether this is the first process, which alone prints and writes results.
     """
+    from adversarial_mlm.downstream.contact_results import contact_table
+    from adversarial_mlm.downstream.definitions import CONTACTS
     from adversarial_mlm.downstream.proteingym_results import gym_table
     from adversarial_mlm.downstream.results import RESULTS_FILE, add_to_card, table, take_output_dir, write_results
     from adversarial_mlm.downstream.run import run
@@ -127,7 +129,8 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
         raise RecipeError(f"update_card is true, but there is no README.md in {model}: leave the option out")
     results = run(args, settings, (lambda records: write_results(folder, records)) if writes else lambda records: None)
     if first:
-        print(gym_table(results) if args.benchmark == "proteingym" else table(results))
+        of_kind = contact_table if args.task == [CONTACTS] else gym_table if args.benchmark == "proteingym" else table
+        print(of_kind(results))
     if writes:
         print(f"\nResults     {os.path.join(folder, RESULTS_FILE)}")
     if first and args.update_card:

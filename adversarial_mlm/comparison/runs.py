@@ -22,6 +22,7 @@ from adversarial_mlm.comparison.refit import HiddenResidues, figures_of_sets, hi
 from adversarial_mlm.comparison.tasks import TASKS_FOLDER, DownstreamTasks
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.models.tokenization_protein import save_tokenizer
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks, pretrain
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
@@ -243,7 +244,7 @@ def _save_untrained(comparison: Comparison, run: Run) -> Recipe:
     encoder, collator = build_networks(recipe)
     folder = comparison.folder.of(run)
     encoder.save_pretrained(folder)
-    collator.tokenizer.save_pretrained(folder)
+    save_tokenizer(collator.tokenizer, folder, collator.sequence_encoder.max_length)
     return recipe
 
 

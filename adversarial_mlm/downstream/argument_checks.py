@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from adversarial_mlm.downstream.arguments import TapeArguments
-from adversarial_mlm.downstream.definitions import KINDS, TASKS
+from adversarial_mlm.downstream.definitions import CONTACTS, KINDS, TASKS
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import defaults_of
@@ -142,6 +142,39 @@ _NO_BENCHMARK: list[Rule] = [
     (_is_set(name), f"{name} is set, but only has an effect with a benchmark: remove it")
     for name in ("reference_file", "only", "one_pass")
 ]
+_NOT_FOR_CONTACTS = (
+    *("labels", "target", "valid_file", "split_column", "layer", "feature_dtype", "max_train_residues"),
+    *("batch_tokens", "feature_cache_dir", "use_feature_cache", "group_column"),
+)
+_CONTACTS: list[Rule] = [
+    (lambda a: len(a.task) > 1, "task contacts cannot be combined with other tasks: evaluate it separately"),
+    (
+        lambda a: a.mode not in ("probe", "baselines"),
+        "mode is {mode}, but task contacts reads attention maps and trains nothing else: leave out mode",
+    ),
+    *(
+        (_is_set(name), f"{name} is given, but has no effect with task contacts: remove it")
+        for name in _NOT_FOR_CONTACTS
+    ),
+    (
+        lambda a: a.data_dir is None and a.test_file is None,
+        "test_file is missing: give a table, a structure or a folder of structures; or TAPE's folder as data_dir",
+    ),
+    (
+        lambda a: a.data_dir is not None and (a.train_file or a.test_file),
+        "data_dir is given, but the files are named, too: remove data_dir, or train_file and test_file",
+    ),
+    (lambda a: a.file_prefix and a.data_dir is None, "file_prefix only applies to the files in data_dir: remove it"),
+    (
+        lambda a: a.split_seed and a.train_file is not None,
+        "split_seed is given, but with train_file nothing is split at random: remove it",
+    ),
+    _below("contact_train_proteins", 1),
+]
+_OF_CONTACTS: list[Rule] = [
+    (_is_set(name), f"{name} is given, but only applies to task contacts: remove it")
+    for name in ("contacts_column", "contact_train_proteins")
+]
 _EFFECT: list[Rule] = [
     *_only_with(("probe",), "layer", "feature_dtype", "max_train_residues", "feature_cache_dir", "use_feature_cache"),
     *_only_with(("probe", "finetune"), "seeds", "untrained"),
@@ -177,8 +210,10 @@ _EFFECT: list[Rule] = [
 
 def _rules_of(args: TapeArguments, own: str | None) -> list[Rule]:
     if args.benchmark:
-        return [*_BENCHMARK, *(_PROTEINGYM if args.benchmark == "proteingym" else _FLIP)]
-    return [*_NO_BENCHMARK, *(_OWN_TASK if own else _TAPES_TASKS)]
+        return [*_BENCHMARK, *_OF_CONTACTS, *(_PROTEINGYM if args.benchmark == "proteingym" else _FLIP)]
+    if CONTACTS in args.task:
+        return [*_NO_BENCHMARK, *_CONTACTS]
+    return [*_NO_BENCHMARK, *_OF_CONTACTS, *(_OWN_TASK if own else _TAPES_TASKS)]
 
 
 def check_arguments(args: TapeArguments, settings: FinetuneSettings) -> None:
@@ -187,11 +222,12 @@ def check_arguments(args: TapeArguments, settings: FinetuneSettings) -> None:
     Raises:
         RecipeError: If not; the message names the option.
     """
+    known = (*TASKS, CONTACTS, *KINDS)
     if not args.task and not args.benchmark:
-        raise RecipeError(f"task is missing: choose one of {', '.join(TASKS)}, all, or {', '.join(KINDS)}")
+        raise RecipeError(f"task is missing: choose one of {', '.join(TASKS)}, all, {CONTACTS}, or {', '.join(KINDS)}")
     for name in args.task:
-        if name not in (*TASKS, *KINDS):
-            raise RecipeError(f"there is no task '{name}'{did_you_mean(name, (*TASKS, *KINDS, 'all'))}")
+        if name not in known:
+            raise RecipeError(f"there is no task '{name}'{did_you_mean(name, (*known, 'all'))}")
     own = next((name for name in args.task if name in KINDS), None)
     for breaks, sentence in (*_ALWAYS, *_rules_of(args, own), *_EFFECT):
         if breaks(args):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import get_type_hints
 
-from adversarial_mlm.downstream.definitions import KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
+from adversarial_mlm.downstream.definitions import CONTACTS, KINDS, RESIDUE_CLASSES, TASKS, Task, own_task
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
-from adversarial_mlm.inference.frozen_encoder import DTYPES
+from adversarial_mlm.inference.frozen_encoder import AUTO, DTYPES
 from adversarial_mlm.inference.variant_effects import MARGINALS
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import (
@@ -26,7 +26,10 @@ BENCHMARKS = ("proteingym", "flip")
 class TapeArguments:
     """What to evaluate, on which data, and where to write results."""
 
-    task: list[str] = option([], f"{', '.join(TASKS)}; all for these four; or for your own table: {', '.join(KINDS)}.")
+    task: list[str] = option(
+        [],
+        f"{', '.join(TASKS)}; all for these four; {CONTACTS}; or for your own table: {', '.join(KINDS)}.",
+    )
     benchmark: str | None = option(
         None,
         "Instead of task: proteingym (score the assays of reference_file in data_dir, without training), or flip (all "
@@ -49,25 +52,33 @@ class TapeArguments:
     file_prefix: str | None = option(None, "Another prefix of the file names, for one of TAPE's tasks.")
     labels: str = option("ss3", "secondary_structure: labels with 3 or 8 states.", tuple(RESIDUE_CLASSES))
     target: str | None = option(None, "Column with the labels; required for your own table.")
-    train_file: str | None = option(None, "Own table: CSV, TSV, JSON lines or Parquet.", path=True)
+    train_file: str | None = option(
+        None, "Own table: CSV, TSV, JSON lines or Parquet; contacts: also structures and TAPE's files.", path=True
+    )
     valid_file: str | None = option(None, "Own table: validation data.", path=True)
-    test_file: str | None = option(None, "Own table: test data.", path=True)
+    test_file: str | None = option(None, "Own table, contacts: test data.", path=True)
     split_column: str | None = option(None, "Own table: column of train_file with train, valid or test.")
-    split_seed: int = option(0, "Own table: seed of a random split, if no split is given.")
-    sequence_column: str = option("sequence", "Own table: column with the proteins.")
-    id_column: str | None = option(None, "Own table: column with the ids.")
+    split_seed: int = option(0, "Own table, contacts: seed of a random split, if no split is given.")
+    sequence_column: str = option("sequence", "Own table, contacts: column with the proteins.")
+    id_column: str | None = option(None, "Own table, contacts: column with the ids.")
     mask_column: str | None = option(
-        None, "Own table, token_classification: column with 1 for residues that count, 0 for others."
+        None, "Own table, token_classification and contacts: column with 1 for residues that count, 0 for others."
     )
     group_column: str | None = option(
         None, "Column with groups, such as wild types: the intervals resample them instead of single proteins."
     )
+    contacts_column: str = option(
+        "contacts", "contacts: column with the pairs of residues in contact, counted from 1: [[1, 9], [3, 20]]."
+    )
+    contact_train_proteins: int = option(20, "contacts: number of proteins that the regression is fitted on.")
     max_records: int | None = option(None, "Maximum number of records of each split.")
     seeds: list[int] = option([0], "Seeds of fine-tuning, of encoders without pre-training, and of draws.")
     grid: list[str] = option([], "finetune: values to search over first, such as learning_rate=1e-5,1e-4.")
     untrained: bool = option(True, "Whether to evaluate the encoder without pre-training as a baseline.")
     layer: int | None = option(None, "probe: layer to read; by default the output.")
-    feature_dtype: str = option("bfloat16", "probe: precision of the encoder.", tuple(DTYPES))
+    feature_dtype: str = option(
+        AUTO, "probe: precision of the encoder; auto: bfloat16 on GPUs that have it, else float32.", (AUTO, *DTYPES)
+    )
     max_train_residues: int = option(200_000, "probe: maximum number of residues to fit a head of residues on.")
     batch_tokens: int | None = option(None, "probe, zero_shot: tokens in a batch.")
     feature_cache_dir: str | None = option(

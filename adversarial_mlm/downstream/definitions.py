@@ -8,6 +8,9 @@ from adversarial_mlm.utils.errors import CorpusError
 
 KINDS = ("regression", "classification", "token_classification")
 
+CONTACTS = "contacts"
+"""The task of residue contacts. It is evaluated on its own, because its data are no labels of proteins or residues."""
+
 
 @dataclass(frozen=True)
 class Task:

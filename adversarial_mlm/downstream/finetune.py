@@ -19,13 +19,15 @@ from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.downstream.finetune_results import RESULT_FILE, FinetuneResult
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
-from adversarial_mlm.downstream.modeling import HEADS, ProteinTaskModel, TaskModelConfig, check_head
+from adversarial_mlm.downstream.modeling import HEADS, STOCK_HEAD, ProteinTaskModel, TaskModelConfig, check_head
 from adversarial_mlm.downstream.scoring import headline_score
+from adversarial_mlm.downstream.stock_heads import StockHeadModel, check_stock_head
 from adversarial_mlm.downstream.task_trainer import TaskTrainer, predict
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.models.tokenization_protein import save_tokenizer
 from adversarial_mlm.utils.errors import DivergenceError
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import fingerprint, state_checksum
@@ -53,9 +55,9 @@ def finetune(
 ) -> FinetuneResult:
     """Fine-tune an encoder on train, choose the best weights on valid, save them and predict all splits but train.
 
-    `output_dir` gets the model ([`ProteinTaskModel`]), its tokenizer, `predictions.npz` and `result.json`. A complete
-    run is not repeated; its result is read. A killed run starts again. Two runs with the same seed are equal, on a CPU
-    bitwise.
+    `output_dir` gets the model ([`ProteinTaskModel`], or with the head `hf` one of transformers), its tokenizer,
+    `predictions.npz` and `result.json`. A complete run is not repeated; its result is read. A killed run starts again.
+    Two runs with the same seed are equal, on a CPU bitwise.
 
     Args:
         data ([`TaskData`]): The task.
@@ -84,8 +86,8 @@ def finetune(
     trainer, seconds = _train(data, start, output_dir)
     with _quiet_transformers():
         trainer.model.save_pretrained(output_dir)
-        start.backbone.tokenizer.save_pretrained(output_dir)
-        model = on_device(ProteinTaskModel.from_pretrained(output_dir), trainer.args.device)
+        save_tokenizer(start.backbone.tokenizer, output_dir, start.max_length)
+        model = on_device(_saved_model(output_dir, start.config), trainer.args.device)
     predictions = {
         split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)
         for split in splits
@@ -115,6 +117,12 @@ def finetune(
     )
     result.save(output_dir)
     return result
+
+
+def _saved_model(folder: str, config: TaskModelConfig) -> ProteinTaskModel:
+    if config.head == STOCK_HEAD:
+        return StockHeadModel.of_folder(folder, config)
+    return ProteinTaskModel.from_pretrained(folder)
 
 
 _TASK_FACTS = {"task": "name", "kind": "kind", "target": "target"}
@@ -293,9 +301,10 @@ class _Start:
     def build_model(self) -> ProteinTaskModel:
         """Build the model. For the same seed the head is the same, with any encoder weights."""
         set_seed(self.settings.seed)
-        model = ProteinTaskModel(self.config)
+        stock = self.config.head == STOCK_HEAD
+        model = StockHeadModel(self.config) if stock else ProteinTaskModel(self.config)
         if self.backbone.checksum is not None:
-            model.encoder.load_state_dict(self.backbone.encoder.state_dict())
+            model.load_encoder(self.backbone.encoder.state_dict())
         model.encoder.requires_grad_(not self.settings.frozen_encoder)
         model.encoder_dropout = self.settings.encoder_dropout
         return model
@@ -346,6 +355,8 @@ def _prepare(data: TaskData, backbone: _Backbone, settings: FinetuneSettings) ->
             f"model_name_or_path is {backbone.name}: its encoder has {embeddings} token embeddings, but its tokenizer "
             f"has a token {largest}. Use the tokenizer that the encoder was trained with"
         )
+    if head == STOCK_HEAD:
+        check_stock_head(backbone.encoder.config, kind)
     if head == "cls" and not table.prefix:
         raise ValueError(
             "head: cls needs a token before the protein, but the tokenizer adds none: use head attention or mean"

@@ -18,7 +18,8 @@ class FinetuneSettings:
 
     Args:
         head (`str`, *optional*): For proteins `attention` (the default), `mean` or `cls`; for residues `conv` (the
-            default) or `linear`. See [`TaskModelConfig`].
+            default) or `linear`; or `hf` for the head of transformers, which loads without this package. See
+            [`TaskModelConfig`].
         head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer.
         head_dropout (`float`, *optional*): Dropout of the head; by default 0.5 for `attention` and `mean`, else 0.
         learning_rate (`float`, *optional*, defaults to 1e-4): Learning rate of the head and of the encoder's top.
@@ -92,6 +93,11 @@ class FinetuneSettings:
             )
         if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
             raise ValueError(f"head_dropout must be at least 0 and below 1, got {self.head_dropout}")
+        if self.head == "hf" and (self.head_size != type(self).head_size or self.head_dropout is not None):
+            raise ValueError(
+                "head_size or head_dropout is set, but has no effect with head hf, which takes its sizes from the "
+                "encoder's configuration: remove it"
+            )
         if self.frozen_encoder and self.encoder_learning_rate_decay != 1:
             raise ValueError(
                 "encoder_learning_rate_decay is set, but with frozen_encoder the encoder is not trained: remove one "

@@ -15,14 +15,18 @@ from transformers.utils import ModelOutput
 
 from adversarial_mlm.downstream.definitions import KINDS
 from adversarial_mlm.masking.losses import IGNORE_INDEX, token_losses
+from adversarial_mlm.models.encoders import check_row_length
 from adversarial_mlm.models.loading import new_backbone
+
+STOCK_HEAD = "hf"
+"""The head of transformers, for any kind of task, see `stock_heads.py`."""
 
 HEADS = {
     "regression": ("attention", "mean", "cls"),
     "classification": ("attention", "mean", "cls"),
     "token_classification": ("conv", "linear"),
 }
-"""The heads by kind of task; the first is the default."""
+"""The heads of this package by kind of task; the first is the default."""
 
 _DROPOUT = {"attention": 0.5, "mean": 0.5}  # as in the code of TAPE's paper; TAPE's PyTorch heads have no dropout
 
@@ -43,6 +47,7 @@ class TaskModelConfig(PreTrainedConfig):
               because masked-language modelling does not train it.
 
             For residues `"conv"` (default: TAPE's batch norm and two weight-normed convolutions) or `"linear"`.
+            `"hf"` is for a [`StockHeadModel`][adversarial_mlm.downstream.stock_heads.StockHeadModel] only.
         id2label (`dict[int, str]`, *optional*): Names of the classes; with `num_labels` only, they are numbered. A
             regression has one output.
         head_size (`int`, *optional*, defaults to 512): Units of the head's hidden layer, if it has one.
@@ -92,8 +97,11 @@ def check_head(kind: str, head: str) -> None:
     Raises:
         ValueError: If it does not.
     """
-    if head not in HEADS[kind]:
-        raise ValueError(f"head must be one of {', '.join(HEADS[kind])} for {kind}, got '{head}'")
+    if head not in (*HEADS[kind], STOCK_HEAD):
+        raise ValueError(
+            f"head must be one of {', '.join(HEADS[kind])} for {kind}, got '{head}'; or {STOCK_HEAD} for that of "
+            "transformers"
+        )
 
 
 @dataclass
@@ -277,6 +285,8 @@ class ProteinTaskModel(PreTrainedModel):
                 f"an encoder of the type {encoder_config.model_type} has no hidden_size: use another encoder"
             )
         self.encoder = new_backbone(encoder_config)
+        if head not in _HEAD_CLASSES:
+            raise ValueError(f"head is '{head}', which is for a StockHeadModel only")
         self.head = _HEAD_CLASSES[head](config, hidden_size)
         self.post_init()
 
@@ -293,6 +303,10 @@ class ProteinTaskModel(PreTrainedModel):
             super()._init_weights(module)
         if isinstance(module, (nn.Linear, nn.Conv1d)) and module.bias is not None:
             init.zeros_(module.bias)
+
+    def load_encoder(self, weights: dict[str, torch.Tensor]) -> None:
+        """Load the weights of an encoder without a head."""
+        self.encoder.load_state_dict(weights)
 
     def train(self, mode: bool = True) -> "ProteinTaskModel":
         """Set the mode. The encoder stays in evaluation mode if it is frozen or has no `encoder_dropout`."""
@@ -325,8 +339,7 @@ class ProteinTaskModel(PreTrainedModel):
             [`TaskModelOutput`]. The loss of a regression is the squared error, in standard deviations of the training
             labels; otherwise it is the cross-entropy in nats.
         """
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        scores = self.head(hidden, residue_mask)
+        scores = self._scores(input_ids, attention_mask, residue_mask)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         loss = None
         if labels is not None:
@@ -335,6 +348,13 @@ class ProteinTaskModel(PreTrainedModel):
         if self.config.kind == "regression":
             scores = scores.squeeze(-1) * self.config.label_std + self.config.label_mean
         return TaskModelOutput(loss=loss, logits=scores)
+
+    def _scores(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, residue_mask: torch.Tensor
+    ) -> torch.Tensor:
+        check_row_length(self.encoder, input_ids.shape[1])
+        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.head(hidden, residue_mask)
 
     def _losses(self, scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if self.config.kind == "regression":

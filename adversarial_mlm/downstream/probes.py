@@ -1,7 +1,9 @@
 """Frozen probes: linear heads on the output of an encoder that is not trained."""
 
+import contextlib
+import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,11 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.downstream.linear_heads import Fit, Rows, fit_discriminant, fit_ridge
 from adversarial_mlm.downstream.tasks import TaskData
-from adversarial_mlm.inference.embeddings import encode_proteins, encode_residues, merge_segments, segments_for
+from adversarial_mlm.inference.embeddings import (
+    OnBatch,
+    encode_proteins,
+    encode_residues,
+    merge_segments,
+    segments_for,
+)
 from adversarial_mlm.inference.feature_cache import FeatureCache, encoder_fingerprint
-from adversarial_mlm.inference.frozen_encoder import default_max_length
+from adversarial_mlm.inference.frozen_encoder import default_max_length, resolved_dtype
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
+from adversarial_mlm.utils.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 2
 """Neighbours on either side that a residue's head also reads, like the convolution of TAPE's head."""
@@ -27,7 +38,8 @@ class ProbeSettings:
     Attributes:
         max_length (`int`, *optional*): Tokens that the encoder reads at once; by default its tokenizer's limit.
         layer (`int`, *optional*): Layer to read; by default the encoder's output.
-        dtype (`str`, defaults to `"bfloat16"`): Precision of the computation, `"bfloat16"` or `"float32"`.
+        dtype (`str`, defaults to `"auto"`): Precision of the computation: `"bfloat16"`, `"float32"`, or `"auto"`:
+            bfloat16 on GPUs that have it, else float32.
         batch_tokens (`int`, *optional*): Tokens in a batch, see [`encode_proteins`].
         max_train_residues (`int`, defaults to 200,000): For labels of residues, proteins are drawn from train until
             they have this many labelled residues.
@@ -35,7 +47,7 @@ class ProbeSettings:
 
     max_length: int | None = None
     layer: int | None = None
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     batch_tokens: int | None = None
     max_train_residues: int = 200_000
 
@@ -72,6 +84,7 @@ def probe(
     *,
     seed: int = 0,
     cache: FeatureCache | None = None,
+    show_progress: bool = False,
 ) -> ProbeResult:
     """Fit a head on a frozen encoder. Penalties, and for proteins the number of segments, are chosen on valid.
 
@@ -84,13 +97,14 @@ def probe(
         settings ([`ProbeSettings`], *optional*): How features are computed.
         seed (`int`, defaults to 0): Seed of the draw of training proteins, if train has more residues than are used.
         cache ([`FeatureCache`], *optional*): Cache of features; by default none.
+        show_progress (`bool`, defaults to `False`): Whether to show how far the features are, see [`Progress`].
 
     Raises:
         ValueError: If the tokenizer does not know residues, or an option is out of range.
     """
     settings = settings or ProbeSettings()
     began = time.monotonic()
-    features = _Features(model, tokenizer, settings, cache)
+    features = _Features(model, tokenizer, settings, cache, f"{data.task.name}: " if show_progress else None)
     if data.task.kind == "token_classification":
         result = _probe_residues(data, features, settings.max_train_residues, seed)
     else:
@@ -108,11 +122,14 @@ class _Features:
         tokenizer: PreTrainedTokenizerBase,
         settings: ProbeSettings,
         cache: FeatureCache | None,
+        shown_as: str | None = None,
     ):
+        self.shown_as = shown_as
         self.model, self.tokenizer, self.cache = model, tokenizer, cache
         self.options = settings.encoding()
         self.seconds = 0.0
         self.options["max_length"] = settings.max_length or default_max_length(model, tokenizer)
+        self.options["dtype"] = resolved_dtype(settings.dtype, model.device)
         self.key = None
         if cache is not None:
             described = {name: value for name, value in self.options.items() if name != "batch_tokens"}
@@ -120,7 +137,9 @@ class _Features:
 
     def proteins(self, sequences: list[str], segments: int) -> np.ndarray:
         def compute() -> np.ndarray:
-            found = encode_proteins(self.model, self.tokenizer, sequences, segments=segments, **self.options)
+            options = {**self.options, "segments": segments}
+            with _shown(self.shown_as, sequences) as on_batch:
+                found = encode_proteins(self.model, self.tokenizer, sequences, on_batch=on_batch, **options)
             small = found.astype(np.float16)
             return small if np.isfinite(small).all() else found
 
@@ -128,7 +147,8 @@ class _Features:
 
     def residues(self, sequences: list[str]) -> np.ndarray:
         def compute() -> np.ndarray:
-            return encode_residues(self.model, self.tokenizer, sequences, **self.options)
+            with _shown(self.shown_as, sequences) as on_batch:
+                return encode_residues(self.model, self.tokenizer, sequences, on_batch=on_batch, **self.options)
 
         return self._cached({"residues": True}, sequences, compute)
 
@@ -141,6 +161,29 @@ class _Features:
             found = self.cache.get({**self.key, **of_what, "sequences": checksum}, compute)
         self.seconds += time.monotonic() - began
         return found
+
+
+@contextlib.contextmanager
+def _shown(shown_as: str | None, sequences: Sequence[str]) -> Iterator[OnBatch]:
+    """Show the progress of reading proteins, unless `shown_as` is `None`; yields what to call after each batch."""
+    if shown_as is None:
+        yield lambda owners, residues: None
+        return
+    read, began = np.zeros(len(sequences), dtype=bool), time.monotonic()
+
+    def text() -> str:
+        rate = read.sum() / max(time.monotonic() - began, 1e-9)
+        return f"{shown_as}features of {read.sum():,} of {len(read):,} proteins, {rate:,.1f} proteins/s"
+
+    def on_batch(owners: np.ndarray, residues: int) -> None:
+        read[owners] = True
+        progress.advance(residues)
+
+    progress = Progress(sum(map(len, sequences)), text, logger)
+    try:
+        yield on_batch
+    finally:
+        progress.close()
 
 
 def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> ProbeResult:

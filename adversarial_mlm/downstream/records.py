@@ -87,6 +87,11 @@ class SplitRecords:
         return counts
 
 
+def in_place(text: str) -> tuple[str, int]:
+    """Make unknown residues of `*` and gaps, so that cleaning moves no residue; return also their number."""
+    return _KEPT_IN_PLACE.subn("?", text)
+
+
 def read_split(
     task: Task, path: str, remarks: Sequence[str] = (), required_remarks: Sequence[str] = ()
 ) -> SplitRecords:
@@ -145,7 +150,7 @@ def _add_record(found: SplitRecords, task: Task, path: str, where: str, number: 
         if is_missing(text):
             raise ValueError(f"contains {shorten(text)} instead of a sequence" if text else "contains no sequence")
         if task.kind == "token_classification":
-            text, kept = _KEPT_IN_PLACE.subn("?", text)
+            text, kept = in_place(text)
         cleaned = clean_sequence(text)
         if not cleaned.sequence.strip("?"):
             raise ValueError("contains no residues")

@@ -47,6 +47,7 @@ _METRIC_NAMES = {
     "fold_accuracy": "Accuracy, held-out superfamilies",
     "superfamily_accuracy": "Accuracy, held-out families",
     "family_accuracy": "Accuracy, held-out members",
+    "long_precision_L": "Precision at L, long range",
 }
 
 
@@ -369,6 +370,7 @@ _TASK_TYPES = {
     "regression": "tabular-regression",
     "classification": "text-classification",
     "token_classification": "token-classification",
+    "contacts": "other",
 }
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.downstream.arguments import TapeArguments, own_task_of, read_grid
 from adversarial_mlm.downstream.baselines import baselines_for
-from adversarial_mlm.downstream.definitions import KINDS, with_labels
+from adversarial_mlm.downstream.definitions import CONTACTS, KINDS, with_labels
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.flip import UnsupportedTargetsError, find_splits, load_split
 from adversarial_mlm.downstream.probes import ProbeSettings, probe
@@ -20,8 +20,9 @@ from adversarial_mlm.downstream.results import Baseline, record
 from adversarial_mlm.downstream.tasks import TaskData, load_own_task, load_task
 from adversarial_mlm.inference.embeddings import random_twin
 from adversarial_mlm.inference.feature_cache import FeatureCache
+from adversarial_mlm.inference.frozen_encoder import resolved_dtype
 from adversarial_mlm.models.loading import load_backbone
-from adversarial_mlm.utils.hardware import on_device
+from adversarial_mlm.utils.hardware import device_for, on_device
 from adversarial_mlm.utils.options import required
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,12 @@ def run(
         records = evaluate_zero_shot(args, settings.max_length)
         keep(records)
         return records
+    if args.task == [CONTACTS]:
+        from adversarial_mlm.downstream.contacts import evaluate_contacts
+
+        records = evaluate_contacts(args, settings.max_length)
+        keep(records)
+        return records
     encoder: Encoder | None = None
     if args.mode == "probe":
         model, tokenizer = load_backbone(_encoder_name(args), args.model_revision)
@@ -87,7 +94,7 @@ def _encoder_name(args: TapeArguments) -> str:
 
 def device_of(args: TapeArguments) -> torch.device:
     """Return the GPU, or the CPU if there is no GPU or `use_cpu` is set."""
-    return torch.device("cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu")
+    return device_for(args.use_cpu)
 
 
 def timed(what: str, compute: Callable[[], Any]) -> Any:
@@ -161,17 +168,20 @@ def _probes(
     baselines: Mapping[str, Baseline],
 ) -> list[Record]:
     model, tokenizer = encoder
+    dtype = resolved_dtype(args.feature_dtype, model.device)
     settings = ProbeSettings(
-        max_length, args.layer, args.feature_dtype, args.batch_tokens, max_train_residues=args.max_train_residues
+        max_length, args.layer, dtype, args.batch_tokens, max_train_residues=args.max_train_residues
     )
     options = {name: value for name, value in dataclasses.asdict(settings).items() if name != "batch_tokens"}
 
     def runs(make: Callable[[int], PreTrainedModel], label: str, each_differs: bool) -> tuple[list, list[int]]:
         found = []
         for seed in args.seeds:
-            result = probe(data, make(seed), tokenizer, settings, seed=seed, cache=cache)
+            result = probe(data, make(seed), tokenizer, settings, seed=seed, cache=cache, show_progress=True)
             seconds = result.seconds["features"], result.seconds["in_all"] - result.seconds["features"]
-            logger.info("%s: %s, seed %d: features %.1f s, head %.1f s", data.task.name, label, seed, *seconds)
+            logger.info(
+                "%s: %s, seed %d: features in %s %.1f s, head %.1f s", data.task.name, label, seed, dtype, *seconds
+            )
             found.append(result)
             if not (each_differs or result.seed_matters):
                 return found, []

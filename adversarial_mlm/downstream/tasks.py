@@ -206,10 +206,10 @@ def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dic
     folders = [os.path.join(data_dir, task.name), data_dir]
     files, missing = {}, []
     for split in task.splits:
-        path = _find_file(folders, f"{prefix}_{split}")
+        path = find_file(folders, f"{prefix}_{split}")
         # labels of another set of files only mean the same if the classes are fixed
         if path is None and prefix != task.file_prefix and split in task.tests and task.class_names:
-            path = _find_file(folders, f"{task.file_prefix}_{split}")
+            path = find_file(folders, f"{task.file_prefix}_{split}")
             if path is not None:
                 notes.append(f'{split}: no file name begins with "{prefix}", so {os.path.basename(path)} is used.')
         if path is not None:
@@ -227,7 +227,8 @@ def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dic
     return files
 
 
-def _find_file(folders: Sequence[str], name: str) -> str | None:
+def find_file(folders: Sequence[str], name: str) -> str | None:
+    """Return the file of this name, with the ending of one of TAPE's formats, in the first folder that has it."""
     paths = (os.path.join(folder, name + ending) for folder in folders for ending in _ENDINGS)
     return next(filter(os.path.exists, paths), None)
 

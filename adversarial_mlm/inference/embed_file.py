@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from adversarial_mlm.data.all_records import AllRecords, ProteinRecord
 from adversarial_mlm.inference.embedding_files import (
     OUTPUT_DTYPES,
@@ -36,6 +34,7 @@ from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, WritingError, shorten
 from adversarial_mlm.utils.hashing import fingerprint, fingerprint_of_parts
 from adversarial_mlm.utils.locks import try_lock, unlock_all_below
+from adversarial_mlm.utils.progress import Progress
 from adversarial_mlm.utils.version import __version__
 
 # Part of the name of every part. Raise it when the same encoder, options and proteins give other embeddings.
@@ -43,8 +42,6 @@ EMBEDDINGS_VERSION = 1
 
 _NOT_THE_RESULT = ("batch_tokens",)  # it changes no embedding but for rounding
 _ATTEMPT_FILE = "attempt.json"
-_SECONDS_BETWEEN_LINES = 60.0
-_BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {remaining} left"
 
 logger = logging.getLogger(__name__)
 
@@ -305,18 +302,16 @@ def _report_left_out(name: str, records: int, left_out: list[list]) -> None:
 
 
 class _Progress:
-    """A bar on a terminal, or a line in a log every minute: proteins, proteins per second and time left.
+    """Proteins and proteins per second of [`Progress`].
 
     Long proteins come first within a block. So the rate is that of residues, for proteins of the mean length.
     """
 
     def __init__(self, blocks: Sequence[_Block], kept: Sequence[_Block]):
         self._proteins, self._residues = (sum(block.proteins for block in blocks), sum(b.residues for b in blocks))
-        self._done, self._read_before = sum(block.proteins for block in kept), sum(b.residues for b in kept)
-        self._read = 0
-        self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(total=self._residues, initial=self._read_before, bar_format=_BAR, disable=None)
-        self._describe()
+        self._done, self._read = sum(block.proteins for block in kept), 0
+        self._start = time.monotonic()
+        self._shown = Progress(self._residues, self._text, logger, sum(block.residues for block in kept))
 
     @property
     def seconds(self) -> float:
@@ -324,22 +319,14 @@ class _Progress:
 
     def batch_done(self, residues: int) -> None:
         self._read += residues
-        self._describe()
-        self._bar.update(residues)
-        if self._bar.disable and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left = self._residues - self._read_before - self._read
-            logger.info("%s, %s left", self._text(), tqdm.format_interval(left * self.seconds / self._read))
+        self._shown.advance(residues)
 
     def block_done(self, proteins: int) -> None:
         self._done += proteins
-        self._describe()
+        self._shown.describe()
 
     def close(self) -> None:
-        self._bar.close()
-
-    def _describe(self) -> None:
-        self._bar.set_description_str(self._text(), refresh=False)
+        self._shown.close()
 
     def _text(self) -> str:
         rate = self._read / max(self.seconds, 1e-9) * self._proteins / max(self._residues, 1)

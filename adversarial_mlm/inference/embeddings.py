@@ -1,6 +1,7 @@
 """Embeddings of proteins and residues from a frozen encoder, computed in batches of similar length."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,8 @@ from adversarial_mlm.data.cleaning import check_sequences
 from adversarial_mlm.inference.frozen_encoder import FrozenEncoder
 from adversarial_mlm.models.loading import new_backbone
 from adversarial_mlm.utils.hardware import on_device
+
+OnBatch = Callable[[np.ndarray, int], Any]
 
 _MOST_SEGMENTS, _MOST_COLUMNS = 16, 4096
 
@@ -48,8 +51,9 @@ def encode_proteins(
     segments: int = 1,
     max_length: int | None = None,
     batch_tokens: int | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     layer: int | None = None,
+    on_batch: OnBatch = lambda owners, residues: None,
 ) -> np.ndarray:
     """Return the mean embedding of each of several segments of equal length, for every protein.
 
@@ -64,8 +68,11 @@ def encode_proteins(
             [`default_max_length`].
         batch_tokens (`int`, *optional*): Tokens in a batch, including padding; by default 4,096 on a CPU and 65,536
             elsewhere. A longer protein is one batch.
-        dtype (`str`, defaults to `"bfloat16"`): Precision of the computation: `"bfloat16"` (autocast) or `"float32"`.
+        dtype (`str`, defaults to `"auto"`): Precision of the computation: `"bfloat16"` (autocast), `"float32"`, or
+            `"auto"`: bfloat16 on GPUs that have it, else float32.
         layer (`int`, *optional*): Layer to read, 0 for the embeddings; by default the encoder's output.
+        on_batch (`Callable`, *optional*): Called after each batch with the indices of its proteins, and the number of
+            residues that were read.
 
     Returns:
         `np.ndarray` of shape `(proteins, segments, width)`, float32. Segments without residues are 0, as in a protein
@@ -98,6 +105,7 @@ def encode_proteins(
         of_batch = torch.zeros(len(present), hidden.shape[-1], device=hidden.device)
         of_batch.index_add_(0, torch.from_numpy(local).to(hidden.device), hidden[mask].float())
         sums[present] += of_batch.double().cpu().numpy()
+        on_batch(owners, sum(residues))
     if sums is None:
         raise ValueError("there is no protein to read")
     counts = np.concatenate([np.diff(of_protein) for of_protein in edges])
@@ -131,8 +139,9 @@ def encode_residues(
     *,
     max_length: int | None = None,
     batch_tokens: int | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     layer: int | None = None,
+    on_batch: OnBatch = lambda owners, residues: None,
 ) -> np.ndarray:
     """Return the embedding of every residue, protein after protein. The arguments are those of [`encode_proteins`].
 
@@ -161,6 +170,7 @@ def encode_residues(
         for begin, residues in zip(starts[owners] + first, mask.sum(dim=1).tolist(), strict=True):
             found[begin : begin + residues] = values[row : row + residues]
             row += residues
+        on_batch(owners, row)
     if found is None:
         raise ValueError("there is no protein to read")
     return found

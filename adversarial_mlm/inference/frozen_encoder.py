@@ -1,5 +1,7 @@
 """Run an encoder over parts of many proteins, in batches of similar length."""
 
+import functools
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
@@ -10,8 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+logger = logging.getLogger(__name__)
+
+DTYPES = ("bfloat16", "float32")
+AUTO = "auto"
 
 _LONGEST_BY_DEFAULT = 1024
 _BATCH_TOKENS = {"cpu": 4096}
@@ -46,6 +52,38 @@ def default_batch_tokens(device: torch.device) -> int:
     return _BATCH_TOKENS.get(device.type, _BATCH_TOKENS_ON_ACCELERATORS)
 
 
+def resolved_dtype(dtype: str, device: torch.device) -> str:
+    """Return the precision in which a device computes features.
+
+    Args:
+        dtype (`str`): `"bfloat16"` (autocast), `"float32"`, or `"auto"`: bfloat16 on GPUs that have it, else float32.
+        device (`torch.device`): The device.
+
+    Returns:
+        `str`: `"bfloat16"` or `"float32"`. A warning is logged, once for each kind of device, if bfloat16 is slower
+        there than float32.
+
+    Raises:
+        RecipeError: If the precision is unknown.
+    """
+    if dtype not in (*DTYPES, AUTO):
+        raise RecipeError(f"dtype must be one of {', '.join((*DTYPES, AUTO))}, got '{dtype}'")
+    if dtype == AUTO:
+        return "bfloat16" if auto_bf16(device) else "float32"
+    if dtype == "bfloat16" and not has_fast_bf16(device):
+        _warn_of_bfloat16(device.type)
+    return dtype
+
+
+@functools.cache
+def _warn_of_bfloat16(device: str) -> None:
+    logger.warning(
+        "bfloat16 is asked for, but this %s has no instructions for it and may be several times slower than in "
+        "float32.",
+        device,
+    )
+
+
 class FrozenEncoder:
     """An encoder without a head, and how to run it over parts of proteins.
 
@@ -56,13 +94,13 @@ class FrozenEncoder:
             [`default_max_length`].
         batch_tokens (`int`, *optional*): Tokens in a batch, including padding; by default 4,096 on a CPU and 65,536
             elsewhere. A longer part is one batch.
-        dtype (`str`, defaults to `"float32"`): Precision of the computation: `"bfloat16"` (autocast) or `"float32"`.
+        dtype (`str`, defaults to `"float32"`): Precision of the computation, see [`resolved_dtype`].
         layer (`int`, *optional*): Layer to read: 0 for the embeddings, -1 for the last layer; by default the
             encoder's output, which is that of the last layer.
 
     Attributes:
         collator ([`DataCollatorForTask`]): Turns residues into tensors.
-        max_length, batch_tokens (`int`): As above, with the defaults.
+        max_length (`int`), batch_tokens (`int`), dtype (`str`): As above, with the defaults.
 
     Raises:
         ValueError: If an option is out of range, or if the tokenizer does not read one residue as one token.
@@ -81,12 +119,10 @@ class FrozenEncoder:
         self.model = model
         self.max_length = default_max_length(model, tokenizer) if max_length is None else max_length
         check_max_length(model, self.max_length)
-        if dtype not in DTYPES:
-            raise RecipeError(f"dtype must be one of {', '.join(DTYPES)}, got '{dtype}'")
+        self.dtype = resolved_dtype(dtype, model.device)
         if batch_tokens is not None and batch_tokens < 1:
             raise RecipeError(f"batch_tokens must be at least 1, got {batch_tokens}")
         self.batch_tokens = batch_tokens or default_batch_tokens(model.device)
-        self.dtype = dtype
         self.layer = layer
         layers = getattr(model.config, "num_hidden_layers", None)
         if layers is not None:

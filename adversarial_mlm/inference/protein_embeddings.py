@@ -15,7 +15,7 @@ from adversarial_mlm.inference.frozen_encoder import FrozenEncoder
 from adversarial_mlm.inference.windows import check_overlap, coverage, windows_over
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, one_line, shorten
-from adversarial_mlm.utils.hardware import on_device
+from adversarial_mlm.utils.hardware import device_for, on_device
 
 POOLINGS = ("mean", "cls", "max")
 DTYPE_NAMES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
@@ -343,7 +343,7 @@ def _loaded(
 
 def default_device() -> torch.device:
     """Return the first GPU, or the CPU if there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return device_for()
 
 
 def moved(model: PreTrainedModel, device: str | torch.device | None) -> PreTrainedModel:

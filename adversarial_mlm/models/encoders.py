@@ -15,6 +15,20 @@ def number_of_positions(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
+def check_row_length(model: PreTrainedModel, length: int) -> None:
+    """Check that an encoder has a position for each token of a row.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    positions = number_of_positions(model)
+    if positions is not None and length > positions:
+        raise ValueError(
+            f"a row has {length:,} tokens, but the encoder has {positions:,} positions: cut it, for example with "
+            f"truncation=True and max_length={positions} of the tokenizer"
+        )
+
+
 def train_last_layers(model: PreTrainedModel, count: int) -> None:
     """Freeze the embeddings and all layers but the last `count`; the head stays trainable.
 

@@ -109,7 +109,9 @@ def _build_backend() -> Tokenizer:
     return backend
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike) -> None:
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike, model_max_length: int | None = None
+) -> None:
     """Write a tokenizer that Transformers 4 can load, too, unless it has a class of its own.
 
     Transformers 5 names the class of a fast tokenizer `TokenizersBackend`. Version 4 only knows the old name,
@@ -120,12 +122,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str | os.PathLike
             Any tokenizer.
         folder (`str`):
             Exists.
+        model_max_length (`int`, *optional*):
+            The length in tokens with which the encoder was trained, to which `truncation=True` cuts; by default the
+            tokenizer's own. The tokenizer itself does not change.
     """
     tokenizer.save_pretrained(folder)
     path = Path(folder, TOKENIZER_CONFIG_FILE)
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(path.read_text(encoding="utf-8"))
+    settings = {**found} if model_max_length is None else {**found, "model_max_length": model_max_length}
     if settings.get("tokenizer_class") == "TokenizersBackend":
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if settings != found:
         replace_text(path, json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 

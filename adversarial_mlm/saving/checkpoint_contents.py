@@ -23,6 +23,7 @@ def write_networks(
     tokenizer: PreTrainedTokenizerBase,
     noiser: NoiserModel | None,
     arguments: Mapping[str, Any],
+    max_length: int | None = None,
 ) -> None:
     """Write encoder and tokenizer at the root, the noiser in `noiser/`, and the arguments as JSON.
 
@@ -32,9 +33,11 @@ def write_networks(
         tokenizer (`PreTrainedTokenizerBase`): The encoder's.
         noiser ([`NoiserModel`], *optional*): Where there is one.
         arguments (`Mapping[str, Any]`): Of the run, without tokens.
+        max_length (`int`, *optional*): Most tokens of a row in training, which the tokenizer keeps as its
+            `model_max_length`.
     """
     encoder.save_pretrained(folder)
-    save_tokenizer(tokenizer, folder)
+    save_tokenizer(tokenizer, folder, max_length)
     if noiser is not None:
         noiser.save_pretrained(os.path.join(folder, NOISER_FOLDER))
     with open(os.path.join(folder, ARGUMENTS_FILE), "w", encoding="utf-8") as file:

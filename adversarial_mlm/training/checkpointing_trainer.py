@@ -225,7 +225,8 @@ class CheckpointingTrainer(Trainer):
 
     def _write_model(self, folder: str) -> None:
         tokenizer = self.processing_class if self.processing_class is not None else self.data_collator.tokenizer
-        checkpoint_contents.write_networks(folder, self.model, tokenizer, self.noiser, self.args.to_dict())
+        max_length = self.data_collator.sequence_encoder.max_length
+        checkpoint_contents.write_networks(folder, self.model, tokenizer, self.noiser, self.args.to_dict(), max_length)
         self._write_card(folder)
 
     def create_model_card(self, *args, **kwargs) -> None:

@@ -1,8 +1,14 @@
 """Checks of the launch: several devices are supported with one process each, by DistributedDataParallel."""
 
+import logging
+
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, parse_flag_from_env
 from transformers import PreTrainedModel, TrainingArguments
+from transformers.utils import is_torch_mps_available
+
+logger = logging.getLogger(__name__)
 
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 _NAMES = {
@@ -15,6 +21,20 @@ _INSTEAD = (
     "start one process per GPU for DistributedDataParallel, for example with "
     "accelerate launch --multi_gpu --num_processes 4 -m adversarial_mlm train RECIPE"
 )
+
+
+def leave_mps(args: TrainingArguments) -> None:
+    """Use the CPU in place of the MPS device, which has no float64; the choice is logged.
+
+    Args:
+        args (`TrainingArguments`): The arguments, before their device is set up; `use_cpu` may be set.
+    """
+    if is_torch_mps_available() and not torch.cuda.is_available() and not args.use_cpu:
+        args.use_cpu = True
+        logger.warning(
+            "the CPU is used (use_cpu: true), because the MPS device of this machine has no float64, in which masks "
+            "are drawn and losses are summed"
+        )
 
 
 def check_launcher() -> None:

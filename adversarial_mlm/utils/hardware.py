@@ -14,6 +14,11 @@ def on_device(network: Network, device: torch.device | str) -> Network:
     return network.to(device)
 
 
+def device_for(use_cpu: bool = False) -> torch.device:
+    """Return the first GPU, or the CPU if there is no GPU or `use_cpu` is set."""
+    return torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
+
+
 def has_fast_bf16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
     device = torch.device(device)

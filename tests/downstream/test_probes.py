@@ -224,3 +224,25 @@ def test_trigrams_reach_their_known_figure_on_cb513(real_data):
     assert found["cb513"] == pytest.approx(0.56, abs=0.01)
     assert found["ts115"] == pytest.approx(0.58, abs=0.01)
     assert found["casp12"] == pytest.approx(0.54, abs=0.01)
+
+
+def test_progress_counts_the_proteins_that_were_read(learnable, backbone, tokenizer, caplog, monkeypatch):
+    shown = []
+
+    class Seen(probes.Progress):
+        def __init__(self, total, text, logger):
+            super().__init__(total, text, logger)
+            shown.append([total, 0, text])
+
+        def advance(self, amount):
+            shown[-1][1] += amount
+
+    monkeypatch.setattr(probes, "Progress", Seen)
+    for task in ("fluorescence", "secondary_structure"):
+        shown.clear()
+        data = load_task(task, learnable(20, 12))
+        probe(data, backbone, tokenizer, ProbeSettings(max_length=30), show_progress=True)
+        assert len(shown) == len(data.splits)
+        for (total, done, text), dataset in zip(shown, data.splits.values(), strict=True):
+            assert total == done == sum(map(len, dataset["sequence"][:]))
+            assert f"{task}: features of {len(dataset)} of {len(dataset)} proteins" in text()

@@ -88,6 +88,8 @@ def _write_tables(folder: Path) -> None:
     for name in ("train", "valid", "test"):
         lines = [json.dumps(row) for row in rows("token_classification", "site", 12)]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    found = [{**row, "contacts": [[1, 7], [2, 8]]} for row in rows("regression", "tm", 6)]
+    (folder / "contacts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
 
 
 def _write_tasks(folder: Path) -> None:

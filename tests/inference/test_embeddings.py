@@ -84,7 +84,7 @@ def test_wide_encoders_have_fewer_segments(width, segments):
 
 def test_bfloat16_is_near_float32_and_another_layer_is_not(backbone, tokenizer, some):
     exact = encode_proteins(backbone, tokenizer, some, dtype="float32")
-    rough = encode_proteins(backbone, tokenizer, some)
+    rough = encode_proteins(backbone, tokenizer, some, dtype="bfloat16")
     assert 0 < np.abs(rough - exact).max() < 0.05
     last = encode_proteins(backbone, tokenizer, some, dtype="float32", layer=2)
     np.testing.assert_array_equal(last, exact)

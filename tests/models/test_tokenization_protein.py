@@ -182,6 +182,13 @@ class TestSaving:
         save_tokenizer(esm_tokenizer, tmp_path)
         assert json.loads((tmp_path / "tokenizer_config.json").read_text())["tokenizer_class"] == "EsmTokenizer"
 
+    def test_the_length_of_training_is_saved_and_the_tokenizer_stays_as_it_is(self, esm_tokenizer, tmp_path):
+        before = esm_tokenizer.model_max_length
+        save_tokenizer(esm_tokenizer, tmp_path, 64)
+        assert esm_tokenizer.model_max_length == before != 64
+        again = AutoTokenizer.from_pretrained(tmp_path)
+        assert again.model_max_length == 64 and len(again("A" * 99, truncation=True)["input_ids"]) == 64
+
     def test_saved_files_name_no_code(self, tokenizer, tmp_path):
         tokenizer.save_pretrained(tmp_path)
         text = "".join(path.read_text() for path in tmp_path.iterdir())

@@ -4,6 +4,7 @@ import pytest
 from accelerate.utils import DistributedType
 
 from adversarial_mlm import AdversarialMLMTrainer, AdversarialMLMTrainingArguments, DataCollatorForAdversarialMLM
+from adversarial_mlm.training import launch_checks
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 
 
@@ -83,3 +84,14 @@ def test_a_network_on_one_device_is_no_network_in_parts(make_encoder, arguments)
     encoder = make_encoder()
     encoder.hf_device_map = {"": "cpu"}
     check_devices(encoder, arguments)
+
+
+def test_where_there_is_mps_the_cpu_is_used_and_a_word_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(launch_checks, "is_torch_mps_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    args = AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[])
+    assert args.use_cpu and args.device.type == "cpu"
+    assert "the CPU is used (use_cpu: true), because the MPS device of this machine has no float64" in caplog.text
+    caplog.clear()
+    assert AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True).use_cpu
+    assert not caplog.text

@@ -176,3 +176,11 @@ def test_the_best_model_comes_back_with_its_noiser_and_its_card(make_trainer):
     losses = {entry["step"]: entry["eval_loss"] for entry in log_of(trainer) if "eval_loss" in entry}
     card = open(f"{trainer.args.output_dir}/README.md").read()
     assert "2 of 6 encoder updates" in card and f" {losses[2]:.3f} |" in card and f"{losses[6]:.3f}" not in card
+
+
+def test_the_tokenizer_of_a_checkpoint_has_the_length_of_the_training(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.save_model(str(tmp_path / "saved"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert tokenizer.model_max_length == trainer.data_collator.sequence_encoder.max_length
+    assert tokenizer.model_max_length != trainer.data_collator.tokenizer.model_max_length
