@@ -56,7 +56,7 @@ class AssayTable:
 
     Attributes:
         indels (`bool`): Whether the variants are whole sequences, and not substitutions.
-        columns (`list[str]`): Which of [`COLUMNS`] the file has.
+        columns (`list[str]`): Which of [`COLUMNS`] the file has; those of indels always have `mutated_sequence`.
         cells (`list[list[str]]`): The values of these columns as found, by variant.
         where (`list[str]`): How to name each variant in a message, such as `"line 3"`.
         variants (`list[str]`): The substitutions, or the sequence, of each variant.
@@ -149,7 +149,8 @@ def read_assay(assay: Assay) -> AssayTable:
     # a substitution has a position, and a sequence has no digits
     indels = not any(any(map(str.isdigit, read_words(record.get(MUTANT)))) for _, record in records)
     column_read = (SEQUENCE if SEQUENCE in columns else MUTANT) if indels else MUTANT
-    table = AssayTable(indels, columns)
+    adds_sequence = indels and SEQUENCE not in columns  # the benchmark merges indels by this column
+    table = AssayTable(indels, [*columns, SEQUENCE] if adds_sequence else columns)
     labels, bins = [], []
     for where, record in records:
         column = column_read
@@ -163,7 +164,8 @@ def read_assay(assay: Assay) -> AssayTable:
             raise CorpusError(f'{assay.path}: {where}: column "{column}" {one_line(error)}.') from error
         table.where.append(where)
         table.variants.append(variant)
-        table.cells.append(["" if record[name] is None else str(record[name]) for name in columns])
+        cells = ["" if record[name] is None else str(record[name]) for name in columns]
+        table.cells.append([*cells, variant] if adds_sequence else cells)
     table.labels, table.bins = np.array(labels, dtype=np.float64), np.array(bins, dtype=np.float64)
     return table
 

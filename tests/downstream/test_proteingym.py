@@ -104,6 +104,7 @@ def test_indels_are_scored_by_their_pseudo_likelihood(gym, saved, tmp_path, colu
     written = table(tmp_path / "out" / "scores" / "A_HUMAN_one.csv")
     found = [float(row["small-model"]) for row in written]
     np.testing.assert_allclose(found, [*wanted, wanted[0]], atol=1e-4)
+    assert [row["mutated_sequence"] for row in written] == [row[0] for row in [*rows, rows[0]]]
     assert record["method"] == "zero-shot, pseudo-likelihood" and summary["target"] == "indels"
     once, _ = gym("--only", "A_HUMAN_one", "--one_pass", out="once")
     assert once["method"] == "zero-shot, one-pass pseudo-likelihood" and values(once) != values(record)

@@ -201,3 +201,19 @@ def test_what_cannot_be_scored_is_refused(saved, write_task, make_encoder, token
     (tmp_path / "mine.csv").write_text("sequence,activity\nMKT,1\nMKA,2\n")
     with pytest.raises(ValueError, match="has no masked-language-modelling head"):
         run(str(headless), *words, "--wild_type", "MKT")
+
+
+def test_scores_have_no_squared_error_and_groups_of_variants_may_be_resampled(saved, tmp_path):
+    measured = np.random.default_rng(0).normal(size=len(SINGLE))
+    lines = [f"{text},{value},half {row % 3}" for row, (text, value) in enumerate(zip(SINGLE, measured, strict=True))]
+    (tmp_path / "mine.csv").write_text("\n".join(["mutant,activity,clade", *lines]))
+    words = ["--train_file", str(tmp_path / "mine.csv"), "--target", "activity", "--wild_type", WILD_TYPE]
+    words += ["--task", "regression", "--mutations_column", "mutant"]
+    single, _ = run(saved, *words)
+    grouped, baseline = run(saved, *words, "--group_column", "clade")
+    assert list(single["figures"]["test"]) == list(baseline["figures"]["test"]) == ["spearman"]
+    assert single["resampled"]["test"]["unit"] == "variants of one wild type"
+    assert grouped["resampled"]["test"] == {"unit": "groups of clade", "groups": 3, "without": 0}
+    mutant, _ = run(saved, *words, "--marginals", "mutant")
+    assert mutant["method"] == "zero-shot, mutant marginals"
+    assert mutant["figures"]["test"]["spearman"]["value"] != single["figures"]["test"]["spearman"]["value"]
