@@ -36,7 +36,7 @@ _LISTED = 5  # changes that a message shows
 _LONGEST_VALUE = 100  # characters
 
 _RAMPS = ("reversal_strength", "adversarial_share", "noiser_learning_rate_factor")
-_SWITCHES = ("activation_checkpointing", "gradient_checkpointing")  # not set is the same as false
+_SWITCHES = ("activation_checkpointing", "gradient_checkpointing", "packed_attention")  # not set is the same as false
 # options that have no effect without a noiser, in addition to those whose name begins with `noiser`
 _OF_THE_NOISER = {
     *MASKS,

@@ -27,15 +27,14 @@ from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
 from adversarial_mlm.training.metrics_log import Means
 from adversarial_mlm.training.noiser_schedule import Alternation
-from adversarial_mlm.training.packed_attention import packed_rows, padding_index_of, read_packed
-from adversarial_mlm.training.precision import compiled_as, not_compiled
+from adversarial_mlm.training.packed_attention import packed_rows, read_packed
+from adversarial_mlm.training.precision import autocast_dtype, compiled_as, not_compiled
 from adversarial_mlm.training.rewards import REWARDS, NoiserReward
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gradient
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.ramp import Ramp
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _ON_HOST = ["row", "num_residues"]
 
 
@@ -55,6 +54,7 @@ class NoiserGame:
     Attributes:
         reward ([`NoiserReward`]): What the noiser maximises. It exists after [`prepare`], if there is a noiser.
         alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
+        packs (`bool`): Whether the encoder reads batches as packed rows in training. It must be prepared for that.
         figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
     """
 
@@ -73,6 +73,7 @@ class NoiserGame:
         self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
         # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
+        self.packs = False
         self._wrapped: nn.Module | None = noiser
         self._frozen_encoder: nn.Module = encoder
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
@@ -212,10 +213,10 @@ class NoiserGame:
             table = cast(nn.Embedding, self.encoder.get_input_embeddings())  # declared as any module
             read = {"inputs_embeds": soft_embeddings(corrupted, table, reversal)}
         if "packed" in inputs:
-            logits = read_packed(model, inputs["packed"], padding_index_of(self.encoder), **read)
+            logits = read_packed(model, self.encoder, inputs["packed"], corrupted.attention_mask, **read)
             outputs = MaskedLMOutput(logits=logits)
         else:
-            dtype = _AUTOCAST.get(self.accelerator.mixed_precision, self.encoder.dtype)
+            dtype = autocast_dtype(self.accelerator) or self.encoder.dtype
             mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True), dtype)
             outputs = model(**read, attention_mask=mask)
             logits = outputs.logits
@@ -271,7 +272,7 @@ class NoiserGame:
         if items is None:
             raise ValueError("an update of the noiser needs a micro-batch at least, got none")
         total = torch.zeros((), device=self.args.device)
-        chunks = [chunk for batch in batches for chunk in self.chunks(batch, self.args.packed_attention)]
+        chunks = [chunk for batch in batches for chunk in self.chunks(batch, self.packs)]
         for index, chunk in enumerate(chunks):
             last = index == len(chunks) - 1
             # accelerate's optimizer steps only if this is set, which is otherwise left to its `accumulate`

@@ -1,43 +1,63 @@
 """Batches without padding: the encoder gets all proteins of a batch in one row, and each attends only to itself.
 
-Positions start again at every protein. Attention is PyTorch's `scaled_dot_product_attention` on jagged nested tensors,
-which has kernels for GPUs only. Masks, noiser and loss use padded rows of token ids, which cost little.
+Positions start again at every protein. Masks, noiser and loss use padded rows of token ids, which cost little. The
+attention of a packed row is computed by PyTorch's kernels for rows of unequal lengths, which are for GPUs only:
+
+| dtype | kernel |
+| --- | --- |
+| bfloat16 and float16, no dropout of the attention | flash attention, by `varlen_attn` |
+| bfloat16 and float16, with it | flash attention, by its operator, because `varlen_attn` has no dropout |
+| float32 | memory-efficient attention, by its operator; it has no sliding windows |
+
+No GPU has run this yet. The tests run it on a CPU, with operators that compute the same in plain arithmetic.
 """
 
+import logging
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.attention_masks import PACKED_ATTENTION
-from adversarial_mlm.training.encoder_checks import hard_batch
-from adversarial_mlm.training.gradients import frozen
 
-# kernels for rows of unequal lengths; the others would process one protein after the other
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
-# relative to the largest logit; kernels round differently, but other proteins must have no influence
-_LARGEST_DIFFERENCE, _LARGEST_LEAK = 0.01, 1e-5
+logger = logging.getLogger(__name__)
+
+_FLASH_DTYPES = (torch.bfloat16, torch.float16)
+_EFFICIENT_DTYPES = (torch.float32,)
+_LONGEST_MULTIPLE = 128  # the kernels only need a bound, and torch.compile few different ones
 
 
-def check_packing(args: TrainingArguments) -> None:
-    """Refuse `packed_attention` on a device or with options that do not support it.
+class MissingKernelError(ValueError):
+    """There is no kernel for this dtype."""
+
+
+def wants_packing(args: TrainingArguments, asked: bool | None) -> bool:
+    """Whether to read packed rows: as was asked (`packed_attention`), or by default on GPUs that have the kernels.
 
     Raises:
-        ValueError: If there is no kernel, or with `torch_compile` or `activation_checkpointing`.
+        ValueError: If `packed_attention` is true, but the device or another option does not support it.
     """
-    reason = _missing_kernel(args.device)
-    if reason is not None:
-        raise ValueError(f"packed_attention is not supported here: {reason}")
-    for option in ("torch_compile", "activation_checkpointing"):
-        if getattr(args, option):
-            raise ValueError(f"packed_attention cannot be combined with {option}: leave out one of them")
+    reason = _refusal(args)
+    if asked and reason is not None:
+        raise ValueError(reason)
+    if asked is None and args.device.type == "cuda" and reason is not None:
+        logger.info(f"batches are read with padding: {reason}")
+    return reason is None if asked is None else asked
+
+
+def _refusal(args: TrainingArguments) -> str | None:
+    missing = _missing_kernel(args.device)
+    if missing is not None:
+        return f"packed_attention is not supported here: {missing}"
+    if args.activation_checkpointing:
+        return "packed_attention cannot be combined with activation_checkpointing: leave out one of them"
+    return None
 
 
 def _missing_kernel(device: torch.device) -> str | None:
@@ -58,9 +78,9 @@ def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
         batch (`Mapping[str, torch.Tensor]`): A batch with `attention_mask` `(batch, length)`, padded on the right.
 
     Returns:
-        `dict`: `index` `(tokens,)`, the index of every token in the flattened batch; `positions` `(tokens,)`, its
-        position in its protein; `offsets` `(batch + 1,)`, the first token of each protein and the end of the last one,
-        all int64; `shortest` and `longest` (`int`), lengths in tokens.
+        `dict`: `index` `(tokens,)`, int64, the index of every token in the flattened batch; `positions` `(tokens,)`,
+        int64, its position in its protein; `offsets` `(batch + 1,)`, int32, the first token of each protein and the
+        end of the last one; `longest` (`int`), an upper bound for the lengths in tokens.
     """
     attention_mask = batch["attention_mask"]
     lengths = attention_mask.sum(dim=1)
@@ -68,33 +88,45 @@ def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
     return {
         "index": index,
         "positions": index % attention_mask.shape[1],
-        "offsets": F.pad(lengths.cumsum(0), (1, 0)),
-        "shortest": int(lengths.min()),
-        "longest": int(lengths.max()),
+        "offsets": F.pad(lengths.cumsum(0), (1, 0)).int(),
+        "longest": math.ceil(attention_mask.shape[1] / _LONGEST_MULTIPLE) * _LONGEST_MULTIPLE,
     }
 
 
 def read_packed(
-    model: torch.nn.Module, packed: Mapping[str, Any], padding_index: int | None, **inputs: torch.Tensor
+    model: torch.nn.Module,
+    encoder: PreTrainedModel,
+    packed: Mapping[str, Any],
+    attention_mask: torch.Tensor,
+    **inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Logits of an encoder for a padded batch that it gets as one row.
 
     Args:
-        model (`nn.Module`): The encoder, wrapped or not, prepared by [`pack_attention`].
+        model (`nn.Module`): The encoder, wrapped or not, prepared by [`use_packed_attention`].
+        encoder (`PreTrainedModel`): The encoder itself.
         packed (`Mapping`): Output of [`packed_rows`], on the device.
-        padding_index (`int`, *optional*): Padding index of the position embeddings, see [`padding_index_of`].
+        attention_mask (`torch.Tensor` of shape `(batch, length)`): 0 at padding.
         **inputs: `input_ids` `(batch, length)` or `inputs_embeds` `(batch, length, hidden)`.
 
     Returns:
         `torch.Tensor` of shape `(batch, length, vocab)`, 0 at padding.
     """
     ((name, values),) = inputs.items()
+    if name == "input_ids" and encoder.config.model_type == "esm":
+        # ESM's token dropout counts the masks of each protein, so its embeddings are computed on padded rows
+        name, values = "inputs_embeds", _embeddings_of(encoder)(values, attention_mask=attention_mask)
+    padding_index = padding_index_of(encoder)
     first = 0 if padding_index is None else padding_index + 1
     row = values.flatten(0, 1).index_select(0, packed["index"])[None]  # (1, tokens) or (1, tokens, hidden)
     positions = packed["positions"][None] + first
     logits = model(**{name: row}, position_ids=positions, packed_rows=packed).logits[0]  # (tokens, vocab)
     padded = logits.new_zeros(values.shape[0] * values.shape[1], logits.shape[-1])
     return padded.index_copy(0, packed["index"], logits).unflatten(0, values.shape[:2])
+
+
+def _embeddings_of(encoder: PreTrainedModel) -> torch.nn.Module:
+    return cast(torch.nn.Module, encoder.base_model.embeddings)  # declared as any attribute
 
 
 def padding_index_of(model: PreTrainedModel) -> int | None:
@@ -126,81 +158,68 @@ def packed_attention(
         dropout (`float`, *optional*, defaults to 0.0): Dropout of the attention probabilities.
         scaling (`float`, *optional*): Factor of the scores.
         packed_rows (`Mapping`, *optional*): Output of [`packed_rows`]; without it, the batch is padded.
-        **kwargs: Passed to `sdpa`.
+        **kwargs: Passed to `sdpa`. For packed rows, `sliding_window` is one more than the largest distance.
 
     Returns:
         `torch.Tensor` of shape `(1, tokens, heads, width)`, and `None`.
 
     Raises:
-        ValueError: If the layer has sliding-window attention.
+        MissingKernelError: If there is no kernel for the dtype.
     """
     if packed_rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    if kwargs.get("sliding_window") is not None:
-        raise ValueError("it has sliding-window attention")
-
-    def jagged(x: torch.Tensor) -> torch.Tensor:  # (proteins, heads, tokens of each, width)
-        rows = torch.nested.nested_tensor_from_jagged(
-            x[0].transpose(0, 1).contiguous(),
-            offsets=packed_rows["offsets"],
-            min_seqlen=packed_rows["shortest"],
-            max_seqlen=packed_rows["longest"],
-        )
-        return rows.transpose(1, 2)
-
-    with sdpa_kernel(_KERNELS):
-        attended = F.scaled_dot_product_attention(
-            jagged(query), jagged(key), jagged(value), dropout_p=dropout, scale=scaling
-        )
-    return attended.transpose(1, 2).values()[None], None
+    window = kwargs.get("sliding_window")
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))  # (tokens, heads, width)
+    attended = _attend(query, key, value, packed_rows, dropout, scaling, -1 if window is None else window - 1)
+    return attended[None], None
 
 
-def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> None:
-    """Set up an encoder for packed rows, and check that they give the same logits as padded rows.
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: Mapping[str, Any],
+    dropout: float,
+    scale: float | None,
+    window: int,
+) -> torch.Tensor:
+    """Attention within the proteins of a row, `(tokens, heads, width)`, up to the distance `window` (-1: any)."""
+    offsets, longest = rows["offsets"], rows["longest"]
+    if query.dtype in _FLASH_DTYPES:
+        if not dropout:
+            from torch.nn.attention.varlen import varlen_attn  # not in all versions of PyTorch
 
-    Args:
-        model (`PreTrainedModel`): The encoder. It still accepts padded batches.
-        collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Makes the batch for the check.
+            windows = {"window_size": (window, window)} if window >= 0 else {}
+            attended = varlen_attn(query, key, value, offsets, offsets, longest, longest, scale=scale, **windows)
+            return cast(torch.Tensor, attended)  # a tuple only if more was asked for
+        return torch.ops.aten._flash_attention_forward(
+            *(query, key, value, offsets, offsets, longest, longest, dropout, False, False),
+            scale=scale,
+            window_size_left=window,
+            window_size_right=window,
+        )[0]
+    if query.dtype not in _EFFICIENT_DTYPES or window >= 0:
+        what = "sliding windows in " if window >= 0 else ""
+        raise MissingKernelError(f"there is no kernel for {what}{str(query.dtype).removeprefix('torch.')}: use bf16")
+    attended = torch.ops.aten._efficient_attention_forward(
+        *(query[None], key[None], value[None], None, offsets, offsets, longest, longest, dropout, 0, True), scale=scale
+    )[0]
+    return attended[0]
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """Let an encoder accept packed rows, beside padded batches.
 
     Raises:
-        ValueError: If the encoder does not support packed rows, or if the logits differ.
+        ValueError: If it has another attention than `sdpa`.
     """
-    name = type(model).__name__
     if model.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
         raise ValueError(
-            f"packed_attention needs an encoder with attn_implementation sdpa, but the {name} has "
+            f"packed_attention needs an encoder with attn_implementation sdpa, but the {type(model).__name__} has "
             f"{model.config._attn_implementation}"
         )
     AttentionInterface.register(PACKED_ATTENTION, packed_attention)
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
     model.set_attn_implementation(PACKED_ATTENTION)
-    try:
-        difference, leak = _compare(model, collator)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"packed_attention does not support {name}: {error}") from error
-    if not (difference <= _LARGEST_DIFFERENCE and leak <= _LARGEST_LEAK):
-        raise ValueError(
-            f"packed_attention does not support {name}: relative to the largest logit, a logit of packed rows differs "
-            f"by {difference:.2g} from that of padded rows, and by {leak:.2g} if another protein in the row changes"
-        )
-
-
-@torch.no_grad()
-def _compare(model: PreTrainedModel, collator: DataCollatorForRandomMLM) -> tuple[float, float]:
-    """Compare logits of packed and of padded rows, and of packed rows if another protein changes.
-
-    Returns:
-        Two `float`: the largest differences, relative to the largest logit.
-    """
-    batch = hard_batch(collator, model.device)
-    ids, real = batch.input_ids, batch.attention_mask.bool()
-    packed = packed_rows({"attention_mask": batch.attention_mask.cpu()})
-    packed = {key: x.to(model.device) if isinstance(x, torch.Tensor) else x for key, x in packed.items()}
-    other_ids = torch.stack([ids[0], ids[1].roll(1)])  # another second protein, which is shorter than the first
-    with frozen(model):
-        padded = model(input_ids=ids, attention_mask=batch.attention_mask).logits
-        ours, other = (read_packed(model, packed, padding_index_of(model), input_ids=x) for x in (ids, other_ids))
-    largest = padded[real].abs().max()
-    return ((ours - padded)[real].abs().max() / largest).item(), ((ours - other)[0].abs().max() / largest).item()

@@ -82,6 +82,11 @@ def check_precision(args: TrainingArguments) -> None:
     args.activation_checkpointing_kwargs = {**settings, "use_reentrant": False}
 
 
+def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """The dtype in which matrix products are computed; `None` if in that of the weights."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
 def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:
     """Compile a module as `accelerator` compiles others; the module itself if it does not compile."""
     plugin = accelerator.state.dynamo_plugin

@@ -52,7 +52,9 @@ from adversarial_mlm.training.launch_checks import check_accelerator, check_devi
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.optimizer import LearningRateOf, add_groups, groups_of, holds, scale_schedule
-from adversarial_mlm.training.packed_attention import pack_attention
+from adversarial_mlm.training.packed_attention import wants_packing
+from adversarial_mlm.training.packing_check import pack_attention, packed_by_default
+from adversarial_mlm.training.precision import autocast_dtype
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.run_options import options_of, records_read
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -119,8 +121,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         checks.check_game(self.args, data_collator, self.train_dataset)
         checks.check_stream(self.args, self.train_dataset)
-        self._prepare_networks()
+        packs = self._prepare_networks()
         self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator)
+        self.game.packs = packs
         self.guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
         self._batches = self._training_batches()
         self._background: torch.Tensor | None = None
@@ -129,14 +132,20 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._clock = Clock()
         self._add_callbacks()
 
-    def _prepare_networks(self) -> None:
+    def _prepare_networks(self) -> bool:
+        """Check the networks; whether the encoder reads packed rows."""
         check_head(self.model, self.data_collator)
         is_trained = self.noiser is not None and self.args.noiser_update != "none"
         if is_trained and REWARDS[self.args.noiser_reward].through_encoder:
             check_soft_inputs(self.model, self.data_collator)
         freeze_what_is_not_reached(self.model, self.data_collator)
-        if self.args.packed_attention:
-            pack_attention(self.model, self.data_collator)
+        if not wants_packing(self.args, self.args.packed_attention):
+            return False
+        dtype = autocast_dtype(self.accelerator)
+        if self.args.packed_attention is None:
+            return packed_by_default(self.model, self.data_collator, dtype)
+        pack_attention(self.model, self.data_collator, dtype)
+        return True
 
     def _add_callbacks(self) -> None:
         self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
@@ -310,7 +319,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward pass of a micro-batch, in chunks of proteins of similar length."""
-        *chunks, last = self.game.chunks(inputs, self.args.packed_attention)
+        *chunks, last = self.game.chunks(inputs, self.game.packs)
         loss: torch.Tensor | float = 0.0
         with self.game.no_sync(model), self.game.quick_dropout():
             for chunk in chunks:

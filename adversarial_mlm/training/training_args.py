@@ -12,7 +12,7 @@ from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher, leave_mps
 from adversarial_mlm.training.noiser_schedule import UPDATES
 from adversarial_mlm.training.option_forms import check_forms
-from adversarial_mlm.training.packed_attention import check_packing
+from adversarial_mlm.training.packed_attention import wants_packing
 from adversarial_mlm.training.precision import check_precision, resolve_precision
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.utils.ramp import Ramp
@@ -85,10 +85,12 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             of dropout. Defaults to 256 on a CPU and to 4,096 on other devices (an estimate). With `torch_compile`, the
             default is not to split, because every number of rows would be compiled anew. A number above the tokens of
             a batch never splits.
-        packed_attention (`bool`, *optional*, defaults to `False`): Give the encoder all proteins of a batch in one row
-            without padding; each protein attends only to itself. This needs a GPU (Ampere or later) and an encoder
-            with `attn_implementation` `sdpa`. A check at the start compares its logits with those of padded rows.
-            Batches are then only split if `chunk_overhead` is given. Noiser, slow encoder and evaluation use padding.
+        packed_attention (`bool`, *optional*): Give the encoder all proteins of a batch in one row without padding;
+            each protein attends only to itself. This needs a GPU (Ampere or later), an encoder with
+            `attn_implementation` `sdpa`, and no `activation_checkpointing`. A check at the start compares its logits
+            and gradients with those of padded rows. By default it is on where all this is given; otherwise the log
+            says why not. Batches are then only split if `chunk_overhead` is given. Noiser, slow encoder and evaluation
+            use padding.
         quick_cpu_dropout (`bool`, *optional*, defaults to `True`): On a CPU, draw dropout from 16 random bits per
             value. Steps are 1.2 times faster in fp32 and 1.6 times in bf16. It has no effect on other devices, with
             `torch_compile` or with `activation_checkpointing`.
@@ -214,9 +216,11 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Split a batch by length if each split saves more than this many tokens of padding."},
     )
-    packed_attention: bool = field(
-        default=False,
-        metadata={"help": "On a GPU, give the encoder all proteins of a batch in one row without padding."},
+    packed_attention: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Give the encoder all proteins of a batch in one row without padding; by default on GPUs that can."
+        },
     )
     quick_cpu_dropout: bool = field(
         default=True, metadata={"help": "On a CPU, draw dropout from 16 random bits per value, which is faster."}
@@ -414,8 +418,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             if getattr(self, name):
                 raise ValueError(f"{name} is not supported: use {name.split('_')[0]}, for training and evaluation")
         check_precision(self)
-        if self.packed_attention:
-            check_packing(self)
+        wants_packing(self, self.packed_attention)  # raises if it was asked for and cannot be
         if not self.dataloader_in_order:
             raise ValueError(
                 "dataloader_in_order: false is not supported, because runs could not be repeated: use true"

@@ -1,13 +1,14 @@
-"""All proteins of a batch in one row. A CPU has no kernel for that, and PyTorch takes one after the other there."""
+"""All proteins of a batch in one row, on kernels that the tests give a CPU."""
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from adversarial_mlm import DataCollatorForRandomMLM
-from adversarial_mlm.training import packed_attention
-from adversarial_mlm.training.packed_attention import pack_attention, packed_rows, padding_index_of, read_packed
+from adversarial_mlm.training import packed_attention, packing_check
+from adversarial_mlm.training.packed_attention import packed_rows, read_packed, use_packed_attention
+from adversarial_mlm.training.packing_check import pack_attention, packed_by_default
+from tests.helpers.packed_kernels import with_cpu_kernels
 
 CAN = {
     "bert": ("bert", {}),
@@ -18,17 +19,20 @@ CAN = {
         "esm",
         {"token_dropout": False, "position_embedding_type": "absolute", "max_position_embeddings": 70},
     ),
+    "esm, token dropout": ("esm", {}),  # which counts the masks of a row
     "modernbert, global": ("modernbert", {"global_attn_every_n_layers": 1}),
+    "modernbert": ("modernbert", {"local_attention": 8}),  # sliding windows
 }
-CANNOT = {
-    "esm, token dropout": ("esm", {}, "differs by .* from that of padded rows"),  # which counts the masks of a row
-    "modernbert": ("modernbert", {}, "sliding-window attention"),
-}
+FLASH = (torch.float64, torch.bfloat16)
 
 
 @pytest.fixture(autouse=True)
-def without_a_kernel(monkeypatch):
-    monkeypatch.setattr(packed_attention, "_KERNELS", [SDPBackend.MATH])
+def kernels(monkeypatch):
+    """On a GPU, no kernel takes float64; here, that of flash attention does."""
+    monkeypatch.setattr(packed_attention, "_FLASH_DTYPES", FLASH)
+    library = with_cpu_kernels()
+    yield
+    library._destroy()
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def test_packed_rows_name_every_token_once(load, batch):
     lengths = [33, 5, 60, 14]
     assert packed["positions"].tolist() == [place for length in lengths for place in range(length)]
     assert packed["offsets"].tolist() == [0, 33, 38, 98, 112]
-    assert (packed["shortest"], packed["longest"]) == (5, 60)
+    assert packed["offsets"].dtype == torch.int32 and packed["longest"] == 128  # a bound, the same for many batches
     ids = padded["input_ids"].flatten()[packed["index"]]
     assert torch.equal(ids, padded["input_ids"][padded["attention_mask"].bool()])
 
@@ -64,24 +68,28 @@ def test_packed_rows_name_every_token_once(load, batch):
 @pytest.mark.parametrize("encoder", CAN)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logits_and_gradients_are_those_of_padded_rows(load, batch, encoder, dtype):
+    if encoder == "modernbert" and dtype not in FLASH:
+        return  # the kernel for float32 has no sliding windows
     kind, settings = CAN[encoder]
     model, collator = load(kind, **settings)
     model, inputs = model.to(dtype).eval(), batch(collator)
-    real, close = inputs["attention_mask"].bool(), 1e-10 if dtype == torch.float64 else 1e-5
+    masked = collator.hide_at_random(inputs, torch.arange(4), rate=0.3)
+    inputs = {**inputs, "input_ids": masked.input_ids}
+    real, close = inputs["attention_mask"].bool(), 1e-12 if dtype == torch.float64 else 1e-5
     labels = torch.where(inputs["residue_mask"], inputs["input_ids"], -100)
 
     def read(packed):
         model.zero_grad()
         if packed:
             rows = packed_rows(inputs)
-            logits = read_packed(model, rows, padding_index_of(model), input_ids=inputs["input_ids"])
+            logits = read_packed(model, model, rows, inputs["attention_mask"], input_ids=inputs["input_ids"])
         else:
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
         return logits, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     theirs, their_gradients = read(packed=False)
-    pack_attention(model, collator)
+    use_packed_attention(model)
     ours, our_gradients = read(packed=True)
     assert ours.shape == theirs.shape and (ours[~real] == 0).all()
     assert (ours - theirs)[real].abs().max() < close
@@ -91,54 +99,96 @@ def test_logits_and_gradients_are_those_of_padded_rows(load, batch, encoder, dty
     assert torch.equal(read(packed=False)[0], theirs)
 
 
-def test_the_attentions_dropout_is_honoured(load, batch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_attentions_dropout_is_honoured(load, batch, dtype):
     model, collator = load("bert", attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0)
-    pack_attention(model, collator)
+    model = model.to(dtype)
+    use_packed_attention(model)
     inputs = batch(collator)
 
     def logits():
         torch.manual_seed(0)
-        return read_packed(model, packed_rows(inputs), None, input_ids=inputs["input_ids"])
+        return read_packed(model, model, packed_rows(inputs), inputs["attention_mask"], input_ids=inputs["input_ids"])
 
     still = logits()
     assert torch.equal(still, logits())
     assert not torch.allclose(model.train() and logits(), still, atol=1e-4)
 
 
-@pytest.mark.parametrize("encoder", CANNOT)
-def test_an_encoder_that_cannot_is_refused(load, encoder):
-    kind, settings, words = CANNOT[encoder]
+@pytest.mark.parametrize("encoder", CAN)
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_check_lets_encoders_pass_that_can(load, encoder, dtype):
+    kind, settings = CAN[encoder]
     model, collator = load(kind, **settings)
-    with pytest.raises(ValueError, match=f"packed_attention does not support .*{words}"):
-        pack_attention(model, collator)
+    if encoder == "modernbert" and dtype is None:
+        with pytest.raises(ValueError, match="there is no kernel for sliding windows in float32: use bf16"):
+            pack_attention(model, collator, dtype)
+        assert model.config._attn_implementation == "sdpa"  # as it was
+        return
+    pack_attention(model.train(), collator, dtype)
+    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_encoder_whose_logits_differ_is_refused(load, monkeypatch):
+    model, collator = load("esm")
+    monkeypatch.setattr(model.config, "model_type", "esm of another kind")  # so its token dropout is not known
+    with pytest.raises(ValueError, match="does not support EsmForMaskedLM: .* a logit of packed rows differs by"):
+        pack_attention(model, collator, torch.bfloat16)
+
+
+def test_a_kernel_whose_gradient_is_wrong_is_refused(load, monkeypatch):
+    model, collator = load("bert")
+    plain = packed_attention._attend
+    monkeypatch.setattr(packed_attention, "_attend", lambda q, k, v, *rest: plain(q, k, v.detach(), *rest))
+    with pytest.raises(ValueError, match="does not support BertForMaskedLM: .* a gradient of packed rows differs by"):
+        pack_attention(model, collator, None)
 
 
 def test_an_encoder_that_lets_proteins_see_each_other_is_refused(load, monkeypatch):
     model, collator = load("bert")
-    plain = packed_attention.packed_rows
+    plain = packing_check.packed_rows
 
     def as_one(batch):
         packed = plain(batch)
-        tokens = len(packed["index"])
-        return {**packed, "offsets": torch.tensor([0, tokens]), "shortest": tokens, "longest": tokens}
+        return {**packed, "offsets": torch.tensor([0, len(packed["index"])], dtype=torch.int32)}
 
-    monkeypatch.setattr(packed_attention, "packed_rows", as_one)
+    monkeypatch.setattr(packing_check, "packed_rows", as_one)
+    monkeypatch.setattr(packing_check, "_LARGEST_DIFFERENCE", 10.0)
     with pytest.raises(ValueError, match="if another protein in the row changes"):
-        pack_attention(model, collator)
+        pack_attention(model, collator, None)
 
 
-def test_attention_of_another_kind_is_refused(load):
+def test_attention_of_another_kind_is_refused_or_read_with_padding(load, caplog):
     model, collator = load("bert")
     model.set_attn_implementation("eager")
-    with pytest.raises(
-        ValueError, match="needs an encoder with attn_implementation sdpa, but the BertForMaskedLM has eager"
-    ):
-        pack_attention(model, collator)
+    reason = "needs an encoder with attn_implementation sdpa, but the BertForMaskedLM has eager"
+    with pytest.raises(ValueError, match=reason):
+        pack_attention(model, collator, None)
+    assert not packed_by_default(model, collator, None)
+    assert "batches are read with padding: packed_attention needs" in caplog.text
 
 
-def test_without_a_kernel_nothing_is_computed(load, batch, monkeypatch):
-    """What a GPU without one would do: nothing falls back to one protein after the other."""
-    monkeypatch.setattr(packed_attention, "_KERNELS", [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION])
+def test_without_a_kernel_nothing_is_computed(load, monkeypatch):
+    """Nothing falls back to one protein after the other."""
+    monkeypatch.setattr(packed_attention, "_EFFICIENT_DTYPES", ())
     model, collator = load("bert")
-    with pytest.raises(ValueError, match="packed_attention does not support BertForMaskedLM: No viable backend"):
-        pack_attention(model, collator)
+    with pytest.raises(ValueError, match="does not support BertForMaskedLM: there is no kernel for float32: use bf16"):
+        pack_attention(model, collator, None)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_it_compiles_without_a_break_of_the_graph(load, batch, dropout):
+    """As far as the tracer goes; no GPU has compiled it."""
+    model, collator = load("bert", attention_probs_dropout_prob=dropout, hidden_dropout_prob=0.0)
+    model = model.double().train(dropout > 0)
+    use_packed_attention(model)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
+    inputs = batch(collator)
+
+    def read(encoder):
+        torch.manual_seed(0)
+        rows, mask = packed_rows(inputs), inputs["attention_mask"]
+        return read_packed(encoder, model, rows, mask, input_ids=inputs["input_ids"])
+
+    assert torch.allclose(read(compiled), read(model), atol=1e-12)

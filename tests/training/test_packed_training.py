@@ -5,12 +5,12 @@ import json
 import datasets
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
 from transformers import AutoModelForMaskedLM
 
 from adversarial_mlm.training import packed_attention
 from tests.helpers.exhaustive import exhaustive
 from tests.helpers.hooked_trainer import HookedTrainer
+from tests.helpers.packed_kernels import with_cpu_kernels
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
 
 BLIND = {"noiser_config": {"view": "blind"}, "masking_rules": {"sampler": "gumbel_topk", "learned_options": False}}
@@ -28,10 +28,13 @@ USUAL = ("random", "paper, accumulated, in chunks", "blind", "reducible")  # one
 
 
 @pytest.fixture
-def without_a_kernel(monkeypatch):
-    """Lets PyTorch take one protein after the other, which it can on a CPU, too."""
-    monkeypatch.setattr(packed_attention, "_KERNELS", [SDPBackend.MATH])
+def with_kernels(monkeypatch):
+    """Kernels on a CPU, also for float64."""
+    monkeypatch.setattr(packed_attention, "_FLASH_DTYPES", (torch.float64, torch.bfloat16))
     monkeypatch.setattr(packed_attention, "_missing_kernel", lambda device: None)
+    library = with_cpu_kernels()
+    yield
+    library._destroy()
 
 
 @pytest.fixture
@@ -63,11 +66,11 @@ class Seen(HookedTrainer):
 
 
 @pytest.mark.parametrize("run", [*USUAL, *(exhaustive(run) for run in RUNS if run not in USUAL)])
-def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
+def test_the_run_is_that_of_padded_rows(make_trainer, with_kernels, run):
     settings = {"masking": "adversarial", "double": True, "max_steps": 3, "noiser_cosine_steps": 0, **RUNS[run]}
     masking = settings.pop("masking")
-    padded = make_trainer(masking, "padded", cls=Seen, **{**settings, "chunk_overhead": 10**9})
-    packed = make_trainer(masking, "packed", cls=Seen, packed_attention=True, **settings)
+    padded = make_trainer(masking, "padded", cls=Seen, packed_attention=False, **{**settings, "chunk_overhead": 10**9})
+    packed = make_trainer(masking, "packed", cls=Seen, **settings)  # by default, where there are kernels
     for trainer in (padded, packed):
         trainer.train()
     assert sorted(packed.masks) == sorted(padded.masks)  # chunks have another order of the rows
@@ -81,7 +84,7 @@ def test_the_run_is_that_of_padded_rows(make_trainer, without_a_kernel, run):
     assert sum(columns for _, columns in packed.shapes) < sum(rows * columns for rows, columns in padded.shapes)
 
 
-def test_evaluation_reads_padded_rows_in_chunks_with_the_same_figures(make_trainer, without_a_kernel):
+def test_evaluation_reads_padded_rows_in_chunks_with_the_same_figures(make_trainer, with_kernels):
     padded, packed = (
         make_trainer(folder=str(on), double=True, packed_attention=on).evaluate() for on in (False, True)
     )
@@ -90,7 +93,7 @@ def test_evaluation_reads_padded_rows_in_chunks_with_the_same_figures(make_train
             assert packed[name] == pytest.approx(padded[name], rel=1e-9)
 
 
-def test_what_is_saved_knows_nothing_of_it(make_trainer, without_a_kernel):
+def test_what_is_saved_knows_nothing_of_it(make_trainer, with_kernels):
     trainer = make_trainer(packed_attention=True, max_steps=1)
     trainer.train()
     trainer.save_model()
@@ -108,7 +111,17 @@ def test_on_a_cpu_it_is_refused(make_trainer):
         make_trainer(packed_attention=True)
 
 
-@pytest.mark.parametrize("option", ["torch_compile", "activation_checkpointing"])
-def test_with_options_that_it_was_not_tried_with_it_is_refused(make_trainer, without_a_kernel, option):
-    with pytest.raises(ValueError, match=f"packed_attention cannot be combined with {option}"):
-        make_trainer(packed_attention=True, **{option: True})
+def test_with_checkpointed_activations_it_is_refused_and_not_the_default(make_trainer, with_kernels):
+    with pytest.raises(ValueError, match="packed_attention cannot be combined with activation_checkpointing"):
+        make_trainer(packed_attention=True, activation_checkpointing=True)
+    assert not make_trainer(activation_checkpointing=True).game.packs
+
+
+def test_the_default_is_packed_where_there_are_kernels(make_trainer, with_kernels):
+    assert make_trainer(bf16=True).game.packs
+    assert not make_trainer(folder="asked", packed_attention=False).game.packs
+
+
+def test_on_a_cpu_the_default_is_padding(make_trainer):
+    trainer = make_trainer()
+    assert not trainer.game.packs and trainer.model.config._attn_implementation == "sdpa"
