@@ -1,7 +1,12 @@
 """Every command and snippet of the pages runs, or says why it is not run and is parsed."""
 
+import dataclasses
+import importlib
+import shutil
+
 import pytest
 
+from adversarial_mlm.cli.main import COMMANDS
 from tests.helpers.pages import Block, blocks, check, pages
 from tests.helpers.reader import make_runs, run, write_files
 
@@ -9,7 +14,7 @@ ELSEWHERE = {"docs/huggingface.md": "tests/test_huggingface_page.py"}
 """Pages whose snippets another test runs."""
 
 CARD = "PATH-OR-NAME-OF-THIS-MODEL"
-BY_DEFAULT = ("README.md", "docs/your_proteins.md", "docs/pretraining.md", "docs/other_models.md")
+BY_DEFAULT = ("README.md", "docs/your_proteins.md")
 
 
 def to_run(page: str) -> list[Block]:
@@ -29,6 +34,13 @@ def test_every_command_and_snippet_can_be_parsed(page):
         except (Exception, SystemExit) as error:
             mistakes.append(f"{block}: {str(error) or type(error).__name__}")
     assert not mistakes
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_the_examples_of_the_help_can_be_parsed(name):
+    module = importlib.import_module(COMMANDS[name][0])
+    for example in module.EXAMPLES:
+        check(Block(f"adv-mlm {name} --help", 1, "", example + "\n", None))
 
 
 def test_the_blocks_of_a_page_are_found(tmp_path, monkeypatch):
@@ -92,9 +104,6 @@ def _cases() -> list:
 
 @pytest.mark.parametrize("page", _cases())
 def test_the_commands_and_snippets_of_a_page_run(page, readers_folder, tmp_path, monkeypatch):
-    import dataclasses
-    import shutil
-
     folder = tmp_path / "reader"
     shutil.copytree(readers_folder, folder, symlinks=True)
     monkeypatch.chdir(folder)

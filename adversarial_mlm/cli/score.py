@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "adv-mlm score --model runs/demo --fasta proteins.fasta --out scores.tsv",
-    "adv-mlm score --model runs/demo --mutants dms.csv --wild_type wt.fasta --out scores.tsv",
+    "adv-mlm score --model runs/demo --mutants dms.csv --wild_type wt.fasta --out mutants.tsv",
     "adv-mlm score --model runs/demo --saturation --wild_type MKTAYIAKQR --out all.tsv --figure all.png",
 )
 IF_STOPPED = "no table is written: start the same command again"

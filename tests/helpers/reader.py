@@ -99,6 +99,10 @@ def _write_tasks(folder: Path) -> None:
         for split in splits:
             records = [tape_record(task, index, generator) for index in range(12)]
             plain = [{name: as_json(value) for name, value in record.items()} for record in records]
+            if task == "fluorescence":  # as in TAPE, variants of one protein
+                for number, record in enumerate(plain):
+                    record["num_mutations"] = int(number > 0)
+                    record["primary"] = WILD_TYPE[:number] + "W" * (number > 0) + WILD_TYPE[number + (number > 0) :]
             (folder / f"{task}_{split}.json").write_text(json.dumps(plain))
 
 
@@ -132,7 +136,7 @@ def made_small(words: list[str]) -> list[str]:
         return words
     if words[0] == "train":
         if words[1].endswith(".yaml"):
-            return [*words, *_given({"max_steps": "6" if "--resume_from_checkpoint" in words else "2"}, words)]
+            return [*words, *_given({"max_steps": "5" if "--resume_from_checkpoint" in words else "2"}, words)]
         networks = {} if "--model_name_or_path" in words else SMALL_NETWORKS
         return [*words, *_given(SMALL_RUN | networks, words)]
     if words[0] == "evaluate":
