@@ -207,7 +207,7 @@ def evaluate_proteingym(
             keep([record])
             logger.info("%d of %d: %s", number, len(assays), line_of(record))
         else:
-            record = {**record, "assay": {**record["assay"], "protein": assay.protein, "function": assay.function}}
+            record = {**record, "assay": {**record["assay"], **_of_reference(assay)}}
             logger.info("%d of %d: %s was scored before", number, len(assays), assay.name)
         records.append(record)
     summary = averages(records, os.path.basename(reference_file), missing, args.bootstrap_samples)
@@ -280,8 +280,7 @@ def _evaluate(scorer: Scorer, assay: Assay, folder: str, settings: dict[str, Any
             }
         },
         "assay": {
-            "protein": assay.protein,
-            "function": assay.function,
+            **_of_reference(assay),
             "indels": table.indels,
             "variants": len(table),
             "residues": len(assay.target),
@@ -293,6 +292,11 @@ def _evaluate(scorer: Scorer, assay: Assay, folder: str, settings: dict[str, Any
     }
     against = None if table.indels else _against(scores, table, figures["spearman"])
     return as_plain(record if against is None else {**record, "against": {SPLIT: against}})
+
+
+def _of_reference(assay: Assay) -> dict[str, Any]:
+    """Return what the averages need of the reference file."""
+    return {"protein": assay.protein, "function": assay.function, "categories": assay.categories}
 
 
 def _notes(scorer: Scorer, assay: Assay, table: AssayTable, scored: np.ndarray, left_out: LeftOut) -> list[str]:

@@ -28,6 +28,9 @@ COLUMNS = (MUTANT, SEQUENCE, LABEL, BIN)
 """The columns of an assay's table that are read, and copied into the table with the scores."""
 
 _REFERENCE_COLUMNS = ("DMS_id", "DMS_filename", "UniProt_ID", "coarse_selection_type", "target_seq")
+CATEGORIES = ("taxon", "MSA_Neff_L_category")
+"""Columns of the reference file by which the benchmark averages, too."""
+
 _BINS = {0.0, 1.0}
 
 
@@ -41,6 +44,7 @@ class Assay:
         protein (`str`): `UniProt_ID`.
         function (`str`): `coarse_selection_type`, such as `Stability`.
         target (`str`): `target_seq`, the wild type.
+        categories (`dict[str, str]`): `taxon` and `MSA_Neff_L_category`, as far as the file has them.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Assay:
     protein: str
     function: str
     target: str
+    categories: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -94,7 +99,7 @@ def read_reference(reference_file: str, data_dir: str, only: Sequence[str] = ())
     if not os.path.isdir(data_dir):
         raise CorpusError(f"{data_dir}: there is no such folder (data_dir).")
     assays: dict[str, Assay] = {}
-    for where, record in read_records(reference_file, _REFERENCE_COLUMNS):
+    for where, record in read_records(reference_file, _REFERENCE_COLUMNS, CATEGORIES):
         assay = _assay(f"{reference_file}: {where}", record, data_dir)
         if assay.name in assays:
             raise CorpusError(f"{reference_file}: {where}: the DMS_id {shorten(assay.name)} occurs twice: remove one.")
@@ -128,7 +133,9 @@ def _assay(place: str, record: dict[str, Any], data_dir: str) -> Assay:
     except ValueError as error:
         raise CorpusError(f'{place}: column "{column}" {one_line(error)}.') from error
     path = os.path.join(data_dir, texts["DMS_filename"])
-    return Assay(texts["DMS_id"], path, texts["UniProt_ID"], texts["coarse_selection_type"], target)
+    found = {column: (read_text(record.get(column)) or "").strip() for column in CATEGORIES}
+    categories = {column: text[:1].upper() + text[1:] for column, text in found.items() if text}
+    return Assay(texts["DMS_id"], path, texts["UniProt_ID"], texts["coarse_selection_type"], target, categories)
 
 
 def read_assay(assay: Assay) -> AssayTable:

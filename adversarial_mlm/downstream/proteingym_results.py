@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from adversarial_mlm.downstream.fitness_metrics import METRICS, Averages, average
+from adversarial_mlm.downstream.proteingym_files import CATEGORIES
 from adversarial_mlm.downstream.results import as_plain, method_cell
 from adversarial_mlm.downstream.scoring import FEW_GROUPS
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
@@ -61,9 +62,7 @@ def averages(records: Sequence[Record], reference: str, missing: list[str], samp
         proteins, functions = ([record["assay"][name] for record in chosen] for name in ("protein", "function"))
         by_metric: dict[str, Averages] = {}
         for name in METRICS:
-            values = [record["figures"][SPLIT][name]["value"] for record in chosen]
-            numbers = [float("nan") if value is None else value for value in values]
-            by_metric[name] = average(numbers, proteins, functions, bootstrap_samples=samples)
+            by_metric[name] = average(_values(chosen, name), proteins, functions, bootstrap_samples=samples)
         notes = [f"{len(missing):,} assays of {reference} have no table and are left out."] if missing else []
         groups = sum(by_metric["spearman"].proteins.values())
         found.append(
@@ -83,6 +82,7 @@ def averages(records: Sequence[Record], reference: str, missing: list[str], samp
                                 **{end: getattr(of_metric, end) for end in ("value", "low", "high")},
                                 "rows": sum(of_metric.proteins.values()),
                                 "by_function": of_metric.by_function,
+                                **_by_category(chosen, name),
                             }
                             for name, of_metric in by_metric.items()
                         }
@@ -92,6 +92,23 @@ def averages(records: Sequence[Record], reference: str, missing: list[str], samp
             )
         )
     return found
+
+
+def _by_category(records: Sequence[Record], name: str) -> dict[str, dict[str, float]]:
+    """Return averages of a metric over proteins by taxon, and by the depth of the alignment."""
+    found = {}
+    for column, key in zip(CATEGORIES, ("by_taxon", "by_msa_depth"), strict=True):
+        of_column = [record for record in records if column in record["assay"]["categories"]]
+        categories = [record["assay"]["categories"][column] for record in of_column]
+        proteins = [record["assay"]["protein"] for record in of_column]
+        averages_of = average(_values(of_column, name), proteins, categories, bootstrap_samples=0)
+        found[key] = averages_of.by_function
+    return found
+
+
+def _values(records: Sequence[Record], name: str) -> list[float]:
+    values = [record["figures"][SPLIT][name]["value"] for record in records]
+    return [float("nan") if value is None else value for value in values]
 
 
 def gym_table(records: Sequence[Record]) -> str:

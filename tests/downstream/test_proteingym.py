@@ -81,6 +81,8 @@ def test_every_variant_is_scored_and_compared_with_its_measurement(gym, saved, t
     assert by_function == pytest.approx({"Activity": rounded[0], "Stability": (rounded[1] + rounded[2]) / 2})
     assert summary["figures"]["test"]["spearman"]["value"] == pytest.approx(np.mean(list(by_function.values())))
     assert summary["resampled"]["test"] == {"unit": "proteins (UniProt ids) within each function", "groups": 3}
+    taxa = summary["figures"]["test"]["spearman"]["by_taxon"]
+    assert taxa == pytest.approx({"Human": np.mean(rounded)})
     shown = gym_table([*assays, summary])
     assert "average over functions" in shown and "few groups, so it is rough" in shown
     (entry,) = eval_results([*assays, summary])  # the card has the average alone
