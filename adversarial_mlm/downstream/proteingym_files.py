@@ -126,6 +126,9 @@ def _assay(place: str, record: dict[str, Any], data_dir: str) -> Assay:
             texts[column] = (read_text(record[column]) or "").strip()
             if not texts[column]:
                 raise ValueError("is empty")
+        column = "DMS_id"
+        if os.path.basename(texts[column]) != texts[column] or texts[column].startswith("."):
+            raise ValueError(f"contains {shorten(texts[column])}, but must be the name of a file without its ending")
         column = "target_seq"
         target = check_wild_type(read_sequence(record[column]))
     except CorpusError as error:

@@ -63,7 +63,8 @@ def averages(records: Sequence[Record], reference: str, missing: list[str], samp
         by_metric: dict[str, Averages] = {}
         for name in METRICS:
             by_metric[name] = average(_values(chosen, name), proteins, functions, bootstrap_samples=samples)
-        notes = [f"{len(missing):,} assays of {reference} have no table and are left out."] if missing else []
+        number = f"{len(missing):,} of {len(missing) + len(records):,}"
+        notes = [f"{number} assays of {reference} have no table and are left out."] if missing else []
         groups = sum(by_metric["spearman"].proteins.values())
         found.append(
             as_plain(

@@ -180,7 +180,7 @@ def test_assays_without_a_table_are_named_and_left_out(gym, tmp_path, caplog):
     *assays, summary = gym()
     assert [record["target"] for record in assays] == ["A_HUMAN_one", "C_X_long"]
     assert "1 of 3 assays have no table" in caplog.text and "the first is B_MOUSE_two" in caplog.text
-    assert summary["notes"] == ["1 assays of ref.csv have no table and are left out."]
+    assert summary["notes"] == ["1 of 3 assays of ref.csv have no table and are left out."]
     with pytest.raises(CorpusError, match="B_MOUSE_two.csv: there is no such file"):
         gym("--only", "B_MOUSE_two")
     with pytest.raises(RecipeError, match="only names 'A_HUMAN', which is no DMS_id of .*ref.csv"):
@@ -193,6 +193,7 @@ def test_a_reference_file_with_a_wrong_row_is_refused(gym, tmp_path):
             ([("A", "P", "Activity", "MK-T")], "line 2: column \"target_seq\": is 'MK-T', but must be a protein"),
             ([("A", "P", "", "MKT")], 'line 2: column "coarse_selection_type" is empty'),
             ([("A", "P", "Activity", "MKT")] * 2, "line 3: the DMS_id 'A' occurs twice"),
+            ([("../A", "P", "Activity", "MKT")], "line 2: column \"DMS_id\" contains '../A', but must be the name"),
         ]
     ):
         with pytest.raises(CorpusError) as error:
