@@ -8,9 +8,10 @@ import os
 from collections.abc import Sequence
 
 from adversarial_mlm.cli import recipe_list
-from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.cli.endings import failed, stopped
 from adversarial_mlm.utils import interrupts
-from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, WritingError
+from adversarial_mlm.utils.counts import count, verb
+from adversarial_mlm.utils.errors import AdversarialMLMError, WritingError
 
 EXAMPLES = (
     "adv-mlm compare compare_small --dry_run",
@@ -75,14 +76,14 @@ def start(words: Sequence[str], program: str) -> int:
             outcome = compare(args, rest)
     except AdversarialMLMError as error:
         return failed(program, str(error), 1 if isinstance(error, WritingError) else 2)
-    except Interrupted as stop:
-        return failed(
-            program,
-            f"stopped by {stop.signal.name}; start the same command to resume",
-            interrupts.exit_status(stop.signal),
-        )
+    except KeyboardInterrupt as stop:
+        return stopped(program, stop, "start the same command to resume")
     if outcome.elsewhere:
-        print(f"{outcome.elsewhere} runs are still training in other processes; the last of these writes the tables")
+        print(
+            f"{count(outcome.elsewhere, 'run')} {verb(outcome.elsewhere, 'is', 'are')} still training in other "
+            "processes; "
+            "the last of these writes the tables"
+        )
         return 0
     print(outcome.tables)
     print("\n".join(f"Written     {path}" for path in outcome.files))

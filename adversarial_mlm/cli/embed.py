@@ -6,6 +6,7 @@ If the command is stopped, run it again to continue.
 import argparse
 from typing import TYPE_CHECKING
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.home import expand_home, path_argument
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("model_name_or_path", "--model", 1)) from error
     rate = f", {summary.computed / summary.seconds:,.1f} proteins/s" if summary.computed else ""
-    print(f"{args.out}: {summary.proteins:,} proteins{rate}")
+    print(f"{args.out}: {count(summary.proteins, 'protein')}{rate}")
     return 0
 
 

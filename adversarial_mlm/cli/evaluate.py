@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.cli.endings import failed, stopped
 from adversarial_mlm.utils import interrupts
-from adversarial_mlm.utils.errors import Interrupted, RecipeError, WritingError
+from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.errors import RecipeError, WritingError
 
 if TYPE_CHECKING:
     from adversarial_mlm.downstream.arguments import TapeArguments
@@ -97,13 +98,9 @@ def start(words: Sequence[str], program: str) -> int:
             evaluate_and_report(args, settings, first)
     except (ValueError, OSError) as error:
         return failed(program, str(error).rstrip("."), 1 if isinstance(error, WritingError) else 2)
-    except Interrupted as stop:
+    except KeyboardInterrupt as stop:
         kept = f"what is complete is in {args.output_dir}: " if args.output_dir else ""
-        return failed(
-            program,
-            f"stopped by {stop.signal.name}; {kept}start the same command to continue",
-            interrupts.exit_status(stop.signal),
-        )
+        return stopped(program, stop, f"{kept}start the same command to continue")
     return 0
 
 
@@ -134,4 +131,4 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
     if writes:
         print(f"\nResults     {os.path.join(folder, RESULTS_FILE)}")
     if first and args.update_card:
-        print(f"Card        {model}: {add_to_card(model, results)} figures")
+        print(f"Card        {model}: {count(add_to_card(model, results), 'figure')}")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import (
     AdversarialMLMError,
     CheckpointError,
@@ -20,6 +21,8 @@ from adversarial_mlm.utils.errors import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from adversarial_mlm.inference.reads import Progress
 
 _ENDINGS = {".tsv": "\t", ".csv": ","}
 
@@ -71,6 +74,24 @@ def load_model(args: argparse.Namespace) -> "tuple[PreTrainedModel, PreTrainedTo
 
 
 @contextlib.contextmanager
+def progress_bar(unit: str) -> "Iterator[Progress]":
+    """Yield a function that shows on a terminal how much is done, the rate and the time left.
+
+    Args:
+        unit (`str`): What is counted, such as `positions`.
+    """
+    from tqdm import tqdm
+
+    with tqdm(unit=f" {unit}", disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+@contextlib.contextmanager
 def mistakes_in_one_sentence() -> Iterator[None]:
     """Turn errors about values of options into errors that end a command in one sentence."""
     try:
@@ -103,7 +124,7 @@ def one_protein(text: str, option: str, identifier: str | None = None) -> tuple[
         return proteins[0]
     found = [protein for protein in proteins if protein[0] == identifier]
     if len(found) != 1:
-        number = "no protein" if not found else f"{len(found)} proteins"
+        number = "no protein" if not found else count(len(found), "protein")
         raise CorpusError(f"{text}: contains {number} of id {identifier}: --id must name one.")
     return found[0]
 
@@ -189,11 +210,6 @@ def writing(path: str) -> Iterator[None]:
 
 def _ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
-
-
-def counted(number: int, noun: str) -> str:
-    """Return `1 protein` or `2 proteins`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def cell(value: float | None, digits: int = 6) -> str:

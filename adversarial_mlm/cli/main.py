@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from adversarial_mlm.cli.command_parser import CommandParser, asks_for_help, build_parser, overview
-from adversarial_mlm.cli.endings import failed, set_up_logging
+from adversarial_mlm.cli.endings import failed, set_up_logging, stopped
 from adversarial_mlm.utils import interrupts
-from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, WritingError
+from adversarial_mlm.utils.errors import AdversarialMLMError, WritingError
 from adversarial_mlm.utils.spelling import did_you_mean
 from adversarial_mlm.utils.version import __version__
 
@@ -109,7 +109,5 @@ def _run_module(module: ModuleType, parser: CommandParser, words: Sequence[str])
             return module.run(args)
     except AdversarialMLMError as error:
         return failed(PROGRAM, str(error), 1 if isinstance(error, WritingError) else 2)
-    except Interrupted as stop:
-        return failed(
-            PROGRAM, f"stopped by {stop.signal.name}; {module.IF_STOPPED}", interrupts.exit_status(stop.signal)
-        )
+    except KeyboardInterrupt as stop:
+        return stopped(PROGRAM, stop, module.IF_STOPPED)

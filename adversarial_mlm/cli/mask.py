@@ -14,9 +14,11 @@ from adversarial_mlm.cli.inference_inputs import (
     load_model,
     mistakes_in_one_sentence,
     one_protein,
+    progress_bar,
     table_writer,
     writing,
 )
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.home import path_argument
 
@@ -99,17 +101,19 @@ def _show(args: argparse.Namespace) -> int:
         drawing.check_drawable(len(sequence), "a figure")
     model, tokenizer = load_model(args)
     noiser, rules, origin = _noiser_and_rules(args)
-    view = view_masks(
-        model,
-        tokenizer,
-        noiser.to(model.device).eval(),
-        rules,
-        sequence,
-        draws=args.draws,
-        seed=args.seed,
-        max_length=args.max_length,
-        batch_tokens=args.batch_tokens,
-    )
+    with progress_bar("reads") as progress:
+        view = view_masks(
+            model,
+            tokenizer,
+            noiser.to(model.device).eval(),
+            rules,
+            sequence,
+            draws=args.draws,
+            seed=args.seed,
+            max_length=args.max_length,
+            batch_tokens=args.batch_tokens,
+            progress=progress,
+        )
     name = name or "protein"
     notes = _notes(view, rules, origin)
     console = Console(highlight=False)
@@ -121,7 +125,7 @@ def _show(args: argparse.Namespace) -> int:
         console.print(f"{args.out}: table", markup=False, soft_wrap=True)
     if args.figure:
         with writing(args.figure):
-            mask_plots.draw_masks(view, args.figure, f"{name}, {len(view.sequence):,} residues\n{view.method}")
+            mask_plots.draw_masks(view, args.figure, f"{name}, {count(len(view.sequence), 'residue')}\n{view.method}")
         console.print(f"{args.figure}: figure", markup=False, soft_wrap=True)
     return 0
 
@@ -150,7 +154,7 @@ def _notes(view, rules, origin: str) -> list[str]:
 
     residues = len(view.sequence)
     notes = [
-        f"The noiser masks {view.budget:,} of {residues:,} residues: {_most_masked(view)} most often.",
+        f"The noiser masks {view.budget:,} of {count(residues, 'residue')}: {_most_masked(view)} most often.",
         f"Probability of a mask: {view.method}.",
         "Loss and entropy: of the encoder where the residue alone is [MASK]; mean "
         f"{float(view.loss[view.loss == view.loss].mean()):.2f} and {float(view.entropy.mean()):.2f} nats.",

@@ -5,6 +5,7 @@ If the command is stopped, run it again to continue. A compressed file is read b
 
 import argparse
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.home import path_argument
 
@@ -53,5 +54,8 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers,
         part_bytes=args.part_megabytes << 20,
     )
-    print(f"{args.output_dir}: {CleaningCounts(**manifest['counts']).summary()}; {manifest['residues']:,} residues")
+    print(
+        f"{args.output_dir}: {CleaningCounts(**manifest['counts']).summary()}; "
+        f"{count(manifest['residues'], 'residue')}"
+    )
     return 0

@@ -5,6 +5,7 @@ A folder of `adv-mlm compare` stands for all of its runs, and adds the compariso
 
 import argparse
 
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.home import path_argument
 
 EXAMPLES = (
@@ -34,5 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from adversarial_mlm.reports.run_report import write_report
 
     page, *pictures = write_report(args.run, args.output_dir)
-    print(f"{page}: open it in a browser; its pictures are {len(pictures)} PNG files next to it")
+    print(
+        f"{page}: open it in a browser; {verb(len(pictures), 'its picture is', 'its pictures are')} "
+        f"{count(len(pictures), 'PNG file')} next to it"
+    )
     return 0

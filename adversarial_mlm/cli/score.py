@@ -17,14 +17,15 @@ from adversarial_mlm.cli.inference_inputs import (
     cell,
     check_computation,
     check_outputs,
-    counted,
     is_file,
     load_model,
     mistakes_in_one_sentence,
     one_protein,
+    progress_bar,
     table_writer,
     writing,
 )
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, shorten
 from adversarial_mlm.utils.home import path_argument
 
@@ -158,13 +159,13 @@ def _score_proteins(args: argparse.Namespace) -> int:
             proteins, without = proteins + 1, without + (score.residues == 0)
             residues, left_out, total = residues + score.residues, left_out + score.left_out, total + score.pll
     together = PseudoLikelihood(residues, total)
-    summary = f"{counted(proteins, 'protein')}, {counted(residues, 'residue')}, {pll} {cell(total, 8)}"
+    summary = f"{count(proteins, 'protein')}, {count(residues, 'residue')}, {pll} {cell(total, 8)}"
     if residues:
         summary += f", {columns[3]} over all residues {cell(together.pseudo_perplexity, 4)}"
     if left_out:
-        summary += f"; not counted: {counted(left_out, 'residue')} ambiguous or unknown"
+        summary += f"; not counted: {count(left_out, 'residue')} ambiguous or unknown"
     if without:
-        summary += f"; without a score: {counted(without, 'protein')} in which no residue counts"
+        summary += f"; without a score: {count(without, 'protein')} in which no residue counts"
     logger.info("%s: %s", args.out or "standard output", summary)
     if not residues:
         raise CorpusError(f"{records.name}: no protein has a residue that counts.")
@@ -174,7 +175,7 @@ def _score_proteins(args: argparse.Namespace) -> int:
 def _note(score) -> str:
     if not score.residues:
         return "no residue counts"
-    return f"{counted(score.left_out, 'residue')} not counted: ambiguous or unknown" if score.left_out else ""
+    return f"{count(score.left_out, 'residue')} not counted: ambiguous or unknown" if score.left_out else ""
 
 
 def _score_mutants(args: argparse.Namespace) -> int:
@@ -197,16 +198,19 @@ def _score_mutants(args: argparse.Namespace) -> int:
     else:
         wild_types = [row[2] if by_id is None else by_id.get(row[2], "") for row in rows]
     model, tokenizer = load_model(args)
-    scores = score_mutants(
-        model,
-        tokenizer,
-        wild_types,
-        [row[1] for row in rows],
-        marginals=args.marginals or _MARGINALS[0],
-        offset=args.offset or 0,
-        max_length=args.max_length,
-        batch_tokens=args.batch_tokens,
-    )
+    marginals = args.marginals or _MARGINALS[0]
+    with progress_bar(_what_is_read(marginals)) as progress:
+        scores = score_mutants(
+            model,
+            tokenizer,
+            wild_types,
+            [row[1] for row in rows],
+            marginals=marginals,
+            offset=args.offset or 0,
+            max_length=args.max_length,
+            batch_tokens=args.batch_tokens,
+            progress=progress,
+        )
     if by_id is not None:
         missing = f"the id is not in {os.path.basename(args.wild_type)}"
         scores = [
@@ -219,6 +223,10 @@ def _score_mutants(args: argparse.Namespace) -> int:
             own = [wild_type] if args.wild_type_column else []
             write([where, text, *own, *kept, cell(score.score, 8), score.explanation])
     return _report_mutants(args, rows, scores, single)
+
+
+def _what_is_read(marginals: str) -> str:
+    return "variants" if marginals == "mutant" else "positions"
 
 
 def _wild_types_by_id(path: str) -> dict[str, str]:
@@ -272,7 +280,7 @@ def _report_mutants(args: argparse.Namespace, rows: list, scores: "list[MutantSc
         if score.score is None:
             without.add(score.reason, f"{where}: {shorten(text)}{f', {score.detail}' if score.detail else ''}")
     scored = len(rows) - without.total
-    summary = f"{scored:,} of {len(rows):,} mutants have a score"
+    summary = f"{scored:,} of {count(len(rows), 'mutant')} {verb(scored, 'has', 'have')} a score"
     if without.total:
         reasons = [
             f"{number:,} {reason} ({'first: ' * (number > 1)}{without.first[reason]})"
@@ -310,28 +318,31 @@ def _score_saturation(args: argparse.Namespace) -> int:
 
         drawing.check_drawable(len(wild_type), "a heat map")
     model, tokenizer = load_model(args)
-    matrix = saturation_matrix(
-        model,
-        tokenizer,
-        wild_type,
-        marginals=marginals,
-        max_length=args.max_length,
-        batch_tokens=args.batch_tokens,
-    )
+    with progress_bar(_what_is_read(marginals)) as progress:
+        matrix = saturation_matrix(
+            model,
+            tokenizer,
+            wild_type,
+            marginals=marginals,
+            max_length=args.max_length,
+            batch_tokens=args.batch_tokens,
+            progress=progress,
+        )
     first = 1 + (args.offset or 0)
     with table_writer(args.out, ["position", "wild_type", *STANDARD_RESIDUES]) as write:
         for position, (residue, row) in enumerate(zip(wild_type, matrix, strict=True), start=first):
             write([position, residue, *(cell(value) for value in row)])
     if args.figure:
-        title = f"{name + ', ' if name else ''}{len(wild_type):,} residues, {marginals.replace('_', ' ')} marginals"
+        title = (
+            f"{name + ', ' if name else ''}{count(len(wild_type), 'residue')}, {marginals.replace('_', ' ')} marginals"
+        )
         with writing(args.figure):
             score_plots.draw_saturation(wild_type, matrix, args.figure, title, first)
     without = sum(math.isnan(row[0]) for row in matrix)
-    summary = f"{len(wild_type) - without:,} of {len(wild_type):,} positions have scores"
+    scored = len(wild_type) - without
+    summary = f"{scored:,} of {count(len(wild_type), 'position')} {verb(scored, 'has', 'have')} scores"
     if without:
-        summary += (
-            f"; {without:,} {'has' if without == 1 else 'have'} none, because of an ambiguous or unknown residue"
-        )
+        summary += f"; {without:,} {verb(without, 'has', 'have')} none, because of an ambiguous or unknown residue"
     logger.info("%s: %s", args.out or "standard output", summary)
     if args.figure:
         logger.info("%s: heat map", args.figure)

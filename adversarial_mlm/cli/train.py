@@ -4,13 +4,16 @@ A recipe is a YAML file, or the name of one in the package. Options of the comma
 """
 
 import argparse
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adversarial_mlm.cli import recipe_list
-from adversarial_mlm.cli.endings import failed
+from adversarial_mlm.cli.endings import failed, stopped
 from adversarial_mlm.utils import interrupts
-from adversarial_mlm.utils.errors import AdversarialMLMError, Interrupted, NonFiniteError, WritingError
+from adversarial_mlm.utils.errors import AdversarialMLMError, NonFiniteError, WritingError
 
 if TYPE_CHECKING:
     from adversarial_mlm.recipes.recipe import Recipe
@@ -94,14 +97,22 @@ def start(words: Sequence[str], program: str) -> int:
         PartialState().destroy_process_group()
         return 1
     except AdversarialMLMError as error:
-        return failed(program, str(error), 1 if isinstance(error, WritingError) else 2)
-    except Interrupted as stop:
+        status = 1 if isinstance(error, WritingError) else 2
+        return status if error.told_elsewhere else failed(program, str(error), status)
+    except KeyboardInterrupt as stop:
         folder = recipe.training.output_dir
-        return failed(
-            program,
-            f"stopped by {stop.signal.name} before or after training; all files in {folder} are complete",
-            interrupts.exit_status(stop.signal),
-        )
+        return stopped(program, stop, f"all files in {folder} are complete", "before or after training")
+
+
+def _how_to_start() -> str:
+    """Say how to start this program again, up to the recipe. What a launcher was given is not known here."""
+    script = sys.argv[0]
+    of_package = os.path.basename(script) == "__main__.py"
+    is_script = script.endswith(".py") and not of_package
+    words = shlex.quote(script) if is_script else "-m adversarial_mlm train"
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or "ACCELERATE_MIXED_PRECISION" in os.environ:
+        return f"run with the same launcher and its options: {words}"
+    return f"run: python {words}" if is_script or of_package else "run: adv-mlm train"
 
 
 def train_and_report(recipe: "Recipe", program: str) -> int:
@@ -114,7 +125,7 @@ def train_and_report(recipe: "Recipe", program: str) -> int:
     if trainer.interrupted_by is not None:
         status = interrupts.exit_status(trainer.interrupted_by)
         if trainer.is_world_process_zero():
-            failed(program, interruption(trainer), status)
+            failed(program, interruption(trainer, _how_to_start()), status)
         trainer.accelerator.wait_for_everyone()  # if one process is gone, its launcher ends the others
         trainer.accelerator.end_training()
         return status

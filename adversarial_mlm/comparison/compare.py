@@ -3,19 +3,16 @@
 import argparse
 import dataclasses
 import logging
-import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
-from adversarial_mlm.comparison import report_plot
+from adversarial_mlm.comparison import report_files, report_plot
 from adversarial_mlm.comparison.arms import arm_recipe, check_arms, common_options, fingerprint
 from adversarial_mlm.comparison.confirmation import check_not_spent, read_confirmation
 from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
 from adversarial_mlm.comparison.held_out import ComparisonData, load_comparison_data
 from adversarial_mlm.comparison.plan import Plan, Run, count_flops, make_plan, plan_table, seconds_of
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe, Tasks, read_comparison
-from adversarial_mlm.comparison.report_csv import runs_csv
-from adversarial_mlm.comparison.report_tables import markdown
 from adversarial_mlm.comparison.runs import (
     Comparison,
     add_tasks,
@@ -30,15 +27,14 @@ from adversarial_mlm.comparison.step_costs import StepCosts, measure
 from adversarial_mlm.comparison.study import build_study, check_results, merge_plan
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
 from adversarial_mlm.recipes.recipe import Recipe
-from adversarial_mlm.utils import atomic_files
-from adversarial_mlm.utils.errors import MissingPackageError, RecipeError, WritingError
+from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.errors import MissingPackageError, RecipeError
 from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.hardware import machine
 from adversarial_mlm.utils.home import path_argument
 
 logger = logging.getLogger(__name__)
 
-STUDY_FILE, TABLES_FILE, RUNS_FILE, PLOT_FILE = "study.json", "study.md", "runs.csv", "study.png"
 _ROUNDS_OF_A_DRY_RUN = 2
 
 
@@ -48,13 +44,13 @@ class Outcome:
 
     Attributes:
         tables (`str`): The report if all runs are complete; else empty.
-        elsewhere (`int`): Number of runs that other processes are making.
         files (`list[Path]`): Files of the report.
+        elsewhere (`int`): Number of runs that other processes are making.
     """
 
     tables: str = ""
-    elsewhere: int = 0
     files: list[Path] = dataclasses.field(default_factory=list)
+    elsewhere: int = 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,9 +149,9 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     lines = [
         plan_table(plan, flops, costs, {run.name for run in results}),
         "",
-        f"{len(plan.runs)} different runs, {len(left)} to do; minutes {how}",
+        f"{count(len(plan.runs), 'different run')}, {len(left)} to do; minutes {how}",
         f"training: about {_minutes(sum(seconds_of(run, costs) for run in (*warm_ups, *left)))}"
-        + (f", including {len(warm_ups)} warm-ups" if warm_ups else ""),
+        + (f", including {count(len(warm_ups), 'warm-up')}" if warm_ups else ""),
     ]
     if recipe.tasks is not None:
         lines.append(_tasks_that_are_left(recipe, recipe.tasks, plan, results))
@@ -171,7 +167,7 @@ def _tasks_that_are_left(
         tasks.data(name)  # raises an error if files are missing
     seconds = seconds_of_tasks(results)
     when = f"about {_minutes(seconds)} each" if seconds else "time unknown until the first is complete"
-    return f"downstream tasks: {', '.join(wanted.of)} for {len(left)} runs, {when}"
+    return f"downstream tasks: {', '.join(wanted.of)} for {count(len(left), 'run')}, {when}"
 
 
 def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
@@ -180,7 +176,7 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     Several processes may work in one folder. Each takes the next free run, and the last one writes the report.
 
     Raises:
-        RecipeError: If the recipe or an option is invalid.
+        RecipeError: If the recipe or an option is invalid, or if the report would replace a file that was changed.
         CorpusError: If data cannot be read.
         WritingError: If a result cannot be written.
         Interrupted: If a signal arrives; the same command continues the comparison.
@@ -188,6 +184,8 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     recipe, recipes, data = prepare(args, words)
     folder = ComparisonFolder(recipe.output_dir)
     folder.take()
+    copies = _copies(args)
+    report_files.check(folder, copies)
     flops = count_flops(recipe, recipes, data)
     with folder.lock("plan"):  # other processes wait, which keeps the timing undisturbed
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # checks before timing
@@ -215,7 +213,12 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
         check_results(recipe, merged, results)
         confirmation = folder.read(CONFIRMATION_FILE) if args.selection_only else read_confirmation(comparison)
         study = build_study(recipe, merged, results, data, flops, costs, confirmation or {"runs": {}}, baselines)
-        return _write(args, recipe, folder, study)
+        return Outcome(*report_files.write(folder, study, recipe.plot, copies))
+
+
+def _copies(args: argparse.Namespace) -> dict[str, Path]:
+    names = {"markdown": report_files.TABLES_FILE, "json": report_files.STUDY_FILE, "plot": report_files.PLOT_FILE}
+    return {name: getattr(args, option) for option, name in names.items() if getattr(args, option) is not None}
 
 
 def _merged(
@@ -254,7 +257,7 @@ def _measured(
     if before is not None and not missing:
         _warn_of_another_machine(before)
         return before
-    logger.info("timing the updates of %d arms, %d rounds", len(missing), rounds)
+    logger.info("timing the updates of %s, %s", count(len(missing), "arm"), count(rounds, "round"))
     if before is None or not known:
         return measure(recipes, data, rounds)
     likes = [budget.like for budget in recipe.budgets.values() if budget.equal == "seconds" and budget.like in known]
@@ -317,33 +320,3 @@ def _minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _write(
-    args: argparse.Namespace, recipe: ComparisonRecipe, folder: ComparisonFolder, study: dict[str, Any]
-) -> Outcome:
-    folder.write(STUDY_FILE, study)
-    study = folder.read(STUDY_FILE)  # make the tables from what was written
-    tables = markdown(study)
-    written = {folder.path / TABLES_FILE: tables, folder.path / RUNS_FILE: runs_csv(study)}
-    if args.markdown is not None:
-        written[args.markdown] = tables
-    if args.json is not None:
-        written[args.json] = (folder.path / STUDY_FILE).read_text(encoding="utf-8")
-    try:
-        for path, text in written.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_files.replace_text(path, text)
-        files = [folder.path / STUDY_FILE, *written]
-        if recipe.plot:
-            report_plot.draw(study, folder.path / PLOT_FILE)
-            files.append(folder.path / PLOT_FILE)
-            if args.plot is not None:
-                args.plot.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder.path / PLOT_FILE, args.plot)
-                files.append(args.plot)
-    except OSError as error:
-        raise WritingError(
-            f"the report could not be written to {error.filename or folder.path} ({error.strerror or error})"
-        ) from error
-    return Outcome(tables=tables, files=files)

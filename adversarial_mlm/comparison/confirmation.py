@@ -9,6 +9,7 @@ from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.comparison.recipe import UNTRAINED
 from adversarial_mlm.comparison.refit import figures_of_sets
 from adversarial_mlm.comparison.runs import Comparison, ask, load_for_evaluation, log_shares_of, weights_checksum
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,9 @@ def check_not_spent(folder: ComparisonFolder, runs: list[Run], spent: bool) -> N
     new = [run.name for run in runs if run.name not in earlier["runs"] and run.arm != UNTRAINED]
     if new and not spent:
         raise RecipeError(
-            f"the confirmation part was already evaluated for {len(earlier['runs'])} runs. The recipe adds {len(new)} "
-            f"runs (such as {new[0]}), whose choice its results may have guided. Set held_out.spent: true to report "
+            f"the confirmation part was already evaluated for {count(len(earlier['runs']), 'run')}. The recipe adds "
+            f"{count(len(new), 'run')} (such as {new[0]}), whose choice its results may have guided. Set "
+            "held_out.spent: true to report "
             "the new runs on the selection part only, or repeat all runs in another output_dir with another "
             "holdout_seed"
         )

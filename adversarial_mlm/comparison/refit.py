@@ -17,6 +17,7 @@ from adversarial_mlm.data.order import KeyedRecords
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.counts import count
 
 _RIDGE = 1e-6  # a common shift of all biases, and the bias of an unused token, do not change the loss
 _ROUNDS, _SMALL = 100, 1e-10
@@ -104,7 +105,7 @@ def hide_and_ask(
     together = HiddenResidues(*(torch.cat(parts) for parts in zip(*found, strict=True)))
     if not len(together.labels):
         raise ValueError(
-            f"no residue was hidden in {len(dataset)} proteins at a mask rate of {mask_rate}: "
+            f"no residue was hidden in {count(len(dataset), 'protein')} at a mask rate of {mask_rate}: "
             "raise eval_mask_rate or hold out more proteins"
         )
     return together

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from adversarial_mlm.comparison.differences import Entry, is_task, mean_and_deviation, values
+from adversarial_mlm.utils.counts import count
 
 NONE = "–"
 TASK_NAMES = {
@@ -44,7 +45,7 @@ def difference_cell(row: dict[str, Any] | None) -> str:
         text += f" ({row['low'] * factor:+z.{digits}f} to {row['high'] * factor:+z.{digits}f}; {p})"
         text += "*" if is_significant(row) else ""
     if row["without_partner"]:
-        text += f" [{len(row['pairs'])} pairs, {len(row['without_partner'])} without partner]"
+        text += f" [{count(len(row['pairs']), 'pair')}, {len(row['without_partner'])} without partner]"
     return text
 
 

@@ -27,6 +27,7 @@ from adversarial_mlm.comparison.report_cells import (
     verdict,
 )
 from adversarial_mlm.downstream.results import PAPER
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.tables import markdown_table
 
 _LESS, _MORE = "below 0 is better", "above 0 is better"
@@ -85,7 +86,7 @@ def _head(study: Study) -> str:
     arms = dict.fromkeys(entry["name"] for entry in study["arms"])
     return (
         "# Comparison of masking methods\n\n"
-        f"This report compares {len(arms)} arms, that is, ways of masking residues in pre-training. "
+        f"This report compares {count(len(arms), 'arm')}, that is, ways of masking residues in pre-training. "
         f"Proteins: {study['corpus'].rstrip('.')}. `examples/compare_masking.py` wrote the report. "
         f"The last section, *{_LAST_TITLE}*, explains the terms."
     )
@@ -102,13 +103,14 @@ def _setup(study: Study) -> str:
     division = "whole families" if study["divided_by_family"] else "sequences"
     lines = [
         "## What was compared?",
-        f"{proteins['train']['proteins']:,} proteins were used for training. The held-out proteins were divided by "
+        f"{count(proteins['train']['proteins'], 'protein')} were used for training. The held-out proteins were "
+        "divided by "
         f"{division} into two parts:",
         markdown_table(["held-out set", "selection part", "confirmation part"], rows),
     ]
     if study["warm_up"]:
         lines.append(
-            f"All arms of a seed start from one encoder after {study['warm_up']['updates']:,} common updates."
+            f"All arms of a seed start from one encoder after {count(study['warm_up']['updates'], 'common update')}."
         )
     lines.append(
         "Options of all arms: "
@@ -123,7 +125,7 @@ def _setup(study: Study) -> str:
 
 def _size(sizes: dict[str, int], part: str) -> str:
     families = f"{part}_families"
-    return f"{sizes[part]:,}" + (f" of {sizes[families]:,} families" if families in sizes else "")
+    return f"{sizes[part]:,}" + (f" of {count(sizes[families], 'family', 'families')}" if families in sizes else "")
 
 
 def _arms(study: Study) -> str:
@@ -477,7 +479,7 @@ def _how_to_read(study: Study) -> str:
 
 def _budget_title(study: Study, budget: str) -> str:
     facts = study["budgets"][budget]
-    amount = f"{facts['updates']:,} updates" if "updates" in facts else ""
+    amount = count(facts["updates"], "update") if "updates" in facts else ""
     if "like" in facts:
         amount = f"as {facts['like']} takes for {amount}"
     elif not amount:

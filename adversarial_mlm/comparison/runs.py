@@ -29,6 +29,7 @@ from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.evaluation import background_log_shares
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import file_checksum
@@ -254,7 +255,7 @@ def warm_up(comparison: Comparison, seed: int) -> None:
     with comparison.folder.lock(run.name):
         _begin(comparison, run)
         if not is_trained(comparison.folder, run):
-            logger.info("warm-up of seed %d: %d updates", seed, run.updates)
+            logger.info("warm-up of seed %d: %s", seed, count(run.updates, "update"))
         if _train(comparison, run, _recipe_of(comparison, run))["diverged"]:
             raise RecipeError(
                 f"{comparison.recipe.path}: the warm-up of seed {seed} diverged, so the arms have no start: use a "

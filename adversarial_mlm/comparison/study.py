@@ -11,6 +11,7 @@ from adversarial_mlm.comparison.plan import Flops, Plan, Run
 from adversarial_mlm.comparison.recipe import UNTRAINED, ComparisonRecipe
 from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.recipes.recipe import Recipe
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 
 _FORMAT = 1
@@ -148,7 +149,7 @@ def _check_unchanged(recipe: ComparisonRecipe, earlier: dict, now: dict, ran: se
                 continue
             if any((run.arm, run.updates) == (arm, before["updates"]) for run in ran):
                 raise RecipeError(
-                    f"{prefix}budget {budget} gives arm {arm} {entry['updates']:,} updates, but gave it "
+                    f"{prefix}budget {budget} gives arm {arm} {count(entry['updates'], 'update')}, but gave it "
                     f"{before['updates']:,} when it ran: give the budget another name, because runs that were made "
                     "are always reported"
                 )

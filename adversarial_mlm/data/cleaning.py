@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 # Part of every cache fingerprint. Raise it when the same input gives other rows or counts.
@@ -139,7 +140,7 @@ class CleaningCounts:
 
     def summary(self) -> str:
         """Return one readable line, without counts that are zero, except records read and kept."""
-        text = f"{self.records_read:,} record{'s' * (self.records_read != 1)} read, {self.records_kept:,} kept"
+        text = f"{count(self.records_read, 'record')} read, {self.records_kept:,} kept"
         remarks = [
             (self.dropped_empty, "dropped as empty"),
             (self.dropped_no_residues, "dropped as without residues"),
@@ -149,7 +150,7 @@ class CleaningCounts:
             (self.gaps_removed, "with gaps (- or .) removed"),
             (self.whitespace_removed, "with white space removed"),
             (self.numbers_removed, "with numbers of positions removed"),
-            (self.records_with_unknown, f"with unknown residues ({self.unknown_residues:,} residues)"),
+            (self.records_with_unknown, f"with unknown residues ({count(self.unknown_residues, 'residue')})"),
         ]
         parts = [f"{number:,} {remark}" for number, remark in remarks if number]
         return f"{text}; {', '.join(parts)}" if parts else text

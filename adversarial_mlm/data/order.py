@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from adversarial_mlm.utils.counts import count
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
@@ -147,7 +149,8 @@ class EncoderBatchSampler(Sampler[list[int]]):
         self._batches = math.floor(rounds) if drop_last else math.ceil(rounds)
         if not self._batches:
             raise ValueError(
-                f"dataloader_drop_last drops all of the {num_records:,} records, because one batch of every process "
+                f"dataloader_drop_last drops all of the {count(num_records, 'record')}, because one batch of "
+                "every process "
                 f"needs {batch_size * num_processes:,}: remove it, or use smaller batches"
             )
         self.start_at(0)

@@ -32,6 +32,7 @@ from adversarial_mlm.data.sources import file_shards, source_names
 from adversarial_mlm.data.text_files import is_compressed
 from adversarial_mlm.utils import atomic_files, interrupts
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, RecipeError
 from adversarial_mlm.utils.hashing import file_checksum
 from adversarial_mlm.utils.output_folders import listed, occupy, visible
@@ -164,7 +165,7 @@ def _prepare(folder: str, shards: list[Shard], identity: dict, workers: int, par
         for note in cleaned:
             notes.append(note)
             if time.monotonic() - last_logged > 10:
-                logger.info("%s: %d of %d parts are complete", folder, len(notes), len(parts))
+                logger.info("%s: %s of %s are complete", folder, len(notes), count(len(parts), "part"))
                 last_logged = time.monotonic()
     counts = _gather_counts(shards, parts, notes)
     if counts.records_kept == 0:

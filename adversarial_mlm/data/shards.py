@@ -6,6 +6,7 @@ from itertools import islice
 
 from adversarial_mlm.data.cleaning import CleaningCounts, clean_rows, nucleotide_share
 from adversarial_mlm.data.formats import Columns, Shard, read_rows
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 # In 200,000 real proteins, no 100 consecutive ones have more than 30 % of the letters A, C, G, T, U or N.
@@ -46,8 +47,9 @@ def report_dropped(shard: Shard, counts: CleaningCounts, number: int, identifier
         raise CorpusError(f"{shard.name}: no record has any residues ({counts.records_read:,} read; {first}).")
     if warn:
         logger.warning(
-            "%s: left out %s of %s records, which have no residues; %s.",
-            *(shard.name, f"{counts.without_residues:,}", f"{counts.records_read:,}", first),
+            "%s: left out %s of %s, which %s no residues; %s.",
+            *(shard.name, f"{counts.without_residues:,}", count(counts.records_read, "record")),
+            *(verb(counts.without_residues, "has", "have"), first),
         )
 
 

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from adversarial_mlm.data.subsets import column_pieces, remembered, row_pieces, without_rows
 from adversarial_mlm.data.tables import csv_rows, find_column
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, shorten
 from adversarial_mlm.utils.hashing import random_key
 
@@ -151,8 +152,14 @@ def remove_shared_sequences(train: Dataset, held_out: Dataset, *, cache_dir: str
     if not removed:
         return train, 0
     if removed == len(train):
-        raise CorpusError(f"all {removed:,} training records are also in the held-out data: use other held-out data.")
-    logger.warning("%d records were removed from train, because the held-out data contain their sequences.", removed)
+        raise CorpusError(
+            f"all {count(removed, 'training record')} {verb(removed, 'is', 'are')} also in the held-out data: "
+            "use other held-out data."
+        )
+    logger.warning(
+        "%s removed from train, because the held-out data contain the same sequence.",
+        f"{count(removed, 'record')} {verb(removed, 'was', 'were')}",
+    )
     return without_rows(train, shared, cache_dir), removed
 
 
@@ -247,10 +254,8 @@ def _family_of_records(
         )
     if missing:
         logger.warning(
-            "%d of %d records are not in %s; each id counts as a separate family.",
-            missing,
-            len(dataset),
-            clusters_name,
+            "%s of %s %s not in %s; each id counts as a separate family.",
+            *(f"{missing:,}", count(len(dataset), "record"), verb(missing, "is", "are"), clusters_name),
         )
     # families are often named after a member; the mark avoids a clash with such names
     names = (clusters.get(identifier, f"\0{identifier}") for identifier in _values(dataset, "id"))
@@ -277,14 +282,14 @@ def _choose_families(names: list[str], sizes: np.ndarray, wanted: float, seed: i
             taken += int(sizes[number])
     if taken == 0:
         raise CorpusError(
-            f"holdout_families asks for {wanted:.0f} records, but the smallest family has {sizes.min():,}, which is "
+            f"holdout_families asks for {count(round(wanted), 'record')}, but the smallest family has "
+            f"{sizes.min():,}, which is "
             "more than 1.5 times as many: raise the fraction."
         )
     if taken < wanted:
         logger.warning(
-            "Families with %d records are held out instead of %.0f, because all other families are too large.",
-            taken,
-            wanted,
+            "Families with %s are held out instead of %.0f, because all other families are too large.",
+            *(count(taken, "record"), wanted),
         )
     return chosen
 

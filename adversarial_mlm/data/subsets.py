@@ -17,6 +17,7 @@ from datasets.table import MemoryMappedTable
 
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.atomic_files import UNFINISHED_FILES
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import array_checksum, fingerprint_of_parts
 
@@ -156,7 +157,7 @@ def log_cache_size(folder: str) -> None:
     corpora = sum(path.endswith(".arrow") and not path.endswith(ROWS_FILE) for path in files)
     logger.info(
         "cache %s: %s, %.2f GB in total; you can delete any that no run is using%s",
-        *(folder, "1 cleaned corpus" if corpora == 1 else f"{corpora:,} cleaned corpora"),
+        *(folder, count(corpora, "cleaned corpus", "cleaned corpora")),
         sum(map(os.path.getsize, files)) / 1e9,
         f", and {UNFINISHED_FILES}* ({killed:,}), left by killed processes" if killed else "",
     )

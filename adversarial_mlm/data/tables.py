@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adversarial_mlm.data.text_files import read_lines
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, clip, one_line, shorten
 
 _DELIMITERS = (",", "\t", ";", "|")
@@ -149,7 +150,7 @@ def _fit(path: str, number: int, fields: list[str], columns: list[str]) -> list[
     width = len(columns)
     if not any(map(str.strip, fields[width:])) and not any(map(str.strip, columns[len(fields) :])):
         return (fields + [""] * width)[:width]
-    fields_found = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+    fields_found = count(len(fields), "field")
     raise CorpusError(f"{path}: line {number:,} has {fields_found}, but the header has {width}.")
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 COMPRESSED_ENDINGS = (".gz", ".bz2", ".xz", ".lzma", ".zst", ".lz4", ".zip")
@@ -161,7 +162,8 @@ def _only_member(path: str, file: IO[bytes]) -> io.BufferedReader:
     if len(members) != 1:
         listed = f" ({shorten(members[0].filename)}, ...)" if members else ""
         raise CorpusError(
-            f"{path}: is a zip archive of {len(members):,} files{listed}: unpack it, and name the files to read."
+            f"{path}: is a zip archive of {count(len(members), 'file')}{listed}: unpack it, and name the files "
+            "to read."
         )
     if members[0].flag_bits & 1:
         raise CorpusError(f"{path}: is a zip archive with a password: unpack it, and name the file to read.")

@@ -16,6 +16,7 @@ import numpy as np
 from adversarial_mlm.data.cleaning import is_missing as is_missing_text
 from adversarial_mlm.data.cleaning import sequence_text
 from adversarial_mlm.models.tokenization_protein import VOCABULARY
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import shorten
 
 UNSEEN_LABEL = -1
@@ -257,7 +258,7 @@ def _unwrap(value: Any) -> Any:
     value = to_python(value)
     if isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"contains a list of {len(value)} values, but must contain one")
+            raise ValueError(f"contains a list of {count(len(value), 'value')}, but must contain one")
         return to_python(value[0])
     return value
 

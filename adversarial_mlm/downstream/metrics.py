@@ -19,6 +19,7 @@ from datasets import Sequence as SequenceOf
 
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.utils import statistics
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.statistics import BRIGHT_CUTOFF
 
 HOMOLOGY_LEVELS = ("fold", "superfamily", "family")
@@ -200,7 +201,8 @@ Args:
         for row, (predicted, reference) in enumerate(zip(predictions, references, strict=True)):
             if len(predicted) != len(reference):
                 raise ValueError(
-                    f"protein {row + 1:,} has {len(predicted):,} predictions for {len(reference):,} residues."
+                    f"protein {row + 1:,} has {count(len(predicted), 'prediction')} for "
+                    f"{count(len(reference), 'residue')}."
                 )
             counts = np.array(reference, dtype=np.int64) != IGNORE_INDEX
             scored[row] = counts.sum()

@@ -25,6 +25,7 @@ from adversarial_mlm.downstream.labels import (
 from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 
@@ -195,7 +196,8 @@ def _read_target(task: Task, record: dict[str, Any], residues: int) -> Any:
     if len(classes) != residues:
         blanks = " (white space is no label)" if isinstance(value, str) and len(value.split()) > 1 else ""
         raise ValueError(
-            f'has {len(classes):,} labels{blanks} for the {residues:,} residues of column "{task.sequence_column}", '
+            f"has {count(len(classes), 'label')}{blanks} for the {count(residues, 'residue')} of column "
+            f'"{task.sequence_column}", '
             "but needs one per residue"
         )
     if task.class_names:
@@ -215,7 +217,9 @@ def _apply_mask(classes: list[str | None], mask: np.ndarray | None) -> bool:
     if mask is None:
         return True
     if len(mask) != len(classes):
-        raise ValueError(f"has {len(mask):,} values for {len(classes):,} residues, but needs one per residue")
+        raise ValueError(
+            f"has {count(len(mask), 'value')} for {count(len(classes), 'residue')}, but needs one per residue"
+        )
     for position in np.flatnonzero(~mask).tolist():
         classes[position] = None
     return False
@@ -260,7 +264,8 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
     if constant:
         raise CorpusError(
-            f'all labels of train are the same or missing (column "{task.target}", {len(train):,} records): choose '
+            f'all labels of train are the same or missing (column "{task.target}", '
+            f"{count(len(train), 'record')}): choose "
             "another target."
         )
     return classes

@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult
 from adversarial_mlm.downstream.scoring import FEW_GROUPS, compare, headline_name, resampled_groups, score
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.utils import atomic_files, output_folders
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import WritingError
 from adversarial_mlm.utils.output_folders import visible
 from adversarial_mlm.utils.tables import text_table
@@ -348,12 +349,13 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
             name = result["headline"][split]
             if split == "valid" or figures[name]["value"] is None:
                 continue
+            proteins = count(figures[name]["rows"], "protein")
             entries.append(
                 EvalResult(
                     task_type=_TASK_TYPES[result["kind"]],
                     task_name=f"{result['task']} ({result['method']})",
                     dataset_type=result["task"],
-                    dataset_name=f"{result['task']} {result['target']}, {split} ({figures[name]['rows']:,} proteins)",
+                    dataset_name=f"{result['task']} {result['target']}, {split} ({proteins})",
                     dataset_config=f"{result['target']}-{result['method']}",
                     dataset_split=split,
                     # keeps results on other data, or on a part, from replacing those on the whole

@@ -8,6 +8,7 @@ import numpy as np
 from adversarial_mlm.downstream.labels import is_missing
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.statistics import BRIGHT_CUTOFF, accuracy, bootstrap_interval, mean_squared_error, spearman
 
 FEW_GROUPS = 20
@@ -193,7 +194,9 @@ def _metrics(
     labels = data.splits[split]["label"][:]
     for predictions in runs:
         if len(predictions) != len(labels):
-            raise ValueError(f"{split} has {len(labels):,} proteins, but {len(predictions):,} predictions are given")
+            raise ValueError(
+                f"{split} has {count(len(labels), 'protein')}, but {count(len(predictions), 'prediction')} given"
+            )
     name = headline_name(data, split)
     if data.task.kind == "regression":
         columns = [np.asarray(column, dtype=np.float64) for column in (*runs, labels)]

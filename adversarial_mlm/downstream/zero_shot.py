@@ -34,6 +34,7 @@ from adversarial_mlm.inference.variant_effects import (
     why_not_scored,
 )
 from adversarial_mlm.models.loading import load_encoder
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.options import required
@@ -132,8 +133,9 @@ def _check_enough(task: str, split: str, wild_type: str, kept: int, left_out: Le
         records = kept + left_out.total
         reasons = f"; {left_out.summary(records)}" if left_out.total else ""
         raise CorpusError(
-            f"{task}: only {kept} of the {records:,} records of {split} are substitutions of the wild type "
-            f"({len(wild_type):,} residues), and 2 are needed: check wild_type{reasons}."
+            f"{task}: only {kept} of the {count(records, 'record')} of {split} {verb(kept, 'is a', 'are')} "
+            f"{verb(kept, 'substitution', 'substitutions')} of the wild type "
+            f"({count(len(wild_type), 'residue')}), and 2 are needed: check wild_type{reasons}."
         )
 
 
@@ -276,7 +278,9 @@ class _VariantTable:
         if self.cleaning != CleaningCounts(self.cleaning.records_read, self.cleaning.records_kept):
             notes.append(f"test: {self.cleaning.summary()}.")
         if max_records is not None and len(rows) > max_records:
-            notes.append(f"{max_records:,} of {len(rows):,} records are used (max_records).")
+            notes.append(
+                f"{max_records:,} of {count(len(rows), 'record')} {verb(max_records, 'is', 'are')} used (max_records)."
+            )
             chosen = np.random.default_rng(0).choice(len(rows), max_records, replace=False)
             rows = [rows[index] for index in np.sort(chosen)]
         for note in notes:
@@ -301,6 +305,7 @@ class _VariantTable:
         if better is not None:
             hint = f"the positions fit with offset {self.offset + better}: set it, or give another wild_type"
         raise CorpusError(
-            f"{self.file}: {len(self.misfits):,} of {len(self.substitutions):,} variants do not fit the wild type "
-            f"({len(self.wild_type):,} residues), the first in {self.misfits[0]}: {hint}."
+            f"{self.file}: {len(self.misfits):,} of {count(len(self.substitutions), 'variant')} "
+            f"{verb(len(self.misfits), 'does', 'do')} not fit the wild type "
+            f"({count(len(self.wild_type), 'residue')}), the first in {self.misfits[0]}: {hint}."
         )

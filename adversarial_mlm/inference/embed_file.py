@@ -31,6 +31,7 @@ from adversarial_mlm.inference.protein_embeddings import EmbeddingOptions, Prote
 from adversarial_mlm.inference.windows import number_of_windows
 from adversarial_mlm.models.loading import load_backbone
 from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, WritingError, shorten
 from adversarial_mlm.utils.hashing import fingerprint, fingerprint_of_parts
 from adversarial_mlm.utils.locks import try_lock, unlock_all_below
@@ -212,18 +213,19 @@ def _compute(
         raise CorpusError(f"{records.name}: no record has any residues.")
     if long_proteins:
         logger.info(
-            "%s of %s proteins have more than %s residues: they are read in overlapping windows, up to %s, and a "
-            "residue has the mean over the windows that cover it.",
-            *(f"{long_proteins:,}", f"{proteins:,}", f"{embedder.window:,}"),
+            "%s of %s %s more than %s: %s read in overlapping windows, up to %s, and a residue has the mean over the "
+            "windows that cover it.",
+            *(f"{long_proteins:,}", count(proteins, "protein"), verb(long_proteins, "has", "have")),
+            *(count(embedder.window, "residue"), verb(long_proteins, "it is", "they are")),
             f"{max(block.most_windows for block in blocks):,}",
         )
     facts = [read_facts(folder / block.name) for block in blocks]
     kept = [block for block, known in zip(blocks, facts, strict=True) if known is not None]
+    known_before = sum(block.proteins for block in kept)
     if kept:
         logger.info(
-            "continuing: %s of %s proteins were computed before.",
-            f"{sum(block.proteins for block in kept):,}",
-            f"{proteins:,}",
+            "continuing: %s of %s %s computed before.",
+            *(f"{known_before:,}", count(proteins, "protein"), verb(known_before, "was", "were")),
         )
     progress = _Progress(blocks, kept)
     complete: list[PartFacts] = []
@@ -251,7 +253,7 @@ def _compute(
         "written_by": f"adversarial-mlm {__version__}",
     }
     join_parts(path, layout, [folder / block.name for block in blocks], complete, about)
-    return Summary(proteins, long_proteins, left_out, progress.seconds, proteins - sum(b.proteins for b in kept))
+    return Summary(proteins, long_proteins, left_out, progress.seconds, proteins - known_before)
 
 
 def _plan(embedder: ProteinEmbedder, attempt: dict, number: int, records: list[ProteinRecord]) -> _Block:
@@ -295,9 +297,9 @@ def _report_left_out(name: str, records: int, left_out: list[list]) -> None:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in Counter(r for *_, r in left_out).items())
     number, identifier, _ = left_out[0]
     logger.warning(
-        "%s: left out %s of %s records, which have no residues (%s); the first is record %s, %s; all are named in the "
-        "file.",
-        *(name, f"{len(left_out):,}", f"{records:,}", reasons, f"{number:,}", shorten(identifier)),
+        "%s: left out %s of %s, which %s no residues (%s); the first is record %s, %s; all are named in the file.",
+        *(name, f"{len(left_out):,}", count(records, "record"), verb(len(left_out), "has", "have"), reasons),
+        *(f"{number:,}", shorten(identifier)),
     )
 
 
@@ -330,4 +332,4 @@ class _Progress:
 
     def _text(self) -> str:
         rate = self._read / max(self.seconds, 1e-9) * self._proteins / max(self._residues, 1)
-        return f"{self._done:,} of {self._proteins:,} proteins, {rate:,.1f} proteins/s"
+        return f"{self._done:,} of {count(self._proteins, 'protein')}, {rate:,.1f} proteins/s"

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
 from adversarial_mlm.inference.frozen_encoder import default_batch_tokens, default_max_length
+from adversarial_mlm.inference.reads import Progress, Reads
 from adversarial_mlm.inference.variant_effects import marginals
 from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.data_collator import SequenceEncoder
@@ -16,6 +17,7 @@ from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import SAMPLERS, topk_mask
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserModel
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 CORRUPTIONS = ("[MASK]", "keep", "replace")
@@ -77,6 +79,7 @@ def view_masks(
     seed: int = 0,
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> MaskView:
     """Compute for each residue of a protein how a noiser masks it, and how hard it is for the encoder.
 
@@ -95,6 +98,8 @@ def view_masks(
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
         batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536
             elsewhere.
+        progress (`Progress`, *optional*): Called after each batch with the reads that are done, and with the number of
+            all: one of the encoder for each residue, and one of the noiser for each draw of each part.
 
     Raises:
         ValueError: If the protein has no residue that can be masked, if an option is out of range, or if noiser, rules
@@ -117,15 +122,19 @@ def view_masks(
     batches = [{name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": p}]).items()} for p in parts]
     tokens = batch_tokens or default_batch_tokens(noiser.device)
     inside = slice(len(encoder.table.prefix), -len(encoder.table.suffix) or None)
+    reads = Reads(len(sequence) + averaged * len(parts), progress)
     masks = [
-        tuple(of_positions[inside] for of_positions in _masks_of_part(noiser, rules, vocabulary, batch, keys, tokens))
+        tuple(
+            of_positions[inside]
+            for of_positions in _masks_of_part(noiser, rules, vocabulary, batch, keys, tokens, reads)
+        )
         for batch, keys in zip(batches, _keys_of_parts(seed, len(parts), averaged, noiser.device), strict=True)
     ]
     lengths = torch.stack([batch["num_residues"][0] for batch in batches])
     shares = np.concatenate([of_part for _, of_part in masks])
     replacements = shares[:, REPLACE:]
     letters = [vocabulary.residue_letters[token] for token in vocabulary.replacement_ids]
-    logs = marginals(model, tokenizer, sequence, max_length=max_length, batch_tokens=batch_tokens)
+    logs = marginals(model, tokenizer, sequence, max_length=max_length, batch_tokens=batch_tokens, on_batch=reads.add)
     answers = logs[:, list(vocabulary.replacement_ids)]
     answers = answers - np.logaddexp.reduce(answers, axis=1, keepdims=True)
     ids = encoder.table.encode(sequence)
@@ -159,10 +168,12 @@ def _masks_of_part(
     batch: dict[str, torch.Tensor],
     keys: torch.Tensor,
     batch_tokens: int,
+    reads: Reads,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean probability of each token of a part `(length,)`, and the shares of the options."""
     average = _average_closed_form if has_closed_form(rules) else _average_of_draws
-    return average(noiser, rules, vocabulary, batch, keys, max(1, batch_tokens // batch["input_ids"].shape[1]))
+    rows = max(1, batch_tokens // batch["input_ids"].shape[1])
+    return average(noiser, rules, vocabulary, batch, keys, rows, reads)
 
 
 def has_closed_form(rules: MaskingRules) -> bool:
@@ -178,12 +189,12 @@ def method_in_words(rules: MaskingRules, draws: int) -> str:
     """Describe how the probability of a mask is computed."""
     if not has_closed_form(rules):
         sets = ", each with another candidate set" if rules.blind else ""
-        return f"share of {draws:,} draws of {rules.sampler} ({rules.selection}){sets}"
+        return f"share of {count(draws, 'draw')} of {rules.sampler} ({rules.selection}){sets}"
     closed = "gumbel_topk" if rules.has_relaxation else rules.sampler
     words = f"closed form of {closed}"
     if closed != rules.sampler:
         words += f", which makes the same hard choices as {rules.sampler}"
-    return f"{words}; mean over {draws:,} candidate sets" if rules.blind else words
+    return f"{words}; mean over {count(draws, 'candidate set')}" if rules.blind else words
 
 
 def _average_closed_form(
@@ -193,6 +204,7 @@ def _average_closed_form(
     batch: dict[str, torch.Tensor],
     keys: torch.Tensor,
     rows: int,
+    reads: Reads,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean probability of each position `(length,)`, and the shares of the options `(length, 2 + n)`.
 
@@ -215,6 +227,7 @@ def _average_closed_form(
         of_options = _option_shares(rules, scores.option_scores)
         weighted = (of_options * given[..., None]).sum(dim=0)
         options = weighted if options is None else options + weighted
+        reads.add(len(some))
     counts = candidates.sum(dim=0).clamp_min(1)
     mean = torch.where(residues, sums / counts, 0)
     mean *= budget / mean.sum().clamp_min(torch.finfo(mean.dtype).tiny)
@@ -253,6 +266,7 @@ def _average_of_draws(
     batch: dict[str, torch.Tensor],
     keys: torch.Tensor,
     rows: int,
+    reads: Reads,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As [`_average_closed_form`], from masks as in training."""
     length = batch["input_ids"].shape[1]
@@ -273,5 +287,6 @@ def _average_of_draws(
         weights += could.sum(dim=0)
         shares = (_option_shares(rules, corrupted.choice.scores.option_scores) * could[..., None]).sum(dim=0)
         options = shares if options is None else options + shares
+        reads.add(len(some))
     assert options is not None  # there is at least one row
     return (counts / len(keys)).cpu().numpy(), (options / weights.clamp_min(1)[:, None]).cpu().numpy()

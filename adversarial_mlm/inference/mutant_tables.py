@@ -7,13 +7,16 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.mutations import Substitution, misfit, parse_mutations
+from adversarial_mlm.inference.reads import Progress, Reads
 from adversarial_mlm.inference.variant_effects import (
     check_wild_type,
     letters_with_token,
+    number_of_reads,
     score_substitutions,
     why_residues_not_scored,
 )
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
+from adversarial_mlm.utils.counts import count
 
 NO_WILD_TYPE = "without a usable wild type"
 NOT_FINITE = "with a score that is not finite"
@@ -48,6 +51,7 @@ def score_mutants(
     offset: int = 0,
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> list[MutantScore]:
     """Score mutants in the notations of [`parse_mutations`], such as `A12T:G15S`.
 
@@ -61,6 +65,8 @@ def score_mutants(
         max_length (`int`, *optional*): Largest number of tokens in a row; positions of a longer protein are read in a
             window around each.
         batch_tokens (`int`, *optional*): Tokens in a batch.
+        progress (`Progress`, *optional*): Called after each batch with the positions (with mutant marginals: the
+            mutants) that were read, and with the number of all.
 
     Returns:
         `list[MutantScore]`, one for each mutant, in their order.
@@ -72,21 +78,26 @@ def score_mutants(
     if isinstance(wild_types, str):
         wild_types = [check_wild_type(wild_types)] * len(mutants)
     elif len(wild_types) != len(mutants):
-        raise ValueError(f"there are {len(wild_types)} wild types for {len(mutants)} mutants: give one for each")
+        raise ValueError(
+            f"{count(len(wild_types), 'wild type')} cannot be used for {count(len(mutants), 'mutant')}: give "
+            "one for each"
+        )
     letters = letters_with_token(tokenizer)
     rows_of: dict[str, list[int]] = {}
     for row, text in enumerate(wild_types):
         rows_of.setdefault(text, []).append(row)
-    found: list[MutantScore] = [MutantScore(None)] * len(mutants)
+    found: list[MutantScore] = [MutantScore(None, NO_WILD_TYPE)] * len(mutants)
+    jobs = []  # wild type, rows, what each row says, its substitutions
     for text, rows in rows_of.items():
         try:
             wild_type = check_wild_type(text)
         except ValueError:
-            for row in rows:
-                found[row] = MutantScore(None, NO_WILD_TYPE)
             continue
         read = [_read_mutant(wild_type, mutants[row], offset, letters) for row in rows]
         variants = [None if isinstance(one, MutantScore) else [(at - 1, new) for _, at, new in one] for one in read]
+        jobs.append((wild_type, rows, read, variants))
+    reads = Reads(sum(number_of_reads(variants, marginals) for *_, variants in jobs), progress)
+    for wild_type, rows, read, variants in jobs:
         scores = score_substitutions(
             model,
             tokenizer,
@@ -95,6 +106,7 @@ def score_mutants(
             marginals_of=marginals,
             max_length=max_length,
             batch_tokens=batch_tokens,
+            on_batch=reads.add,
         )
         for row, one, score in zip(rows, read, scores.tolist(), strict=True):
             if isinstance(one, MutantScore):
@@ -125,6 +137,7 @@ def saturation_matrix(
     marginals: str = "masked",
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Score all single substitutions of a protein by standard residues.
 
@@ -152,5 +165,6 @@ def saturation_matrix(
         marginals_of=marginals,
         max_length=max_length,
         batch_tokens=batch_tokens,
+        on_batch=Reads(number_of_reads(variants, marginals), progress).add,
     )
     return scores.reshape(len(wild_type), len(STANDARD_RESIDUES))

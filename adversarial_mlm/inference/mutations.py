@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import shorten
 
 EMPTY = "without a mutation"
@@ -123,7 +124,7 @@ def misfit(wild_type: str, substitutions: Iterable[Substitution]) -> tuple[str, 
     """
     for old, position, _ in substitutions:
         if not 1 <= position <= len(wild_type):
-            return OUTSIDE, f"the wild type has {len(wild_type):,} residues"
+            return OUTSIDE, f"the wild type has {count(len(wild_type), 'residue')}"
         if wild_type[position - 1] != old:
             return OTHER_RESIDUE, f"the wild type has {wild_type[position - 1]} at position {position}"
     return None

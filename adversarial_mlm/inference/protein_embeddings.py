@@ -14,6 +14,7 @@ from adversarial_mlm.data.all_records import AllRecords, ProteinRecord, protein_
 from adversarial_mlm.inference.frozen_encoder import FrozenEncoder
 from adversarial_mlm.inference.windows import check_overlap, coverage, windows_over
 from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, one_line, shorten
 from adversarial_mlm.utils.hardware import device_for, on_device
 
@@ -384,4 +385,7 @@ def _embeddings(
         for record, (embedding, windows) in zip(kept, found, strict=True):
             yield ProteinEmbedding(record.id, embedding, len(record.sequence), windows)
     if left_out:
-        logger.warning("%s: left out %s records, which have no residues; %s.", source, f"{left_out:,}", first)
+        logger.warning(
+            "%s: left out %s, which %s no residues; %s.",
+            *(source, count(left_out, "record"), verb(left_out, "has", "have"), first),
+        )

@@ -5,8 +5,9 @@ substitutions. *Masked* marginals read the wild type with position i masked, *wi
 masks, and *mutant* marginals read the variant without masks.
 """
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from string import ascii_uppercase
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ def marginals(
     masked: bool = True,
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    on_batch: Callable[[int], Any] = lambda reads: None,
 ) -> np.ndarray:
     """Return the log-probabilities of all tokens at positions of a protein.
 
@@ -53,6 +55,7 @@ def marginals(
         max_length (`int`, *optional*): Largest number of tokens in a row; by default [`default_max_length`].
         batch_tokens (`int`, *optional*): Tokens in a batch; by default 4,096 on a CPU and 65,536
             elsewhere.
+        on_batch (`Callable`, *optional*): Called after each batch with the positions that were read in it.
 
     Returns:
         `np.ndarray` of shape `(residues, vocab)`, float64; nan at other positions.
@@ -80,6 +83,7 @@ def marginals(
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
+        on_batch(len(chosen))
     assert found is not None  # there was a position
     return found
 
@@ -200,6 +204,13 @@ def score_variants(
     )
 
 
+def number_of_reads(variants: Sequence[Sequence[tuple[int, str]] | None], marginals_of: str = "masked") -> int:
+    """Return how many positions, or with mutant marginals variants, [`score_substitutions`] reads."""
+    if marginals_of == "mutant":
+        return sum(bool(variant) for variant in variants)
+    return len({position for variant in variants for position, _ in variant or ()})
+
+
 def score_substitutions(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -209,6 +220,7 @@ def score_substitutions(
     marginals_of: str = "masked",
     max_length: int | None = None,
     batch_tokens: int | None = None,
+    on_batch: Callable[[int], Any] = lambda reads: None,
 ) -> np.ndarray:
     """Score variants that are given by their substitutions.
 
@@ -222,6 +234,7 @@ def score_substitutions(
             model once for each variant.
         max_length (`int`, *optional*): As for [`marginals`].
         batch_tokens (`int`, *optional*): As for [`marginals`].
+        on_batch (`Callable`, *optional*): Called after each batch with the part of [`number_of_reads`] in it.
 
     Returns:
         `np.ndarray` of shape `(variants,)`, float64; nan for `None`, and 0 without substitutions.
@@ -241,7 +254,7 @@ def score_substitutions(
     positions = [np.array([position for position, _ in variant]) for variant in ordered]
     new = [reader.table.encode("".join(letter for _, letter in variant)) for variant in ordered]
     if marginals_of == "mutant":
-        found = _mutant_marginals(reader, of_wild_type, positions, new)
+        found = _mutant_marginals(reader, of_wild_type, positions, new, on_batch)
     else:
         logs = marginals(
             model,
@@ -251,6 +264,7 @@ def score_substitutions(
             masked=marginals_of == "masked",
             max_length=max_length,
             batch_tokens=batch_tokens,
+            on_batch=on_batch,
         )
         found = (logs[at] for at in positions)
     for row, at, to, logs_at in zip(rows, positions, new, found, strict=True):
@@ -261,7 +275,11 @@ def score_substitutions(
 
 @torch.no_grad()
 def _mutant_marginals(
-    reader: PositionReader, wild_type: np.ndarray, positions: Sequence[np.ndarray], new: Sequence[np.ndarray]
+    reader: PositionReader,
+    wild_type: np.ndarray,
+    positions: Sequence[np.ndarray],
+    new: Sequence[np.ndarray],
+    on_batch: Callable[[int], Any],
 ) -> Iterator[np.ndarray]:
     """Yield the log-probabilities at the substitutions of each variant, read in the variant: `(substitutions, vocab)`.
 
@@ -280,6 +298,7 @@ def _mutant_marginals(
             counts.append(len(at))
             windows.extend((variant, start) for start in starts)
         logs = _read_in_parts(reader, windows, np.concatenate(row), np.concatenate(column), at_once)
+        on_batch(len(counts))
         yield from np.split(logs, np.cumsum(counts)[:-1])
 
 

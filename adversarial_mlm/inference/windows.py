@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 
 
@@ -20,7 +21,7 @@ def check_overlap(size: int, overlap: int | None) -> int:
     if overlap is None:
         return size // 2
     if not 0 <= overlap < size:
-        raise RecipeError(f"overlap is {overlap}, but must be 0 to {size - 1}: a window has {size} residues")
+        raise RecipeError(f"overlap is {overlap}, but must be 0 to {size - 1}: a window has {count(size, 'residue')}")
     return overlap
 
 

@@ -3,6 +3,8 @@
 from torch import nn
 from transformers import PreTrainedModel
 
+from adversarial_mlm.utils.counts import count as counted
+
 
 def number_of_positions(model: PreTrainedModel) -> int | None:
     """Longest input of an encoder in tokens; `None` if its configuration sets no limit.
@@ -45,7 +47,7 @@ def train_last_layers(model: PreTrainedModel, count: int) -> None:
     if not layers:
         raise ValueError(f"trained_layers is {count}, but the layers of {type(model).__name__} share their weights")
     if not 0 <= count <= total:
-        raise ValueError(f"trained_layers must be between 0 and the encoder's {total} layers, got {count}")
+        raise ValueError(f"trained_layers must be between 0 and the encoder's {counted(total, 'layer')}, got {count}")
     for module in [*below, *layers[: total - count]]:
         module.requires_grad_(False)
 

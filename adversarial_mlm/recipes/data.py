@@ -23,6 +23,7 @@ from adversarial_mlm.data import (
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.recipes.recipe import DataArguments
 from adversarial_mlm.saving.run_files import DATA_FILE
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -185,10 +186,11 @@ def count_short_proteins(data: ProteinData, rules: MaskingRules, cache_dir: str 
         ("too_short_for_any_mask", adversarial + by_chance == 0, "none of their residues is masked"),
         ("too_short_for_the_noiser", (adversarial == 0) & (by_chance > 0), "the noiser masks none of their residues"),
     ):
-        count = int(records[without].sum())
-        if count and (rules.adversarial_rate or fact == "too_short_for_any_mask"):
-            data.facts[fact] = count
+        number = int(records[without].sum())
+        if number and (rules.adversarial_rate or fact == "too_short_for_any_mask"):
+            data.facts[fact] = number
             logger.warning(
-                f"{count:,} of {len(data.train):,} proteins are so short (at most {lengths[without].max()} residues) "
+                f"{number:,} of {count(len(data.train), 'protein')} {verb(number, 'is', 'are')} so short (at most "
+                f"{count(int(lengths[without].max()), 'residue')}) "
                 f"that {what}: the budget rounds to 0"
             )

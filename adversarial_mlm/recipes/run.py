@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -255,8 +256,16 @@ def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinDa
     run.seal(trainer.saved_files)
 
 
-def interruption(trainer: AdversarialMLMTrainer) -> str:
-    """Return a sentence about a run that a signal stopped: after which step, and how to resume it."""
+def interruption(trainer: AdversarialMLMTrainer, how: str = "run: adv-mlm train") -> str:
+    """Return a sentence about a run that a signal stopped: after which step, and how to resume it.
+
+    Args:
+        trainer ([`AdversarialMLMTrainer`]): Result of [`pretrain`].
+        how (`str`, *optional*): How the program is started, up to the recipe.
+
+    Raises:
+        ValueError: If no signal stopped the run.
+    """
     state, folder = trainer.state, required(trainer.args.output_dir, "output_dir")
     if trainer.interrupted_by is None:
         raise ValueError("the run was not stopped by a signal")
@@ -265,11 +274,12 @@ def interruption(trainer: AdversarialMLMTrainer) -> str:
         return f"{stopped}: training is complete; its result in {folder} was not evaluated"
     if trainer.last_checkpoint is None:
         return f"{stopped}; there is no checkpoint to resume from"
-    wanted = "latest" if is_inside(trainer.last_checkpoint, folder) else trainer.last_checkpoint
-    return (
-        f"{stopped}; to resume from {trainer.last_checkpoint}, run {os.path.join(folder, RECIPE_FILE)} with "
-        f"--resume_from_checkpoint {wanted}"
-    )
+    words = [os.path.join(folder, RECIPE_FILE), "--resume_from_checkpoint"]
+    if is_inside(trainer.last_checkpoint, folder):
+        words.append("latest")
+    else:  # nothing could be saved here, and this folder holds a log of the run
+        words += [trainer.last_checkpoint, "--overwrite_output_dir", "true"]
+    return f"{stopped}; to resume from {trainer.last_checkpoint}, {how} {shlex.join(words)}"
 
 
 _BEST_BY = ("loss", "perplexity", "accuracy", "adversarial_loss", "random_loss")

@@ -13,6 +13,7 @@ import yaml
 
 from adversarial_mlm.masking.statistics import POSITION_BINS
 from adversarial_mlm.saving.run_files import METRICS_FILE, RECIPE_FILE, RECORDS_FILE
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 
 STATE_FILE = "trainer_state.json"
@@ -116,9 +117,9 @@ class RunLog:
         """Say how the run ended, as far as its files tell."""
         step, last = self.last_step, self.max_steps
         if last is None:
-            return f"{step:,} updates"
+            return count(step, "update")
         if step >= last:
-            return f"complete, {step:,} updates"
+            return f"complete, {count(step, 'update')}"
         ended = f"ended at step {step:,} of {last:,}"
         if os.path.exists(os.path.join(self.folder, RECORDS_FILE)):
             return f"{ended}: too many updates were not finite"
@@ -154,7 +155,7 @@ def read_run(folder: str | os.PathLike, name: str | None = None, group: str = ""
     if not run.training and not run.held_out:
         raise RecipeError(f"{file} has no figures of training or evaluation yet: nothing can be drawn")
     if damaged:
-        run.remarks.append(f"{damaged} incomplete {'line' if damaged == 1 else 'lines'} of {METRICS_FILE} left out")
+        run.remarks.append(f"{count(damaged, 'incomplete line')} of {METRICS_FILE} left out")
     run.options = _options(path, run.remarks)
     run.max_steps = _max_steps(path, run.options)
     run.runtime = next((entry["train_runtime"] for entry in reversed(entries) if "train_runtime" in entry), None)

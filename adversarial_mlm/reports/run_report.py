@@ -19,6 +19,7 @@ from adversarial_mlm.reports.run_log import RunLog, read_run
 from adversarial_mlm.saving.run_files import METRICS_FILE, REPORT_FILE, REPORT_FILES, REPORT_FOLDER, REPORT_PICTURE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.utils import atomic_files
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.version import __version__
@@ -194,7 +195,7 @@ def _add_comparison(subjects: Subjects, folder: Path) -> None:
         match = _RUN_OF_COMPARISON.fullmatch(path.relative_to(folder / "runs").as_posix())
         if match is None or not (path / METRICS_FILE).is_file():
             continue
-        name = f"{match['arm']}, seed {match['seed']}, {int(match['updates']):,} updates"
+        name = f"{match['arm']}, seed {match['seed']}, {count(int(match['updates']), 'update')}"
         try:
             subjects.runs.append(read_run(path, name, match["arm"]))
             found += 1

@@ -5,7 +5,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -28,11 +29,13 @@ from adversarial_mlm.saving.run_files import (
     SLOW_ENCODER_FILE,
     output_folder,
 )
+from adversarial_mlm.utils.counts import verb
 from adversarial_mlm.utils.errors import Interrupted, PushError, clip, redact
 
 logger = logging.getLogger(__name__)
 
 SILENCE_LIMIT = 300.0  # seconds without a byte from the Hub, after which a request has failed
+WAIT_AFTER_SIGNAL = 10.0  # seconds; job schedulers kill a program about 30 s after SIGTERM
 SNAPSHOT_PREFIX = ".push-to-hub-"
 
 _ARGUMENTS_PICKLE = "training_args.bin"
@@ -43,6 +46,7 @@ _NOT_SENT = (
 )
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")
+_LOOK_EVERY = 0.2  # seconds between two looks whether a signal has arrived
 
 
 @dataclass
@@ -157,6 +161,8 @@ class HubUploader:
         self.run_files: tuple[str, ...] = (METRICS_FILE,)
         self.counts = {"sent": 0, "failed": 0, "skipped": 0}
         self._in_progress: list[Future] = []  # pushes of checkpoints that were begun
+        self._step_in_progress = 0  # of the newest of them
+        self._given_up = False
 
     def create_repo(self, token: str | None = None, private: bool | None = None) -> str:
         """Create the repository where there is none, and make sure that the token may write to it.
@@ -172,8 +178,7 @@ class HubUploader:
             ValueError: If it may not, if the repository's name is not possible, or if the Hub cannot be used.
         """
         folder = Path(output_folder(self.args))
-        for left_over in folder.glob(f"{SNAPSHOT_PREFIX}*"):  # of a run that was killed
-            shutil.rmtree(left_over, ignore_errors=True)
+        _remove_snapshots(folder)  # of a run that was killed
         self.repo_id = None
         name = self.args.hub_model_id or folder.absolute().name
         token, revision = token or self.args.hub_token, self.args.hub_revision
@@ -246,22 +251,54 @@ class HubUploader:
             self._count_failure(step, error)
             return True
         self._in_progress.append(hf_api().run_as_future(self._send_and_count, snapshot, step, message))
+        self._step_in_progress = step
         return True
 
-    def wait(self) -> None:
-        """Wait for the push in progress, if there is one."""
-        if not all(job.done() for job in self._in_progress):
-            _tell(logging.INFO, "push_to_hub: waiting for the push that is in progress")
-            wait(self._in_progress)
+    def wait(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the push in progress, if there is one.
 
-    def finish(self) -> None:
-        """Wait for the push in progress, and log how many pushes failed or were skipped."""
-        self.wait()
-        if self.counts["failed"] or self.counts["skipped"]:
+        After a signal the wait takes at most `WAIT_AFTER_SIGNAL` seconds more, and the push is given up.
+
+        Args:
+            is_stopped (`Callable[[], bool]`, *optional*): Whether a signal has arrived; asked while waiting.
+        """
+        if all(job.done() for job in self._in_progress):
+            return
+        _tell(logging.INFO, f"push_to_hub: waiting for the push of step {self._step_in_progress}")
+        deadline: float | None = None
+        while wait(self._in_progress, timeout=_LOOK_EVERY).not_done:
+            if deadline is None and is_stopped():
+                deadline = time.monotonic() + WAIT_AFTER_SIGNAL
+                _tell(
+                    logging.WARNING,
+                    f"push_to_hub: after the signal, the push of step {self._step_in_progress} gets "
+                    f"{WAIT_AFTER_SIGNAL:g} s more; a second signal ends the program at once",
+                )
+            if deadline is not None and time.monotonic() >= deadline:
+                self._give_up()
+                return
+
+    def _give_up(self) -> None:
+        self._given_up = True  # what becomes of it is not logged: the next sentence is how the run ended
+        for job in self._in_progress:
+            job.cancel()  # those that wait for their turn
+        _remove_snapshots(output_folder(self.args))
+        _tell(
+            logging.WARNING,
+            f"push_to_hub: the push of step {self._step_in_progress} was not complete after {WAIT_AFTER_SIGNAL:g} s "
+            "and is given up; the files of the run are complete, and a resumed run pushes again",
+        )
+
+    def finish(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
+        """Wait for the push in progress as [`wait`] does, and log how many pushes failed or were skipped."""
+        self.wait(is_stopped)
+        sent, failed, skipped = (self.counts[name] for name in ("sent", "failed", "skipped"))
+        if failed or skipped:
             _tell(
-                logging.WARNING if self.counts["failed"] else logging.INFO,
-                "push_to_hub: of the saves during training {sent} were pushed, {failed} failed, and {skipped} were "
-                "skipped because the push before them was still in progress".format(**self.counts),
+                logging.WARNING if failed else logging.INFO,
+                f"push_to_hub: of the saves during training {sent} {verb(sent, 'was', 'were')} pushed, {failed} "
+                f"failed, and {skipped} {verb(skipped, 'was', 'were')} skipped because the push before them was "
+                "still in progress",
             )
 
     def _ready_repo(self) -> str:
@@ -287,16 +324,22 @@ class HubUploader:
             self._count_failure(step, error)
         else:
             self.counts["sent"] += 1
-            _tell(logging.INFO, f"push_to_hub: step {step} was pushed to {self.repo_id}")
+            if not self._given_up:
+                _tell(logging.INFO, f"push_to_hub: step {step} was pushed to {self.repo_id}")
 
     def _count_failure(self, step: int, error: PushError) -> None:
         self.counts["failed"] += 1
-        if self.counts["failed"] == 1:
+        if self.counts["failed"] == 1 and not self._given_up:
             _tell(
                 logging.WARNING,
                 f"push_to_hub: step {step} was not pushed: {error}; training continues, the next save tries again, "
                 "and further failures are counted",
             )
+
+
+def _remove_snapshots(folder: str | Path) -> None:
+    for left_over in Path(folder).glob(f"{SNAPSHOT_PREFIX}*"):
+        shutil.rmtree(left_over, ignore_errors=True)
 
 
 def _tell(level: int, line: str) -> None:

@@ -23,6 +23,7 @@ from adversarial_mlm.saving.resume_options import (
 )
 from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER, OPTIONS_FILE
 from adversarial_mlm.utils import distributed
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError, clip
 from adversarial_mlm.utils.ramp import Ramp
 
@@ -323,9 +324,9 @@ def check_data(
 
 
 def _other_proteins(checkpoint: str, before: Mapping[str, Any], now: Mapping[str, Any], changes: Changes) -> str:
-    found = f"{now['records']:,} records instead of {before['records']:,}"
+    found = f"{count(now['records'], 'record')} instead of {before['records']:,}"
     if now["records"] == before["records"]:
-        found = f"{now['records']:,} records as before, but other sequences or another order"
+        found = f"{count(now['records'], 'record')} as before, but other sequences or another order"
     about_data = {
         name: pair
         for name, pair in changes.items()
@@ -353,15 +354,15 @@ def check_updates(checkpoint: str, step: int, max_steps: int, changes: Changes) 
     """
     if step > max_steps:
         raise CheckpointError(
-            f"the checkpoint {checkpoint} has made {step:,} updates, but the run has only {max_steps:,}: set "
-            f"max_steps (or num_train_epochs) to {step:,} updates or more"
+            f"the checkpoint {checkpoint} has made {count(step, 'update')}, but the run has only {max_steps:,}: set "
+            f"max_steps (or num_train_epochs) to {count(step, 'update')} or more"
         )
     lengths = ("max_steps", "num_train_epochs")
     without = {name: pair for name, pair in changes.items() if rule_of(name).trains and name not in lengths}
     if step == max_steps and without:
         raise CheckpointError(
             f"{_described(without)}: this would have no effect, because the checkpoint {checkpoint} has made all "
-            f"{max_steps:,} updates; set max_steps above {step:,}, or {_new_run(checkpoint)}"
+            f"{count(max_steps, 'update')}; set max_steps above {step:,}, or {_new_run(checkpoint)}"
         )
 
 

@@ -34,6 +34,7 @@ from adversarial_mlm.models.loading import (
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.saving import checkpoint_manifest
 from adversarial_mlm.utils import distributed
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def warn_of_other_processes(checkpoint: str, processes: int) -> None:
     written_by = checkpoint_manifest.read(checkpoint)["processes"]
     if written_by != processes:
         logger.warning(
-            f"the checkpoint {checkpoint} was written by {written_by} processes and this run has {processes}: dropout "
+            f"the checkpoint {checkpoint} was written by {count(written_by, 'process', 'processes')} and this "
+            f"run has {processes}: dropout "
             "differs from now on, and the batches only stay the same if batch × accumulation × processes is the same"
         )
 

@@ -111,8 +111,7 @@ RULES = (
         (
             *("bf16", "tf32", "use_cpu", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
             *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"),
-            *("gradient_checkpointing_kwargs", "use_liger_kernel", "liger_kernel_config", "chunk_overhead"),
-            *("packed_attention", "quick_cpu_dropout"),
+            *("gradient_checkpointing_kwargs", "chunk_overhead", "packed_attention", "quick_cpu_dropout"),
         ),
         "updates are computed in the new way; rounding and the random numbers of dropout may differ",
         trains=True,
@@ -206,7 +205,7 @@ RULES = (
             *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"),
             *("log_level_replica", "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project"),
             *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "include_num_input_tokens_seen"),
-            *("skip_memory_metrics", "debug", "report"),
+            *("skip_memory_metrics", "report"),
         ),
         "the later log and report follow the new value",
     ),
@@ -248,7 +247,7 @@ RULES = (
         (
             *("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "auto_find_batch_size", "save_on_each_node"),
             *("label_smoothing_factor", "bf16_full_eval", "fp16_full_eval", "dataloader_in_order"),
-            *("enable_jit_checkpoint", "ignore_data_skip"),
+            *("enable_jit_checkpoint", "ignore_data_skip", "use_liger_kernel", "liger_kernel_config", "debug"),
         ),
         "another value than the default is refused in every run, or has no effect",
     ),

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from adversarial_mlm.training.metrics_log import Clock, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserGame
+from adversarial_mlm.utils.counts import count, verb
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,9 @@ class ShortProteinsWarning(TrainerCallback):
             return
         self._warned = True
         if state.is_world_process_zero:
+            short = round(short)
             logger.warning(
-                f"{short:.0f} proteins of the updates up to step {state.global_step} are so short that no residue of "
-                "them is masked; `rows_without_mask` in the log counts them"
+                f"{count(short, 'protein')} of the updates up to step {state.global_step} {verb(short, 'is', 'are')} "
+                f"so short that no residue of {verb(short, 'it', 'them')} is masked; `rows_without_mask` in the log "
+                "counts them"
             )

@@ -25,6 +25,7 @@ from adversarial_mlm.saving.run_files import output_folder
 from adversarial_mlm.training.optimizer import hyperparameters, set_hyperparameters
 from adversarial_mlm.training.run_options import identity_of_data
 from adversarial_mlm.utils import atomic_files, distributed
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import NonFiniteError
 from adversarial_mlm.utils.signals import GracefulStop
 
@@ -181,9 +182,9 @@ class CheckpointingTrainer(Trainer):
             output = super()._finalize_training(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
-        self.uploads.finish()
+        self.uploads.finish(is_stopped=lambda: self._stop is not None and self._stop.received)
         if self.failed_saves and self.is_world_process_zero():
-            logger.warning(f"{self.failed_saves} checkpoints could not be written")
+            logger.warning(f"{count(self.failed_saves, 'checkpoint')} could not be written")
         return output
 
     # ---- Saving ----

@@ -9,6 +9,7 @@ from adversarial_mlm.data.order import EncoderBatchSampler, data_seed
 from adversarial_mlm.training.batch_schedule import BatchStage, EpochPasses, Pass, accumulation, micro_steps_before
 from adversarial_mlm.training.noiser_schedule import Alternation
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
+from adversarial_mlm.utils.counts import count
 
 logger = logging.getLogger(__name__)
 
@@ -101,13 +102,15 @@ class DataPosition:
         here = self.epochs_after(updates)
         if here is None and records is not None and records != self.samples(updates):
             logger.warning(
-                f"the checkpoint had read {records:,} records of the stream in {updates:,} updates, with another "
-                f"global batch; this run continues after {self.samples(updates):,} records, its own position at that "
-                "update"
+                f"the checkpoint had read {count(records, 'record')} of the stream in "
+                f"{count(updates, 'update')}, with "
+                f"another global batch; this run continues after {count(self.samples(updates), 'record')}, its own "
+                "position at that update"
             )
         if here is not None and abs(epochs - here) > 1e-6:
             logger.warning(
-                f"the checkpoint had read {epochs:.4f} epochs in {updates:,} updates, with other data or another "
+                f"the checkpoint had read {epochs:.4f} epochs in {count(updates, 'update')}, with other data or "
+                "another "
                 f"global batch; this run continues after {here:.4f} epochs, its own position at that update"
             )
 

@@ -17,6 +17,7 @@ from accelerate.utils import gather_object
 
 from adversarial_mlm.masking.data_collator import RECORDS
 from adversarial_mlm.saving.run_files import RECORDS_FILE
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import NonFiniteError
 
 ENCODER, NOISER = 0, 1
@@ -166,8 +167,8 @@ class UpdateGuard:
         for network, (made, skipped) in seen.items():
             if skipped and warn:
                 logger.warning(
-                    f"step {step}: {skipped} of the last {made} updates of the {_NETWORKS[network]} were skipped "
-                    "because their loss or gradient was not finite"
+                    f"step {step}: {skipped} of the last {count(made, 'update')} of the {_NETWORKS[network]} "
+                    f"{verb(skipped, 'was', 'were')} skipped because their loss or gradient was not finite"
                 )
         return figures
 
@@ -196,7 +197,8 @@ class UpdateGuard:
                 file.write(f'{{"step": {step}, "updates": [\n{lines}\n]}}\n')
         PartialState().wait_for_everyone()  # the file is there before any process ends
         raise NonFiniteError(
-            f"stopped at step {step}: the last {self.limit} updates of the {_NETWORKS[network]} (max_skipped_updates) "
+            f"stopped at step {step}: the last {count(self.limit, 'update')} of the {_NETWORKS[network]} "
+            "(max_skipped_updates) "
             f"or more were skipped because their loss or gradient was not finite; {path} names the records of their "
             "batches"
         )

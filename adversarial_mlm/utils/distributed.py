@@ -8,6 +8,8 @@ import torch.distributed
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from adversarial_mlm.utils.errors import AdversarialMLMError
+
 T = TypeVar("T")
 
 
@@ -30,6 +32,7 @@ def on_main_process(decide: Callable[[], T]) -> T:
     if state.num_processes > 1:
         outcome = broadcast_object_list(outcome)
     if outcome[1] is not None:
+        _tell_once(outcome[1], state.process_index > 0)
         raise outcome[1]
     return outcome[0]
 
@@ -71,7 +74,13 @@ def fail_together(error_class: type[Exception], *as_this: type[Exception]) -> It
         failure = error
     sentences = gather_object([None if failure is None else str(failure) or type(failure).__name__])
     if failure is not None:
+        _tell_once(failure, str(failure) in sentences[: PartialState().process_index])
         raise failure
     for process, sentence in enumerate(sentences):
         if sentence is not None:
             raise error_class(f"process {process} stopped: {sentence}")
+
+
+def _tell_once(error: Exception, is_told: bool) -> None:
+    if isinstance(error, AdversarialMLMError):
+        error.told_elsewhere = is_told

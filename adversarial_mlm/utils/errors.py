@@ -13,7 +13,12 @@ class AdversarialMLMError(ValueError):
     """Base of all errors that this package raises for a reason that a user can act on.
 
     The message is one sentence. It names the option or file, its value, and what is allowed.
+
+    Attributes:
+        told_elsewhere (`bool`): Whether an earlier process of the run ends with the same message, and prints it.
     """
+
+    told_elsewhere = False
 
 
 class CorpusError(AdversarialMLMError):

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from adversarial_mlm.utils.counts import count
+
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
@@ -58,12 +60,8 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
         return device.type
-    cores, threads = _count(os.cpu_count() or 1, "core"), _count(torch.get_num_threads(), "thread")
+    cores, threads = count(os.cpu_count() or 1, "core"), count(torch.get_num_threads(), "thread")
     return f"CPU {_processor()} ({cores}, {threads})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from adversarial_mlm.utils.errors import Interrupted
 
@@ -23,6 +24,11 @@ ONE_AND_THE_SAME = 1.0
 def exit_status(number: int) -> int:
     """Return the exit status of a program that a signal stopped: 143 for SIGTERM, 130 for SIGINT."""
     return 128 + number
+
+
+def signal_of(stop: KeyboardInterrupt) -> signal.Signals:
+    """Return the signal that raised an error; SIGINT where Python itself or a library raised it."""
+    return stop.signal if isinstance(stop, Interrupted) else signal.SIGINT
 
 
 @contextlib.contextmanager
@@ -94,9 +100,19 @@ def _end(number: int, sentence: str = "") -> None:
     """End the process at once. A signal that [`raised`] has just raised an error for is ignored."""
     if _received_at and time.monotonic() - _received_at[-1] < ONE_AND_THE_SAME:
         return
+    end(number, "" if _received_at else sentence)  # one sentence was printed already
+
+
+def end(number: int, sentence: str) -> NoReturn:
+    """End the process at once with the exit status of a signal.
+
+    Args:
+        number (`int`): The signal.
+        sentence (`str`): Written to stderr first, with its line ends.
+    """
     with contextlib.suppress(Exception):  # the signal may have come in the middle of a print
         sys.stdout.flush()
-    os.write(2, ("" if _received_at else sentence).encode())  # one sentence was printed already
+    os.write(2, sentence.encode())
     os._exit(exit_status(number))
 
 

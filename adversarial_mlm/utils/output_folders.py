@@ -6,8 +6,9 @@ Training runs have markers that also list their files, see [`RunFolder`].
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import RecipeError
@@ -100,16 +101,45 @@ def mark(folder: str, kind: str) -> None:
     """
     if _kind_of(folder) == kind:
         return
-    content = {"format": _FORMAT, "written_by": "adversarial-mlm", "kind": kind}
     try:
-        atomic_files.replace_text(Path(folder, MARKER_FILE), json.dumps(content) + "\n")
+        _write_marker(folder, {"kind": kind})
     except OSError as error:
         raise RecipeError(f"output_dir {folder} cannot be written to ({error.strerror or error})") from error
 
 
+def noted_files(folder: str) -> dict[str, list[str]] | None:
+    """Return the checksums that [`note_files`] noted, by name; `None` if it noted nothing yet."""
+    files = _marker(folder).get("files")
+    return files if isinstance(files, dict) else None
+
+
+def note_files(folder: str, files: Mapping[str, Sequence[str]]) -> None:
+    """Note the checksums of what a command wrote, to know later whether somebody has changed it.
+
+    Args:
+        folder (`str`): The folder, which is marked.
+        files (`Mapping[str, Sequence[str]]`): Name of each file → checksums that it may have. Earlier notes are
+            replaced.
+
+    Raises:
+        OSError: If the marker cannot be written.
+    """
+    _write_marker(folder, {"kind": _kind_of(folder), "files": {name: list(sums) for name, sums in files.items()}})
+
+
+def _write_marker(folder: str, content: dict[str, Any]) -> None:
+    content = {"format": _FORMAT, "written_by": "adversarial-mlm", **content}
+    atomic_files.replace_text(Path(folder, MARKER_FILE), json.dumps(content) + "\n")
+
+
 def _kind_of(folder: str) -> str | None:
+    return _marker(folder).get("kind")
+
+
+def _marker(folder: str) -> dict[str, Any]:
+    """The content of the marker; nothing where there is none that can be read."""
     try:
         marker = json.loads(Path(folder, MARKER_FILE).read_text(encoding="utf-8"))
-        return marker["kind"] if marker["format"] == _FORMAT else None
+        return marker if marker["format"] == _FORMAT else {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
+        return {}

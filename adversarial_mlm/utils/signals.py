@@ -15,7 +15,7 @@ import torch.distributed
 from accelerate import PartialState
 from transformers import TrainerCallback
 
-from adversarial_mlm.utils.interrupts import ONE_AND_THE_SAME, exit_status, handled
+from adversarial_mlm.utils.interrupts import ONE_AND_THE_SAME, end, exit_status, handled
 
 _WORKERS_RESPITE = 600  # seconds
 
@@ -56,7 +56,8 @@ class GracefulStop(TrainerCallback):
 
     A signal may reach only some processes, or reach them at different steps. So at the end of each step, every process
     sends its signal to the others over the CPU. It reads the result at the end of the next step. All processes stop
-    after the same step, and none waits for a device. A second signal ends the process immediately.
+    after the same step, and none waits for a device. A second signal ends the process at once, with one sentence and
+    the exit status of the signal.
 
     Attributes:
         signal (`signal.Signals`, *optional*): The signal that stops all processes.
@@ -92,14 +93,19 @@ class GracefulStop(TrainerCallback):
         if self._received:
             if now - self._received_at < ONE_AND_THE_SAME:
                 return
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            end(number, self._sentence(f"stopped at once by a second {_name(number)}; complete checkpoints are kept"))
         self._received, self._received_at = number, now
-        if PartialState().is_local_main_process:  # not logging or print, which the signal may have interrupted
-            name = signal.Signals(number).name
-            os.write(
-                2, f"\n{name}: finishing the update, then saving; a second signal ends the program at once\n".encode()
-            )
+        # not logging or print, which the signal may have interrupted
+        sentence = f"{_name(number)}: finishing the update, then saving; a second signal ends the program at once"
+        os.write(2, self._sentence(sentence).encode())
+
+    def _sentence(self, text: str) -> str:
+        return f"\n{text}\n" if PartialState().is_local_main_process else ""
+
+    @property
+    def received(self) -> bool:
+        """Whether this process has got a signal, also one that the others have not heard of yet."""
+        return bool(self._received) or self.signal is not None
 
     def on_step_end(self, args, state, control, **kwargs):
         self._hear()
@@ -134,3 +140,7 @@ class GracefulStop(TrainerCallback):
     def _note_stop(self, number: int) -> None:
         if number and self.signal is None:
             self.signal = signal.Signals(number)
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name

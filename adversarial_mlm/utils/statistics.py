@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.extras import require
 
 BRIGHT_CUTOFF = 2.0
@@ -255,7 +256,7 @@ def _as_samples(weights: np.ndarray | None, rows: int) -> tuple[np.ndarray, bool
     """Return the weights as `(samples, rows)`, and whether they had no dimension of samples."""
     weights = np.ones(rows) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape[-1] != rows:
-        raise ValueError(f"weights must have one value for each of the {rows} rows, got {weights.shape[-1]}")
+        raise ValueError(f"weights must have one value for each of the {count(rows, 'row')}, got {weights.shape[-1]}")
     return np.atleast_2d(weights), weights.ndim == 1
 
 

@@ -44,6 +44,15 @@ def test_every_option_reaches_the_file(folder, tmp_path, capsys):
     assert np.load(out)["embeddings"].shape == (2, 16)
 
 
+def test_one_protein_is_said_in_the_singular(folder, tmp_path, capsys):
+    (tmp_path / "one.fasta").write_text(">a\nMKTAY\n")
+    assert (
+        main(["embed", "--model", str(folder), "--fasta", str(tmp_path / "one.fasta"), "--out", f"{tmp_path}/b.npz"])
+        == 0
+    )
+    assert capsys.readouterr().out.startswith(f"{tmp_path}/b.npz: 1 protein, ")
+
+
 @pytest.mark.parametrize(
     "more, sentence",
     [

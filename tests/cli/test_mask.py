@@ -45,6 +45,18 @@ def test_table_and_terminal_show_the_view_of_the_recipes_rules(mask, tmp_path, t
     assert (tmp_path / "m.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_all_reads_are_counted(trained):
+    model, tokenizer = load_encoder(trained)
+    rules = MaskingRules(0.1, adversarial_rate=0.2, sampler="gumbel_topk", learned_options=False, blind=True)
+    seen = []
+    view_masks(
+        model.eval(), tokenizer, load_noiser(trained).eval(), rules, PROTEIN, draws=7, max_length=22, batch_tokens=50,
+        progress=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert len(seen) > 4 and {total for _, total in seen} == {len(PROTEIN) + 2 * 7}
+    assert seen == sorted(set(seen)) and seen[-1][0] == seen[-1][1]
+
+
 def test_options_override_the_rules_of_the_recipe(mask):
     words = ("--adversarial_rate", "0.5", "--learned_options", "true", "--sampler", "rss", "--selection", "threshold")
     status, shown, _ = mask("--protein", PROTEIN, *words, "--draws", "3")

@@ -200,3 +200,37 @@ def test_a_file_that_cannot_be_written_is_status_1(score, tmp_path):
     (tmp_path / "file").write_text("")
     status, _, said = score("--saturation", "--wild_type", "MK", out="file/out.tsv")
     assert status == 1 and "adv-mlm: file/out.tsv: could not be written: " in said
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (("--mutants", "dms.csv", "--wild_type", WILD_TYPE), "2/2 "),  # two positions
+        (("--mutants", "dms.csv", "--wild_type", WILD_TYPE, "--marginals", "mutant"), "3/3 "),
+        (("--saturation", "--wild_type", "MKTAY", "--marginals", "mutant"), "95/95 "),
+    ],
+)
+def test_a_terminal_shows_how_much_is_done_the_rate_and_the_time_left(score, tmp_path, monkeypatch, words, last):
+    (tmp_path / "dms.csv").write_text("mutant\nA4W\nA4G\nQ9R\n")
+    monkeypatch.setattr("sys.stderr", shown := Terminal())
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    assert score(*words)[0] == 0
+    unit = "variants" if "mutant" in words else "positions"
+    line = shown.getvalue().rsplit("\r", 1)[-1]
+    assert "100%" in line and last in line and f" {unit}/s" in line and "<00:00" in line
+
+
+def test_without_a_terminal_there_is_no_bar(score, tmp_path, capfd):
+    assert score("--saturation", "--wild_type", "MKTAY")[0] == 0
+    assert "positions/s" not in capfd.readouterr().err
+
+
+def test_one_of_anything_is_said_in_the_singular(score, tmp_path):
+    (tmp_path / "dms.csv").write_text("mutant\nA4W\n")
+    assert "1 of 1 mutant has a score" in score("--mutants", "dms.csv", "--wild_type", WILD_TYPE)[2]
+    assert "1 of 1 position has scores" in score("--saturation", "--wild_type", "M", out="b.tsv")[2]

@@ -156,7 +156,7 @@ def test_one_warning_per_file_names_the_first_record_without_residues(
             assert len(list(corpus.dataset)) == 20
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}/a.fasta: left out 3 of 13 records, which have no residues; the first is record 6, 'lost'.",
-        f"{tmp_path}/c.fasta: left out 1 of 6 records, which have no residues; the first is record 6, 'lost'.",
+        f"{tmp_path}/c.fasta: left out 1 of 6 records, which has no residues; the first is record 6, 'lost'.",
     ]
     assert (corpus.counts.dropped_empty, corpus.counts.dropped_no_residues) == (3, 1)
 

@@ -281,7 +281,7 @@ class TestTargets:
         data = load_own_task(KIND, **three_files)
         assert data.splits["test"]["label"][:3] == [2, 0, -1]
         assert data.facts["unseen_classes"] == {"test": {"classes": 1, "records": 1}}
-        assert "1 records belong to 1 classes that train lacks" in caplog.text
+        assert "1 record belongs to 1 class that train lacks" in caplog.text
 
 
 class TestResidueLabels:

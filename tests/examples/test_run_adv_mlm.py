@@ -121,9 +121,10 @@ def test_a_signal_ends_training_with_a_checkpoint_one_sentence_and_its_status(re
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 143, said[-2000:]
-    found = re.search(r"stopped by SIGTERM after step (\d+) of 100,000; to resume from (\S+), run", said)
+    found = re.search(r"stopped by SIGTERM after step (\d+) of 100,000; to resume from (\S+), run: python (.*)", said)
     assert found and "Traceback" not in said
     assert checkpoint_manifest.verify(found[2])["step"] == int(found[1])
+    assert found[3] == f"examples/run_adv_mlm.py {tmp_path}/run/recipe.yaml --resume_from_checkpoint latest"
     assert not (tmp_path / "run" / "model.safetensors").exists(), "there is no result yet"
 
 

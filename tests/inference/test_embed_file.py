@@ -105,7 +105,7 @@ def test_a_file_holds_every_protein_in_its_order_and_names_what_has_no_residues(
         **{"source": ["a.fasta"], "layer": -1, "overlap": 20, "max_length": 42},
         "model": os.path.basename(model),
     }
-    assert "1 of 32 proteins have more than 40 residues: they are read in overlapping windows, up to 4" in caplog.text
+    assert "1 of 32 proteins has more than 40 residues: it is read in overlapping windows, up to 4" in caplog.text
     assert "left out 2 of 34 records, which have no residues (1 empty sequence, 1 no known residue)" in caplog.text
     assert os.listdir(out.parent) == [out.name]
 

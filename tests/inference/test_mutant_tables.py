@@ -121,7 +121,7 @@ def test_every_mutant_may_have_its_own_wild_type(model, tokenizer):
 def test_options_that_do_not_fit_are_refused(model, tokenizer):
     with pytest.raises(ValueError, match="marginals must be one of masked, wild_type, mutant, got 'both'"):
         score_substitutions(model, tokenizer, WILD_TYPE, [[(3, "W")]], marginals_of="both")
-    with pytest.raises(ValueError, match="there are 1 wild types for 2 mutants"):
+    with pytest.raises(ValueError, match="1 wild type cannot be used for 2 mutants"):
         score_mutants(model, tokenizer, [WILD_TYPE], ["A4W", "A4G"])
     with pytest.raises(CorpusError, match="wild_type is 'no protein!'"):
         score_mutants(model, tokenizer, "no protein!", ["A4W"])

@@ -1,14 +1,17 @@
 """Into which folders a run writes, and that nothing there is touched before the run can start."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from adversarial_mlm.recipes.output_dir import check_output_dir
 from adversarial_mlm.recipes.run import evaluate_saved, pretrain
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.utils.errors import NonFiniteError, RecipeError
+from tests.helpers.launching import forked_launch
 
 
 def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path):
@@ -78,6 +81,25 @@ def test_a_second_process_is_refused_while_a_run_has_the_folder(make_recipe, tmp
     command = [sys.executable, "-c", code, *options, "--use_cpu", "true"]
     second = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert f"output_dir {tmp_path / 'run'} is in use by another command" in second.stdout, second.stderr[-2000:]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_processes_of_one_launch_share_a_folder_and_those_of_another_are_refused(make_recipe, tmp_path):
+    recipe = make_recipe()
+
+    def check():
+        return check_output_dir(recipe)
+
+    with forked_launch(2, check) as first:
+        assert first == [(None, False)] * 2
+        with forked_launch(2, check) as second:
+            pass
+    sentence = (
+        f"output_dir {tmp_path / 'run'} is in use by another command: wait for its end, or choose another folder"
+    )
+    assert second == [(sentence, False), (sentence, True)], "process 0 tells it"
+    with forked_launch(2, check) as third:  # the first has ended
+        assert third == [(None, False)] * 2
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@ import json
 import logging
 import os
 import signal
+from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import TrainerCallback
 
 from adversarial_mlm.models.loading import CheckpointError
-from adversarial_mlm.saving import checkpoint_manifest, model_card, resume
+from adversarial_mlm.saving import checkpoint_manifest, hub, model_card, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.training.callbacks import MetricsLog
 from adversarial_mlm.utils import atomic_files
@@ -265,6 +267,49 @@ def test_a_signal_stops_after_the_update_with_a_checkpoint_and_the_run_goes_on_b
     resumed.train(resume_from_checkpoint="latest")
     assert resumed.interrupted_by is None and resumed.state.global_step == 9
     assert largest_difference(parameters_of(straight), parameters_of(resumed)) == 0
+
+
+class StalledHub:
+    """Stands for a Hub whose uploads never end."""
+
+    def run_as_future(self, function, *args):
+        future = Future()
+        future.set_running_or_notify_cancel()
+        return future
+
+
+def with_stalled_pushes(trainer, monkeypatch):
+    monkeypatch.setattr(hub, "hf_api", StalledHub)
+    monkeypatch.setattr(hub, "WAIT_AFTER_SIGNAL", 0.3)
+    trainer.args.push_to_hub, trainer.uploads.repo_id = True, "me/it"
+    return trainer
+
+
+def test_a_signal_does_not_wait_for_a_stalled_push(make_trainer, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    trainer = with_stalled_pushes(make_trainer(max_steps=9, **SAVING), monkeypatch)
+    trainer.add_callback(SignalAt(5, signal.SIGTERM))
+    trainer.train()
+    assert trainer.interrupted_by == signal.SIGTERM
+    checkpoint_manifest.verify(trainer.last_checkpoint)
+    assert "after the signal, the push of step 2 gets 0.3 s more" in caplog.text
+    assert "the push of step 2 was not complete after 0.3 s and is given up" in caplog.text
+    assert not list(Path(trainer.args.output_dir).glob(".push-to-hub-*"))
+
+
+def test_a_signal_while_a_complete_run_waits_for_its_pushes_ends_the_wait(make_trainer, monkeypatch):
+    trainer = with_stalled_pushes(make_trainer(max_steps=2, **SAVING), monkeypatch)
+    wait, looks = hub.wait, []
+
+    def wait_and_press(*args, **kwargs):
+        if not looks:
+            os.kill(os.getpid(), signal.SIGINT)
+        looks.append(args)
+        return wait(*args, **kwargs)
+
+    monkeypatch.setattr(hub, "wait", wait_and_press)
+    assert trainer.train().global_step == 2
+    assert trainer.interrupted_by == signal.SIGINT and trainer.uploads.counts["failed"] == 0
 
 
 def test_a_run_with_a_limit_of_one_keeps_what_it_was_stopped_with(make_trainer, monkeypatch):

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
-from transformers import TrainerCallback
+from torch.nn.attention import SDPBackend
+from transformers import TrainerCallback, training_args
 
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.saving.resume_options import RULES, Effect
-from adversarial_mlm.training import noiser_game
+from adversarial_mlm.training import noiser_game, packed_attention
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import build_trainer, log_of
 
@@ -35,6 +36,7 @@ ALTERNATING = {
     **{"slow_encoder_decay": 0.5, "encoder_dropout_in_noiser_phase": True, "noiser_steps": 3, "encoder_steps": 1},
     **{"shared_phase_counter": True, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2},
     **{"dataloader_drop_last": True, "activation_checkpointing": True},
+    **{"activation_checkpointing_kwargs": {"every_n_layers": 2}},
 }
 EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"]}
 MASKS = {
@@ -42,12 +44,13 @@ MASKS = {
     **{"sampler": "rss", "selection": "threshold", "gated": False, "temperature": 2.0, "candidate_rate": 0.5},
     **{"max_length": 32},
 }
-# nothing of these is in a checkpoint, and trying them needs a GPU or another package, or takes long
-OF_THE_MACHINE = {
-    *("tf32", "use_cpu", "torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel"),
-    *("liger_kernel_config", "packed_attention", "activation_checkpointing_kwargs"),
-    *("gradient_checkpointing", "gradient_checkpointing_kwargs"),  # older names of others
+# where there is no GPU, `use_cpu: false` computes on the CPU, too
+MACHINE = {
+    **{"use_cpu": True, "tf32": True, "torch_compile": True, "torch_compile_backend": "aot_eager"},
+    **{"torch_compile_mode": "max-autotune-no-cudagraphs"},
 }
+PACKED = {"packed_attention": True}
+EARLIER_NAMES = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"every_n_layers": 2}}
 
 
 class Watched(HookedTrainer):
@@ -145,6 +148,38 @@ def epochs(make_trainer):
 
 
 @pytest.fixture(scope="module")
+def machine(make_trainer):
+    """A run whose device, precision and compiler change. What is asked of the last two is noted, and not done."""
+    with pytest.MonkeyPatch.context() as patch:
+        compiled, tf32 = [], []
+        patch.setattr(torch, "compile", lambda module, **options: compiled.append(options) or module)
+        patch.setattr(training_args, "is_torch_tf32_available", lambda: True)
+        patch.setattr(training_args, "enable_tf32", tf32.append)
+        trainer = resume(make_trainer, {"folder": "machine", "use_cpu": False}, {"max_steps": 3, **MACHINE}, 3)
+    trainer.seen.compiled, trainer.seen.tf32 = compiled, tf32
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def packed(make_trainer):
+    with pytest.MonkeyPatch.context() as patch:
+        rows, real = [], noiser_game.read_packed
+        patch.setattr(packed_attention, "_KERNELS", [SDPBackend.MATH])  # which a CPU has
+        patch.setattr(packed_attention, "_missing_kernel", lambda device: None)
+        patch.setattr(
+            noiser_game, "read_packed", lambda *args, **inputs: rows.append(args[1]) or real(*args, **inputs)
+        )
+        trainer = resume(make_trainer, {"folder": "packed"}, {"max_steps": 3, **PACKED}, 3)
+    trainer.seen.packed = rows
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def earlier_names(make_trainer):
+    return resume(make_trainer, {"folder": "earlier_names"}, {"max_steps": 3, **EARLIER_NAMES}, 3)
+
+
+@pytest.fixture(scope="module")
 def masks(directory, proteins):
     """A run of a recipe. All rules of its masks come from the recipe."""
     fasta, recipe = directory / "train.fasta", directory / "recipe.yaml"
@@ -198,6 +233,9 @@ def noiser_rates(trainer):
 RATES = pytest.approx([LEARNING_RATE * schedule(step) for step in range(2, UPDATES)])
 NOISER_RATES = pytest.approx([NOISER_RATE * schedule(step) * step / 8 for step in range(2, UPDATES)])
 
+# of the two layers, the first is checkpointed
+CHECKPOINTED = (lambda t: [layer.gradient_checkpointing for layer in t.model.bert.encoder.layer], [True, False])
+
 # name of an option → what shows it in a resumed run, and what is shown if it took effect
 PROBES = {
     "one_backward": {
@@ -236,11 +274,24 @@ PROBES = {
         "per_device_train_batch_size": (lambda t: t.seen.batches, [[3, 3], [3, 3]]),
         "gradient_accumulation_steps": (lambda t: t.seen.batches, [[3, 3], [3, 3]]),
         "dataloader_drop_last": (lambda t: len(t.get_train_dataloader()), 6),
-        "activation_checkpointing": (
-            lambda t: any(getattr(module, "gradient_checkpointing", False) for module in t.model.modules()),
-            True,
+        **dict.fromkeys(("activation_checkpointing", "activation_checkpointing_kwargs"), CHECKPOINTED),
+    },
+    "earlier_names": dict.fromkeys(EARLIER_NAMES, CHECKPOINTED),
+    "machine": {
+        # the states of the checkpoint are on the device of this run
+        "use_cpu": (
+            lambda t: {v.device.type for state in t.optimizer.state.values() for v in state.values()},
+            {"cpu"},
+        ),
+        "tf32": (lambda t: t.seen.tf32, [True]),
+        "torch_compile": (lambda t: len(t.seen.compiled) > 0, True),
+        "torch_compile_backend": (lambda t: {options["backend"] for options in t.seen.compiled}, {"aot_eager"}),
+        "torch_compile_mode": (
+            lambda t: {options["mode"] for options in t.seen.compiled},
+            {"max-autotune-no-cudagraphs"},
         ),
     },
+    "packed": {"packed_attention": (lambda t: len(t.seen.packed) > 0, True)},
     "epochs": {
         "num_train_epochs": (lambda t: t.state.max_steps, 6),
         "global_batch_size": (lambda t: t.seen.batches, [[4], [4, 4]]),  # the third update ends an epoch of 20
@@ -265,4 +316,4 @@ def test_a_changed_option_takes_effect(request, run, option):
 def test_every_option_that_matters_for_training_has_a_probe():
     effects = (Effect.TAKES_EFFECT, Effect.WARNS)
     known = {name for rule in RULES if rule.effect in effects and rule.trains for name in rule.options}
-    assert {option for probes in PROBES.values() for option in probes} == known - OF_THE_MACHINE
+    assert {option for probes in PROBES.values() for option in probes} == known

@@ -2,7 +2,8 @@
 
 from adversarial_mlm.data import CleaningCounts
 from adversarial_mlm.saving.model_card.facts import CardFacts
-from adversarial_mlm.saving.model_card.text import count, is_hub_name, percent, table, without_paths
+from adversarial_mlm.saving.model_card.text import is_hub_name, percent, table, without_paths
+from adversarial_mlm.utils.counts import count
 
 
 def training_proteins(facts: CardFacts) -> str:

@@ -4,8 +4,8 @@ from adversarial_mlm.saving.model_card import data
 from adversarial_mlm.saving.model_card.facts import CardFacts
 from adversarial_mlm.saving.model_card.origin import base_model
 from adversarial_mlm.saving.model_card.results import Figures
-from adversarial_mlm.saving.model_card.text import count
 from adversarial_mlm.saving.model_card.training import preset_name
+from adversarial_mlm.utils.counts import count
 
 
 def limits(facts: CardFacts, figures: Figures) -> list[str]:

@@ -3,7 +3,8 @@
 import os
 
 from adversarial_mlm.saving.model_card.facts import AdapterFacts, CardFacts
-from adversarial_mlm.saving.model_card.text import count, is_hub_name, without_paths
+from adversarial_mlm.saving.model_card.text import is_hub_name, without_paths
+from adversarial_mlm.utils.counts import count
 
 
 def adapter_summary(facts: CardFacts) -> str:

@@ -38,11 +38,6 @@ def percent(share: float) -> str:
     return f"{100 * share:g} %"
 
 
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: `1 update`, `2,000 updates`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def without_paths(text: str) -> str:
     """Replace each absolute path in a text by its last part; keep relative paths."""
 

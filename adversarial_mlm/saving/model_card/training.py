@@ -3,7 +3,8 @@
 from adversarial_mlm.models import presets
 from adversarial_mlm.saving.model_card import origin
 from adversarial_mlm.saving.model_card.facts import CardFacts, NoiserFacts, Points
-from adversarial_mlm.saving.model_card.text import count, percent, table
+from adversarial_mlm.saving.model_card.text import percent, table
+from adversarial_mlm.utils.counts import count
 
 _VIEWS = {
     "full": "it sees all residues",
@@ -58,7 +59,7 @@ def encoder_facts(facts: CardFacts) -> list[str]:
     """How the encoder was trained, one line each."""
     made, rules = facts.optimization, facts.rules
     told = [
-        f"{facts.step:,} of {made.max_steps:,} encoder updates, {_batches(facts)}",
+        f"{facts.step:,} of {count(made.max_steps, 'encoder update')}, {_batches(facts)}",
         f"optimizer `{made.optimizer}`, peak learning rate {made.learning_rate:g}, "
         f"`{made.schedule}` schedule {_warm_up(made.warmup_steps)}, "
         f"weight decay {made.weight_decay:g}, {_clip(made.max_grad_norm)}",
@@ -199,7 +200,9 @@ def environment(facts: CardFacts) -> str:
     training = [e for e in facts.log_history if "residues_per_second" in e and e["step"] <= facts.step]
     if training:
         residues = sum(entry["residues_per_second"] * _seconds(entry) for entry in training)
-        rows.append(("residues read", f"{round(residues):,} by the encoder, in {training[-1]['step']:,} updates"))
+        rows.append(
+            ("residues read", f"{round(residues):,} by the encoder, in {count(training[-1]['step'], 'update')}")
+        )
         rows.append(("time", _time(facts, sum(map(_seconds, training)))))
     return table(("", ""), rows)
 

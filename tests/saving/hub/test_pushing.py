@@ -101,7 +101,7 @@ def test_failed_pushes_cost_one_warning_and_nothing_else(server, train, tmp_path
     assert lines_about_pushes(result) == [
         "push_to_hub: step 2 was not pushed: the Hub answered 500 Internal Server Error (told to fail told to fail, "
         "Bearer ...); training continues, the next save tries again, and further failures are counted",
-        "push_to_hub: of the saves during training 1 were pushed, 4 failed, and 0 were skipped because the "
+        "push_to_hub: of the saves during training 1 was pushed, 4 failed, and 0 were skipped because the "
         "push before them was still in progress",
     ]
     assert "Traceback" not in result.stderr and "Retrying" not in result.stderr

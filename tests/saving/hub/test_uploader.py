@@ -77,7 +77,7 @@ def test_a_save_during_a_push_is_skipped_and_counted(make, client, tmp_path, cap
         uploader.finish()
     assert uploader.counts == {"sent": 1, "failed": 0, "skipped": 1}
     assert [message for message, _ in client.commits] == ["step 2"]
-    assert "1 were pushed, 0 failed, and 1 were skipped" in caplog.messages[-1]
+    assert "1 was pushed, 0 failed, and 1 was skipped" in caplog.messages[-1]
 
 
 def test_only_the_first_failure_is_warned_of_and_all_are_counted(make, client, tmp_path, caplog):
@@ -108,6 +108,72 @@ def test_a_push_that_fails_at_the_end_is_raised_in_one_sentence(make, client):
     uploader, client.fault = make(), OSError("gone")
     with pytest.raises(PushError, match="OSError: gone"):
         uploader.push_output_dir("End of training")
+
+
+class Clock:
+    """Stands for time: every look at a push takes two seconds."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def look(self, jobs, timeout):
+        self.seconds += 2
+        return SimpleNamespace(not_done=[job for job in jobs if not job.done()])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(hub, "wait", clock.look)
+    monkeypatch.setattr(hub, "time", clock)
+    return clock
+
+
+def test_after_a_signal_a_stalled_push_gets_ten_seconds_and_is_given_up(make, client, clock, tmp_path, caplog):
+    uploader = make(hub_always_push=True)
+    for step in (2, 4):
+        uploader.push_checkpoint(str(tmp_path), step, f"step {step}")
+    with caplog.at_level(logging.INFO):
+        uploader.finish(is_stopped=lambda: clock.seconds > 6)
+    assert caplog.messages == [
+        "push_to_hub: waiting for the push of step 4",
+        "push_to_hub: after the signal, the push of step 4 gets 10 s more; a second signal ends the program at once",
+        "push_to_hub: the push of step 4 was not complete after 10 s and is given up; the files of the run are "
+        "complete, and a resumed run pushes again",
+    ]
+    assert 16 <= clock.seconds <= 20
+    assert all(future.cancelled() for future, *_ in client.futures) and not list(tmp_path.glob(".push-to-hub-*"))
+
+
+def test_what_becomes_of_a_push_that_was_given_up_is_not_told(make, client, clock, tmp_path, caplog):
+    uploader = make()
+    uploader.push_checkpoint(str(tmp_path), 2, "step 2")
+    ((future, send, job),) = client.futures
+    future.set_running_or_notify_cancel()  # the upload has begun, so it cannot be cancelled
+    uploader.finish(is_stopped=lambda: True)
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    for client.fault in (OSError("gone"), None):
+        send(*job)
+    assert caplog.messages == []
+
+
+def test_without_a_signal_a_slow_push_is_waited_for(make, client, clock, tmp_path):
+    uploader = make()
+    uploader.push_checkpoint(str(tmp_path), 2, "step 2")
+    look = clock.look
+
+    def look_until_it_is_done(jobs, timeout):
+        if clock.seconds > 1000:
+            client.work()
+        return look(jobs, timeout)
+
+    hub.wait = look_until_it_is_done  # `clock` puts it back
+    uploader.finish()
+    assert uploader.counts["sent"] == 1
 
 
 def test_a_signal_ends_the_wait_for_a_push_at_once_and_leaves_no_copy(make, client, tmp_path, monkeypatch):

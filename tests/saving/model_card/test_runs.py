@@ -56,7 +56,7 @@ def test_what_was_dropped_and_taken_out_is_counted(run, tmp_path, proteins):
     ))  # fmt: skip
     for told in (
         "- sources: `train.fasta`\n", "43 records read, 41 kept; 2 dropped as too short (fewer than 10 residues)",
-        "1 with gaps", "1 with unknown residues (1 residues)", "identical to a protein of the held-out set *near*",
+        "1 with gaps", "1 with unknown residues (1 residue)", "identical to a protein of the held-out set *near*",
         "`near.fasta`: 3 records read, 3 kept", "10 % of all proteins, at random; their relatives are in",
         "*sample* was chosen at random", "only identical sequences were removed",
         "licence of the data: not given", "--validation_data near=near.fasta",
