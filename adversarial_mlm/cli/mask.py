@@ -4,7 +4,9 @@ The terminal shows the protein in colour. `--out` writes a table, `--figure` a p
 """
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from adversarial_mlm.cli.inference_inputs import (
     add_computation,
@@ -120,13 +122,14 @@ def _show(args: argparse.Namespace) -> int:
     console.print(mask_plots.mask_text(view), soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
-    if args.out:
-        _write_table(args, view)
-        console.print(f"{args.out}: table", markup=False, soft_wrap=True)
-    if args.figure:
-        with writing(args.figure):
-            mask_plots.draw_masks(view, args.figure, f"{name}, {count(len(view.sequence), 'residue')}\n{view.method}")
-        console.print(f"{args.figure}: figure", markup=False, soft_wrap=True)
+    with _table(args, view) if args.out else contextlib.nullcontext():  # both files are written, or none
+        if args.figure:
+            title = f"{name}, {count(len(view.sequence), 'residue')}\n{view.method}"
+            with writing(args.figure):
+                mask_plots.draw_masks(view, args.figure, title)
+    for path, what in ((args.out, "table"), (args.figure, "figure")):
+        if path:
+            console.print(f"{path}: {what}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -176,7 +179,9 @@ def _most_masked(view) -> str:
     return ", ".join(f"{view.sequence[index]}{index + 1} ({view.probability[index]:.2f})" for index in most)
 
 
-def _write_table(args: argparse.Namespace, view) -> None:
+@contextlib.contextmanager
+def _table(args: argparse.Namespace, view) -> Iterator[None]:
+    """Write the table when the context ends without an error."""
     with table_writer(args.out, [*_COLUMNS, *_OF_ENCODER, "draws", "method"]) as write:
         for index, residue in enumerate(view.sequence):
             write(
@@ -187,3 +192,4 @@ def _write_table(args: argparse.Namespace, view) -> None:
                     *(view.draws, view.method),
                 ]
             )
+        yield

@@ -38,7 +38,7 @@ EXAMPLES = (
     "adv-mlm score --model runs/demo --mutants dms.csv --wild_type wt.fasta --out mutants.tsv",
     "adv-mlm score --model runs/demo --saturation --wild_type MKTAYIAKQR --out all.tsv --figure all.png",
 )
-IF_STOPPED = "no table is written: start the same command again"
+IF_STOPPED = "no file is written: start the same command again"
 
 logger = logging.getLogger(__name__)
 
@@ -332,12 +332,12 @@ def _score_saturation(args: argparse.Namespace) -> int:
     with table_writer(args.out, ["position", "wild_type", *STANDARD_RESIDUES]) as write:
         for position, (residue, row) in enumerate(zip(wild_type, matrix, strict=True), start=first):
             write([position, residue, *(cell(value) for value in row)])
-    if args.figure:
-        title = (
-            f"{name + ', ' if name else ''}{count(len(wild_type), 'residue')}, {marginals.replace('_', ' ')} marginals"
-        )
-        with writing(args.figure):
-            score_plots.draw_saturation(wild_type, matrix, args.figure, title, first)
+        if args.figure:  # both files are written, or none
+            title = f"{name + ', ' if name else ''}{count(len(wild_type), 'residue')}, "
+            with writing(args.figure):
+                score_plots.draw_saturation(
+                    wild_type, matrix, args.figure, f"{title}{marginals.replace('_', ' ')} marginals", first
+                )
     without = sum(math.isnan(row[0]) for row in matrix)
     scored = len(wild_type) - without
     summary = f"{scored:,} of {count(len(wild_type), 'position')} {verb(scored, 'has', 'have')} scores"

@@ -30,7 +30,7 @@ from adversarial_mlm.saving.run_files import (
     output_folder,
 )
 from adversarial_mlm.utils.counts import verb
-from adversarial_mlm.utils.errors import Interrupted, PushError, clip, redact
+from adversarial_mlm.utils.errors import PushError, clip, redact
 
 logger = logging.getLogger(__name__)
 
@@ -212,18 +212,15 @@ class HubUploader:
             PushError: If the push fails. If not `blocking` it is the future that raises it.
             Interrupted: If a signal arrives while it waits. The upload goes on until the program ends.
         """
-        self.wait()
         repo_id, folder = self._ready_repo(), output_folder(self.args)
         token, revision = token or self.args.hub_token, revision or self.args.hub_revision
-        snapshot = take_snapshot(files_of_model(folder), folder)
-        job = (snapshot, repo_id, message, token, revision)
-        if not blocking:
-            return hf_api().run_as_future(send, *job)
         pool = ThreadPoolExecutor(1)  # in this thread, the client would delay a signal until files are sent
         try:
-            return pool.submit(send, *job).result()
-        except Interrupted:
-            shutil.rmtree(snapshot.folder, ignore_errors=True)
+            self.wait()
+            job = (take_snapshot(files_of_model(folder), folder), repo_id, message, token, revision)
+            return pool.submit(send, *job).result() if blocking else hf_api().run_as_future(send, *job)
+        except KeyboardInterrupt:
+            _remove_snapshots(folder)
             raise
         finally:
             pool.shutdown(wait=False)

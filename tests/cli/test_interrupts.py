@@ -11,7 +11,7 @@ from tests.reports.conftest import quick, write_run  # noqa: F401
 
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQ"
 CONTINUES = "complete parts are kept: start the same command to continue"
-NO_TABLE = "no table is written: start the same command again"
+NO_FILE = "no file is written: start the same command again"
 
 # command → its words, a function in the middle of its work, and the end of the sentence
 WORK = {
@@ -23,21 +23,21 @@ WORK = {
     "score proteins": (
         "--model {trained} --fasta a.fasta --out a.tsv",
         "adversarial_mlm.inference.position_windows.PositionReader.read",
-        NO_TABLE,
+        NO_FILE,
     ),
     "score mutants": (
         "--model {trained} --mutants a.csv --wild_type {protein} --out b.tsv",
         "adversarial_mlm.inference.position_windows.PositionReader.read",
-        NO_TABLE,
+        NO_FILE,
     ),
     "score all substitutions": (
         "--model {trained} --saturation --wild_type {protein} --out c.tsv --figure c.png",
         "adversarial_mlm.reports.score_plots.draw_saturation",
-        NO_TABLE,
+        NO_FILE,
     ),
     "mask": (
-        "--model {trained} --protein {protein} --out d.tsv",
-        "adversarial_mlm.inference.position_windows.PositionReader.read",
+        "--model {trained} --protein {protein} --out d.tsv --figure d.png",
+        "adversarial_mlm.reports.mask_plots.draw_masks",
         "nothing is written: start the same command again",
     ),
     "report": ("mine", "adversarial_mlm.reports.run_report.png", "no file was changed, or all are complete"),
@@ -89,7 +89,7 @@ def files(tmp_path, monkeypatch, write_run):  # noqa: F811
 @pytest.mark.parametrize("ctrl_c", [press, raise_it])
 @pytest.mark.parametrize("work", WORK)
 def test_ctrl_c_is_one_sentence_and_leaves_what_is_there(work, ctrl_c, trained, files, quick, monkeypatch, capsys):  # noqa: F811
-    if work in ("report", "score all substitutions"):
+    if work in ("report", "score all substitutions", "mask"):
         pytest.importorskip("matplotlib")
     words, function, kept = WORK[work]
     before = files()
