@@ -1,11 +1,14 @@
 """A pre-training run from a recipe: data, networks, training, and evaluation of the saved result."""
 
 import copy
+import itertools
 import logging
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo
@@ -233,15 +236,28 @@ def _prepare_folder(
     changed = [_CHANGED, *map(str, resumptions)] if resumptions else []
     try:
         run = RunFolder(folder)
+        _keep_changed_recipe(run)
         if checkpoint is None or not is_inside(checkpoint, folder):
             run.clear()
         run.claim()
         recipe.save(folder, changed)
+        run.note(RECIPE_FILE)
         data.save_facts(folder)
     except OSError as error:
         raise RecipeError(
             f"output_dir {folder} cannot be written to ({error.strerror or error}): choose another folder"
         ) from error
+
+
+def _keep_changed_recipe(run: RunFolder) -> None:
+    """Keep a copy of a recipe that somebody has changed since the run wrote it, because it is written anew."""
+    path = Path(run.folder, RECIPE_FILE)
+    if not run.is_changed(RECIPE_FILE):
+        return
+    names = (f"{path.stem}.edited{number or ''}{path.suffix}" for number in itertools.count())
+    kept = next(path.with_name(name) for name in names if not os.path.lexists(path.with_name(name)))
+    shutil.copy2(path, kept)
+    logger.info("%s was changed since the run wrote it; your version is kept as %s", path, kept.name)
 
 
 def _save_result(recipe: Recipe, trainer: AdversarialMLMTrainer, data: ProteinData) -> None:

@@ -22,6 +22,7 @@ from transformers.utils.hub import hf_api
 
 from adversarial_mlm.saving.run_files import (
     CARD_FACTS_FILE,
+    EDITED_RECIPES,
     MANIFEST_FILE,
     METRICS_FILE,
     NOISER_FOLDER,
@@ -42,7 +43,7 @@ _ARGUMENTS_PICKLE = "training_args.bin"
 # what only resuming and `adv-mlm card` need, pickles, and names that are nobody's business
 _NOT_SENT = (
     *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE),
-    *(CARD_FACTS_FILE, "_*", ".*"),
+    *(CARD_FACTS_FILE, EDITED_RECIPES, "_*", ".*"),
 )
 _LONGEST_REASON = 300  # characters
 _CLIENT_LOGGERS = ("huggingface_hub", "httpx", "httpx2")

@@ -26,6 +26,7 @@ REPORT_FILES = (REPORT_FILE, REPORT_PICTURE, *(f"{REPORT_FOLDER}/{name}.png" for
 
 # written by a recipe
 RECIPE_FILE = "recipe.yaml"
+EDITED_RECIPES = "recipe.edited*.yaml"
 DATA_FILE = "data.json"
 CARD_FACTS_FILE = "card_facts.json"  # from which the card can be written anew
 MARKER_FILE = ".run.json"  # lists what the run wrote

@@ -148,6 +148,18 @@ class RunFolder:
         if files is not None:
             self._write({**files, name: file_checksum(Path(self.folder, name))})
 
+    def is_changed(self, name: str) -> bool:
+        """Whether a file is there, and has another content than when its checksum was noted.
+
+        Args:
+            name (`str`): Path in the folder.
+
+        Raises:
+            OSError: If it cannot be read.
+        """
+        path, noted = Path(self.folder, name), (self._files() or {}).get(name)
+        return noted is not None and path.is_file() and file_checksum(path) != noted
+
     def clear(self) -> None:
         """Remove what a run left: the files in the marker, its checkpoints, and what a kill left of them.
 

@@ -10,6 +10,7 @@ import pytest
 from adversarial_mlm.recipes.output_dir import check_output_dir
 from adversarial_mlm.recipes.run import evaluate_saved, pretrain
 from adversarial_mlm.saving.run_folder import RunFolder
+from adversarial_mlm.training.trainer import AdversarialMLMTrainer
 from adversarial_mlm.utils.errors import NonFiniteError, RecipeError
 from tests.helpers.launching import forked_launch
 
@@ -61,10 +62,32 @@ def test_a_file_that_was_changed_or_added_since_is_not_replaced(make_recipe, tmp
 def test_a_recipe_that_was_changed_is_taken_for_a_resumption(make_recipe, tmp_path):
     folder = tmp_path / "run"
     pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))
-    with open(folder / "recipe.yaml", "a") as file:
-        file.write("# a comment\n")
-    resumed = pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=4, overwrite_output_dir=False))
-    assert resumed.state.global_step == 4
+    for number, kept in enumerate(("recipe.edited.yaml", "recipe.edited1.yaml"), start=1):
+        with open(folder / "recipe.yaml", "a") as file:
+            file.write(f"# comment {number}\n")
+        resumed = pretrain(
+            make_recipe(resume_from_checkpoint="latest", max_steps=2 + number, overwrite_output_dir=False)
+        )
+        assert resumed.state.global_step == 2 + number
+        assert (
+            f"# comment {number}" in (folder / kept).read_text()
+            and "# comm" not in (folder / "recipe.yaml").read_text()
+        )
+    pretrain(make_recipe(resume_from_checkpoint="latest", max_steps=5, overwrite_output_dir=False))
+    assert not (folder / "recipe.edited2.yaml").exists()
+
+
+def test_a_recipe_of_a_run_that_was_stopped_at_its_start_may_be_changed_and_is_kept(
+    make_recipe, tmp_path, monkeypatch
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(AdversarialMLMTrainer, "train", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pretrain(make_recipe())
+    (folder / "recipe.yaml").write_text("# mine\n")
+    pretrain(make_recipe(overwrite_output_dir=False))
+    assert (folder / "recipe.edited.yaml").read_text() == "# mine\n"
 
 
 @pytest.mark.exhaustive
