@@ -93,7 +93,7 @@ def write_report(folders: Sequence[str], output_dir: str | None = None) -> list[
 
     Raises:
         RecipeError: If a folder cannot be read, or if `output_dir` is missing or holds files of these names that no
-            report of this package wrote.
+            report of this package wrote, or that were changed since.
         MissingPackageError: If matplotlib is not installed.
         WritingError: If a file cannot be written.
     """
@@ -106,6 +106,9 @@ def write_report(folders: Sequence[str], output_dir: str | None = None) -> list[
         target = os.path.dirname(target) or "."  # `metrics.jsonl` itself was given
     _check_target(target)
     files = _files(subjects)
+    run = RunFolder(target)
+    if run.is_run():
+        run.claim(files)  # a kill may leave some of the new files
     with atomic_files.replacing_files(target) as new:
         for name, content in files.items():
             Path(new, name).parent.mkdir(exist_ok=True)
@@ -113,7 +116,7 @@ def write_report(folders: Sequence[str], output_dir: str | None = None) -> list[
     for name in REPORT_FILES:  # of an earlier report, of what this one does not show
         if name not in files:
             Path(target, name).unlink(missing_ok=True)
-    RunFolder(target).add_report(files)
+    run.note(*files)
     return [os.path.join(target, name) for name in files]
 
 
@@ -232,4 +235,10 @@ def _check_target(folder: str) -> None:
         raise RecipeError(
             f"{os.path.join(folder, there[0])} exists, and no report of this package wrote it; it was not changed: "
             "choose another output_dir"
+        )
+    changed = [name for name in there if RunFolder(folder).is_changed(name)]
+    if changed:
+        raise RecipeError(
+            f"{os.path.join(folder, changed[0])} was changed since the report was written, and was not replaced: move "
+            "it to another name, or choose another output_dir"
         )

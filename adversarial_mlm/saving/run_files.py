@@ -35,6 +35,7 @@ __all__ = [
     "ARGUMENTS_FILE",
     "CARD_FACTS_FILE",
     "CARD_FILE",
+    "EDITED_RECIPES",
     "DATA_FILE",
     "MANIFEST_FILE",
     "MARKER_FILE",

@@ -51,7 +51,6 @@ USUAL_FILES = (
     *REPORT_FILES,
 )
 _WHILE_TRAINING = (RECIPE_FILE, DATA_FILE, METRICS_FILE, RECORDS_FILE)
-_CHANGING = (METRICS_FILE, *REPORT_FILES)  # a report may be made anew after the run
 _TEMPORARY = (f"{SNAPSHOT_PREFIX}*", f"{atomic_files.UNFINISHED_FILES}*", ".checkpoint-[0-9]*")
 
 
@@ -120,33 +119,20 @@ class RunFolder:
         """
         paths = {name: Path(self.folder, name) for name in (*USUAL_FILES, *names)}
         sums = {name: file_checksum(path) for name, path in paths.items() if path.is_file()}
-        self._write({name: None if name in _CHANGING else checksum for name, checksum in sums.items()})
+        self._write({name: None if name == METRICS_FILE else checksum for name, checksum in sums.items()})
 
-    def add_report(self, names: Iterable[str]) -> None:
-        """List the files of a report that was made after the run; nothing happens if there is no marker.
-
-        Args:
-            names (`Iterable[str]`): Paths in the folder.
-
-        Raises:
-            OSError: If the marker cannot be written.
-        """
-        files = self._files()
-        if files is not None and not files.keys() >= set(names):
-            self._write(files | dict.fromkeys(names))
-
-    def note(self, name: str) -> None:
-        """Note the checksum of a file that was written after the run. A folder that is not a run's stays as it is.
+    def note(self, *names: str) -> None:
+        """Note the checksums of files that were just written. A folder that is not a run's stays as it is.
 
         Args:
-            name (`str`): Path in the folder.
+            *names (`str`): Paths in the folder.
 
         Raises:
-            OSError: If the file cannot be read, or the marker cannot be written.
+            OSError: If a file cannot be read, or the marker cannot be written.
         """
         files = self._files()
         if files is not None:
-            self._write({**files, name: file_checksum(Path(self.folder, name))})
+            self._write(files | {name: file_checksum(Path(self.folder, name)) for name in names})
 
     def is_changed(self, name: str) -> bool:
         """Whether a file is there, and has another content than when its checksum was noted.

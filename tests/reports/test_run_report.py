@@ -78,6 +78,12 @@ def test_a_report_that_is_made_later_belongs_to_the_run(write_run, quick):
     assert run.others() == []
     write_report([folder])
     assert run.others() == []  # also if it changes
+    Path(folder, "report.png").write_bytes(b"my sketch")
+    with pytest.raises(RecipeError, match="report.png was changed since the report was written, and was not replaced"):
+        write_report([folder])
+    assert Path(folder, "report.png").read_bytes() == b"my sketch" and run.others() == ["report.png"]
+    Path(folder, "report.png").unlink()
+    write_report([folder])
     run.clear()
     assert not Path(folder, "report").exists() and not Path(folder, "report.html").exists()
 
