@@ -153,7 +153,7 @@ def test_a_run_that_diverged_is_a_result(compare, study, monkeypatch):
     outcome = compare()
     game = next(arm for arm in study()["arms"] if arm["name"] == "game")
     assert [of_seed["metrics"]["diverged"] for of_seed in game["seeds"]] == [False, True]
-    assert "1 of 2 diverged" in outcome.tables and "[1 pairs, 1 without partner]" in outcome.tables
+    assert "1 of 2 diverged" in outcome.tables and "[1 pair, 1 without partner]" in outcome.tables
     assert compare().tables == outcome.tables  # and it does not stand in the way of the next start
 
 

@@ -119,7 +119,7 @@ def test_differences_have_their_interval_and_say_which_runs_have_no_partner(stud
     # of 0.05 and 0.06: mean 0.055, deviation 0.00707, error 0.005, t of one degree of freedom 12.706
     rows = lines_with(markdown(study), "| updates | game − random", "+0.055 (-0.009 to +0.119; p 0.06)")
     assert len(rows) == 2  # selection and confirmation
-    assert lines_with(markdown(study), "| flops | game − random", "+0.100 [1 pairs, 1 without partner]")
+    assert lines_with(markdown(study), "| flops | game − random", "+0.100 [1 pair, 1 without partner]")
 
 
 def test_a_pair_whose_runs_are_those_of_an_earlier_budget_is_not_repeated(study):
