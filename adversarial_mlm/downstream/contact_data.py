@@ -15,6 +15,7 @@ from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import in_place
 from adversarial_mlm.downstream.structures import ENDINGS, NO_CHAIN, is_structure, read_chains, structure_files
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 CUTOFF = 8.0
@@ -240,7 +241,9 @@ def _mask(value: Any, residues: int) -> np.ndarray:
     if mask is None:
         return np.ones(residues, dtype=bool)
     if len(mask) != residues:
-        raise ValueError(f"has {len(mask):,} values for {residues:,} residues, but needs one per residue")
+        raise ValueError(
+            f"has {count(len(mask), 'value')} for {count(residues, 'residue')}, but needs one per residue"
+        )
     return mask
 
 
@@ -251,7 +254,9 @@ def _coordinates(value: Any, residues: int) -> np.ndarray:
         raise ValueError(f"contains {shorten(str(value)[:200])}, but must contain three numbers per residue") from None
     if coordinates.shape != (residues, 3):
         shape = "×".join(map(str, coordinates.shape))
-        raise ValueError(f"has the shape {shape} for {residues:,} residues, but needs three numbers per residue")
+        raise ValueError(
+            f"has the shape {shape} for {count(residues, 'residue')}, but needs three numbers per residue"
+        )
     return coordinates
 
 
@@ -283,6 +288,7 @@ def read_pairs(value: Any, residues: int) -> np.ndarray | None:
     wrong = pairs[(pairs < 1) | (pairs > residues)]
     if len(wrong):
         raise ValueError(
-            f"names the residue {wrong[0]:.0f}, but the {residues:,} residues are counted from 1 to {residues:,}"
+            f"names the residue {wrong[0]:.0f}, but the {count(residues, 'residue')} are counted from 1 to "
+            f"{residues:,}"
         )
     return pairs.astype(np.int32) - 1

@@ -12,6 +12,7 @@ from adversarial_mlm.downstream.contact_data import ContactColumns, ContactProte
 from adversarial_mlm.downstream.contact_results import SPLIT
 from adversarial_mlm.downstream.structures import structure_files
 from adversarial_mlm.downstream.tasks import find_file
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 from adversarial_mlm.utils.options import required
@@ -86,15 +87,16 @@ def load_contact_task(args: TapeArguments, most_residues: int | None = None) -> 
     if pool is None:
         test, pool = _split(test, wanted, args.split_seed, notes)
     elif len(pool) < wanted:
-        notes.append(f"the regression is fitted on {len(pool):,} proteins, because train has no more.")
+        notes.append(f"the regression is fitted on {count(len(pool), 'protein')}, because train has no more.")
     if args.max_records is not None and args.max_records < len(test):
-        notes.append(f"{SPLIT}: {args.max_records:,} of {len(test):,} proteins are used (max_records).")
+        used = verb(args.max_records, "is", "are")
+        notes.append(f"{SPLIT}: {args.max_records:,} of {count(len(test), 'protein')} {used} used (max_records).")
         chosen = np.random.default_rng(0).choice(len(test), args.max_records, replace=False)
         test = [test[index] for index in np.sort(chosen)]
     seen = {protein.sequence for protein in pool}
     shared = sum(protein.sequence in seen for protein in test)
     if shared:
-        notes.append(f"{SPLIT}: the sequences of {shared:,} of {len(test):,} proteins are also in train.")
+        notes.append(f"{SPLIT}: the sequences of {shared:,} of {count(len(test), 'protein')} are also in train.")
     for note in notes:
         logger.warning("contacts: %s", note)
     files = {split: found.name for split, found in sets.items()}
@@ -131,8 +133,11 @@ def _usable(split: str, found: ContactSet, most_residues: int | None, notes: lis
     too_long = len(found.proteins) - len(kept)
     if too_long:
         notes.append(
-            f"{split}: {too_long:,} of {len(found.proteins):,} proteins are left out, because they have more than the "
-            f"{most_residues:,} residues that the encoder reads at once."
+            f"{split}: {too_long:,} of {count(len(found.proteins), 'protein')} {verb(too_long, 'is', 'are')} "
+            "left out, "
+            f"because {verb(too_long, 'it has', 'they have')} more than the {count(most_residues, 'residue')} "
+            "that the "
+            "encoder reads at once."
         )
     if not kept:
         raise CorpusError(f"{found.name}: all proteins have more than the {most_residues:,} residues of the encoder.")
@@ -149,7 +154,8 @@ def _split(
         return proteins, []
     chosen = set(np.random.default_rng(seed).choice(len(proteins), number, replace=False).tolist())
     notes.append(
-        f"the regression is fitted on {number:,} of {len(proteins):,} proteins, drawn at random (split_seed {seed}) "
+        f"the regression is fitted on {number:,} of {count(len(proteins), 'protein')}, drawn at random "
+        f"(split_seed {seed}) "
         "and left out of the test. Related proteins may stay in it, so the results may be too optimistic."
     )
     test = [protein for index, protein in enumerate(proteins) if index not in chosen]

@@ -16,6 +16,7 @@ from adversarial_mlm.downstream.contact_task import ContactTask, load_contact_ta
 from adversarial_mlm.inference.attention_maps import AttentionReader
 from adversarial_mlm.inference.embeddings import random_twin
 from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.hardware import device_for, on_device
 from adversarial_mlm.utils.options import required
 from adversarial_mlm.utils.progress import Progress
@@ -149,4 +150,4 @@ class _Reading:
 
     def _text(self) -> str:
         rate = self._done / max(time.monotonic() - self._start, 1e-9)
-        return f"contacts: {self._done:,} of {self._proteins:,} proteins, {rate:,.1f} proteins/s"
+        return f"contacts: {self._done:,} of {count(self._proteins, 'protein')}, {rate:,.1f} proteins/s"

@@ -22,6 +22,7 @@ from adversarial_mlm.inference.embeddings import (
 from adversarial_mlm.inference.feature_cache import FeatureCache, encoder_fingerprint
 from adversarial_mlm.inference.frozen_encoder import default_max_length, resolved_dtype
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.hashing import fingerprint_of_parts
 from adversarial_mlm.utils.progress import Progress
 
@@ -173,7 +174,7 @@ def _shown(shown_as: str | None, sequences: Sequence[str]) -> Iterator[OnBatch]:
 
     def text() -> str:
         rate = read.sum() / max(time.monotonic() - began, 1e-9)
-        return f"{shown_as}features of {read.sum():,} of {len(read):,} proteins, {rate:,.1f} proteins/s"
+        return f"{shown_as}features of {read.sum():,} of {count(len(read), 'protein')}, {rate:,.1f} proteins/s"
 
     def on_batch(owners: np.ndarray, residues: int) -> None:
         read[owners] = True

@@ -14,7 +14,7 @@ from huggingface_hub import EvalResult
 from adversarial_mlm.downstream.scoring import FEW_GROUPS, compare, headline_name, resampled_groups, score
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.utils import atomic_files, output_folders
-from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import WritingError
 from adversarial_mlm.utils.output_folders import visible
 from adversarial_mlm.utils.tables import text_table
@@ -292,7 +292,12 @@ def _about_intervals(task: str, split: str, results: Sequence[Mapping[str, Any]]
     for resampled in [result["resampled"][split] for result in results if split in result.get("resampled", {})]:
         number, unit = resampled["groups"], resampled["unit"]
         few = " Few groups: the intervals are rough." if number < FEW_GROUPS else ""
-        single = f" {resampled['without']:,} proteins without a group count singly." if resampled["without"] else ""
+        single = (
+            f" {count(resampled['without'], 'protein')} without a group "
+            f"{verb(resampled['without'], 'counts', 'count')} singly."
+            if resampled["without"]
+            else ""
+        )
         if few or unit != "proteins":
             notes.append(f"{task}, {split}: the intervals resample {number:,} {unit}.{few}{single}")
     return notes

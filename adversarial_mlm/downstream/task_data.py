@@ -20,6 +20,7 @@ from adversarial_mlm.downstream.records import (
     to_dataset,
 )
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,8 @@ def split_at_random(records: SplitRecords, fractions: dict[str, float], seed: in
         start = stop
     if start >= len(distinct):
         raise CorpusError(
-            f"{len(distinct):,} distinct sequences are too few to take {' and '.join(fractions)} from them: add "
+            f"{count(len(distinct), 'distinct sequence')} {verb(len(distinct), 'is', 'are')} too few to take "
+            f"{' and '.join(fractions)} from them: add "
             "records, or give separate files."
         )
     sides = [side[sequence] for sequence in records.sequences]
@@ -166,7 +168,7 @@ def task_data(
     _compare_with_table_1(task, facts, notes)
     facts["max_records"] = max_records
     if max_records is not None:
-        notes.append(f"at most {max_records:,} records of each split are used (max_records).")
+        notes.append(f"at most {count(max_records, 'record')} of each split are used (max_records).")
         records = {split: _at_most(found, max_records) for split, found in records.items()}
     facts["cleaning"] = {}
     for split, found in records.items():
@@ -203,7 +205,8 @@ def _compare_with_table_1(task: Task, facts: dict[str, Any], notes: list[str]) -
     for split, difference in facts["differences"].items():
         source = "the paper's Table 1" if split in ("train", "valid", task.headline) else "TAPE"
         notes.append(
-            f"{split}: {rows[split]:,} records, {abs(difference):,} {'more' if difference > 0 else 'fewer'} than the "
+            f"{split}: {count(rows[split], 'record')}, {abs(difference):,} "
+            f"{'more' if difference > 0 else 'fewer'} than the "
             f"{task.table_1[split]:,} of {source}."
         )
 
@@ -225,7 +228,9 @@ def _shared_with_train(records: dict[str, SplitRecords], notes: list[str]) -> di
     }
     for split, number in shared.items():
         if number:
-            notes.append(f"{split}: the sequences of {number:,} of {len(records[split]):,} records are also in train.")
+            notes.append(
+                f"{split}: the sequences of {number:,} of {count(len(records[split]), 'record')} are also in train."
+            )
     return shared
 
 
@@ -260,8 +265,8 @@ def _describe_classes(
         if unseen["classes"]:
             facts["unseen_classes"][split] = unseen
             notes.append(
-                f"{split}: {unseen[what]:,} {what} belong to {unseen['classes']:,} classes that train lacks; no model "
-                "can predict them."
+                f"{split}: {count(unseen[what], what[:-1])} {verb(unseen[what], 'belongs', 'belong')} to "
+                f"{count(unseen['classes'], 'class', 'classes')} that train lacks; no model can predict them."
             )
         if of_residues:
             masked, without_mask = int((labels == IGNORE_INDEX).sum()), sum(found.without_mask)
@@ -271,10 +276,14 @@ def _describe_classes(
             facts.setdefault("records_kept_in_place", {})[split] = sum(found.kept_in_place)
             if task.mask_column and without_mask:
                 notes.append(
-                    f"{split}: {without_mask:,} records have no {task.mask_column}; all their residues count."
+                    f"{split}: {count(without_mask, 'record')} {verb(without_mask, 'has', 'have')} no "
+                    f"{task.mask_column}; all their residues count."
                 )
             if masked and not task.file_prefix:  # TAPE's tasks always have such residues
-                notes.append(f"{split}: {masked:,} of {len(labels):,} residues do not count (no label, or masked).")
+                notes.append(
+                    f"{split}: {masked:,} of {count(len(labels), 'residue')} {verb(masked, 'does', 'do')} not count "
+                    "(no label, or masked)."
+                )
             if masked == len(labels):
                 raise CorpusError(
                     f"{task.name}: no residue of {split} has a label that counts: check the labels and the mask."

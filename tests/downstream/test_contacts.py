@@ -140,7 +140,7 @@ def test_training_proteins_of_one_file_are_left_out_of_the_test_and_long_protein
     (attention, *_) = read_results(out)
     assert attention["data"]["rows"] == {"train": 4, "test": 5}  # at most half
     notes = " ".join(attention["notes"])
-    assert "1 of 10 proteins are left out, because they have more than the 62 residues" in notes
+    assert "1 of 10 proteins is left out, because it has more than the 62 residues" in notes
     assert "the regression is fitted on 4 of 9 proteins, drawn at random (split_seed 0)" in notes
     assert notes in " ".join(record.message for record in caplog.records).replace("contacts: ", "")
 

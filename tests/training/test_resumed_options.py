@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import datasets
 import pytest
 import torch
-from torch.nn.attention import SDPBackend
 from transformers import TrainerCallback, training_args
 
 from adversarial_mlm.recipes.recipe import parse_recipe
@@ -18,6 +17,7 @@ from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.saving.resume_options import RULES, Effect
 from adversarial_mlm.training import noiser_game, packed_attention
 from tests.helpers.hooked_trainer import HookedTrainer
+from tests.helpers.packed_kernels import with_cpu_kernels
 from tests.helpers.trainer_helpers import build_trainer, log_of
 
 LEARNING_RATE, NOISER_RATE, UPDATES = 1e-2, 2e-2, 7
@@ -164,12 +164,16 @@ def machine(make_trainer):
 def packed(make_trainer):
     with pytest.MonkeyPatch.context() as patch:
         rows, real = [], noiser_game.read_packed
-        patch.setattr(packed_attention, "_KERNELS", [SDPBackend.MATH])  # which a CPU has
         patch.setattr(packed_attention, "_missing_kernel", lambda device: None)
         patch.setattr(
             noiser_game, "read_packed", lambda *args, **inputs: rows.append(args[1]) or real(*args, **inputs)
         )
-        trainer = resume(make_trainer, {"folder": "packed", "dropout": 0.0}, {"max_steps": 3, **PACKED}, 3)
+        library = with_cpu_kernels()
+        try:
+            base = {"folder": "packed", "dropout": 0.0, "packed_attention": False}
+            trainer = resume(make_trainer, base, {"max_steps": 3, **PACKED}, 3)
+        finally:
+            library._destroy()
     trainer.seen.packed = rows
     return trainer
 
