@@ -92,6 +92,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if address.startswith(links.SOURCES):
         return markdown
     markdown = markdown.replace("<details>", '<details markdown="1">')
+    if _OPTIONS.search(markdown):  # a search for an option finds its row first
+        page.meta["search"] = {"boost": 4}
     markdown = _OPTIONS.sub(lambda found: options.tables(found[1]), markdown)
     try:
         return links.for_site(markdown, address, _titles(config.nav))
