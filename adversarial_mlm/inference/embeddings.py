@@ -1,6 +1,7 @@
 """Embeddings of proteins and residues from a frozen encoder, computed in batches of similar length."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,23 +90,30 @@ def encode_proteins(
     encoder = FrozenEncoder(
         model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, dtype=dtype, layer=layer
     )
-    parts = _equal_parts([len(sequence) for sequence in sequences], encoder.max_residues)
-    for rows, hidden, mask in encoder.read(sequences, parts):
-        owners, first = parts[rows, 0], parts[rows, 1]
+    parts = _equal_parts(lengths.tolist(), encoder.max_residues)
+    # parts have the same sums if also their places among the segments are the same
+    places = zip(parts[:, 1].tolist(), lengths[parts[:, 0]].tolist(), strict=True)
+    distinct = _Distinct(sequences, parts, places)
+    for rows, hidden, mask in encoder.read(sequences, distinct.parts):
         if sums is None:
             sums = np.zeros((len(sequences) * segments, hidden.shape[-1]))
         residues = mask.sum(dim=1).tolist()
         segment = np.concatenate(
             [
-                owner * segments + np.searchsorted(edges[owner], np.arange(begin, begin + count), side="right") - 1
-                for owner, begin, count in zip(owners, first, residues, strict=True)
+                row * segments + np.searchsorted(edges[owner], np.arange(begin, begin + count), side="right") - 1
+                for row, (owner, begin, _), count in zip(range(len(rows)), distinct.parts[rows], residues, strict=True)
             ]
         )
         present, local = np.unique(segment, return_inverse=True)
         of_batch = torch.zeros(len(present), hidden.shape[-1], device=hidden.device)
         of_batch.index_add_(0, torch.from_numpy(local).to(hidden.device), hidden[mask].float())
-        sums[present] += of_batch.double().cpu().numpy()
-        on_batch(owners, sum(residues))
+        members = [distinct.members[row] for row in rows]
+        times = np.array([len(members[row]) for row in present // segments])
+        owners = np.concatenate([parts[members[row], 0] for row in present // segments])
+        of_present = of_batch.double().cpu().numpy().repeat(times, axis=0)
+        # a segment may be in two parts of a protein
+        np.add.at(sums, owners * segments + (present % segments).repeat(times), of_present)
+        on_batch(*distinct.read(rows))
     if sums is None:
         raise ValueError("there is no protein to read")
     counts = np.concatenate([np.diff(of_protein) for of_protein in edges])
@@ -159,18 +167,18 @@ def encode_residues(
         model, tokenizer, max_length=max_length, batch_tokens=batch_tokens, dtype=dtype, layer=layer
     )
     parts = _equal_parts([len(sequence) for sequence in sequences], encoder.max_residues)
-    for rows, hidden, mask in encoder.read(sequences, parts):
-        owners, first = parts[rows, 0], parts[rows, 1]
+    distinct = _Distinct(sequences, parts)
+    for rows, hidden, mask in encoder.read(sequences, distinct.parts):
         values = hidden[mask].float().cpu().numpy()
         if found is None:
             found = np.zeros((starts[-1], values.shape[-1]), dtype=np.float16)
         if found.dtype == np.float16 and np.abs(values).max() > largest:
             found = found.astype(np.float32)
-        row = 0
-        for begin, residues in zip(starts[owners] + first, mask.sum(dim=1).tolist(), strict=True):
-            found[begin : begin + residues] = values[row : row + residues]
-            row += residues
-        on_batch(owners, row)
+        ends = mask.sum(dim=1).cumsum(dim=0).tolist()
+        for row, of_row in zip(rows, np.split(values, ends[:-1]), strict=True):
+            for owner, first, _ in parts[distinct.members[row]]:
+                found[starts[owner] + first : starts[owner] + first + len(of_row)] = of_row
+        on_batch(*distinct.read(rows))
     if found is None:
         raise ValueError("there is no protein to read")
     return found
@@ -183,3 +191,31 @@ def _equal_parts(lengths: Sequence[int], most: int) -> np.ndarray:
         edges = np.linspace(0, length, -(-length // most) + 1).round().astype(np.int64)
         parts.extend((owner, start, stop) for start, stop in zip(edges[:-1], edges[1:], strict=True))
     return np.array(parts, dtype=np.int64).reshape(-1, 3)
+
+
+class _Distinct:
+    """Parts of proteins without those that are equal, such as the parts of variants that no mutation is in.
+
+    Args:
+        sequences (`Sequence[str]`): The proteins.
+        parts (`np.ndarray` of shape `(parts, 3)`): See [`FrozenEncoder.read`].
+        places (`Iterable`, *optional*): One value for each part, in which equal parts agree, too.
+
+    Attributes:
+        parts (`np.ndarray` of shape `(distinct parts, 3)`): The first of each.
+        members (`list[np.ndarray]`): The indices of all parts that are equal to it.
+    """
+
+    def __init__(self, sequences: Sequence[str], parts: np.ndarray, places: Iterable[Any] | None = None):
+        groups: dict[Any, list[int]] = {}
+        keys = itertools.repeat(None) if places is None else places
+        for index, ((owner, start, stop), place) in enumerate(zip(parts.tolist(), keys, strict=False)):
+            groups.setdefault((sequences[owner][start:stop], place), []).append(index)
+        self.all = parts
+        self.members = [np.array(group) for group in groups.values()]
+        self.parts = parts[[group[0] for group in groups.values()]].reshape(-1, 3)
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the owners of all parts that are equal to some distinct parts, and the number of their residues."""
+        owners, starts, stops = self.all[np.concatenate([self.members[row] for row in rows])].T
+        return owners, int((stops - starts).sum())

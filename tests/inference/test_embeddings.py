@@ -14,7 +14,7 @@ from adversarial_mlm.inference.embeddings import (
     segments_for,
 )
 from adversarial_mlm.inference.feature_cache import FeatureCache, default_cache_dir, encoder_fingerprint
-from adversarial_mlm.inference.frozen_encoder import default_max_length
+from adversarial_mlm.inference.frozen_encoder import FrozenEncoder, default_max_length
 from adversarial_mlm.models.loading import load_backbone
 
 
@@ -214,3 +214,31 @@ def test_the_fingerprint_of_an_encoder_depends_on_weights_and_tokens_alone(make_
     with torch.no_grad():
         changed.embeddings.word_embeddings.weight[7, 3] += 1e-3
     assert encoder_fingerprint(changed, tokenizer) != first
+
+
+def test_equal_parts_of_proteins_are_read_once_and_give_the_same(backbone, tokenizer, some, monkeypatch):
+    """Variants differ in one part; equal parts may also lie elsewhere in a protein of another length."""
+    protein = some[0][:60]
+    variants = [*(letter + protein[1:] for letter in "AGK"), protein[20:] + protein[:20], protein[:40], protein]
+    options = {"dtype": "float32", "max_length": 22, "batch_tokens": 66}
+    read, plain = [], FrozenEncoder.read
+
+    def count(self, sequences, parts):
+        read.append([sequences[owner][start:stop] for owner, start, stop in parts])
+        return plain(self, sequences, parts)
+
+    monkeypatch.setattr(FrozenEncoder, "read", count)
+    seen = []
+    residues = encode_residues(backbone, tokenizer, variants, on_batch=lambda *done: seen.append(done), **options)
+    assert len(read[-1]) == len(set(read[-1])) == 6  # of 17 parts
+    assert sum(number for _, number in seen) == len(residues) == sum(map(len, variants))
+    assert {owner for owners, _ in seen for owner in owners} == set(range(6))
+    proteins = encode_proteins(backbone, tokenizer, variants, segments=7, **options)
+    assert len(read[-1]) < 17
+    for row, variant in enumerate(variants):
+        alone = encode_residues(backbone, tokenizer, [variant], **options)
+        start = sum(map(len, variants[:row]))
+        np.testing.assert_allclose(residues[start : start + len(variant)], alone, atol=2e-3)
+        edges = segment_edges(len(variant), 7)
+        means = [alone[a:b].astype(np.float32).mean(axis=0) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+        np.testing.assert_allclose(proteins[row], means, atol=2e-3)
