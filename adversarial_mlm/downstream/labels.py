@@ -36,6 +36,10 @@ _MASK_VALUES = {"0": False, "1": True, "False": False, "True": True}
 
 # items and separators of a list as text
 _LIST_PARTS = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s,;]+|[,;]")
+# what R, numpy and PyTorch write around a list
+_CALL = re.compile(
+    r"(?:c|list|tuple|(?:np\.|numpy\.)?array|(?:torch\.)?tensor)\((.*?)(?:,\s*dtype\s*=[^()\[\]]*)?\)", re.S
+)
 
 
 def read_sequence(value: Any) -> str:
@@ -128,8 +132,10 @@ def read_residue_classes(value: Any, residues: int, missing: Collection[str] = (
         return None
     if isinstance(value, str):
         text = value.strip()
-        if text.startswith("[") or re.search("[,;]", text):
+        if _is_list(text):
             value = _items(text)
+            if len(value) == residues - 1 and text[-1] in ",;":
+                value.append(None)  # the last residue has no label
         else:
             words = text.split()
             value = words if len(words) == residues else list("".join(words))
@@ -150,7 +156,7 @@ def read_mask(value: Any) -> np.ndarray | None:
         return None
     if isinstance(value, str):
         text = value.strip()
-        if text.startswith("[") or re.search("[,;]", text):
+        if _is_list(text):
             value = _items(text)
         else:
             words = text.split()
@@ -203,8 +209,19 @@ def _class_name(value: Any) -> str | None:
     return "-" * (whole[1] == "-" and whole[2] != "0") + whole[2]
 
 
+def _is_list(text: str) -> bool:
+    """Whether a text is a list of names, and not one letter for each residue, which may be a bracket."""
+    words = text.split()
+    in_brackets = text.startswith("(") and len(words) > 1 and max(map(len, words)) > 1
+    return in_brackets or text.startswith("[") or bool(re.search("[,;]", text) or _CALL.fullmatch(text))
+
+
 def _items(text: str) -> list[Any]:
     """Split a list as text: JSON, or items that are separated by commas, semicolons or white space."""
+    call = _CALL.fullmatch(text)
+    if call and call[1].strip():
+        # R writes whole numbers as 7L
+        text = re.sub(r"(?<=[0-9])L\b", "", call[1].strip()) if text.startswith("c(") else call[1].strip()
     if text.startswith("["):
         try:
             found = json.loads(text)
@@ -216,7 +233,7 @@ def _items(text: str) -> list[Any]:
     if "..." in inner or "\N{HORIZONTAL ELLIPSIS}" in inner:
         raise ValueError(f"contains {shorten(text)}, a list that was shortened with dots")
     parts = _LIST_PARTS.findall(inner)
-    if any(part[0] in "[]{}" or part[-1] in "[]{}" for part in parts):
+    if any(part[0] not in "\"'" and not _is_balanced(part) for part in parts):
         raise ValueError(f"contains {shorten(text)}, which is not a list")
     if "," not in parts and ";" not in parts:
         return list(map(_unquote, parts))
@@ -229,6 +246,11 @@ def _items(text: str) -> list[Any]:
         else:
             words.append(_unquote(part))
     return [*items, " ".join(words)] if words else items
+
+
+def _is_balanced(text: str) -> bool:
+    """Whether every bracket of a name has its partner in it; a list that was not understood has some that have not."""
+    return text[0] not in "[]{}" and all(text.count(one) == text.count(other) for one, other in ("()", "[]", "{}"))
 
 
 def _unquote(text: str) -> str:

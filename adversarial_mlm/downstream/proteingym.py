@@ -82,7 +82,7 @@ class Scorer:
         reader = PositionReader(model, tokenizer, max_length, batch_tokens)
         self.model, self.tokenizer, self.room = model, tokenizer, reader.room
         self.marginals, self.one_pass = marginals, one_pass
-        self.sizes = {"max_length": reader.max_length, "batch_tokens": reader.batch_tokens}
+        self.sizes: dict[str, Any] = {"max_length": reader.max_length, "batch_tokens": reader.batch_tokens}
         self.letters = letters_with_token(tokenizer)
 
     def settings(self) -> dict[str, Any]:

@@ -154,6 +154,8 @@ def test_names_that_mark_missing_labels_may_be_given():
         ("[[1, 2], [3, 4]]", "contains '.1, 2.', but must contain the name or number of a class"),
         ("[[1 2]\n [3 4]]", "which is not a list"),
         ("[0 1 ... 1 0]", "a list that was shortened with dots"),
+        ("f(0, 1)", "which is not a list"),
+        ("{0, 1}", "which is not a list"),
         ([{"a": 1}], "must contain the name or number of a class"),
     ],
 )
@@ -220,3 +222,38 @@ def test_a_mask_that_became_a_number_is_refused():
 @pytest.mark.parametrize(("value", "text"), [("A1G", "A1G"), (["A1G", "M2K"], "A1G M2K"), (b"A1G", "A1G"), (5, "5")])
 def test_words_may_be_a_list(value, text):
     assert read_words(value) == text
+
+
+FOUR, TWO = ["0", None, "1", "2"], ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ('c(0, NA, 1, "2")', FOUR),
+        ("c(0L, -100L, 1L, 2L)", FOUR),
+        ("array([0, nan, 1, 2])", FOUR),
+        ("array([0., nan, 1., 2.], dtype=float32)", FOUR),
+        ("np.array([0, 1], dtype=int64)", TWO),
+        ("tensor([0, 1])", TWO),
+        ("array([0 1])", TWO),
+        ("list(0, 1)", TWO),
+        ("(0, 1)", TWO),
+        ("(0. 1.)", TWO),
+    ],
+)
+def test_a_list_as_r_numpy_or_pytorch_writes_it_has_no_class_with_a_bracket(text, classes):
+    assert read_residue_classes(text, len(classes)) == classes
+
+
+def test_a_mask_may_be_written_by_r():
+    assert read_mask("c(TRUE, FALSE, TRUE)").tolist() == [True, False, True]
+
+
+def test_the_last_residue_may_have_no_label_either():
+    assert read_residue_classes("0;;1;", 4) == ["0", None, "1", None]
+    assert read_residue_classes("0;1;", 2) == ["0", "1"]  # a separator at the end
+
+
+def test_brackets_may_be_letters():
+    assert read_residue_classes("((..))", 6) == read_residue_classes("( ( . . ) )", 6) == list("((..))")
