@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="YAML file of a comparison, or the name of a recipe of the package")
     parser.add_argument(recipe_list.WORD, action="store_true", help="list the recipes of the package")
     parser.add_argument("--dry_run", action="store_true", help="print the plan with its cost and exit")
+    parser.add_argument("--meter", metavar="MODEL", help="measure the arms by gradients at a trained encoder and exit")
     parser.add_argument("--output_dir", metavar="DIR", help="replaces output_dir of the recipe")
     parser.add_argument("--data_dir", metavar="DIR", help="replaces tasks.data_dir of the recipe")
     parser.add_argument("--selection_only", action="store_true", help="leave the confirmation part for later")
@@ -57,7 +58,7 @@ def start(words: Sequence[str], program: str) -> int:
         return 0
     from transformers.utils import logging as transformers_logging
 
-    from adversarial_mlm.comparison.compare import compare, dry_run, parse_arguments
+    from adversarial_mlm.comparison.compare import compare, dry_run, meter, parse_arguments
 
     args, rest = parse_arguments(list(words), program)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -72,6 +73,9 @@ def start(words: Sequence[str], program: str) -> int:
         with interrupts.raised():
             if args.dry_run:
                 print(dry_run(args, rest))
+                return 0
+            if args.meter is not None:
+                print(meter(args, rest))
                 return 0
             outcome = compare(args, rest)
     except AdversarialMLMError as error:

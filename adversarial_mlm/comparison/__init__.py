@@ -10,6 +10,7 @@ Each module imports only from those above it:
 - `refit`: cross-entropy with refitted output biases; `tasks`: downstream tasks;
 - `runs`: one run; `confirmation`: the evaluation at the end;
 - `differences`: paired differences; `study`: all results as plain data;
+- `meter`: the efficiency of an arm's updates at one checkpoint, without training;
 - `report_cells`, `report_tables`, `report_plot`: the report;
 - `compare`: the whole comparison in order.
 """

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
+from adversarial_mlm.data.sources import file_shards
+from adversarial_mlm.masking.mask_rate import MaskRate
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.recipes.recipe import OPTIONS, DataArguments, Recipe, build_recipe
 from adversarial_mlm.utils import hashing
@@ -37,7 +39,11 @@ _NOT_OF_THE_RESULT = (
     *("eval_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory"),
 )
 # options that came after 0.1.0, with their defaults: comparisons that began without them can still be continued
-_NEWER = {"quick_cpu_dropout": True}
+_NEWER = {
+    **{"quick_cpu_dropout": True, "eval_context_gap": False},
+    **{"loss_weights": "uniform", "learnability_share": 0.5, "soft_targets": ["0"], "teacher_decay": 0.999},
+    **{"mask_rate": [], "mask_rate_curve": "linear", "mask_weights": [], "mask_weights_column": "weights"},
+}
 
 
 def arm_recipe(
@@ -103,12 +109,17 @@ def common_options(recipe: ComparisonRecipe, words: list[str], resolved: Recipe)
 
 
 def fingerprint(recipe: Recipe) -> str:
-    """Hash the options that a run's result depends on, except seed and length, to 16 hexadecimal digits."""
+    """Hash the options that a run's result depends on, except seed and length, to 16 hexadecimal digits.
+
+    Weights of residues count by the content of their files.
+    """
     options = {
         name: value
         for name, value in recipe.resolved().items()
         if name not in _NOT_OF_THE_RESULT and not (name in _NEWER and value == _NEWER[name])
     }
+    if options.get("mask_weights"):
+        options["mask_weights"] = [hashing.file_checksum(shard.name) for shard in file_shards(options["mask_weights"])]
     return hashing.fingerprint(options, digits=16)
 
 
@@ -117,7 +128,8 @@ class Masks:
     """How an arm masks.
 
     Attributes:
-        rate (`float`, *optional*): Mask rate; `None` if it is not known before training.
+        rate (`float`, *optional*): Mask rate, with `mask_rate` its mean over updates and proteins; `None` if it is not
+            known before training.
         mix (`tuple[float, float, float]`, *optional*): Corruption mix: shares of [MASK], keep and replace; `None` if
             it is not known before training.
         why_not (`str`): Why one of them is not known.
@@ -147,8 +159,14 @@ def masks_of(recipe: Recipe) -> Masks:
             "mask_options must be three shares ([MASK], keep, replace), and adversarial_rate + random_rate must be "
             f"above 0; got {list(shares)} and {rate:g}"
         )
+    if masking.mask_rate:
+        mean = MaskRate(masking.mask_rate, masking.mask_rate_curve).mean()
+        if mean is None:
+            why = "its mask_rate changes after numbers of updates, which budgets set: write its steps in % of the run"
+            return Masks(None, None, why)
+        rate = mean
     mask, keep, replace = shares
-    if masking.masking == "random":
+    if masking.masking != "adversarial":
         return Masks(rate, (mask, keep, replace))
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
     if not SELECTIONS[masking.selection]:
@@ -157,7 +175,7 @@ def masks_of(recipe: Recipe) -> Masks:
         return Masks(rate, None, "its noiser chooses how to mask")
     if len(set(share)) > 1:
         return Masks(rate, None, "its adversarial_share changes, and with it the corruption mix")
-    adversarial = share[0] * masking.adversarial_rate
+    adversarial = share[0] * masking.adversarial_rate * rate / (masking.adversarial_rate + masking.random_rate)
 
     def of_both(own: int, at_random: float) -> float:
         return (adversarial * own + (rate - adversarial) * at_random) / rate
@@ -242,11 +260,23 @@ def _check_budgets(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> None:
             f"Budget {equal['seconds']} (equal: seconds) measures only a few updates: use equal: flops, which counts "
             "every one"
         )
+    soft, weights = of_arm.training.soft_target_ramp().values, of_arm.training.loss_weights
+    if "seconds" in equal and weights == "uniform" and min(soft) == 0 < max(soft) and _reaches_zero(of_arm):
+        raise RecipeError(
+            f"{recipe.path}: arm {name} has soft_targets of 0 in some updates, which therefore cost less. "
+            f"Budget {equal['seconds']} (equal: seconds) measures only a few updates: use equal: flops"
+        )
     if "flops" in equal and of_arm.model.trained_layers is not None:
         raise RecipeError(
             f"{recipe.path}: arm {name} has trained_layers {of_arm.model.trained_layers}, but budget {equal['flops']} "
             "(equal: flops) counts encoders that are trained as a whole: use equal: updates or equal: seconds"
         )
+
+
+def _reaches_zero(recipe: Recipe) -> bool:
+    """Whether soft targets are 0 before the last update; only at its end is no update."""
+    ramp = recipe.training.soft_target_ramp(1000)
+    return any(ramp(step) == 0 for step in range(1000))
 
 
 def _check_pairing(recipe: ComparisonRecipe, resolved: dict[str, Recipe]) -> None:

@@ -6,11 +6,15 @@ import logging
 from pathlib import Path
 from typing import Any, NoReturn
 
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
 from adversarial_mlm.comparison import report_files, report_plot
 from adversarial_mlm.comparison.arms import arm_recipe, check_arms, common_options, fingerprint
 from adversarial_mlm.comparison.confirmation import check_not_spent, read_confirmation
 from adversarial_mlm.comparison.folder import CONFIRMATION_FILE, COSTS_FILE, PLAN_FILE, ComparisonFolder
 from adversarial_mlm.comparison.held_out import ComparisonData, load_comparison_data
+from adversarial_mlm.comparison.meter import meter_table
 from adversarial_mlm.comparison.plan import Plan, Run, count_flops, make_plan, plan_table, seconds_of
 from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe, Tasks, read_comparison
 from adversarial_mlm.comparison.runs import (
@@ -26,6 +30,7 @@ from adversarial_mlm.comparison.runs import (
 from adversarial_mlm.comparison.step_costs import StepCosts, measure
 from adversarial_mlm.comparison.study import build_study, check_results, merge_plan
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
+from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import MissingPackageError, RecipeError
@@ -84,6 +89,12 @@ def build_parser(program: str | None = None) -> argparse.ArgumentParser:
         "recipe", type=path_argument, help="YAML file of a comparison, or the name of a recipe of the package"
     )
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="Print the plan with its cost and exit")
+    parser.add_argument(
+        "--meter",
+        type=path_argument,
+        metavar="MODEL",
+        help="Measure by gradients at a trained encoder, without training, how much an update of each arm helps; exit",
+    )
     parser.add_argument("--output_dir", type=path_argument, help="Replaces output_dir of the recipe")
     parser.add_argument("--data_dir", type=path_argument, help="Replaces tasks.data_dir of the recipe")
     parser.add_argument(
@@ -156,6 +167,28 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     if recipe.tasks is not None:
         lines.append(_tasks_that_are_left(recipe, recipe.tasks, plan, results))
     return "\n".join(lines)
+
+
+def meter(args: argparse.Namespace, words: list[str]) -> str:
+    """Return the efficiency of the arms at the encoder `args.meter`, as text, see [`meter`]; nothing is written.
+
+    Raises:
+        RecipeError: If the recipe or an option is invalid.
+        CheckpointError: If the encoder cannot be loaded.
+        CorpusError: If data cannot be read.
+    """
+    _, recipes, data = prepare(args, words)
+    encoder, tokenizer = load_encoder(args.meter, needs_head=True)
+    step, max_steps = _place_in_run(Path(args.meter, TRAINER_STATE_NAME))
+    return meter_table(recipes, data, encoder, tokenizer, step, max_steps)
+
+
+def _place_in_run(path: Path) -> tuple[int, int]:
+    """Steps that were made and steps of the run, from the state of a trainer; 0 and 1 if there is none."""
+    if not path.is_file():
+        return 0, 1
+    state = TrainerState.load_from_json(str(path))
+    return state.global_step, max(state.max_steps, 1)
 
 
 def _tasks_that_are_left(

@@ -103,12 +103,25 @@ class ArmFlops:
         encoder (`PreTrainedModel`): The arm's encoder.
         noiser (`PreTrainedModel`, *optional*): The arm's noiser.
         tokens ([`Tokens`]): Tokens of an update.
+        teacher (`PreTrainedModel`, *optional*): The `reference_model`; a moving average has the size of the encoder.
+            It counts in every update, unless `soft_targets` with steps in numbers of updates are 0.
     """
 
-    def __init__(self, recipe: Recipe, encoder: PreTrainedModel, noiser: PreTrainedModel | None, tokens: Tokens):
+    def __init__(
+        self,
+        recipe: Recipe,
+        encoder: PreTrainedModel,
+        noiser: PreTrainedModel | None,
+        tokens: Tokens,
+        teacher: PreTrainedModel | None = None,
+    ):
         args = recipe.training
         network = Network.of(encoder, encoder.config.num_hidden_layers)
         self.encoder_update = network.training(tokens)
+        self._args, self.teaching = args, 0.0
+        if args.has_teacher:
+            taught_by = network if teacher is None else Network.of(teacher, teacher.config.num_hidden_layers)
+            self.teaching = taught_by.forward(tokens)
         self.noiser = None
         self._mode, self._every = args.noiser_update, args.noiser_every
         self._share = Ramp(args.adversarial_share, "adversarial_share")
@@ -131,7 +144,7 @@ class ArmFlops:
 
     def update(self, step: int) -> float:
         """Return the FLOPs of encoder update number `step`, with the noiser updates before it and its masking."""
-        total = self.encoder_update
+        total = self.encoder_update + (self.teaching if self._is_taught(step) else 0.0)
         if self.noiser is None or self._share(step) == 0:
             return total
         total += self.masking
@@ -140,6 +153,10 @@ class ArmFlops:
         if self._mode == "alternate":
             total += len(self._alternation.noiser_updates_before(step)) * self.noiser_update
         return total
+
+    def _is_taught(self, step: int) -> bool:
+        in_shares = any("%" in point for point in self._args.soft_targets)
+        return self._args.loss_weights != "uniform" or in_shares or self._args.soft_target_ramp()(step) > 0
 
     def of(self, updates: int) -> float:
         """Return the FLOPs of the first `updates` encoder updates."""
@@ -157,6 +174,8 @@ class ArmFlops:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: FLOPs of an encoder update, of masking, of a noiser update."""
         found = {"encoder_update": self.encoder_update}
+        if self.teaching:
+            found["teaching"] = self.teaching
         if self.noiser is not None:
             found |= {"masking": self.masking, "noiser_update": self.noiser_update, "noiser_along": self.one_backward}
         return found

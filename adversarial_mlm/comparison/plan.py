@@ -9,6 +9,7 @@ from adversarial_mlm.comparison.held_out import ComparisonData
 from adversarial_mlm.comparison.recipe import UNTRAINED, WARM_UP, Budget, ComparisonRecipe
 from adversarial_mlm.comparison.step_costs import StepCosts
 from adversarial_mlm.data import count_lengths
+from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.recipes.run import build_networks
 from adversarial_mlm.utils.options import required
@@ -81,7 +82,8 @@ def count_flops(recipe: ComparisonRecipe, recipes: dict[str, Recipe], data: Comp
         lengths, records = count_lengths(data.proteins.train, of_arm.data.cache_dir)
         special = len(table.prefix) + len(table.suffix)
         tokens = Tokens.of(lengths, records, rows, of_arm.data.max_length, special)
-        found[name] = ArmFlops(of_arm, encoder, collator.noiser, tokens)
+        teacher = None if args.reference_model is None else load_encoder(args.reference_model)[0]
+        found[name] = ArmFlops(of_arm, encoder, collator.noiser, tokens, teacher)
     return found
 
 

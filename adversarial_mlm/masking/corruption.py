@@ -23,6 +23,7 @@ from adversarial_mlm.masking.keyed_random import (
     uniforms,
 )
 from adversarial_mlm.masking.losses import IGNORE_INDEX
+from adversarial_mlm.masking.positions import choose_positions
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import SAMPLERS, exact_budget, threshold_mask, topk_mask
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
@@ -136,7 +137,8 @@ def corrupt_batch(
 
     Args:
         batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `residue_mask` (bool, true at
-            residues), each `(batch, length)`, and `num_residues` `(batch,)`, which may be on the host.
+            residues), each `(batch, length)`, and `num_residues` `(batch,)`, which may be on the host; see
+            [`positions.choose_positions`] for what ways of choosing positions need in addition.
         keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_random.row_keys`]; they
             may be on the host.
         vocabulary ([`ResidueVocabulary`]): Residues, replacements and the mask token.
@@ -158,14 +160,14 @@ def corrupt_batch(
     candidates = free = residues
     choice = None
     if noiser is None:
-        random_budget = exact_budget(num_residues, rules.mask_rate).to(device, non_blocking=True)
+        random_budget = rules.total_budget(num_residues, keys).to(device, non_blocking=True)
         draws = uniforms(keys, streams, length, device)
         chosen = torch.zeros_like(residues)
     else:
         streams += [ANY_MASK, CANDIDATE] if rules.blind else [ANY_MASK]
         draws = uniforms(keys, streams, length, device)
-        size = rules.candidate_budget(num_residues) if rules.blind else num_residues
-        numbers = torch.stack([*rules.budgets(num_residues), size])
+        size = rules.candidate_budget(num_residues, keys) if rules.blind else num_residues
+        numbers = torch.stack([*rules.budgets(num_residues, keys), size])
         budget, random_budget, candidate_budget = numbers.to(device, non_blocking=True).unbind()
         if rules.blind:
             candidates = topk_mask(draws[CANDIDATE], residues, candidate_budget, finite=True)
@@ -175,7 +177,11 @@ def corrupt_batch(
         choice.budget = budget
         chosen = _choose(choice, draws[ANY_MASK], relaxed=one_hot)
         free = candidates ^ chosen
-    by_chance = topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
+    if rules.positions == "random":
+        by_chance = topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
+    else:
+        on_device = keys.to(device, non_blocking=True)
+        by_chance = choose_positions(rules.positions, batch, on_device, free, random_budget, rules.mean_span_length)
 
     random_ids, random_option = _random_corruption(input_ids, draws, vocabulary, rules)
     noised_ids = torch.where(by_chance, random_ids, input_ids)

@@ -17,9 +17,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from adversarial_mlm.data.order import crop_start
+from adversarial_mlm.data.residue_weights import ResidueWeights
 from adversarial_mlm.masking.corruption import CorruptedBatch, corrupt_batch
+from adversarial_mlm.masking.mask_inputs import MaskInputs
+from adversarial_mlm.masking.positions import POSITIONS
 from adversarial_mlm.masking.rules import MaskingRules
-from adversarial_mlm.masking.sampling import ORDERED_TEMPERATURE, exact_budget
+from adversarial_mlm.masking.sampling import ORDERED_TEMPERATURE
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 from adversarial_mlm.utils.arguments import check_class, check_number, class_of
@@ -41,6 +44,7 @@ class SequenceEncoder:
             A longer sequence is cropped to a random window, a new one in each epoch.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
         seed (`int`, *optional*, defaults to 0): Seed of the crops.
+        mask_inputs ([`MaskInputs`], *optional*): Adds what the choice of positions needs beside the residues.
 
     Raises:
         ValueError: If `max_length` leaves no room for a residue, if the tokenizer does not read one residue as one
@@ -53,8 +57,10 @@ class SequenceEncoder:
         max_length: int = 512,
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        mask_inputs: MaskInputs | None = None,
     ):
         check_number("max_length", max_length, whole=True)
+        self.mask_inputs = mask_inputs
         self.vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
         self.table = ByteTable.from_tokenizer(tokenizer)
         self.max_residues = max_length - len(self.table.prefix) - len(self.table.suffix)
@@ -85,7 +91,9 @@ class SequenceEncoder:
             raise CorpusError("there are no examples: a batch needs at least one")
         for example in examples:
             _check_example(example)
-        rows = [self._crop(self._encode(example), example) for example in examples]
+        whole = [self._encode(example) for example in examples]
+        starts = [self._start(len(ids), example) for ids, example in zip(whole, examples, strict=True)]
+        rows = [ids[start : start + self.max_residues] for ids, start in zip(whole, starts, strict=True)]
         prefix, suffix = self.table.prefix, self.table.suffix
         extra = len(prefix) + len(suffix)
         longest = max(len(row) for row in rows) + extra
@@ -107,6 +115,11 @@ class SequenceEncoder:
             "residue_mask": torch.from_numpy(residue_mask),
             "num_residues": torch.from_numpy(residue_mask.sum(axis=1)),
         }
+        if self.mask_inputs is not None:
+            windows = [(start, len(row), len(ids)) for start, row, ids in zip(starts, rows, whole, strict=True)]
+            batch |= self.mask_inputs.of(
+                examples, windows, len(prefix), longest, self.seed, required=self.names_records
+            )
         if self.names_records:
             batch[RECORDS] = [(example.get("record"), example.get("id")) for example in examples]
         return batch
@@ -122,14 +135,19 @@ class SequenceEncoder:
             raise CorpusError(f"{name}: a sequence must have a residue, but is {shorten(example['sequence'])}.")
         return ids
 
-    def _crop(self, ids: np.ndarray, example: Mapping) -> np.ndarray:
-        if len(ids) <= self.max_residues:
-            return ids
+    def for_evaluation(self, seed: int) -> "SequenceEncoder":
+        """Return a copy for held-out proteins, with its own seed of the crops, and without `mask_inputs`."""
+        found = copy.copy(self)
+        found.seed, found.names_records, found.mask_inputs = seed, False, None
+        return found
+
+    def _start(self, residues: int, example: Mapping) -> int:
+        """Where the window of a protein begins."""
+        if residues <= self.max_residues:
+            return 0
         if "record" in example and "epoch" in example:
-            start = crop_start(len(ids), self.max_residues, self.seed, example["epoch"], example["record"])
-        else:
-            start = int(self._worker_generator().integers(len(ids) - self.max_residues + 1))
-        return ids[start : start + self.max_residues]
+            return crop_start(residues, self.max_residues, self.seed, example["epoch"], example["record"])
+        return int(self._worker_generator().integers(residues - self.max_residues + 1))
 
     def _worker_generator(self) -> np.random.Generator:
         # one for each process, with PyTorch's seed of the worker, because forked workers must not have equal crops
@@ -158,7 +176,7 @@ def _drawn_keys(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 class DataCollatorForRandomMLM:
-    """Random masks, with an exact number in every protein: the baseline, also used for evaluation.
+    """Masks without a noiser, with an exact number in every protein: the baseline, also used for evaluation.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): The encoder's tokenizer.
@@ -169,9 +187,19 @@ class DataCollatorForRandomMLM:
             keep and replace by a standard residue.
         pad_to_multiple_of (`int`, *optional*): Round the padded length up to a multiple of this.
         seed (`int`, *optional*, defaults to 0): Seed of the crops. The noise of the masks comes from the keys.
+        mask_rate (`str` or `Sequence[str]`, *optional*): Mask rates in place of `random_rate`, such as `"10%-90%"` or
+            `["75%@0", "15%@100%"]`, see [`mask_rate.MaskRate`]. A rate that changes needs the trainer, which knows the
+            update.
+        mask_rate_curve (`str`, *optional*, defaults to `"linear"`): How its points are joined: `"linear"`,
+            `"cosine"` or `"step"`.
+        masking (`str`, *optional*, defaults to `"random"`): How positions are chosen: `"random"`, `"span"`,
+            `"stratified"` or `"weighted"`, see [`positions`].
+        span_length (`float`, *optional*): With `masking="span"`: mean length of the spans; 3 by default.
+        mask_weights ([`ResidueWeights`] or `Mapping[str, Sequence[float]]`, *optional*): With `masking="weighted"`:
+            weights of the residues by id, for examples without a list `mask_weights`.
 
     Raises:
-        ValueError: If a rate or share is out of range.
+        ValueError: If a rate or share is out of range, or if two options contradict each other.
     """
 
     noiser: NoiserModel | None = None
@@ -184,22 +212,51 @@ class DataCollatorForRandomMLM:
         mask_options: Sequence[float] = (0.8, 0.1, 0.1),
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
+        mask_rate: str | Sequence[str] = (),
+        mask_rate_curve: str = "linear",
+        masking: str = "random",
+        span_length: float | None = None,
+        mask_weights: ResidueWeights | Mapping[str, Sequence[float]] | None = None,
     ):
-        rules = MaskingRules(random_rate=random_rate, mask_options=mask_options)
-        self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed)
+        if masking not in POSITIONS:
+            raise ValueError(f"masking must be one of {', '.join(POSITIONS)}, got '{masking}'")
+        schedule: dict[str, Any] = {"rate_schedule": mask_rate, "rate_curve": mask_rate_curve}
+        rules = MaskingRules(random_rate, mask_options, positions=masking, span_length=span_length, **schedule)
+        if mask_weights is not None and masking != "weighted":
+            raise ValueError(f"mask_weights only applies to masking: weighted, but masking is {masking}: remove it")
+        if mask_weights is not None and not isinstance(mask_weights, ResidueWeights):
+            mask_weights = ResidueWeights(mask_weights)
+        inputs = MaskInputs(masking, mask_weights) if masking in ("stratified", "weighted") else None
+        self._set_up(tokenizer, rules, max_length, pad_to_multiple_of, seed, inputs)
 
-    def _set_up(self, tokenizer, rules: MaskingRules, max_length: int, pad_to_multiple_of: int | None, seed: int):
+    def _set_up(
+        self,
+        tokenizer,
+        rules: MaskingRules,
+        max_length: int,
+        pad_to_multiple_of: int | None,
+        seed: int,
+        inputs: MaskInputs | None = None,
+    ):
         self.tokenizer, self.rules = tokenizer, rules
-        self.sequence_encoder = SequenceEncoder(tokenizer, max_length, pad_to_multiple_of, seed)
+        self.sequence_encoder = SequenceEncoder(tokenizer, max_length, pad_to_multiple_of, seed, inputs)
 
     @property
     def vocabulary(self) -> ResidueVocabulary:
         """The residues, and those that may replace one."""
         return self.sequence_encoder.vocabulary
 
-    def mask_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
-        """Return the number of masked residues of rows with `num_residues` residues; int64, same shape."""
-        return exact_budget(num_residues, self.rules.mask_rate)
+    def mask_budget(
+        self, num_residues: torch.Tensor, keys: torch.Tensor | None = None, rules: MaskingRules | None = None
+    ) -> torch.Tensor:
+        """Return the number of masked residues of each row, by `rules` or the collator's.
+
+        Args:
+            num_residues (`torch.Tensor` of shape `(batch,)`, int64): Residues of each row.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): See [`MaskingRules.budgets`].
+            rules ([`MaskingRules`], *optional*): Those of an update, see [`MaskingRules.at`].
+        """
+        return (self.rules.at() if rules is None else rules).total_budget(num_residues, keys)
 
     def __call__(self, examples: Sequence[Mapping]) -> dict[str, torch.Tensor]:
         """Run the CPU stage, see [`SequenceEncoder.__call__`]."""
@@ -209,18 +266,27 @@ class DataCollatorForRandomMLM:
         """Replace a share of every row's residues by [MASK], at random: the masks of evaluation."""
         return corrupt_batch(batch, keys, self.vocabulary, MaskingRules(rate, (1.0, 0.0, 0.0)))
 
-    def corrupt(self, batch: Mapping[str, torch.Tensor], keys: torch.Tensor | None = None) -> CorruptedBatch:
+    def corrupt(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        keys: torch.Tensor | None = None,
+        *,
+        rules: MaskingRules | None = None,
+    ) -> CorruptedBatch:
         """Mask a batch of the CPU stage.
 
         Args:
             batch (`Mapping[str, torch.Tensor]`): Result of calling the collator, on the device.
             keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Keys of the rows' noise, see
                 [`keyed_random.row_keys`]. By default they are drawn from PyTorch's global generator.
+            rules ([`MaskingRules`], *optional*): In place of the collator's, such as those of an update from
+                [`MaskingRules.at`].
 
         Returns:
             [`CorruptedBatch`]
         """
-        return corrupt_batch(batch, _drawn_keys(batch) if keys is None else keys, self.vocabulary, self.rules)
+        keys = _drawn_keys(batch) if keys is None else keys
+        return corrupt_batch(batch, keys, self.vocabulary, self.rules.at() if rules is None else rules)
 
 
 class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
@@ -243,6 +309,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         seed (`int`, *optional*, defaults to 0): Seed of the crops.
         frozen (`bool`, *optional*, defaults to `False`): Whether to mask when called, with a copy of the noiser in
             evaluation mode, without gradients and on the CPU. Not for [`AdversarialMLMTrainer`].
+        mask_rate (`str` or `Sequence[str]`, *optional*), mask_rate_curve (`str`, *optional*): As for
+            [`DataCollatorForRandomMLM`], in place of the sum of both rates, which keep their proportion.
         **masking: The other fields of [`rules.MaskingRules`]: `mask_options` (of the random masks), `learned_options`
             (whether the noiser also chooses how to mask), `sampler`, `selection`, `gated`, `temperature`,
             `candidate_rate`.
@@ -264,6 +332,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         pad_to_multiple_of: int | None = None,
         seed: int = 0,
         frozen: bool = False,
+        mask_rate: str | Sequence[str] = (),
+        mask_rate_curve: str = "linear",
         **masking,
     ):
         check_class("noiser", noiser, NoiserModel)
@@ -274,7 +344,13 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 "random (DataCollatorForRandomMLM)"
             )
         blind = noiser.config.view == "blind"
+        masking |= {"rate_schedule": mask_rate, "rate_curve": mask_rate_curve}
         rules = MaskingRules(random_rate=random_rate, adversarial_rate=adversarial_rate, blind=blind, **masking)
+        if frozen and rules.schedule is not None and rules.schedule.changes:
+            raise ValueError(
+                "mask_rate changes during the run, but a collator with frozen=True does not know the update: give one "
+                "rate or range"
+            )
         if not rules.keeps_order:
             logger.warning(
                 f"temperature is {rules.temperature:g}: below {ORDERED_TEMPERATURE}, the largest values of sampler: "
@@ -310,6 +386,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         one_hot: bool | None = None,
         noiser: torch.nn.Module | None = None,
         adversarial_share: float = 1.0,
+        rules: MaskingRules | None = None,
     ) -> CorruptedBatch:
         """Mask a batch of the CPU stage with the noiser.
 
@@ -324,6 +401,8 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 wrapped it for distributed training.
             adversarial_share (`float`, *optional*, defaults to 1.0): Share of `adversarial_rate` for the noiser; the
                 rest becomes random masks. With 0 the noiser is not called.
+            rules ([`MaskingRules`], *optional*): In place of the collator's, such as those of an update from
+                [`MaskingRules.at`].
 
         Returns:
             [`CorruptedBatch`]
@@ -333,7 +412,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 batch,
                 _drawn_keys(batch) if keys is None else keys,
                 self.vocabulary,
-                self.rules.with_adversarial_share(adversarial_share),
+                (self.rules.at() if rules is None else rules).with_adversarial_share(adversarial_share),
                 self.noiser if noiser is None else noiser,
                 one_hot=differentiable if one_hot is None else one_hot,
             )

@@ -15,10 +15,11 @@ from collections.abc import Sequence
 import torch
 
 # purpose of a draw: streams of one row never share numbers
-ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE, CANDIDATE = range(6)
+ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE, CANDIDATE, ROW_RATE = range(7)
+SPAN_CUT, SPAN_FIRST, SPAN_ORDER, STRATUM_HEAD, STRATUM_BODY, WEIGHTED = range(7, 13)
 
-# part of a run that a row belongs to
-ENCODER_PHASE, NOISER_PHASE, EVALUATION = range(3)
+# part of a run that a row belongs to; RECORD is of a record in all of its epochs
+ENCODER_PHASE, NOISER_PHASE, EVALUATION, RECORD = range(4)
 
 
 _ALL_BITS = (1 << 64) - 1
@@ -72,6 +73,11 @@ def row_keys(seed: int, phase: int, update: int, rows: torch.Tensor) -> torch.Te
     for part in (seed, phase, update):
         key = _mixed((key ^ (part & _ALL_BITS)) + _GOLDEN)
     return _mix((rows ^ _signed(key)) + _GOLDEN)
+
+
+def subkeys(keys: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Return a key for each pair of a key and a number, both `(batch,)`, int64."""
+    return _mix((keys ^ numbers) + _GOLDEN)
 
 
 def uniform(keys: torch.Tensor, stream: int, length: int, channels: int = 1) -> torch.Tensor:

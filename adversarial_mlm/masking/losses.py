@@ -49,3 +49,38 @@ def loss_weights(
         # the weight of a residue that was not masked may be infinite
         weights = torch.where(masked, importance.detach() ** importance_exponent, 0)
     return weights + unmasked_weight * (residues & ~masked) if unmasked_weight else weights
+
+
+def learnability(teacher_logits: torch.Tensor, logits: torch.Tensor, residue_ids: torch.Tensor) -> torch.Tensor:
+    """Return KL(p_T || p) of the predictions of every token, restricted to the standard residues.
+
+    Args:
+        teacher_logits (`torch.Tensor` of shape `(batch, length, vocab)`): The teacher's scores before the softmax.
+        logits (`torch.Tensor` of shape `(batch, length, vocab)`): The encoder's.
+        residue_ids (`torch.Tensor` of shape `(residues,)`, int64): Tokens that the distributions are over.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, in nats, float32, or float64 for float64 logits.
+    """
+    taught, own = (_log_shares(scores, residue_ids) for scores in (teacher_logits, logits))
+    return (taught.exp() * (taught - own)).sum(dim=-1).clamp_min(0)
+
+
+def soft_target_losses(teacher_logits: torch.Tensor, logits: torch.Tensor, residue_ids: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of every token with the teacher's prediction, which is over the standard residues.
+
+    If the teacher is certain, this is the cross-entropy of [`token_losses`] with its residue.
+
+    Args:
+        teacher_logits, logits, residue_ids: As for [`learnability`]. A gradient reaches `logits`.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, length)`, in nats, float32, or float64 for float64 logits.
+    """
+    own = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=-1)[..., residue_ids]
+    return -(_log_shares(teacher_logits, residue_ids).exp() * own).sum(dim=-1)
+
+
+def _log_shares(logits: torch.Tensor, residue_ids: torch.Tensor) -> torch.Tensor:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return torch.log_softmax(logits[..., residue_ids].to(dtype), dim=-1)

@@ -1,12 +1,24 @@
 """The options of masking, and the numbers of masked residues that follow for a protein."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from adversarial_mlm.masking.sampling import LEAST_TEMPERATURE, ORDERED_TEMPERATURE, SAMPLERS, exact_budget
+from adversarial_mlm.masking.keyed_random import ROW_RATE, uniform
+from adversarial_mlm.masking.mask_rate import MaskRate
+from adversarial_mlm.masking.positions import POSITIONS, SPAN_LENGTH
+from adversarial_mlm.masking.sampling import (
+    LEAST_TEMPERATURE,
+    ORDERED_TEMPERATURE,
+    PARTS,
+    SAMPLERS,
+    budget_of_parts,
+    exact_budget,
+    parts_of,
+)
 from adversarial_mlm.utils.arguments import check_number
 from adversarial_mlm.utils.errors import AdversarialMLMError
 
@@ -38,6 +50,15 @@ class MaskingRules:
             hidden from it ("propose, then choose").
         candidate_rate (`float`, *optional*): With `blind`, share of the residues in the candidate set; defaults to
             `random_rate + 2 * adversarial_rate`.
+        rate_schedule (`Sequence[str]`, *optional*): The option `mask_rate`, see [`mask_rate.MaskRate`]: points that
+            replace the sum of both rates. The rates keep their proportion. [`at`] gives the rules of an update.
+        rate_curve (`str`, *optional*, defaults to `"linear"`): The option `mask_rate_curve`: how points are joined.
+        lowest_rate (`float`, *optional*): Draw the mask rate of each protein uniformly between this and the sum of
+            both rates. [`at`] sets it.
+        positions (`str`, *optional*, defaults to `"random"`): How the positions of random masks are chosen:
+            `"random"`, `"span"`, `"stratified"` or `"weighted"`, see [`positions`]. Only `"random"` goes with a
+            noiser.
+        span_length (`float`, *optional*): With `positions="span"`: mean length of the spans; 3 by default.
 
     Raises:
         ValueError: If a rate, share or name is out of range, or if two options contradict each other.
@@ -53,6 +74,11 @@ class MaskingRules:
     temperature: float = 1.0
     blind: bool = False
     candidate_rate: float | None = None
+    rate_schedule: Sequence[str] = ()
+    rate_curve: str = "linear"
+    lowest_rate: float | None = None
+    positions: str = "random"
+    span_length: float | None = None
 
     def __post_init__(self):
         for name in ("random_rate", "adversarial_rate", "temperature", "candidate_rate"):
@@ -75,11 +101,48 @@ class MaskingRules:
             )
         if self.temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS)):
+        for name, known in (("sampler", SAMPLERS), ("selection", SELECTIONS), ("positions", POSITIONS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'")
         self._check_relaxation()
+        self._check_schedule()
         self._check_candidates()
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        if self.positions != "random" and self.adversarial_rate:
+            raise AdversarialMLMError(
+                f"masking: {self.positions} chooses all positions, so adversarial_rate must be 0"
+            )
+        if self.span_length is not None:
+            check_number("span_length", self.span_length)
+            if self.positions != "span":
+                raise AdversarialMLMError(
+                    f"span_length is {self.span_length:g}, but only applies to masking: span: remove it"
+                )
+            if not 1 <= self.span_length < float("inf"):
+                raise AdversarialMLMError(f"span_length must be at least 1, got {self.span_length:g}")
+        if self.positions == "stratified" and self.schedule is not None:
+            one = self.schedule.lowest == self.schedule.highest
+            if not one:
+                raise AdversarialMLMError(
+                    "masking: stratified shares out the residues of a protein over passes of equal size, so mask_rate "
+                    f"must be one rate, got {' '.join(self.rate_schedule)}"
+                )
+
+    @property
+    def mean_span_length(self) -> float:
+        """`span_length`, or its default."""
+        return SPAN_LENGTH if self.span_length is None else self.span_length
+
+    def _check_schedule(self) -> None:
+        given = self.rate_schedule
+        words = (given,) if isinstance(given, str) else given if isinstance(given, Iterable) else (str(given),)
+        object.__setattr__(self, "rate_schedule", tuple(words))
+        if self.schedule is None and self.rate_curve != "linear":
+            raise AdversarialMLMError(
+                f"mask_rate_curve is {self.rate_curve}, but mask_rate is not given: leave it out, or set mask_rate"
+            )
 
     def _check_relaxation(self) -> None:
         if self.has_relaxation:
@@ -98,9 +161,10 @@ class MaskingRules:
             return
         if not self.blind:
             raise ValueError("candidate_rate is given, but only applies to noiser_view: blind: remove it")
-        if not self.mask_rate - _TOLERANCE <= self.candidate_rate <= 1:
+        highest = self.mask_rate if self.schedule is None else self.schedule.highest
+        if not highest - _TOLERANCE <= self.candidate_rate <= 1:
             raise ValueError(
-                f"candidate_rate must be between the mask rate, {self.mask_rate:g}, and 1, got {self.candidate_rate}"
+                f"candidate_rate must be between the mask rate, {highest:g}, and 1, got {self.candidate_rate}"
             )
 
     @property
@@ -123,6 +187,52 @@ class MaskingRules:
         """Share of the residues that are masked, in any way."""
         return self.adversarial_rate + self.random_rate
 
+    @functools.cached_property
+    def schedule(self) -> MaskRate | None:
+        """The mask rate during the run; `None` if it is always the sum of both rates."""
+        return MaskRate(self.rate_schedule, self.rate_curve) if self.rate_schedule else None
+
+    def at(self, step: int | None = None, max_steps: int = 1) -> "MaskingRules":
+        """Return the rules of an update, without a schedule.
+
+        Args:
+            step (`int`, *optional*): Number of the encoder's update, from 0. It may be left out if `rate_schedule`
+                does not change.
+            max_steps (`int`, *optional*, defaults to 1): Encoder updates of the run.
+
+        Raises:
+            AdversarialMLMError: If the rate changes and there is no step.
+        """
+        if self.schedule is None:
+            return self
+        if step is None and self.schedule.changes:
+            raise AdversarialMLMError(
+                "mask_rate changes during the run, but the update is not known here: use AdversarialMLMTrainer, or "
+                "pass rules=collator.rules.at(step, max_steps)"
+            )
+        return self.with_mask_rate(*self.schedule.at(step or 0, max_steps))
+
+    def with_mask_rate(self, lowest: float, highest: float) -> "MaskingRules":
+        """Return the rules with a mask rate that is drawn for each protein, without a schedule.
+
+        Args:
+            lowest (`float`): The lowest rate of a protein.
+            highest (`float`): The highest rate; all proteins have this one if both are equal.
+        """
+        adversarial = highest * (self.adversarial_rate / self.mask_rate if self.mask_rate else 0.0)
+        return dataclasses.replace(
+            self,
+            adversarial_rate=adversarial,
+            random_rate=highest - adversarial,
+            rate_schedule=(),
+            rate_curve="linear",
+            lowest_rate=None if lowest == highest else lowest,
+        )
+
+    def without_schedule(self) -> "MaskingRules":
+        """Return the rules with the sum of both rates in place of a schedule."""
+        return dataclasses.replace(self, rate_schedule=(), rate_curve="linear")
+
     def with_adversarial_share(self, share: float) -> "MaskingRules":
         """Return the rules with `share` (0 to 1) of the adversarial rate. The rest becomes random masks."""
         if share == 1:
@@ -130,7 +240,9 @@ class MaskingRules:
         adversarial = share * self.adversarial_rate
         return dataclasses.replace(self, adversarial_rate=adversarial, random_rate=self.mask_rate - adversarial)
 
-    def budgets(self, num_residues: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def budgets(
+        self, num_residues: torch.Tensor, keys: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the exact numbers of adversarial and of random masks of each row.
 
         Their sum is the rounded sum of the rates. A run without a noiser whose `random_rate` is this sum therefore
@@ -138,17 +250,38 @@ class MaskingRules:
 
         Args:
             num_residues (`torch.Tensor` of shape `(batch,)`, int64): Number of residues that may be masked.
+            keys (`torch.Tensor` of shape `(batch,)`, int64, *optional*): Keys of the rows' noise, from which the rates
+                of the rows are drawn. Not needed if all rows have the same rate.
 
         Returns:
             Two `torch.Tensor` of shape `(batch,)`, int64.
         """
-        total = exact_budget(num_residues, self.mask_rate)
-        adversarial = torch.minimum(exact_budget(num_residues, self.adversarial_rate), total)
+        total = self.total_budget(num_residues, keys)
+        adversarial = budget_of_parts(num_residues, self._of_row(self.adversarial_rate, keys))
+        adversarial = torch.minimum(adversarial, total)
         return adversarial, total - adversarial
 
-    def candidate_budget(self, num_residues: torch.Tensor) -> torch.Tensor:
-        """Return the size of the candidate set of each row: `(batch,)`, int64."""
-        rate = self.candidate_rate
-        if rate is None:
-            rate = min(self.random_rate + 2 * self.adversarial_rate, 1.0)
-        return torch.maximum(exact_budget(num_residues, rate), exact_budget(num_residues, self.mask_rate))
+    def total_budget(self, num_residues: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the number of masked residues of each row, as [`budgets`] does: `(batch,)`, int64."""
+        return budget_of_parts(num_residues, self._of_row(self.mask_rate, keys))
+
+    def candidate_budget(self, num_residues: torch.Tensor, keys: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the size of the candidate set of each row, see [`budgets`]: `(batch,)`, int64."""
+        if self.candidate_rate is not None:  # the same for all rows
+            candidates = exact_budget(num_residues, self.candidate_rate)
+        else:
+            rate = self.random_rate + 2 * self.adversarial_rate
+            rate = min(rate, 1.0) if self.lowest_rate is None else rate  # otherwise the part of each row is limited
+            candidates = budget_of_parts(num_residues, self._of_row(rate, keys))
+        return torch.maximum(candidates, self.total_budget(num_residues, keys))
+
+    def _of_row(self, rate: float, keys: torch.Tensor | None) -> int | torch.Tensor:
+        """Return a rate in millionths, for each row in proportion to the mask rate that is drawn for it."""
+        if self.lowest_rate is None:
+            return parts_of(rate)
+        if keys is None:
+            raise ValueError("the mask rate is drawn for each protein, which needs the keys of the rows")
+        highest, lowest = parts_of(self.mask_rate), parts_of(self.lowest_rate)
+        # float64 holds this product exactly, so all devices draw the same number
+        drawn = lowest + (uniform(keys, ROW_RATE, 1)[:, 0].double() * (highest - lowest + 1)).long()
+        return (drawn * parts_of(rate) // highest).clamp_max(PARTS)

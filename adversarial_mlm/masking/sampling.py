@@ -27,7 +27,7 @@ from adversarial_mlm.utils.autograd import differentiable_once
 _EPSILON = 2.0**-52
 ORDERED_TEMPERATURE = 0.3
 """Least temperature at which the k largest values of [`rss`] are those of `scores + noise`."""
-_PARTS = 1_000_000
+PARTS = 1_000_000
 
 
 def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
@@ -42,7 +42,17 @@ def exact_budget(num_items: torch.Tensor, rate: float) -> torch.Tensor:
     Returns:
         `torch.Tensor`, int64, of the shape of `num_items`.
     """
-    return (num_items * round(rate * _PARTS) + _PARTS // 2) // _PARTS
+    return budget_of_parts(num_items, parts_of(rate))
+
+
+def parts_of(rate: float) -> int:
+    """Return a rate in whole millionths."""
+    return round(rate * PARTS)
+
+
+def budget_of_parts(num_items: torch.Tensor, parts: int | torch.Tensor) -> torch.Tensor:
+    """As [`exact_budget`], with a rate in whole millionths, or one for each number (`torch.Tensor`, int64)."""
+    return (num_items * parts + PARTS // 2) // PARTS
 
 
 def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, finite: bool = False) -> torch.Tensor:

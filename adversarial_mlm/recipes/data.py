@@ -1,5 +1,6 @@
 """The proteins of a recipe: read, clean and split them, and collect facts about them."""
 
+import functools
 import json
 import logging
 import os
@@ -20,8 +21,10 @@ from adversarial_mlm.data import (
     remove_shared_sequences,
     split_corpus,
 )
+from adversarial_mlm.data.residue_weights import ResidueWeights, check_residue_weights, read_residue_weights
+from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.masking.rules import MaskingRules
-from adversarial_mlm.recipes.recipe import DataArguments
+from adversarial_mlm.recipes.recipe import DataArguments, Recipe
 from adversarial_mlm.saving.run_files import DATA_FILE
 from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import RecipeError
@@ -176,10 +179,43 @@ def _at_most(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
     return dataset.select(np.sort(chosen))
 
 
+def weights_of(recipe: Recipe) -> ResidueWeights | None:
+    """Read the weights of a recipe; `None` if it has none.
+
+    Raises:
+        CorpusError: If they cannot be read.
+    """
+    masking = recipe.masking
+    if not masking.mask_weights:
+        return None
+    files = tuple((shard.name, os.stat(shard.name).st_mtime_ns) for shard in file_shards(masking.mask_weights))
+    return _read_weights(files, masking.mask_weights_column, recipe.data.id_column or "id")
+
+
+@functools.lru_cache(maxsize=1)  # a run builds its collator twice
+def _read_weights(files: tuple[tuple[str, int], ...], column: str, id_column: str) -> ResidueWeights:
+    return read_residue_weights([name for name, _ in files], column, id_column)
+
+
+def check_weights(data: ProteinData, weights: ResidueWeights | None) -> None:
+    """Check that every training protein has its weights. Those of a stream are checked while it is read.
+
+    Raises:
+        CorpusError: If not; the message has the number of proteins, and names the first one.
+    """
+    if weights is not None and isinstance(data.train, Dataset):
+        check_residue_weights(data.train, weights)
+
+
 def count_short_proteins(data: ProteinData, rules: MaskingRules, cache_dir: str | None) -> None:
-    """Log how many proteins are so short that a budget of masks rounds to 0. A stream is not counted."""
+    """Log how many proteins are so short that a budget of masks rounds to 0. A stream is not counted.
+
+    With a `mask_rate` that changes, the budget is that of the lowest rate.
+    """
     if not isinstance(data.train, Dataset):
         return
+    if rules.schedule is not None:
+        rules = rules.with_mask_rate(rules.schedule.lowest, rules.schedule.lowest)
     lengths, records = count_lengths(data.train, cache_dir)
     adversarial, by_chance = (budget.numpy() for budget in rules.budgets(torch.from_numpy(lengths.astype(np.int64))))
     for fact, without, what in (

@@ -46,7 +46,9 @@ OTHER_NAMES = {
     **dict.fromkeys(("freeze_layers", "unfrozen_layers", "num_trained_layers"), "trained_layers"),
     # masks
     **dict.fromkeys(("mlm_probability", "mlm_prob", "masked_lm_prob", "mask_prob", "mask_probability"), _BOTH_RATES),
-    **dict.fromkeys(("mask_rate", "masking_rate", "mask_ratio", "masking_ratio"), _BOTH_RATES),
+    **dict.fromkeys(("masking_rate", "mask_ratio", "masking_ratio"), "mask_rate"),
+    "mask_rate_schedule": "mask_rate",
+    **dict.fromkeys(("masking_strategy", "mask_strategy"), "masking"),
     "mask_token_prob": "mask_options",
     **dict.fromkeys(("noiser_rate", "adversarial_mask_rate"), "adversarial_rate"),
     **dict.fromkeys(("random_mask_rate",), "random_rate"),

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from adversarial_mlm.downstream import probe_callback
+from adversarial_mlm.masking.mask_rate import CURVES, MaskRate
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
@@ -94,11 +95,24 @@ class MaskingArguments:
         "A set of options: paper, paper-literal, blind, fast, or recommended (random masks). Options given next to it "
         "override it.",
     )
-    masking: Literal["adversarial", "random"] = option(
-        "adversarial", "`random` is the baseline: random masks only, at the sum of both rates."
+    masking: Literal["adversarial", "random", "span", "stratified", "weighted"] = option(
+        "adversarial",
+        "`random` is the baseline: random masks only, at the sum of both rates. Others without a noiser: `span` "
+        "(neighbours), `stratified` (all residues of a protein in turn), `weighted` (by mask_weights).",
     )
+    span_length: float | None = option(None, "masking span: mean length of the spans; 3 by default.")
+    mask_weights: list[str] = option(
+        [], "masking weighted: tables with `id` and a list of weights, one for each residue.", path=True
+    )
+    mask_weights_column: str = option("weights", "Column of mask_weights with the lists.")
     adversarial_rate: float = option(0.1, "Share of the residues that the noiser masks.")
     random_rate: float = option(0.1, "Share of the residues masked at random.")
+    mask_rate: list[str] = option(
+        [],
+        "Mask rate in place of the sum of both rates, which keep their proportion: `40%`, a range for each protein "
+        "`10%-90%`, or rate@step points `75%@0 15%@100%`, with steps in updates or in % of the run.",
+    )
+    mask_rate_curve: str = option("linear", f"How points of mask_rate are joined: {', '.join(CURVES)}.", CURVES)
     mask_options: list[float] = option(
         [0.8, 0.1, 0.1], "Corruption mix of the random masks: shares of [MASK], keep, replace."
     )
@@ -193,7 +207,10 @@ class Recipe:
 OPTIONS = OptionSet(
     *(DataArguments, ModelArguments, MaskingArguments, RunArguments, ProbeArguments),
     AdversarialMLMTrainingArguments,
-    paths=("output_dir", "resume_from_checkpoint", "accelerator_config", "deepspeed", "fsdp_config"),
+    paths=(
+        *("output_dir", "resume_from_checkpoint", "accelerator_config", "deepspeed", "fsdp_config"),
+        "reference_model",
+    ),
     other_names=OTHER_NAMES,
 )
 """All options of a recipe."""
@@ -281,7 +298,8 @@ def _options_of_preset(said: Mapping[str, Any], path: str) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     """Check the options together. An empty text unsets an option, because a command line has no other way."""
     data, model, probe = recipe.data, recipe.model, recipe.probe
-    for part, name in ((data, "validation_data"), (probe, "probe_tasks")):
+    of_masks = ((recipe.masking, "mask_rate"), (recipe.masking, "mask_weights"))
+    for part, name in ((data, "validation_data"), (probe, "probe_tasks"), *of_masks):
         setattr(part, name, [] if getattr(part, name) == [""] else getattr(part, name))
     for name in ("train_data", "validation_data"):
         if "" in getattr(data, name):
@@ -296,7 +314,24 @@ def _check(recipe: Recipe) -> None:
     for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path", "model_license"):
         setattr(model, name, getattr(model, name) or None)
     _check_license(model)
+    _check_masks(recipe.masking)
     probe_callback.check_options(probe.probe_tasks, probe.probe_data_dir, probe.probe_steps, probe.probe_max_records)
+
+
+def _check_masks(masking: MaskingArguments) -> None:
+    for name, of in (("span_length", "span"), ("mask_weights", "weighted")):
+        if getattr(masking, name) and masking.masking != of:
+            raise RecipeError(f"{name} only applies to masking: {of}, but masking is {masking.masking}: remove it")
+    if masking.masking == "weighted" and not masking.mask_weights:
+        raise RecipeError("masking: weighted needs mask_weights, tables with the weights of the residues")
+    if masking.mask_weights_column != "weights" and not masking.mask_weights:
+        raise RecipeError("mask_weights_column is given, but mask_weights is not: remove it, or set mask_weights")
+    if masking.mask_rate:
+        MaskRate(masking.mask_rate, masking.mask_rate_curve)
+    elif masking.mask_rate_curve != "linear":
+        raise RecipeError(
+            f"mask_rate_curve is {masking.mask_rate_curve}, but mask_rate is not given: leave it out, or set mask_rate"
+        )
 
 
 def _check_license(model: ModelArguments) -> None:

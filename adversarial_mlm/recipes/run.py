@@ -21,7 +21,7 @@ from adversarial_mlm.models.encoders import train_last_layers
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build_protein_tokenizer
-from adversarial_mlm.recipes.data import ProteinData, count_short_proteins, load_data
+from adversarial_mlm.recipes.data import ProteinData, check_weights, count_short_proteins, load_data, weights_of
 from adversarial_mlm.recipes.output_dir import check_output_dir, is_inside
 from adversarial_mlm.recipes.recipe import ModelArguments, Recipe
 from adversarial_mlm.recipes.refusals import explained
@@ -46,14 +46,18 @@ _CHANGED = "These are the options of the last start. When the run was resumed, o
 def build_collator(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, noiser: NoiserModel | None = None
 ) -> DataCollatorForRandomMLM:
-    """Build the collator of a recipe: with the noiser, or with random masks at the sum of both rates."""
+    """Build the collator of a recipe: with the noiser, or with masks without one at the sum of both rates."""
     masking = recipe.masking
     common: dict[str, Any] = {
         "max_length": recipe.data.max_length,
         "mask_options": masking.mask_options,
+        "mask_rate": masking.mask_rate,
+        "mask_rate_curve": masking.mask_rate_curve,
         "seed": recipe.training.seed,
     }
     if noiser is None:
+        way = "random" if masking.masking == "adversarial" else masking.masking
+        common |= {"masking": way, "span_length": masking.span_length, "mask_weights": weights_of(recipe)}
         return DataCollatorForRandomMLM(
             tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
         )
@@ -99,8 +103,9 @@ def _check_networks(recipe: Recipe) -> None:
     for name in ("model_revision", "trained_layers"):
         if getattr(model, name) is not None and not model.model_name_or_path:
             raise RecipeError(f"{name} is given, but only applies to model_name_or_path, which is missing: remove it")
-    if model.noiser_name_or_path and recipe.masking.masking == "random":
-        raise RecipeError("noiser_name_or_path is given, but masking: random uses no noiser: remove one")
+    way = recipe.masking.masking
+    if model.noiser_name_or_path and way != "adversarial":
+        raise RecipeError(f"noiser_name_or_path is given, but masking: {way} uses no noiser: remove one")
 
 
 def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -212,6 +217,7 @@ def pretrain(
         data = load_data(recipe.data) if data is None else data
     with distributed.fail_together(RecipeError, CheckpointError):
         _check_evaluation(recipe, data)
+        check_weights(data, weights_of(recipe))
         count_short_proteins(data, collator.rules, recipe.data.cache_dir)
         trainer = build_trainer(recipe, data, encoder, collator)
         if checkpoint is not None:

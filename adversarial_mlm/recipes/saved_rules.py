@@ -14,7 +14,10 @@ from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass
 
-_NOT_RULES = ("preset", "masking")
+# a noiser's masks are shown at the rates themselves, without a schedule
+_NOT_RULES = (
+    *("preset", "masking", "mask_rate", "mask_rate_curve", "span_length", "mask_weights", "mask_weights_column"),
+)
 
 
 def saved_rules(
@@ -41,8 +44,8 @@ def saved_rules(
     masking = read_dataclass(
         MaskingArguments, {name: value for name, value in content.items() if name in names}, Source(path)
     )
-    if masking.masking == "random":
-        raise RecipeError(f"{path}: masking is random, so this run had no noiser")
+    if masking.masking != "adversarial":
+        raise RecipeError(f"{path}: masking is {masking.masking}, so this run had no noiser")
     chosen = {name: value for name, value in dataclasses.asdict(masking).items() if name not in _NOT_RULES}
     chosen |= {name: value for name, value in given.items() if value is not None}
     try:

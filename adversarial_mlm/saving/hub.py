@@ -28,6 +28,7 @@ from adversarial_mlm.saving.run_files import (
     NOISER_FOLDER,
     OPTIONS_FILE,
     SLOW_ENCODER_FILE,
+    TEACHER_FILE,
     output_folder,
 )
 from adversarial_mlm.utils.counts import verb
@@ -42,7 +43,7 @@ SNAPSHOT_PREFIX = ".push-to-hub-"
 _ARGUMENTS_PICKLE = "training_args.bin"
 # what only resuming and `adv-mlm card` need, pickles, and names that are nobody's business
 _NOT_SENT = (
-    *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE),
+    *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE, TEACHER_FILE),
     *(CARD_FACTS_FILE, EDITED_RECIPES, "_*", ".*"),
 )
 _LONGEST_REASON = 300  # characters

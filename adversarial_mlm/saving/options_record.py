@@ -17,6 +17,7 @@ from adversarial_mlm.saving.resume_options import (
     EVALUATION,
     HELD_OUT_PROTEINS,
     MASKS,
+    OF_POSITIONS,
     Effect,
     known_options,
     rule_of,
@@ -43,7 +44,9 @@ _OF_THE_NOISER = {
     *MASKS,
     *("encoder_steps", "shared_phase_counter", "reversal_strength", "slow_encoder_decay", "importance_exponent"),
     *("encoder_dropout_in_noiser_phase", "collapse_margin", "collapse_enrichment", "on_collapse"),
-} - {"random_rate", "adversarial_rate", "mask_options"}
+} - {"random_rate", "adversarial_rate", "mask_options", "mask_rate", "mask_rate_curve", *OF_POSITIONS}
+# options of the masks that came after 0.1.0, with their defaults
+_LATER: dict[str, Any] = {"mask_rate": None, "mask_rate_curve": "linear"}
 # schedules whose learning rate is part of their state
 _STATEFUL_SCHEDULES = ("reduce_lr_on_plateau", "greedy")
 _OF_A_SCHEDULE = ("lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "noiser_learning_rate")
@@ -175,6 +178,8 @@ def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
     """Options with equal values if they have equal effects."""
     found = {name: None if value in ("", [], {}) else value for name, value in options.items()}
     if "masking" in found:
+        for name, default in _LATER.items():
+            found.setdefault(name, default)
         _resolve_networks(found)
     if "seed" in found and found.get("data_seed") is None:
         found["data_seed"] = found["seed"]
@@ -186,6 +191,10 @@ def _effective(options: Mapping[str, Any]) -> dict[str, Any]:
             ramp = Ramp(words, name)
             points = [f"{value:g}@{step}" for step, value in zip(ramp.steps, ramp.values, strict=True)]
             found[name] = " ".join(points) if len(points) > 1 else f"{ramp.values[0]:g}"
+    for name in ("mask_rate", "soft_targets"):
+        given = found.get(name)
+        if isinstance(given, list | tuple):
+            found[name] = " ".join(" ".join(map(str, given)).split())
     for name in _SWITCHES:
         found[name] = found.get(name) or None
     return found
@@ -196,11 +205,13 @@ def _resolve_networks(found: dict[str, Any]) -> None:
     loaded, loaded_noiser = found.get("model_name_or_path"), found.get("noiser_name_or_path")
     if "encoder" in found:
         found["encoder"] = None if loaded else found["encoder"] or presets.DEFAULT_ENCODER
-    if found["masking"] == "random":
+    if found["masking"] != "adversarial":
         found["random_rate"] = round((found.get("random_rate") or 0) + (found.get("adversarial_rate") or 0), 9)
         for name in [name for name in found if name.startswith("noiser") or name in _OF_THE_NOISER]:
             del found[name]
         found.pop("adversarial_rate", None)
+        if found.get("mask_rate"):  # which replaces it
+            found.pop("random_rate")
         return
     if "noiser" in found:
         found["noiser"] = None if loaded_noiser else found["noiser"] or presets.DEFAULT_NOISER
@@ -275,6 +286,8 @@ def _is_refused(name: str, changes: Changes, before: Mapping[str, Any], now: Map
         return first != second
     if name == "noiser_reward":
         return changes[name][1] == "reducible"
+    if name == "teacher":
+        return changes[name][1] == "ema"
     if name in _OF_A_SCHEDULE:
         return any(options.get("lr_scheduler_type") in _STATEFUL_SCHEDULES for options in (before, plain(now)))
     return False

@@ -36,9 +36,12 @@ class Rule:
     trains: bool = False
 
 
+OF_POSITIONS = ("span_length", "mask_weights", "mask_weights_column")
+"""Options of ways of choosing positions without a noiser."""
+
 MASKS = (
     *("adversarial_rate", "random_rate", "mask_options", "learned_options", "sampler", "selection", "gated"),
-    *("temperature", "candidate_rate", "adversarial_share"),
+    *("temperature", "candidate_rate", "adversarial_share", "mask_rate", "mask_rate_curve", *OF_POSITIONS),
 )
 """Options that change what is masked."""
 
@@ -102,6 +105,13 @@ RULES = (
     ),
     Rule(
         Effect.TAKES_EFFECT,
+        (*("loss_weights", "learnability_share", "soft_targets", "teacher", "reference_model", "teacher_decay"),),
+        "the new loss begins after the checkpoint; a change to `teacher: ema` is refused, because the checkpoint has "
+        "no moving average",
+        trains=True,
+    ),
+    Rule(
+        Effect.TAKES_EFFECT,
         ("max_length",),
         "later windows have the new length; refused if it changes the number of positions of a new encoder",
         trains=True,
@@ -150,7 +160,7 @@ RULES = (
     Rule(
         Effect.REFUSED,
         ("masking", "encoder", "noiser", "noiser_view", "noiser_backbone", "trained_layers"),
-        "the networks of the checkpoint have this form",
+        "the networks of the checkpoint have this form, or its masks were chosen in this way",
     ),
     Rule(
         Effect.REFUSED,
@@ -185,7 +195,7 @@ RULES = (
         (
             *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size"),
             *("eval_accumulation_steps", "background_gate", "probe_tasks", "probe_data_dir", "probe_steps"),
-            *("probe_max_records", "noiser_cosine_steps"),
+            *("probe_max_records", "noiser_cosine_steps", "eval_context_gap"),
         ),
         "later evaluations follow the new value",
     ),

@@ -10,6 +10,7 @@ ARGUMENTS_FILE = "training_args.json"
 
 # written by a checkpoint only
 SLOW_ENCODER_FILE = "slow_encoder.safetensors"  # with `noiser_reward: reducible`
+TEACHER_FILE = "teacher.safetensors"  # with `loss_weights: learnability` or `soft_targets`
 OPTIONS_FILE = "options.json"  # all options of the run, and what identifies its data
 MANIFEST_FILE = "manifest.json"
 
@@ -49,6 +50,7 @@ __all__ = [
     "REPORT_FOLDER",
     "REPORT_PICTURE",
     "SLOW_ENCODER_FILE",
+    "TEACHER_FILE",
     "output_folder",
 ]
 

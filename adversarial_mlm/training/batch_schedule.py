@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from adversarial_mlm.utils.ramp import split_points
+
 
 @dataclass(frozen=True)
 class BatchStage:
@@ -39,10 +41,8 @@ def read_stages(points: Sequence[str], name: str, max_steps: int) -> list[BatchS
     words = " ".join(map(str, points)).split()
     if len(words) > 1 and max_steps < 1:
         raise ValueError(f"{name} has several sizes, which needs max_steps: set it in place of num_train_epochs")
-    plain = [f"{words[0]}@0"] if len(words) == 1 and "@" not in words[0] else words
     try:
-        pairs = [word.split("@") for word in plain]
-        stages = [BatchStage(_update(step, max_steps), int(size)) for size, step in pairs]
+        stages = [BatchStage(_update(step, max_steps), int(size)) for size, step in split_points(points)]
     except ValueError:
         stages = []
     starts = [stage.first_update for stage in stages]

@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from adversarial_mlm.training.metrics_log import Clock, MetricsFile
 from adversarial_mlm.training.noiser_game import NoiserGame
+from adversarial_mlm.training.teacher import Teacher
 from adversarial_mlm.utils.counts import count, verb
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,22 @@ class RewardTracker(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.game.reward.after_encoder_update(self.game.encoder, self.skipped())
+
+
+class Follower(TrainerCallback):
+    """Tells a teacher of every update of the encoder.
+
+    Args:
+        teacher ([`Teacher`]): The teacher.
+        encoder (`nn.Module`): The encoder.
+        skipped (`Callable[[], torch.Tensor]`): Whether the latest update was left out.
+    """
+
+    def __init__(self, teacher: Teacher, encoder: torch.nn.Module, skipped: Callable[[], torch.Tensor]):
+        self.teacher, self.encoder, self.skipped = teacher, encoder, skipped
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.teacher.after_encoder_update(self.encoder, self.skipped())
 
 
 class ShortProteinsWarning(TrainerCallback):

@@ -25,7 +25,7 @@ from adversarial_mlm.saving.model_card.facts import (
     Points,
     RecipeFacts,
 )
-from adversarial_mlm.saving.model_card.text import changed_options, option_value
+from adversarial_mlm.saving.model_card.text import changed_options, option_value, without_paths
 from adversarial_mlm.saving.options_record import Resumption, first_value
 from adversarial_mlm.training.batch_schedule import accumulation
 from adversarial_mlm.training.rewards import REWARDS
@@ -116,7 +116,22 @@ def _optimization(trainer: Described) -> OptimizationFacts:
         accumulation=tuple(steps),
         unmasked_weight=args.weight_of_unmasked,
         importance_exponent=args.importance_exponent,
+        teacher=_teacher(args),
     )
+
+
+def _teacher(args: AdversarialMLMTrainingArguments) -> str:
+    if not args.has_teacher:
+        return ""
+    told = []
+    if args.loss_weights == "learnability":
+        told.append(f"residues weighted by learnability (share {args.learnability_share:g})")
+    if max(args.soft_target_ramp().values) > 0:
+        told.append(f"soft targets (share {' '.join(args.soft_targets)})")
+    of = f"a moving average of the encoder (decay {args.teacher_decay:g})"
+    if args.teacher != "ema":
+        of = f"`{without_paths(str(args.reference_model))}`"
+    return f"{' and '.join(told)}, by the teacher: {of}"
 
 
 def _noiser(trainer: Described) -> NoiserFacts | None:
@@ -147,7 +162,7 @@ def _noiser(trainer: Described) -> NoiserFacts | None:
 
 def _points(words: Sequence[str]) -> Points:
     ramp = Ramp(words, "a ramp")
-    return tuple(zip(ramp.steps, ramp.values, strict=True))
+    return tuple(zip(map(int, ramp.steps), ramp.values, strict=True))
 
 
 def _data(trainer: Described) -> DataFacts:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from adversarial_mlm.data.streaming import RecordStream
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -152,6 +153,11 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
         )
     rules = data_collator.rules
     through = reward.through_encoder
+    if through and args.has_teacher and args.noiser_update == "reversal":
+        raise AdversarialMLMError(
+            "noiser_update: reversal with noiser_reward: loss would make the noiser climb the weights and targets of "
+            "the teacher: use noiser_update: alternate, or another noiser_reward such as credit"
+        )
     if not rules.gated and rules.spends_budget and not through:
         raise AdversarialMLMError(
             "gated: false changes the gradient through the encoder, but noiser_reward: "
@@ -168,6 +174,11 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
         raise AdversarialMLMError(
             "on_collapse: stop needs the loss on random masks, but random_rate is 0: use a higher rate"
         )
+    if args.on_collapse == "stop" and rules.schedule is not None and rules.schedule.changes:
+        raise AdversarialMLMError(
+            "on_collapse: stop compares the loss on random masks with earlier ones, but mask_rate changes, and the "
+            "loss with it: use on_collapse: warn"
+        )
     if not rules.spends_budget and (args.importance_exponent or reward.needs_mask_probability):
         option = "importance_exponent" if args.importance_exponent else f"noiser_reward: {args.noiser_reward}"
         raise AdversarialMLMError(
@@ -176,14 +187,23 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
         )
 
 
-def check_stream(args: AdversarialMLMTrainingArguments, train_dataset) -> None:
+def check_stream(args: AdversarialMLMTrainingArguments, train_dataset, rules: MaskingRules | None = None) -> None:
     """Refuse options that do not work with a streamed training set.
+
+    Args:
+        args ([`AdversarialMLMTrainingArguments`]): Arguments.
+        train_dataset: The training set.
+        rules ([`MaskingRules`], *optional*): Rules of the masks.
 
     Raises:
         AdversarialMLMError: If there is one. The message names it.
     """
     if not isinstance(train_dataset, IterableDataset):
         return
+    if rules is not None and rules.positions == "stratified":
+        raise AdversarialMLMError(
+            "masking: stratified needs numbered records, which a stream does not have: use streaming: false"
+        )
     if args.loading_config.dispatch_batches:
         raise AdversarialMLMError(
             "dispatch_batches is not supported, because every process reads its own batches: use false"

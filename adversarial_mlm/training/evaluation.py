@@ -15,6 +15,8 @@ from adversarial_mlm.masking.statistics import MaskingStatistics
 
 _BACKGROUND_RECORDS = 10_000
 _RECORDS_AT_ONCE = 1000
+CONTEXT_RATES = (0.15, 0.5)
+"""Mask rates that the context gap compares."""
 
 
 @torch.no_grad()
@@ -26,6 +28,7 @@ def evaluate_masks(
     mask_rate: float,
     mask_seed: int,
     log_shares: torch.Tensor | None = None,
+    context_gap: bool = False,
     reduce: Callable[[torch.Tensor], torch.Tensor] = lambda sums: sums,
     device: torch.device | str = "cpu",
 ) -> dict[str, float]:
@@ -40,27 +43,34 @@ def evaluate_masks(
         mask_rate (`float`): Share of each protein's residues that is replaced by [MASK] at random.
         mask_seed (`int`): Seed of the masks.
         log_shares (`torch.Tensor` of shape `(vocab,)`, *optional*): See [`background_log_shares`].
+        context_gap (`bool`, *optional*, defaults to `False`): Whether to compute the context gap, which needs two more
+            forward passes of each batch.
         reduce (`Callable`, *optional*): Sums a tensor over all processes.
         device (`torch.device`, *optional*): Device of the batches.
 
     Returns:
         `dict[str, float]`: `loss` (mean cross-entropy in nats), `perplexity`, `accuracy`, `masked_residues` and
         `proteins`. With `log_shares` also `background_loss`, the cross-entropy of the background predictor on the same
-        residues. With a noiser also the figures of its masks, see [`MaskingStatistics.figures`].
+        residues. With a noiser also the figures of its masks, see [`MaskingStatistics.figures`]. With `context_gap`
+        also that: how much higher the cross-entropy of residues is if 50 % of the protein is hidden, and not 15 %.
 
     Raises:
         ValueError: If no residue can be masked.
     """
     statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
-    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    # a schedule has no rate at an evaluation; figures of different steps are compared at one rate
+    of_noiser = {} if collator.rules.schedule is None else {"rules": collator.rules.without_schedule()}
+    sums = torch.zeros(7, dtype=torch.float64, device=device)
     for batch in batches:
-        corrupted = collator.hide_at_random(batch, row_keys(mask_seed, EVALUATION, 0, batch["row"]), mask_rate)
-        sums += _sums(encoder, corrupted, log_shares)
+        keys = row_keys(mask_seed, EVALUATION, 0, batch["row"])
+        sums[:5] += _sums(encoder, collator.hide_at_random(batch, keys, mask_rate), log_shares)
+        if context_gap:
+            sums[5:] += _context_sums(encoder, collator, batch, keys)
         if collator.noiser is not None:
-            corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]))
+            corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]), **of_noiser)
             losses = token_losses(_logits(encoder, corrupted), corrupted.labels)
             statistics.update(corrupted, losses, batch["input_ids"], batch["residue_mask"])
-    loss, background, correct, masked, proteins = reduce(sums).tolist()
+    loss, background, correct, masked, proteins, rise, compared = reduce(sums).tolist()
     if not masked:
         raise ValueError("the held-out set has no residue to mask")
     figures = {
@@ -72,6 +82,8 @@ def evaluate_masks(
     }
     if log_shares is not None:
         figures["background_loss"] = background / masked
+    if context_gap and compared:
+        figures["context_gap"] = rise / compared
     return {**figures, **statistics.figures(reduce)}
 
 
@@ -93,6 +105,19 @@ def _sums(encoder: nn.Module, corrupted: CorruptedBatch, log_shares: torch.Tenso
         torch.tensor(len(masked), device=logits.device),
     ]
     return torch.stack([value.double() for value in sums])
+
+
+def _context_sums(
+    encoder: nn.Module, collator: DataCollatorForRandomMLM, batch: Mapping[str, torch.Tensor], keys: torch.Tensor
+) -> torch.Tensor:
+    """Rise of the cross-entropy, summed over the residues hidden at the lower rate, and their number.
+
+    The masks of both rates use the same random numbers, so those of the lower rate are a random subset of the others.
+    Comparing the same residues has the expectation of comparing all, with less noise.
+    """
+    few, many = (collator.hide_at_random(batch, keys, rate) for rate in CONTEXT_RATES)
+    near, far = (token_losses(_logits(encoder, masks), few.labels).double().sum() for masks in (few, many))
+    return torch.stack([far - near, (few.labels != IGNORE_INDEX).sum().double()])
 
 
 def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int) -> Iterator[dict[str, torch.Tensor]]:

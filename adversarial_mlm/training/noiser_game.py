@@ -19,8 +19,9 @@ from transformers.modeling_outputs import MaskedLMOutput
 from adversarial_mlm.data.length_chunks import cut_by_length
 from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
-from adversarial_mlm.masking.keyed_random import NOISER_PHASE, row_keys
+from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, NOISER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.training.cpu_dropout import QuickDropout
@@ -30,6 +31,7 @@ from adversarial_mlm.training.noiser_schedule import Alternation
 from adversarial_mlm.training.packed_attention import packed_rows, read_packed
 from adversarial_mlm.training.precision import autocast_dtype, compiled_as, not_compiled
 from adversarial_mlm.training.rewards import REWARDS, NoiserReward
+from adversarial_mlm.training.teacher import Teacher
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gradient
 from adversarial_mlm.utils.hardware import on_device
@@ -55,6 +57,8 @@ class NoiserGame:
         reward ([`NoiserReward`]): What the noiser maximises. It exists after [`prepare`], if there is a noiser.
         alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
         packs (`bool`): Whether the encoder reads batches as packed rows in training. It must be prepared for that.
+        max_steps (`int`): Steps of the run, to which the points of `mask_rate` may refer.
+        teacher ([`Teacher`], *optional*): Weights residues and gives soft targets.
         figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
     """
 
@@ -70,6 +74,8 @@ class NoiserGame:
         self.noiser = None if noiser is None else on_device(noiser, args.device)
         self.args, self.accelerator = args, accelerator
         self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
+        self.max_steps = args.max_steps
+        self.teacher = Teacher(args, collator, accelerator) if args.has_teacher else None
         self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
         # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
@@ -79,16 +85,25 @@ class NoiserGame:
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
 
-    def prepare(self, log_shares: Callable[[], torch.Tensor | None], checkpoint: str | None = None) -> None:
+    def prepare(
+        self,
+        log_shares: Callable[[], torch.Tensor | None],
+        checkpoint: str | None = None,
+        max_steps: int | None = None,
+    ) -> None:
         """Wrap the noiser for training and build its reward. Prepare the encoder first.
 
         Args:
             log_shares (`Callable`): See [`NoiserReward.build`].
             checkpoint (`str`, *optional*): The checkpoint from which the run resumes.
+            max_steps (`int`, *optional*): Steps of the run; by default the option `max_steps`.
 
         Raises:
             CheckpointError: If the checkpoint has no state of the reward that fits.
         """
+        self.max_steps = self.args.max_steps if max_steps is None else max_steps
+        if self.teacher is not None:
+            self.teacher.prepare(self.encoder, self.max_steps, checkpoint)
         if self.noiser is None:
             return
         self._wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
@@ -157,17 +172,41 @@ class NoiserGame:
         """A batch on the device, without waiting for it. Numbers of rows stay on the host, where budgets are made."""
         return send_to_device(batch, self.args.device, non_blocking=True, skip_keys=_ON_HOST)
 
-    def count_items(self, batches: list[dict]) -> torch.Tensor | None:
+    def rules_at(self, step: int) -> MaskingRules:
+        """The masking rules of a step of the encoder (`mask_rate`)."""
+        return self.collator.rules.at(step, self.max_steps)
+
+    def scheduled_rate(self, step: int) -> dict[str, float]:
+        """The mask rate at a step of the encoder for the log, as a mean over proteins; empty without `mask_rate`."""
+        if self.collator.rules.schedule is None:
+            return {}
+        rules = self.rules_at(max(step, 0))
+        lowest = rules.mask_rate if rules.lowest_rate is None else rules.lowest_rate
+        return {"scheduled_mask_rate": (lowest + rules.mask_rate) / 2}
+
+    def count_items(
+        self, batches: list[dict], step: int = 0, phase: int = ENCODER_PHASE, update: int | None = None
+    ) -> torch.Tensor | None:
         """What all residues of an update count in the loss: all micro-batches, all processes; `None` without batches.
 
         Known before any mask is drawn: the budgets (`selection: threshold` may use fewer), and the residues that are
         not masked times their weight.
+
+        Args:
+            batches (`list[dict]`): Micro-batches of this process, with `row` if the rates of rows are drawn.
+            step (`int`, *optional*, defaults to 0): Of the encoder.
+            phase (`int`, *optional*): `ENCODER_PHASE` or `NOISER_PHASE`, a key of the noise.
+            update (`int`, *optional*): Number of the update in this phase; by default `step`.
         """
         if not batches:
             return None
         items, of_unmasked = torch.zeros((), dtype=torch.float64), self.args.weight_of_unmasked
+        rules = self.rules_at(step)
         for batch in batches:
-            budget = self.collator.mask_budget(batch["num_residues"])
+            keys = None
+            if rules.lowest_rate is not None:
+                keys = row_keys(self.args.seed, phase, step if update is None else update, batch["row"])
+            budget = self.collator.mask_budget(batch["num_residues"], keys, rules)
             items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
         if self.accelerator.num_processes == 1:
             return items.clamp_min(1).to(self.args.device, non_blocking=True)
@@ -183,8 +222,9 @@ class NoiserGame:
             step (`int`): Of the encoder.
             differentiable (`bool`, *optional*, defaults to `False`): Whether a gradient is to reach the noiser.
         """
+        scheduled = {} if self.collator.rules.schedule is None else {"rules": self.rules_at(step)}
         if not isinstance(self.collator, DataCollatorForAdversarialMLM):
-            return self.collator.corrupt(inputs, keys)
+            return self.collator.corrupt(inputs, keys, **scheduled)
         return self.collator.corrupt(
             inputs,
             keys,
@@ -192,6 +232,7 @@ class NoiserGame:
             one_hot=differentiable and self.reward.through_encoder,
             noiser=self._wrapped if differentiable else None,
             adversarial_share=self._adversarial_share(step),
+            **scheduled,
         )
 
     def read(
@@ -268,7 +309,7 @@ class NoiserGame:
             optimizer (`AcceleratedOptimizer`): Optimizer of both networks, prepared by accelerate.
             guard ([`UpdateGuard`]): Skips the update if its gradient is not finite.
         """
-        items = self.count_items(batches)
+        items = self.count_items(batches, step, NOISER_PHASE, update)
         if items is None:
             raise ValueError("an update of the noiser needs a micro-batch at least, got none")
         total = torch.zeros((), device=self.args.device)

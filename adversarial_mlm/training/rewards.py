@@ -13,7 +13,6 @@ one-hot vectors (`through_encoder`), and a term whose gradient goes directly to 
 | `predictor` | minus the error of its predictions of the loss; it masks where it predicts a high loss | direct |
 """
 
-import copy
 import os
 from collections.abc import Callable
 
@@ -25,8 +24,8 @@ from transformers import PreTrainedModel
 
 from adversarial_mlm.masking.corruption import CorruptedBatch, NoiserChoice
 from adversarial_mlm.masking.losses import token_losses
-from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.saving.run_files import SLOW_ENCODER_FILE
+from adversarial_mlm.training.slow_copy import follow, logits_of, slow_copy
 from adversarial_mlm.utils.errors import CheckpointError
 
 
@@ -183,23 +182,14 @@ class ReducibleReward(CreditReward):
         return cls(encoder, slow_encoder_decay)
 
     def __init__(self, encoder: PreTrainedModel, decay: float):
-        self.slow, self.decay = copy.deepcopy(encoder), decay
-        self.slow.eval().requires_grad_(False)
+        self.slow, self.decay = slow_copy(encoder), decay
 
     @torch.no_grad()
     def value(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
-        mask = encoder_mask(self.slow, corrupted.attention_mask, padded=True)
-        logits = self.slow(input_ids=corrupted.input_ids, attention_mask=mask).logits
-        return losses - token_losses(logits, corrupted.labels)
+        return losses - token_losses(logits_of(self.slow, corrupted), corrupted.labels)
 
-    @torch.no_grad()
     def after_encoder_update(self, encoder: nn.Module, skipped: torch.Tensor) -> None:
-        slow, fast = ([p.detach() for p in network.parameters()] for network in (self.slow, encoder))
-        if skipped.device.type != "cpu":
-            follow_at_once(slow, fast, (1 - self.decay) * ~skipped)
-            return
-        for one, other in zip(slow, fast, strict=True):
-            one.lerp_(torch.where(skipped, one, other), 1 - self.decay)
+        follow(self.slow, encoder, self.decay, skipped)
 
     def save(self, folder: str) -> None:
         save_model(self.slow, os.path.join(folder, SLOW_ENCODER_FILE))
@@ -212,19 +202,6 @@ class ReducibleReward(CreditReward):
             load_model(self.slow, path)
         except (RuntimeError, OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged or does not fit this run's encoder") from error
-
-
-def follow_at_once(slow: list[torch.Tensor], fast: list[torch.Tensor], weight: torch.Tensor) -> None:
-    """Move tensors towards others, in place: `slow + weight * (fast - slow)`, in three operations for all of them.
-
-    Args:
-        slow (`list[torch.Tensor]`): Tensors to move.
-        fast (`list[torch.Tensor]`): Where to, finite.
-        weight (`torch.Tensor`): A scalar; 0 moves nothing.
-    """
-    differences = torch._foreach_sub(fast, slow)
-    torch._foreach_mul_(differences, weight)
-    torch._foreach_add_(slow, differences)
 
 
 class PredictorReward(NoiserReward):

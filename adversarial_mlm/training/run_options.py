@@ -16,7 +16,7 @@ _SAMPLED = 16  # records of a dataset that are compared
 
 _OF_RULES = (
     *("mask_options", "adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated"),
-    *("temperature", "candidate_rate"),
+    *("temperature", "candidate_rate", "span_length"),
 )
 
 
@@ -32,9 +32,11 @@ def options_of(
     """
     noiser = collator.noiser
     found = {
-        "masking": "random" if noiser is None else "adversarial",
+        "masking": collator.rules.positions if noiser is None else "adversarial",
         "max_length": collator.sequence_encoder.max_length,
         **{name: getattr(collator.rules, name) for name in _OF_RULES},
+        "mask_rate": list(collator.rules.rate_schedule),
+        "mask_rate_curve": collator.rules.rate_curve,
         **args.to_dict(),
     }
     if recipe is not None:

@@ -40,7 +40,14 @@ from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.options_record import comparable_from
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.training import checks
-from adversarial_mlm.training.callbacks import EpochMarker, MetricsLog, RewardTracker, ShortProteinsWarning, StepTimer
+from adversarial_mlm.training.callbacks import (
+    EpochMarker,
+    Follower,
+    MetricsLog,
+    RewardTracker,
+    ShortProteinsWarning,
+    StepTimer,
+)
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.collapse import CollapseAlarm, collapse_figures
@@ -120,7 +127,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._set_position()
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         checks.check_game(self.args, data_collator, self.train_dataset)
-        checks.check_stream(self.args, self.train_dataset)
+        checks.check_stream(self.args, self.train_dataset, data_collator.rules)
         packs = self._prepare_networks()
         self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator)
         self.game.packs = packs
@@ -154,6 +161,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self.add_callback(MetricsLog(metrics, lambda: self._mask_counts))
         if isinstance(self.train_dataset, IterableDataset):
             self.add_callback(ShortProteinsWarning())
+        if self.game.teacher is not None:
+            self.add_callback(Follower(self.game.teacher, self.model, lambda: self.guard.skipped))
         if self.noiser is not None:
             self.add_callback(RewardTracker(self.game, lambda: self.guard.skipped))
             self._noiser_rate = LearningRateOf(self.noiser)
@@ -173,7 +182,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         )
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         self.game.collator = self.data_collator  # users may have replaced it
-        self.game.prepare(self._background_log_shares, resume_from_checkpoint)
+        self.game.prepare(self._background_log_shares, resume_from_checkpoint, max_steps)
         self._batches = self._training_batches()
         return prepared
 
@@ -236,11 +245,11 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
 
     def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
-        sequence_encoder.names_records = is_training
+        sequence_encoder.names_records = True
         if sequence_encoder.pad_to_multiple_of is None:
             sequence_encoder.pad_to_multiple_of = self.args.width_multiple
-        if not is_training:
-            sequence_encoder.seed = self.args.eval_mask_seed  # the same windows whatever the run's seed
+        if not is_training:  # the same windows whatever the run's seed
+            return sequence_encoder.for_evaluation(self.args.eval_mask_seed)
         return sequence_encoder
 
     def set_initial_training_values(self, args, dataloader):
@@ -288,10 +297,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         step = self.state.global_step
         with self._clock("data"):
             batches = self._batches.of_encoder(step, epoch_iterator, num_batches)
-            num_items = self.game.count_items(batches)
+            batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
+            num_items = self.game.count_items(batches, step)
         # what a skipped update adds to these is taken back
         self._sums_before = self._statistics.sums, self._tr_loss.clone()
-        batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
         if self.noiser is not None:
             self.noiser.zero_grad(set_to_none=True)  # the stock trainer clears the encoder's alone
         if batches and self.game.is_trained(step):
@@ -356,7 +365,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         items = num_items_in_batch
         if items is None:  # of this batch alone, so that the number of processes is taken out again
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
-        loss = game.normalised((losses * weights).sum(), items)
+        taught, counted = losses, weights
+        if game.teacher is not None:
+            taught, counted = game.teacher.applied(outputs, losses, weights, corrupted, step)
+        loss = game.normalised((taught * counted).sum(), items)
         if shared:
             reward = game.normalised(game.reward.direct(corrupted, losses.detach()), items)
             reward = reward if strength == 1 else strength * reward
@@ -436,6 +448,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             mask_rate=self.args.eval_mask_rate,
             mask_seed=self.args.eval_mask_seed,
             log_shares=self._background_log_shares(),
+            context_gap=self.args.eval_context_gap,
             reduce=self._sum_over_processes,
             device=self.args.device,
         )
@@ -486,6 +499,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         residues = figures.pop("residues", 0.0)
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
+        figures.update(self.game.scheduled_rate(self.state.global_step - 1))
+        if self.game.teacher is not None:
+            figures.update(self.game.teacher.figures.read(self._sum_over_processes))
+            figures["soft_target_share"] = self.game.teacher.soft_share(self.state.global_step - 1)
         if self.noiser is not None:  # each process holds its share of the loss, times the number of processes
             figures.update(self.game.figures.read(self._sum_over_processes))
             figures["noiser_learning_rate"] = float(self._noiser_rate.latest)
@@ -512,3 +529,5 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
 
     def _save_more(self, folder: str) -> None:
         self.game.save_reward(folder)
+        if self.game.teacher is not None:
+            self.game.teacher.save(folder)

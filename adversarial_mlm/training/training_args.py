@@ -15,6 +15,7 @@ from adversarial_mlm.training.option_forms import check_forms
 from adversarial_mlm.training.packed_attention import wants_packing
 from adversarial_mlm.training.precision import check_precision, resolve_precision
 from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.training.teacher_options import TeacherOptions
 from adversarial_mlm.utils.ramp import Ramp
 
 _LOSS_SCOPES = ("masked", "all")
@@ -22,8 +23,8 @@ _ON_COLLAPSE = ("warn", "stop")
 
 
 @dataclass
-class AdversarialMLMTrainingArguments(TrainingArguments):
-    """Arguments of [`AdversarialMLMTrainer`]: those of `TrainingArguments`, and those of the noiser.
+class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
+    """Arguments of [`AdversarialMLMTrainer`]: those of `TrainingArguments`, of [`TeacherOptions`], and of the noiser.
 
     A step is one update of the encoder. `max_steps`, `warmup_steps`, `logging_steps`, `eval_steps` and `save_steps`
     count steps. Updates of the noiser come between steps and are not counted.
@@ -98,6 +99,8 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
             [MASK].
         eval_mask_seed (`int`, *optional*, defaults to 2021): Seed of evaluation: of its masks and of the windows of
             proteins that are too long. Runs with the same rate and seed are evaluated on the same residues.
+        eval_context_gap (`bool`, *optional*, defaults to `False`): In evaluations, also compute how much higher the
+            cross-entropy is if 50 % of a protein is hidden, and not 15 %. It takes two more passes.
         collapse_margin (`float`, *optional*, defaults to 0.05): A collapse is reported if the loss on random masks
             (mean of three log entries) is more than this above its best, in nats, and `enrichment_max` is above
             `collapse_enrichment`.
@@ -227,6 +230,9 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
     )
     eval_mask_rate: float = field(default=0.15, metadata={"help": "Share of the residues that evaluation masks."})
     eval_mask_seed: int = field(default=2021, metadata={"help": "Seed of the masks of evaluation."})
+    eval_context_gap: bool = field(
+        default=False, metadata={"help": "Evaluate cross-entropy at 50 % masks minus that at 15 %; costs two passes."}
+    )
 
     collapse_margin: float = field(
         default=0.05,
@@ -262,6 +268,7 @@ class AdversarialMLMTrainingArguments(TrainingArguments):
         resolve_precision(self)
         super().__post_init__()
         self._check_game()
+        self.check_teacher()
         for name in ("noiser_steps", "encoder_steps", "noiser_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

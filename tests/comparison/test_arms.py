@@ -22,6 +22,33 @@ def test_a_mix_that_the_noiser_chooses_is_not_known_before():
     assert masks(preset="blind", adversarial_share=["0@0", "1@9"]).mix is None
 
 
+def test_a_changing_rate_counts_by_its_mean_over_the_run():
+    falling, half = {"masking": "random", "mask_rate": ["75%@0", "15%@100%"]}, {"adversarial_rate": 0.2}
+    assert masks(**falling).words() == "45 % 80/10/10"
+    assert difference_of_masks(masks(**falling), masks(masking="random", **half, random_rate=0.25)) == ""
+    assert masks(preset="fast", mask_rate=["10%-70%"]).words() == "40 % 90/5/5"
+    in_updates = masks(masking="random", mask_rate=["75%@0", "15%@100"])
+    assert "write its steps in % of the run" in difference_of_masks(in_updates, masks(masking="random"))
+    with pytest.raises(RecipeError, match="test: mask_rate must be above 0 and at most 1"):
+        masks(masking="random", mask_rate=["75"])
+
+
+def test_masks_without_a_noiser_are_matched_whatever_positions_they_choose():
+    random = masks(masking="random")
+    for options in ({"masking": "span", "span_length": 5}, {"masking": "stratified"}):
+        assert difference_of_masks(masks(**options), random) == ""
+    assert difference_of_masks(masks(masking="span", random_rate=0.3), random) == "in mask rate"
+
+
+def test_weights_count_by_their_content(tmp_path):
+    def print_of(name: str, text: str) -> str:
+        (tmp_path / name).write_text(text)
+        options = {"masking": "weighted", "mask_weights": [str(tmp_path / name)]}
+        return fingerprint(recipe_of({"train_data": ["x"], "use_cpu": True, **options}, [], "test"))
+
+    assert print_of("a.csv", "id,weights\n") == print_of("b.csv", "id,weights\n") != print_of("c.csv", "id\n")
+
+
 def test_arms_are_matched_where_rate_and_mix_are_equal():
     fast, ninety = masks(preset="fast"), {"masking": "random", "mask_options": [0.9, 0.05, 0.05]}
     assert difference_of_masks(fast, masks(**ninety, random_rate=0.3)) == ""

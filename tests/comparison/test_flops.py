@@ -51,6 +51,8 @@ def counted(make_encoder, make_noiser, tokenizer, proteins, tmp_path):
     "noiser, options",
     [
         (None, {}),
+        (None, {"loss_weights": "learnability", "teacher": "ema"}),
+        (None, {"teacher": "ema", "soft_targets": ["0.5@0", "0@2"]}),
         ({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2}),
         ({"backbone": "conv"}, {"noiser_update": "reversal", "noiser_reward": "credit", "noiser_every": 2}),
         ({"backbone": "transformer", "num_attention_heads": 2}, {"noiser_steps": 1, "encoder_steps": 1}),

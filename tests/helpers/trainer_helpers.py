@@ -44,7 +44,8 @@ def build_trainer(
         if masking == "adversarial":
             collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=64, **(masking_rules or {}))
         else:
-            collator = DataCollatorForRandomMLM(tokenizer, random_rate=0.2, max_length=64)
+            rules = {"random_rate": 0.2, "max_length": 64, **(masking_rules or {})}
+            collator = DataCollatorForRandomMLM(tokenizer, **rules)
     arguments = {
         "output_dir": str(directory / folder),
         "max_steps": 4,

@@ -71,6 +71,44 @@ def test_how_the_set_is_cut_into_batches_does_not_matter(tokenizer, make_encoder
     assert all(whole[name] == pytest.approx(parts[name], rel=1e-4, abs=1e-6) for name in whole)
 
 
+def test_the_context_gap_compares_the_same_residues_at_both_rates(tokenizer, make_batches, vocabulary):
+    """An encoder whose certainty falls with the number of masks in the row, by a known rule."""
+    collator = DataCollatorForRandomMLM(tokenizer)
+    batches = make_batches(collator, size=20)
+    truth, masks = batches[0]["input_ids"], []
+
+    def encoder(input_ids, attention_mask):
+        hidden = input_ids == vocabulary.mask_token_id
+        masks.append(hidden)
+        certainty = 5.0 - hidden.sum(dim=1) / attention_mask.sum(dim=1)
+        return SimpleNamespace(logits=certainty[:, None, None] * torch.nn.functional.one_hot(truth, 30).float())
+
+    options = {"mask_rate": 0.2, "mask_seed": 0}
+    without = evaluate_masks(encoder, collator, batches, **options)
+    masks.clear()
+    figures = evaluate_masks(encoder, collator, batches, **options, context_gap=True)
+    _, few, many = masks
+    assert not (few & ~many).any() and few.sum() < 0.31 * many.sum()
+
+    def loss(hidden):
+        certainty = 5.0 - hidden.sum(dim=1) / batches[0]["attention_mask"].sum(dim=1)
+        return torch.log(certainty.exp() + 29) - certainty
+
+    expected = ((loss(many) - loss(few)) * few.sum(dim=1)).sum() / few.sum()
+    assert figures.pop("context_gap") == pytest.approx(expected.item(), rel=1e-5) and expected > 0.05
+    assert figures == without
+
+
+def test_an_encoder_that_ignores_the_context_has_no_gap(tokenizer, make_batches):
+    collator, shares = DataCollatorForRandomMLM(tokenizer), torch.randn(30)
+
+    def encoder(input_ids, attention_mask):
+        return SimpleNamespace(logits=shares.expand(*input_ids.shape, 30))
+
+    figures = evaluate_masks(encoder, collator, make_batches(collator), mask_rate=0.15, mask_seed=0, context_gap=True)
+    assert figures["context_gap"] == 0
+
+
 def test_without_residues_there_is_nothing_to_evaluate(tokenizer):
     collator = DataCollatorForRandomMLM(tokenizer)
     with pytest.raises(ValueError, match="no residue to mask"):

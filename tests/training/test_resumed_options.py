@@ -42,8 +42,9 @@ EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"]}
 MASKS = {
     **{"adversarial_rate": 0.25, "random_rate": 0.15, "mask_options": [1.0, 0.0, 0.0], "learned_options": True},
     **{"sampler": "rss", "selection": "threshold", "gated": False, "temperature": 2.0, "candidate_rate": 0.5},
-    **{"max_length": 32},
+    **{"max_length": 32, "mask_rate": ["30%@0", "50%@90%"], "mask_rate_curve": "step"},
 }
+OTHER_NAMES = {"mask_rate": "rate_schedule", "mask_rate_curve": "rate_curve"}  # of the rules
 # where there is no GPU, `use_cpu: false` computes on the CPU, too
 MACHINE = {
     **{"use_cpu": True, "tf32": True, "torch_compile": True, "torch_compile_backend": "aot_eager"},
@@ -89,7 +90,7 @@ class Watched(HookedTrainer):
 
 
 def norm_of(network) -> float:
-    gradients = [p.grad.norm() for p in network.parameters() if p.grad is not None]
+    gradients = [] if network is None else [p.grad.norm() for p in network.parameters() if p.grad is not None]
     return torch.stack(gradients).norm().item() if gradients else 0.0
 
 
@@ -109,7 +110,7 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def make_trainer(directory, tokenizer, make_encoder, make_noiser, proteins):
     """A trainer of tiny networks on 20 proteins, of which 18 fill whole batches of 6."""
-    dataset = datasets.Dataset.from_dict({"sequence": proteins[:400:20]})
+    dataset = datasets.Dataset.from_dict({"id": [str(i) for i in range(20)], "sequence": proteins[:400:20]})
     make = functools.partial(build_trainer, directory, tokenizer, make_encoder, make_noiser, dataset)
     return functools.partial(make, cls=Watched, dropout=0.1, logging_steps=1)
 
@@ -212,6 +213,39 @@ def masks(directory, proteins):
     return trainer
 
 
+@pytest.fixture(scope="module")
+def spans(make_trainer):
+    base = {"folder": "spans", "masking": "random"}
+    rules = [{"masking": "span", "span_length": length} for length in (2.0, 9.0)]
+    return resume(make_trainer, {**base, "masking_rules": rules[0]}, {"max_steps": 3, "masking_rules": rules[1]}, 3)
+
+
+@pytest.fixture(scope="module")
+def weighted(make_trainer, proteins):
+    base = {"folder": "weighted", "masking": "random"}
+    rules = [
+        {"masking": "weighted", "mask_weights": {str(i): [1.0] * (len(protein) - 1) + [last] for i, protein in named}}
+        for named, last in ((list(enumerate(proteins[:400:20])), last) for last in (1.0, 0.0))
+    ]
+    return resume(make_trainer, {**base, "masking_rules": rules[0]}, {"max_steps": 3, "masking_rules": rules[1]}, 3)
+
+
+@pytest.fixture(scope="module")
+def taught(make_trainer):
+    base = {"folder": "taught", "masking": "random", "loss_weights": "learnability", "teacher": "ema"}
+    changed = {"learnability_share": 0.25, "soft_targets": ["0.5@0", "0.1@100%"], "teacher_decay": 0.25}
+    return resume(make_trainer, base, {"max_steps": 4, **changed}, 4)
+
+
+@pytest.fixture(scope="module")
+def referred(make_trainer, directory, make_encoder, tokenizer):
+    make_encoder(seed=5).save_pretrained(directory / "reference")
+    tokenizer.save_pretrained(directory / "reference")
+    base = {"folder": "referred", "masking": "random", "soft_targets": ["0.5"], "teacher": "ema"}
+    changed = {"loss_weights": "learnability", "teacher": None, "reference_model": str(directory / "reference")}
+    return resume(make_trainer, base, {"max_steps": 3, **changed}, 3)
+
+
 # ---- what each option does ----
 
 
@@ -302,11 +336,31 @@ PROBES = {
     },
     "masks": {
         **{
-            name: (lambda t, name=name: getattr(t.data_collator.rules, name), value)
-            for name, value in {**MASKS, "mask_options": (1.0, 0.0, 0.0)}.items()
+            name: (lambda t, name=name: getattr(t.data_collator.rules, OTHER_NAMES.get(name, name)), value)
+            for name, value in {
+                **MASKS,
+                **{"mask_options": (1.0, 0.0, 0.0), "mask_rate": tuple(MASKS["mask_rate"])},
+            }.items()
             if name != "max_length"
         },
         "max_length": (lambda t: t.data_collator.sequence_encoder.max_length, 32),
+    },
+    "taught": {
+        "learnability_share": (lambda t: t.game.teacher.args.learnability_share, 0.25),
+        "soft_targets": (lambda t: t.seen.log[-1]["soft_target_share"], pytest.approx(0.2)),
+        "teacher_decay": (lambda t: t.game.teacher.args.teacher_decay, 0.25),
+    },
+    "referred": {
+        "loss_weights": (lambda t: t.game.teacher.args.loss_weights, "learnability"),
+        **{
+            name: (lambda t: t.game.teacher.network.name_or_path.rpartition("/")[2], "reference")
+            for name in ("teacher", "reference_model")
+        },
+    },
+    "spans": {"span_length": (lambda t: t.game.rules_at(2).mean_span_length, 9.0)},
+    "weighted": {
+        name: (lambda t: t.data_collator.sequence_encoder.mask_inputs.weights.get("3")[-1], 0.0)
+        for name in ("mask_weights", "mask_weights_column")  # which only says where they are in the file
     },
 }
 

@@ -17,8 +17,8 @@ from adversarial_mlm.training.rewards import (
     PredictorReward,
     ReducibleReward,
     SurpriseReward,
-    follow_at_once,
 )
+from adversarial_mlm.training.slow_copy import follow_at_once
 from tests.helpers.plain_algorithms import successive_law_of_sets
 
 

@@ -44,7 +44,7 @@ def test_a_slip_of_the_finger_finds_its_option():
 
 
 ELSEWHERE = (
-    "foo vocab unk_token pad_token masking_strategy num_beams attention_dropout layer_norm_eps zero_stage offload",
+    "foo vocab unk_token pad_token num_beams attention_dropout layer_norm_eps zero_stage offload",
     "nodes local_files_only num_return_sequences hidden_act betas momentum sigma tokenize horovod no_cuda",
 )
 

@@ -99,6 +99,7 @@ class OptimizationFacts:
         accumulation: Pairs of an encoder update and the number of accumulation steps from that update.
         unmasked_weight: Weight of residues that are not masked in the loss.
         importance_exponent: Exponent of the importance weights; 0 for none.
+        teacher: What a teacher did to the loss, in words; empty without one.
     """
 
     max_steps: int
@@ -112,6 +113,7 @@ class OptimizationFacts:
     accumulation: tuple[tuple[int, int], ...]
     unmasked_weight: float
     importance_exponent: float
+    teacher: str = ""
 
 
 @dataclass(frozen=True)

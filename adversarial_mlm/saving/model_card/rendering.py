@@ -101,6 +101,7 @@ def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
         "step": figures.step,
         "random_table": figures.random_table(),
         "background": figures.has_background,
+        "context_gap": figures.has_context_gap,
         "noiser_table": figures.noiser_table(),
         "mask_percent": percent(facts.eval_mask_rate),
         "mask_token": facts.inputs.mask_token,

@@ -48,11 +48,18 @@ class Figures:
         """Whether there are figures of the background predictor. A streamed training set gives none."""
         return any("background_loss" in of for of in self.by_set.values())
 
+    @property
+    def has_context_gap(self) -> bool:
+        """Whether there is a context gap (`eval_context_gap`)."""
+        return any("context_gap" in of for of in self.by_set.values())
+
     def random_table(self) -> str:
         """Table of the figures under random masks; empty if nothing was evaluated."""
         columns = {"cross-entropy": "loss", "perplexity": "perplexity", "accuracy": "accuracy"}
         if self.has_background:
             columns["background predictor"] = "background_loss"
+        if self.has_context_gap:
+            columns["context gap"] = "context_gap"
         rows = [(name, *(_number(of.get(key)) for key in columns.values())) for name, of in self.by_set.items()]
         return table(("held-out set", *columns), rows, numbers=True) if rows else ""
 

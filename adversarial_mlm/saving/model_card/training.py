@@ -1,5 +1,6 @@
 """The networks, how they were trained, and on which hardware."""
 
+from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models import presets
 from adversarial_mlm.saving.model_card import origin
 from adversarial_mlm.saving.model_card.facts import CardFacts, NoiserFacts, Points
@@ -10,6 +11,13 @@ _VIEWS = {
     "full": "it sees all residues",
     "context": "it sees all residues except the one that it scores",
     "blind": "it chooses among random candidates and does not see their residues",
+}
+
+_WAYS = {
+    "random": "random masks",
+    "span": "masks in spans of mean length {:g}",
+    "stratified": "masks of all residues of a protein in turn (`stratified`)",
+    "weighted": "masks in proportion to given weights (`mask_weights`)",
 }
 
 # options that have no effect in a run without a noiser
@@ -64,7 +72,7 @@ def encoder_facts(facts: CardFacts) -> list[str]:
         f"`{made.schedule}` schedule {_warm_up(made.warmup_steps)}, "
         f"weight decay {made.weight_decay:g}, {_clip(made.max_grad_norm)}",
         "loss: " + _loss(facts),
-        f"random masks: {percent(rules.random_rate)} of the residues of each protein, corruption mix "
+        f"{_random_masks(rules)}, corruption mix "
         f"[MASK]/keep/replace {'/'.join(f'{100 * share:g}' for share in rules.mask_options)}",
         f"proteins of more than {count(facts.inputs.max_residues, 'residue')}: "
         "a random window of this length, a new one in each epoch",
@@ -75,6 +83,16 @@ def encoder_facts(facts: CardFacts) -> list[str]:
     if facts.best_by is not None:
         told.append(f"these weights have the best `{facts.best_by}` of all evaluated ones (update {facts.step:,})")
     return told
+
+
+def _random_masks(rules: MaskingRules) -> str:
+    way = _WAYS[rules.positions].format(rules.mean_span_length)
+    if rules.schedule is None:
+        return f"{way}: {percent(rules.random_rate)} of the residues of each protein"
+    if not rules.adversarial_rate:
+        return f"{way}, mask rate: {rules.schedule.words()}"
+    share = rules.random_rate / rules.mask_rate
+    return f"mask rate: {rules.schedule.words()}; random masks are {percent(round(share, 4))} of the masks"
 
 
 def _batches(facts: CardFacts) -> str:
@@ -99,7 +117,7 @@ def _loss(facts: CardFacts) -> str:
         loss = f"cross-entropy of all residues; weight of those that are not masked: {made.unmasked_weight:g}"
     if facts.noiser is not None and made.importance_exponent:
         loss += f"; importance weights with exponent {made.importance_exponent:g}"
-    return loss
+    return f"{loss}; {made.teacher}" if made.teacher else loss
 
 
 def noiser_facts(facts: CardFacts) -> list[str]:
@@ -111,8 +129,12 @@ def noiser_facts(facts: CardFacts) -> list[str]:
     candidates = ""
     if rules.blind:
         rate = rules.candidate_rate
-        rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
-        candidates = f" (candidate set: {percent(rate)} of the residues)"
+        if rate is None and rules.schedule is not None:
+            times = 1 + rules.adversarial_rate / rules.mask_rate
+            candidates = f" (candidate set: {times:g} times the mask rate)"
+        else:
+            rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
+            candidates = f" (candidate set: {percent(rate)} of the residues)"
     chooses = "positions and how to mask them" if rules.learned_options else "positions only and always uses [MASK]"
     share = _ramp(noiser.adversarial_share)
     told = [
@@ -120,7 +142,7 @@ def noiser_facts(facts: CardFacts) -> list[str]:
         f"(embedding size {config.embedding_size}, hidden size {config.hidden_size}, "
         f"{count(config.num_hidden_layers, 'layer')})",
         f"view `{config.view}`: {_VIEWS[config.view]}{candidates}",
-        f"adversarial masks: {percent(rules.adversarial_rate)} of the residues of each protein"
+        f"adversarial masks: {_adversarial_rate(rules)}"
         + (" or fewer (`selection: threshold`)" if rules.selection == "threshold" else "")
         + f", in addition to the random masks; the noiser chooses {chooses}"
         + (f"; its share of these masks: {share}, the rest was random" if share else ""),
@@ -139,6 +161,12 @@ def noiser_facts(facts: CardFacts) -> list[str]:
         + (f" times {factor}" if factor else "")
         + f", weight decay {noiser.weight_decay:g}, {_clip(noiser.max_grad_norm)}",
     ]
+
+
+def _adversarial_rate(rules: MaskingRules) -> str:
+    if rules.schedule is None:
+        return f"{percent(rules.adversarial_rate)} of the residues of each protein"
+    return f"{percent(round(rules.adversarial_rate / rules.mask_rate, 4))} of the masks"
 
 
 def _updates(noiser: NoiserFacts) -> str:

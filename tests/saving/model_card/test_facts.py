@@ -35,6 +35,36 @@ def test_a_random_runs_card(make_facts, card_of):
     assert "noiser" not in card.text and card.data.library_name == "transformers"
 
 
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (
+            {"rate_schedule": ["75%@0", "15%@100%"]},
+            "random masks, mask rate: 75 % at 0 % of the run, 15 % at 100 % of",
+        ),
+        (
+            {"rate_schedule": ["10%-90%"]},
+            "random masks, mask rate: 10 to 90 % (drawn for each protein), corruption mix",
+        ),
+        (
+            {"positions": "span", "span_length": 5.0},
+            "masks in spans of mean length 5: 20 % of the residues",
+        ),
+        ({"positions": "stratified"}, "all residues of a protein in turn (`stratified`): 20 % of the residues"),
+        ({"positions": "weighted"}, "in proportion to given weights (`mask_weights`): 20 % of the residues"),
+    ],
+)
+def test_ways_of_masking_are_told(make_facts, card_of, rules, told):
+    assert told in " ".join(card_of(make_facts(rules=MaskingRules(0.2, **rules))).text.split())
+
+
+def test_with_a_schedule_a_games_rates_are_shares_of_it(make_facts, make_noiser_facts, card_of):
+    rules = MaskingRules(0.3, adversarial_rate=0.1, blind=True, rate_schedule=["60%@0", "20%@100%"])
+    card = card_of(make_facts(rules=rules, noiser=make_noiser_facts()))
+    assert "random masks are 75 % of the masks" in card.text and "adversarial masks: 25 % of the masks" in card.text
+    assert "candidate set: 1.25 times the mask rate" in card.text
+
+
 def test_the_card_of_a_game(make_facts, make_noiser_facts, card_of):
     noiser = make_noiser_facts(view="blind", reward="credit", reward_description="hard residues")
     rules = MaskingRules(random_rate=0.1, adversarial_rate=0.1, blind=True)

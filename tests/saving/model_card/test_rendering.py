@@ -78,6 +78,13 @@ def test_figures_are_results_for_the_hub_and_come_back_as_they_were(at_random, m
     assert card.data.model_name == "my-model" and "20 % of the residues were replaced" in card.text
 
 
+def test_a_context_gap_is_told_with_what_it_means(at_random, make_trainer, card_of):
+    figures = {"eval_members_loss": 2.5, "eval_members_perplexity": 12.0, "eval_members_accuracy": 0.1}
+    assert "context gap" not in card_of(make_trainer(at_random, **figures)).text
+    card = card_of(make_trainer(at_random, **figures, eval_members_context_gap=0.0215))
+    assert "| context gap |" in card.text and "0.021 |" in card.text and "makes little use of the context" in card.text
+
+
 def test_what_is_not_finite_is_told_and_kept_from_the_hub(at_random, make_trainer, card_of):
     card = card_of(make_trainer(at_random, eval_loss=math.nan, eval_perplexity=math.inf, eval_accuracy=0.0))
     assert re.search(r"\| validation +\| +nan \| +inf \| +0\.000 \|", card.text)
