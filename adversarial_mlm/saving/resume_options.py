@@ -121,7 +121,8 @@ RULES = (
         (
             *("bf16", "tf32", "use_cpu", "torch_compile", "torch_compile_backend", "torch_compile_mode"),
             *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"),
-            *("gradient_checkpointing_kwargs", "chunk_overhead", "packed_attention", "quick_cpu_dropout"),
+            *("gradient_checkpointing_kwargs", "chunk_overhead", "tokens_per_micro_batch"),
+            *("packed_attention", "quick_cpu_dropout"),
         ),
         "updates are computed in the new way; rounding and the random numbers of dropout may differ",
         trains=True,

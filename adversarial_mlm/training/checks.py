@@ -43,6 +43,28 @@ def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, dat
     if args.activation_checkpointing and not getattr(model, "supports_gradient_checkpointing", False):
         raise AdversarialMLMError(f"activation_checkpointing is set, but {type(model).__name__} does not support it")
     check_encoder(model, data_collator)
+    check_parts(args, data_collator)
+
+
+def check_parts(args: AdversarialMLMTrainingArguments, data_collator: DataCollatorForRandomMLM) -> None:
+    """Refuse a `tokens_per_micro_batch` that cannot be.
+
+    Raises:
+        AdversarialMLMError: If a protein may be longer, or if the masks of a row depend on the others of its batch.
+    """
+    most, longest = args.tokens_per_micro_batch, data_collator.sequence_encoder.max_length
+    if most is None:
+        return
+    if most < longest:
+        raise AdversarialMLMError(
+            f"tokens_per_micro_batch is {most}, but a protein may have max_length: {longest} tokens: use {longest} or "
+            "more"
+        )
+    if not data_collator.rules.gated:
+        raise AdversarialMLMError(
+            "tokens_per_micro_batch cannot be combined with gated: false, with which the masks of a row depend on the "
+            "others of its micro-batch: leave out one of them"
+        )
 
 
 def check_datasets(train_dataset, eval_dataset) -> None:

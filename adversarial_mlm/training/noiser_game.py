@@ -16,7 +16,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
 
-from adversarial_mlm.data.length_chunks import cut_by_length
 from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, NOISER_PHASE, row_keys
@@ -27,8 +26,9 @@ from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
 from adversarial_mlm.training.metrics_log import Means
+from adversarial_mlm.training.micro_batches import MicroBatches
 from adversarial_mlm.training.noiser_schedule import Alternation
-from adversarial_mlm.training.packed_attention import packed_rows, read_packed
+from adversarial_mlm.training.packed_attention import read_packed
 from adversarial_mlm.training.precision import autocast_dtype, compiled_as, not_compiled
 from adversarial_mlm.training.rewards import REWARDS, NoiserReward
 from adversarial_mlm.training.teacher import Teacher
@@ -56,9 +56,9 @@ class NoiserGame:
     Attributes:
         reward ([`NoiserReward`]): What the noiser maximises. It exists after [`prepare`], if there is a noiser.
         alternation ([`Alternation`]): Which updates of the noiser come before which step of the encoder.
-        packs (`bool`): Whether the encoder reads batches as packed rows in training. It must be prepared for that.
         max_steps (`int`): Steps of the run, to which the points of `mask_rate` may refer.
         teacher ([`Teacher`], *optional*): Weights residues and gives soft targets.
+        micro_batches ([`MicroBatches`]): Cuts the rows of an update into what is read at once.
         figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
     """
 
@@ -79,7 +79,7 @@ class NoiserGame:
         self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
         # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
-        self.packs = False
+        self.micro_batches = MicroBatches(args, lambda: self.collator, encoder)
         self._wrapped: nn.Module | None = noiser
         self._frozen_encoder: nn.Module = encoder
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
@@ -155,18 +155,18 @@ class NoiserGame:
         """Factor of the noiser's gradient at this step, with `noiser_update: reversal`."""
         return self._reversal_strength(step)
 
-    def chunks(self, batch: dict, packed: bool = False) -> list[dict]:
-        """The parts of a batch that are read at once (`chunk_overhead`).
+    @property
+    def packs(self) -> bool:
+        """Whether the encoder reads packed rows in training. It must be prepared for that."""
+        return self.micro_batches.packs
 
-        Each has either `packed`, or `padded`: whether any of its tokens is padding.
-        """
-        whole = packed and self.args.chunk_overhead is None
-        if not self.collator.rules.gated:  # a row's masks then depend on the others of its batch
-            whole = True
-        chunks = [batch] if whole else cut_by_length(batch, self.args.overhead_of_a_chunk, self.args.width_multiple)
-        if packed:
-            return [{**chunk, "packed": packed_rows(chunk)} for chunk in chunks]
-        return [{**chunk, "padded": not chunk["attention_mask"].all()} for chunk in chunks]
+    @packs.setter
+    def packs(self, packs: bool) -> None:
+        self.micro_batches.packs = packs
+
+    def chunks(self, batch: dict, packed: bool = False) -> list[dict]:
+        """The parts of a batch that are read at once, see [`MicroBatches`]."""
+        return self.micro_batches.of_batch(batch, packed)
 
     def to_device(self, batch: dict) -> dict:
         """A batch on the device, without waiting for it. Numbers of rows stay on the host, where budgets are made."""
@@ -313,7 +313,7 @@ class NoiserGame:
         if items is None:
             raise ValueError("an update of the noiser needs a micro-batch at least, got none")
         total = torch.zeros((), device=self.args.device)
-        chunks = [chunk for batch in batches for chunk in self.chunks(batch, self.packs)]
+        chunks = self.micro_batches.parts(batches)
         for index, chunk in enumerate(chunks):
             last = index == len(chunks) - 1
             # accelerate's optimizer steps only if this is set, which is otherwise left to its `accumulate`

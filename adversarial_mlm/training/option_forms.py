@@ -37,7 +37,7 @@ def check_forms(args: TrainingArguments) -> None:
             raise ValueError(f"{name} must be finite, got {value}")
     for name, largest in (
         ("seed", 2**32 - 1),
-        *((name, 2**63 - 1) for name in ("data_seed", "eval_mask_seed", "chunk_overhead")),
+        *((name, 2**63 - 1) for name in ("data_seed", "eval_mask_seed", "chunk_overhead", "tokens_per_micro_batch")),
     ):
         value = getattr(args, name, None)
         if value is not None and not 0 <= value <= largest:

@@ -191,7 +191,7 @@ def _attend(
         if not dropout:
             from torch.nn.attention.varlen import varlen_attn  # not in all versions of PyTorch
 
-            windows = {"window_size": (window, window)} if window >= 0 else {}
+            windows: dict[str, Any] = {"window_size": (window, window)} if window >= 0 else {}
             attended = varlen_attn(query, key, value, offsets, offsets, longest, longest, scale=scale, **windows)
             return cast(torch.Tensor, attended)  # a tuple only if more was asked for
         return torch.ops.aten._flash_attention_forward(

@@ -57,6 +57,7 @@ from adversarial_mlm.training.encoder_checks import check_head, check_soft_input
 from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks, numbered_batches
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
 from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
+from adversarial_mlm.training.micro_batches import PARTS, in_place_of, width_multiple
 from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.optimizer import LearningRateOf, add_groups, groups_of, holds, scale_schedule
 from adversarial_mlm.training.packed_attention import wants_packing
@@ -247,7 +248,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
         sequence_encoder.names_records = True
         if sequence_encoder.pad_to_multiple_of is None:
-            sequence_encoder.pad_to_multiple_of = self.args.width_multiple
+            sequence_encoder.pad_to_multiple_of = width_multiple(self.args.device)
         if not is_training:  # the same windows whatever the run's seed
             return sequence_encoder.for_evaluation(self.args.eval_mask_seed)
         return sequence_encoder
@@ -309,6 +310,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             if self.args.noiser_update == "alternate":
                 self._train_noiser(step)
         self._clock.start("encoder")
+        if batches and self.args.tokens_per_micro_batch is not None:
+            batches = in_place_of(batches, self.game.micro_batches.parts(batches))
         return batches, num_items
 
     def _train_noiser(self, step: int) -> None:
@@ -327,8 +330,11 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     # ---- Algorithm 4: the encoder's update (`update_noiser` is in the game) ----
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward pass of a micro-batch, in chunks of proteins of similar length."""
-        *chunks, last = self.game.chunks(inputs, self.game.packs)
+        """Forward and backward pass of a micro-batch, part by part, see [`MicroBatches`]."""
+        parts = inputs[PARTS] if PARTS in inputs else self.game.chunks(inputs, self.game.packs)
+        if not parts:
+            return torch.zeros((), device=self.args.device)
+        *chunks, last = parts
         loss: torch.Tensor | float = 0.0
         with self.game.no_sync(model), self.game.quick_dropout():
             for chunk in chunks:

@@ -83,9 +83,15 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
             for no clipping. For the encoder, use `max_grad_norm`.
         chunk_overhead (`int`, *optional*): Split a batch into chunks of proteins of similar length if each split saves
             more than this many tokens of padding. The result is the same, apart from rounding and the random numbers
-            of dropout. Defaults to 256 on a CPU and to 4,096 on other devices (an estimate). With `torch_compile`, the
-            default is not to split, because every number of rows would be compiled anew. A number above the tokens of
-            a batch never splits.
+            of dropout. Defaults to 256 on a CPU. On a GPU it defaults to the tokens that could be read while the host
+            launches one more chunk, an estimate from the size of the encoder (3,100 for `tape-38m`). With
+            `torch_compile`, the default is not to split, because every number of rows would be compiled anew. A number
+            above the tokens of a batch never splits.
+        tokens_per_micro_batch (`int`, *optional*): Cut the rows of an update into parts of at most so many tokens, and
+            read one part at once. Padding counts where batches are padded. An update has the same proteins and result
+            as without it, apart from rounding and the random numbers of dropout. By default, each micro-batch of
+            `per_device_train_batch_size` rows is read on its own. On a GPU, use the largest number that fits into its
+            memory, such as 65,536.
         packed_attention (`bool`, *optional*): Give the encoder all proteins of a batch in one row without padding;
             each protein attends only to itself. This needs a GPU (Ampere or later), an encoder with
             `attn_implementation` `sdpa`, and no `activation_checkpointing`. A check at the start compares its logits
@@ -218,6 +224,10 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
     chunk_overhead: int | None = field(
         default=None,
         metadata={"help": "Split a batch by length if each split saves more than this many tokens of padding."},
+    )
+    tokens_per_micro_batch: int | None = field(
+        default=None,
+        metadata={"help": "Read so many tokens at once, cut from all rows of an update; by default, micro-batches."},
     )
     packed_attention: bool | None = field(
         default=None,
@@ -367,17 +377,12 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
 
     @property
     def overhead_of_a_chunk(self) -> int:
-        """`chunk_overhead`, or its default."""
+        """`chunk_overhead`, or its default for a CPU, see [`micro_batches.overhead_of_a_chunk`]."""
         if self.chunk_overhead is not None:
             return self.chunk_overhead
         if self.torch_compile:
             return 10**9
-        return 256 if self.device.type == "cpu" else 4096
-
-    @property
-    def width_multiple(self) -> int:
-        """What widths of batches are rounded up to: 16 on GPUs, whose attention kernels copy masks of other widths."""
-        return 1 if self.device.type == "cpu" else 16
+        return 256
 
     @property
     def weight_of_unmasked(self) -> float:

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from adversarial_mlm.data.length_chunks import chunk_sizes, cut_by_length
+from adversarial_mlm.data.length_chunks import chunk_sizes, cut_by_length, cut_by_tokens, joined
 
 
 def cost(lengths, sizes, overhead):
@@ -67,3 +67,36 @@ def test_widths_are_multiples_as_far_as_the_batch_is_wide_enough():
 def test_rows_of_one_length_stay_one_chunk_in_their_order():
     chunks = cut_by_length(batch_of([20] * 6), overhead=1)
     assert len(chunks) == 1 and chunks[0]["row"].tolist() == list(range(6))
+
+
+def test_no_chunk_has_more_tokens_than_it_may():
+    lengths = [12, 80, 9, 11, 79, 3, 85, 80, 80, 80]
+    chunks = cut_by_length(batch_of(lengths), overhead=5, most_tokens=170)
+    assert sorted(row for chunk in chunks for row in chunk["row"].tolist()) == list(range(10))
+    assert all(chunk["input_ids"].numel() <= 170 for chunk in chunks)
+    assert len(cut_by_length(batch_of(lengths), overhead=5, most_tokens=10)) == 10  # a row is never cut
+
+
+@pytest.mark.parametrize("most", [85, 100, 200, 10_000])
+def test_parts_by_tokens_are_few_and_about_equal(most):
+    lengths = torch.randint(3, 86, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    parts = cut_by_tokens(batch_of(lengths), most)
+    assert sorted(row for part in parts for row in part["row"].tolist()) == list(range(40))
+    tokens = [int(part["attention_mask"].sum()) for part in parts]
+    assert max(tokens) <= most and len(parts) <= 1.25 * sum(lengths) / most + 1
+    assert max(tokens) - min(tokens) <= max(lengths)
+    for part in parts:  # as wide as its longest row, all of which is there
+        assert part["input_ids"].shape[1] == part["attention_mask"].sum(dim=1).max()
+
+
+def test_a_row_that_is_too_long_is_a_part_of_its_own():
+    parts = cut_by_tokens(batch_of([50, 9, 8]), 20)
+    assert sorted(part["row"].tolist() for part in parts) == [[0], [1, 2]]
+
+
+def test_joined_batches_hold_all_rows():
+    batches = [batch_of([4, 9]), batch_of([20, 1, 3])]
+    whole = joined(batches, {"input_ids": 7})
+    assert whole["input_ids"].shape == (5, 20) and (whole["input_ids"][:2, 9:] == 7).all()
+    assert whole["attention_mask"].sum(dim=1).tolist() == [4, 9, 20, 1, 3]
+    assert whole["row"].tolist() == [0, 1, 0, 1, 2]

@@ -38,7 +38,7 @@ ALTERNATING = {
     **{"dataloader_drop_last": True, "activation_checkpointing": True},
     **{"activation_checkpointing_kwargs": {"every_n_layers": 2}},
 }
-EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"]}
+EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"], "tokens_per_micro_batch": 64}
 MASKS = {
     **{"adversarial_rate": 0.25, "random_rate": 0.15, "mask_options": [1.0, 0.0, 0.0], "learned_options": True},
     **{"sampler": "rss", "selection": "threshold", "gated": False, "temperature": 2.0, "candidate_rate": 0.5},
@@ -52,6 +52,9 @@ MACHINE = {
 }
 PACKED = {"packed_attention": True}
 EARLIER_NAMES = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"every_n_layers": 2}}
+
+
+UNEQUAL = [{"sequence": "MKV" * length} for length in (1, 3, 5)]
 
 
 class Watched(HookedTrainer):
@@ -298,7 +301,7 @@ PROBES = {
         "reversal_strength": (lambda t: set(t.seen.strengths), {0.125, None}),
         "noiser_reward": (lambda t: type(t.game.reward).__name__, "CreditReward"),
         "quick_cpu_dropout": (lambda t: type(t.game.quick_dropout()).__name__, "nullcontext"),
-        "chunk_overhead": (lambda t: len(t.game.chunks(t.data_collator(list(t.train_dataset)))) > 2, True),
+        "chunk_overhead": (lambda t: len(t.game.chunks(t.data_collator(UNEQUAL))), len(UNEQUAL)),
         "bf16": (lambda t: t.accelerator.mixed_precision, "bf16"),
     },
     "alternating": {
@@ -333,6 +336,11 @@ PROBES = {
     "epochs": {
         "num_train_epochs": (lambda t: t.state.max_steps, 6),
         "global_batch_size": (lambda t: t.seen.batches, [[4], [4, 4]]),  # the third update ends an epoch of 20
+        # three rows of 64 tokens
+        "tokens_per_micro_batch": (
+            lambda t: len(t.game.micro_batches.parts([t.data_collator(list(t.train_dataset)[:3])])),
+            3,
+        ),
     },
     "masks": {
         **{
