@@ -8,6 +8,7 @@ from adversarial_mlm.utils.errors import AdversarialMLMError, one_line
 from adversarial_mlm.utils.written_numbers import as_written
 
 _MOST_LISTED = 5
+_ENUM = re.compile(r"\b[A-Z][A-Za-z]*(?:Strategy|Type|Names)\.([A-Z_]+)\b")  # as Python shows the value of an option
 
 
 def explained(error: Exception, given: Mapping[str, Any]) -> str:
@@ -59,6 +60,7 @@ def with_origin(text: str, from_file: Mapping[str, Any], said: Mapping[str, Any]
         said (`Mapping[str, Any]`): Options of the command line, which override the others.
         path (`str`): The file; empty if there is none.
     """
+    text = _ENUM.sub(lambda match: match[1].lower(), text)
     on_line = mentioned(text, said)
     in_file = [name for name in mentioned(text, from_file) if name not in on_line] if path else []
     if on_line and in_file:

@@ -5,6 +5,7 @@ optimizer and a schedule when they are made. Here they are made once and given u
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -73,7 +74,8 @@ def _naming(args: AdversarialMLMTrainingArguments, beginnings: tuple[str, ...]) 
         raise
     except Exception as error:  # of libraries, of which there is no list to keep
         options = set_options(args, beginnings)
-        named = {name: value for name, value in options.items() if name.partition("_")[2] in str(error)}
+        words = set(re.findall(r"\w+", str(error)))
+        named = {name: value for name, value in options.items() if name.partition("_")[2] in words}
         raise RecipeError(explained(error, named or options)) from error
 
 

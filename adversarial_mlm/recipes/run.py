@@ -13,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 from transformers import BertForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import IntervalStrategy
 
 from adversarial_mlm.downstream.probe_callback import ProbeCallback
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
@@ -318,8 +319,8 @@ def _check_evaluation(recipe: Recipe, data: ProteinData) -> None:
         )
     if not data.held_out and recipe.training.eval_strategy != "no":
         raise RecipeError(
-            f"eval_strategy is {recipe.training.eval_strategy}, but no proteins are held out: set eval_strategy: no, "
-            "or hold out proteins"
+            f"eval_strategy is {IntervalStrategy(recipe.training.eval_strategy).value}, but no proteins are held out: "
+            "set eval_strategy: no, or hold out proteins"
         )
     metric = recipe.training.metric_for_best_model
     if metric is not None and not data.held_out:

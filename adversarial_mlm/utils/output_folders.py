@@ -41,8 +41,9 @@ def occupy(folder: str, shared: bool = False) -> None:
         shared (`bool`, *optional*, defaults to `False`): Whether other processes may lock it in the same way.
 
     Raises:
-        RecipeError: If it cannot be written to, or if another process has locked it.
+        RecipeError: If it is a file, if it cannot be written to, or if another process has locked it.
     """
+    _check_is_folder(folder)
     try:
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -58,6 +59,12 @@ def occupy(folder: str, shared: bool = False) -> None:
         )
 
 
+def _check_is_folder(folder: str) -> None:
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        what = "is a link to something that is missing" if os.path.islink(folder) else "is not a folder"
+        raise RecipeError(f"output_dir {folder} {what}: choose another name")
+
+
 def check_own(folder: str, kind: str, has_own: Callable[[], bool] | None = None) -> None:
     """Check that a folder is new, empty, or marked as the output of one kind of command.
 
@@ -71,8 +78,7 @@ def check_own(folder: str, kind: str, has_own: Callable[[], bool] | None = None)
         RecipeError: If it has other content; the message names it.
     """
     content = visible(folder)
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        raise RecipeError(f"output_dir {folder} is not a folder: choose another name")
+    _check_is_folder(folder)
     if not content or _kind_of(folder) == kind or (has_own is not None and has_own()):
         return
     raise RecipeError(

@@ -131,6 +131,11 @@ def test_the_processes_of_one_launch_share_a_folder_and_those_of_another_are_ref
         ("dataloader_persistent_workers", True, "dataloader_persistent_workers: true cannot be used: ValueError"),
         ("lr_scheduler_kwargs", {"nonsense": 1}, "lr_scheduler_kwargs: .*nonsense.* cannot be used: TypeError"),
         ("adam_beta1", 7.0, "adam_beta1: 7.0 cannot be used: ValueError"),
+        (
+            "lr_scheduler_type",
+            "warmup_stable_decay",
+            "lr_scheduler_type: warmup_stable_decay.* argument: 'num_decay_st",
+        ),
         ("report_to", ["wandb"], "report_to is wandb, but its package is not installed: install wandb"),
     ],
 )

@@ -47,6 +47,7 @@ def test_an_error_of_a_library_names_the_option(error, given, sentence):
             "gradient_accumulation_steps: 1",
         ),
         ({"train_data": []}, {"seed": 1}, "mine.yaml: train_data is missing"),
+        ({"logging_steps": 0}, {}, "mine.yaml: logging strategy steps requires non-zero --logging_steps"),
     ],
 )  # fmt: skip
 def test_a_message_says_where_the_options_were_given(from_file, said, sentence):

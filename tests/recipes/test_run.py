@@ -226,7 +226,7 @@ def test_latest_resumes_the_newest_checkpoint(make_recipe):
         ({"holdout_families": 0, "holdout_members": 0, "cluster_table": ""}, "the held-out sets are: none"),
         (
             {"holdout_families": 0, "holdout_members": 0, "cluster_table": "", "background_gate": ""},
-            "eval_strategy is .*, but no proteins are held out",
+            "eval_strategy is steps, but no proteins are held out",
         ),
         ({"output_dir": "/dev/null/run"}, "output_dir /dev/null/run cannot be written to"),
         ({"metric_for_best_model": "loss"}, "is loss, but must be one of families_loss, .*members_loss"),

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.output_folders import check_own, listed, mark, take
+from adversarial_mlm.utils.output_folders import check_own, listed, mark, occupy, take
 
 HOLD = """
 import sys, time
@@ -53,6 +53,10 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
         take(str(tmp_path / "file"), "evaluation")
     with pytest.raises(RecipeError, match="output_dir .*file/below cannot be written to .Not a directory"):
         take(str(tmp_path / "file" / "below"), "evaluation")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, what in (("file", "is not a folder"), ("link", "is a link to something that is missing")):
+        with pytest.raises(RecipeError, match=f"output_dir .*{name} {what}: choose another name"):
+            occupy(str(tmp_path / name))
     with pytest.raises(RecipeError, match="cannot be written to"):
         mark(str(tmp_path / "file"), "evaluation")
 
