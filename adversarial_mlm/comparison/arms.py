@@ -27,7 +27,7 @@ _SET_BY_THE_COMPARISON = (
 # options that must be equal to pair two arms: proteins, batches, network and evaluation
 _PAIRING = (
     *(item.name for item in dataclasses.fields(DataArguments)),
-    *("encoder", "model_name_or_path", "model_revision", "trained_layers"),
+    *("encoder", "model_name_or_path", "model_revision", "trained_layers", "dropout"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy"),
     *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
 )

@@ -1,7 +1,10 @@
-"""The longest input of any encoder, and which of its parameters are trained."""
+"""The longest input of any encoder, its dropout, and which of its parameters are trained."""
+
+import copy
+from typing import TypeVar
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from adversarial_mlm.utils.counts import count as counted
 
@@ -29,6 +32,41 @@ def check_row_length(model: PreTrainedModel, length: int) -> None:
             f"a row has {length:,} tokens, but the encoder has {positions:,} positions: cut it, for example with "
             f"truncation=True and max_length={positions} of the tokenizer"
         )
+
+
+# names of dropout in configurations, of BERT, RoBERTa, ESM and others, and of ModernBERT
+_DROPOUTS = (
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout", "attention_dropout", "mlp_dropout"),
+    *("hidden_dropout", "dropout", "activation_dropout"),
+)
+
+
+Config = TypeVar("Config", bound=PreTrainedConfig)
+
+
+def config_with_dropout(config: Config, dropout: float) -> Config:
+    """A copy of an encoder's configuration in which all dropout of layers, embeddings and attention is `dropout`.
+
+    Raises:
+        ValueError: If `dropout` is not at least 0 and below 1, or if the configuration has no dropout that is known.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {dropout}")
+    config = copy.deepcopy(config)
+    names = [name for name in _DROPOUTS if isinstance(getattr(config, name, None), (int, float))]
+    if not names:
+        raise ValueError(f"dropout is {dropout}, but a {config.model_type} has no dropout that is known: leave it out")
+    for name in names:
+        setattr(config, name, dropout)
+    return config
+
+
+def with_dropout(model: PreTrainedModel, dropout: float) -> PreTrainedModel:
+    """An encoder with the weights of another, and with another dropout, see [`config_with_dropout`]."""
+    changed = type(model)(config_with_dropout(model.config, dropout))
+    nn.Module.to(changed, device=model.device, dtype=model.dtype)
+    changed.load_state_dict(model.state_dict())
+    return changed.train(model.training)
 
 
 def train_last_layers(model: PreTrainedModel, count: int) -> None:

@@ -43,6 +43,10 @@ OTHER_NAMES = {
     **dict.fromkeys(("noiser_size", "masker", "masker_size"), "noiser"),
     **dict.fromkeys(("noiser_path", "masker_path"), "noiser_name_or_path"),
     **dict.fromkeys(("trust_remote_code",), _NO_CODE),
+    **dict.fromkeys(
+        ("encoder_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "dropout_prob"),
+        "dropout",
+    ),
     **dict.fromkeys(("freeze_layers", "unfrozen_layers", "num_trained_layers"), "trained_layers"),
     # masks
     **dict.fromkeys(("mlm_probability", "mlm_prob", "masked_lm_prob", "mask_prob", "mask_probability"), _BOTH_RATES),

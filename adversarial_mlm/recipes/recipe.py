@@ -68,6 +68,11 @@ class ModelArguments:
         None, "Masked language model to start from, with its tokenizer: folder or Hub name.", path=True
     )
     model_revision: str | None = option(None, "Branch, tag or commit of model_name_or_path on the Hub.")
+    dropout: float | None = option(
+        None,
+        "Dropout of the encoder, of layers and attention; 0 for large corpora. By default that of model_name_or_path, "
+        "or 0.1 for a new encoder.",
+    )
     trained_layers: int | None = option(
         None, "Train only the last so many layers of model_name_or_path, and the head."
     )

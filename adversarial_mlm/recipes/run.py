@@ -18,7 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 from adversarial_mlm.downstream.probe_callback import ProbeCallback
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models import presets
-from adversarial_mlm.models.encoders import train_last_layers
+from adversarial_mlm.models.encoders import config_with_dropout, train_last_layers, with_dropout
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary, build_protein_tokenizer
@@ -114,6 +114,8 @@ def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizer
     set_seed(recipe.training.seed)  # also for a loaded encoder: a missing head gets random weights
     if model.model_name_or_path:
         encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision)
+        if model.dropout is not None:
+            encoder = with_dropout(encoder, model.dropout)
         if model.trained_layers is not None:
             train_last_layers(encoder, model.trained_layers)
         return encoder, tokenizer
@@ -122,6 +124,8 @@ def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizer
     sizes = presets.encoder_config(
         model.encoder or presets.DEFAULT_ENCODER, vocabulary, max_position_embeddings=presets.positions(max_length)
     )
+    if model.dropout is not None:
+        sizes = config_with_dropout(sizes, model.dropout)
     return BertForMaskedLM(sizes), tokenizer
 
 

@@ -160,7 +160,7 @@ RULES = (
     ),
     Rule(
         Effect.REFUSED,
-        ("masking", "encoder", "noiser", "noiser_view", "noiser_backbone", "trained_layers"),
+        ("masking", "encoder", "noiser", "noiser_view", "noiser_backbone", "trained_layers", "dropout"),
         "the networks of the checkpoint have this form, or its masks were chosen in this way",
     ),
     Rule(

@@ -3,10 +3,15 @@ import logging
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from adversarial_mlm import DataCollatorForRandomMLM
-from adversarial_mlm.models.encoders import number_of_positions, train_last_layers
+from adversarial_mlm.models.encoders import (
+    config_with_dropout,
+    number_of_positions,
+    train_last_layers,
+    with_dropout,
+)
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.training.encoder_checks import check_soft_inputs, freeze_what_is_not_reached, hard_batch
 
@@ -32,6 +37,26 @@ def test_a_hard_batch_has_every_residue_masks_and_padding(load, kind):
     assert set(collator.vocabulary.residue_ids) <= shown
     assert (batch.input_ids == collator.vocabulary.mask_token_id).sum() == batch.masked.sum() > 10
     assert not batch.attention_mask.all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_dropout_training_is_as_evaluation(load, kind):
+    model, collator = load(kind)
+    batch = hard_batch(collator, torch.device("cpu"))
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    expected = model.eval()(**inputs).logits
+    changed = with_dropout(model, 0.0)
+    assert torch.equal(changed.train()(**inputs).logits, expected)
+    assert not torch.allclose(with_dropout(model, 0.3).train()(**inputs).logits, expected, atol=1e-4)
+
+
+def test_a_dropout_that_cannot_be_is_refused(load):
+    model, _ = load("bert")
+    with pytest.raises(ValueError, match="dropout must be at least 0 and below 1, got 1.0"):
+        with_dropout(model, 1.0)
+    with pytest.raises(ValueError, match="dropout is 0.1, but a unknown has no dropout that is known"):
+        config_with_dropout(PreTrainedConfig(model_type="unknown"), 0.1)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "esm"])

@@ -57,6 +57,13 @@ def test_both_arms_start_from_the_same_encoder_and_split(make_recipe):
     assert trainers[1].data_collator.rules.random_rate == pytest.approx(0.2)
 
 
+def test_dropout_is_that_of_the_recipe(make_recipe, save_encoder):
+    loaded = {"model_name_or_path": save_encoder("esm"), "encoder": ""}
+    for start, asked, expected in (({}, None, 0.1), ({}, 0.0, 0.0), ({}, 0.25, 0.25), (loaded, 0.25, 0.25)):
+        encoder = build_networks(make_recipe(**start, dropout=asked))[0]
+        assert encoder.config.hidden_dropout_prob == encoder.config.attention_probs_dropout_prob == expected
+
+
 def test_the_options_of_the_game_reach_noiser_and_rules(make_recipe):
     recipe = make_recipe(
         noiser_view="blind", noiser_backbone="conv", candidate_rate=0.5, sampler="gumbel_topk", noiser_reward="credit",
