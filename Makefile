@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest install-optional demo test test-fast test-all coverage fuzz faults bench docs lint imports types clean
+.PHONY: help install install-newest install-optional demo test test-fast test-all browser coverage fuzz faults bench docs lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -54,6 +54,14 @@ test-fast: install ## Run the tests that take seconds
 
 test-all: install ## Run all cases of all tests (twice as long)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+
+# where it is not permitted, the tests that need a browser say that they are skipped
+browser: ## Install Chromium for the tests of the page, if there is no browser and apt-get may install one
+	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
+	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
+	{ $$as_root apt-get update -q && DEBIAN_FRONTEND=noninteractive \
+		$$as_root apt-get install -q -y --no-install-recommends chromium; } || \
+		echo "Chromium could not be installed: the tests of the page are skipped."
 
 coverage: install ## Run all tests and show which lines they reach (also coverage.xml)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=xml

@@ -28,7 +28,7 @@ def test_every_public_name_is_there():
 def test_no_module_imports_the_packages_of_the_extras_at_its_start(repository):
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    packages = {name for extra in ("compare", "plot", "tape", "tracking") for name in extras[extra]} | {"peft"}
+    packages = {name for extra in ("compare", "demo", "plot", "tape", "tracking") for name in extras[extra]} | {"peft"}
     assert "greenlet" in packages and not packages & set(project["dependencies"])
     for path in Path(adversarial_mlm.__file__).parent.rglob("*.py"):
         for statement in ast.parse(path.read_text()).body:

@@ -18,6 +18,7 @@ from adversarial_mlm.utils.errors import (
     WritingError,
     one_line,
 )
+from adversarial_mlm.utils.tables import cell as cell  # the commands write their tables with it
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -210,8 +211,3 @@ def writing(path: str) -> Iterator[None]:
 
 def _ending(path: str) -> str:
     return os.path.splitext(path)[1].lower()
-
-
-def cell(value: float | None, digits: int = 6) -> str:
-    """Return a number for a table; empty if there is none."""
-    return "" if value is None or value != value else f"{value:.{digits}g}"

@@ -22,6 +22,10 @@ COMMANDS = {
     "embed": ("adversarial_mlm.cli.embed", "write a vector for each protein, or for each residue"),
     "score": ("adversarial_mlm.cli.score", "score proteins and substitutions with an encoder"),
     "mask": ("adversarial_mlm.cli.mask", "show which residues of a protein a noiser masks"),
+    "demo": (
+        "adversarial_mlm.cli.demo",
+        "open a page to play with a model: masks, answers, substitutions",
+    ),
     "report": ("adversarial_mlm.cli.report", "draw what happened in a run, or in several runs"),
     "compare": ("adversarial_mlm.cli.compare", "train several ways of masking with the same budget, and compare them"),
     "card": ("adversarial_mlm.cli.card", "write the model card of a run anew"),

@@ -307,9 +307,8 @@ def _offset_hint(args: argparse.Namespace, rows: list, wild_type: str) -> str:
 
 
 def _score_saturation(args: argparse.Namespace) -> int:
-    from adversarial_mlm.inference.mutant_tables import saturation_matrix
+    from adversarial_mlm.inference.mutant_tables import SATURATION_COLUMNS, saturation_matrix, saturation_rows
     from adversarial_mlm.inference.variant_effects import check_wild_type
-    from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 
     name, text = one_protein(args.wild_type, "--wild_type", args.id)
     wild_type, marginals = check_wild_type(text), args.marginals or _MARGINALS[0]
@@ -329,9 +328,9 @@ def _score_saturation(args: argparse.Namespace) -> int:
             progress=progress,
         )
     first = 1 + (args.offset or 0)
-    with table_writer(args.out, ["position", "wild_type", *STANDARD_RESIDUES]) as write:
-        for position, (residue, row) in enumerate(zip(wild_type, matrix, strict=True), start=first):
-            write([position, residue, *(cell(value) for value in row)])
+    with table_writer(args.out, SATURATION_COLUMNS) as write:
+        for row in saturation_rows(wild_type, matrix, first):
+            write(row)
         if args.figure:  # both files are written, or none
             title = f"{name + ', ' if name else ''}{count(len(wild_type), 'residue')}, "
             with writing(args.figure):

@@ -10,7 +10,7 @@ from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, shorten
 
 # In 200,000 real proteins, no 100 consecutive ones have more than 30 % of the letters A, C, G, T, U or N.
-_MAX_NUCLEOTIDES = 0.95
+MAX_NUCLEOTIDES = 0.95
 _FIRST_RECORDS = 100
 _FIRST_LETTERS = 1_000_000
 
@@ -71,7 +71,7 @@ def check_first_records(shards: list[Shard], columns: Columns, allow_nucleotides
         if not rows and shard.dataset is None:
             raise CorpusError(f"{shard.name}: the file contains no records.")
         share = nucleotide_share(rows, _FIRST_LETTERS)
-        if share > _MAX_NUCLEOTIDES and not allow_nucleotides:
+        if share > MAX_NUCLEOTIDES and not allow_nucleotides:
             raise CorpusError(
                 f"{shard.name}: these seem to be nucleotides, not proteins: {share:.1%} of the letters in the first "
                 "records are A, C, G, T, U or N. Set allow_nucleotides to accept them."

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
 from adversarial_mlm.inference.frozen_encoder import default_batch_tokens, default_max_length
+from adversarial_mlm.inference.masked_answers import standard_answers
 from adversarial_mlm.inference.reads import Progress, Reads
 from adversarial_mlm.inference.variant_effects import marginals
 from adversarial_mlm.masking.corruption import corrupt_batch
@@ -37,6 +38,8 @@ class MaskView:
         entropy (`np.ndarray`): Entropy of the encoder's answer there over the 20 standard residues, in nats. It is low
             where the encoder is sure, as at conserved residues, and at most ln 20 = 3.0.
         answer (`str`): The standard residue that the encoder finds most probable there.
+        answers (`np.ndarray` of shape `(residues, 20)`): Probabilities of the standard residues there, in the order of
+            `STANDARD_RESIDUES`.
         budget (`int`): Residues that the noiser masks in this protein. With `selection: threshold` at most as many.
         method (`str`): How `probability` was computed, in words.
         draws (`int`): Draws that were averaged; 1 if there is nothing to average.
@@ -51,6 +54,7 @@ class MaskView:
     loss: np.ndarray
     entropy: np.ndarray
     answer: str
+    answers: np.ndarray
     budget: int
     method: str
     draws: int
@@ -116,8 +120,7 @@ def view_masks(
     encoder = SequenceEncoder(tokenizer, max_length)
     if not np.isin(encoder.table.encode(sequence), vocabulary.residue_ids).any():
         raise CorpusError(f"the protein {shorten(text)} has no residue that can be masked.")
-    edges = np.linspace(0, len(sequence), -(-len(sequence) // encoder.max_residues) + 1).round().astype(int)
-    parts = [sequence[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
+    parts = equal_parts(sequence, encoder.max_residues)
     averaged = draws if rules.blind or not has_closed_form(rules) else 1
     batches = [{name: tensor.to(noiser.device) for name, tensor in encoder([{"sequence": p}]).items()} for p in parts]
     tokens = batch_tokens or default_batch_tokens(noiser.device)
@@ -135,8 +138,7 @@ def view_masks(
     replacements = shares[:, REPLACE:]
     letters = [vocabulary.residue_letters[token] for token in vocabulary.replacement_ids]
     logs = marginals(model, tokenizer, sequence, max_length=max_length, batch_tokens=batch_tokens, on_batch=reads.add)
-    answers = logs[:, list(vocabulary.replacement_ids)]
-    answers = answers - np.logaddexp.reduce(answers, axis=1, keepdims=True)
+    answers, entropy = standard_answers(logs, vocabulary)
     ids = encoder.table.encode(sequence)
     known = np.isin(ids, vocabulary.residue_ids)
     return MaskView(
@@ -145,14 +147,21 @@ def view_masks(
         corruption=np.column_stack([shares[:, MASK], shares[:, KEEP], replacements.sum(axis=1)]),
         replacement="".join(letters[row.argmax()] if row.any() else " " for row in replacements),
         loss=np.where(known, -logs[np.arange(len(ids)), ids], np.nan),
-        entropy=-(np.exp(answers) * answers).sum(axis=1),
+        entropy=entropy,
         answer="".join(letters[index] for index in answers.argmax(axis=1)),
+        answers=answers,
         budget=int(rules.budgets(lengths)[0].sum()),
         method=method_in_words(rules, averaged),
         draws=averaged,
         candidates=int((rules.candidate_budget(lengths) if rules.blind else lengths).sum()),
         parts=len(parts),
     )
+
+
+def equal_parts(sequence: str, longest: int) -> list[str]:
+    """Cut a protein into nearly equal parts of at most `longest` residues, as few as there can be."""
+    edges = np.linspace(0, len(sequence), -(-len(sequence) // longest) + 1).round().astype(int)
+    return [sequence[start:stop] for start, stop in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _keys_of_parts(seed: int, parts: int, averaged: int, device: torch.device) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
 """Scores of the mutants in a table, and of all single substitutions of a protein."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +17,13 @@ from adversarial_mlm.inference.variant_effects import (
 )
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.tables import cell
 
 NO_WILD_TYPE = "without a usable wild type"
 NOT_FINITE = "with a score that is not finite"
+
+SATURATION_COLUMNS = ("position", "wild_type", *STANDARD_RESIDUES)
+"""Columns of the table of all substitutions."""
 
 
 class MutantScore(NamedTuple):
@@ -168,3 +172,15 @@ def saturation_matrix(
         on_batch=Reads(number_of_reads(variants, marginals), progress).add,
     )
     return scores.reshape(len(wild_type), len(STANDARD_RESIDUES))
+
+
+def saturation_rows(wild_type: str, matrix: np.ndarray, first: int = 1) -> Iterator[list[int | str]]:
+    """Yield the rows of the table of all substitutions, with the columns `SATURATION_COLUMNS`; empty without a score.
+
+    Args:
+        wild_type (`str`): The clean protein.
+        matrix (`np.ndarray` of shape `(residues, 20)`): Result of [`saturation_matrix`].
+        first (`int`, defaults to 1): Number of the first position.
+    """
+    for position, (residue, row) in enumerate(zip(wild_type, matrix.tolist(), strict=True), start=first):
+        yield [position, residue, *(cell(value) for value in row)]

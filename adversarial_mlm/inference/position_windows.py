@@ -134,3 +134,17 @@ class PositionReader:
         column = self.column(positions, starts)
         batch[row, column] = self.mask_token_id
         return self.read(batch, row, column)
+
+    def read_visible(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return the log-probabilities at positions of a protein that is read as it is. Equal windows are read once.
+
+        Args:
+            ids (`np.ndarray` of shape `(residues,)`): The protein's tokens, from `table`; some may be the mask.
+            positions (`np.ndarray`): At most `at_once` positions, from 0.
+
+        Returns:
+            `np.ndarray` of shape `(positions, vocab)`, float64.
+        """
+        starts, row = np.unique(self.starts(positions, len(ids)), return_inverse=True)
+        batch = self.batch((ids, start) for start in starts)
+        return self.read(batch, row, self.column(positions, starts[row]))

@@ -75,11 +75,7 @@ def marginals(
     at_once = reader.at_once(len(ids))
     for begin in range(0, len(read), at_once):
         chosen = read[begin : begin + at_once]
-        if masked:
-            logs = reader.read_masked(ids, chosen)
-        else:  # read equal windows once
-            starts, row = np.unique(reader.starts(chosen, len(ids)), return_inverse=True)
-            logs = reader.read(reader.batch((ids, start) for start in starts), row, reader.column(chosen, starts[row]))
+        logs = reader.read_masked(ids, chosen) if masked else reader.read_visible(ids, chosen)
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs

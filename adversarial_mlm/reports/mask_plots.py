@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.text import Text
 
-_COLOURS = dict(zip(CORRUPTIONS, (LIGHT.curves[0], LIGHT.curves[4], LIGHT.curves[3]), strict=True))
+COLOURS = dict(zip(CORRUPTIONS, (LIGHT.curves[0], LIGHT.curves[4], LIGHT.curves[3]), strict=True))
+"""Colour of each corruption; readers with any colour blindness can tell them apart."""
 _RESIDUES_IN_ROW = 60
 _RESIDUES_IN_LINE, _RESIDUES_IN_BLOCK = 60, 10
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -78,7 +79,7 @@ def mask_figure(view: MaskView, title: str = "") -> "Figure":
 def _draw_bars(axis: "Axes", view: MaskView, start: int, stop: int, largest: float) -> None:
     positions = np.arange(start, stop)
     favourites = view.corruption[start:stop].argmax(axis=1)
-    colours = [_COLOURS[CORRUPTIONS[index]] for index in favourites]
+    colours = [COLOURS[CORRUPTIONS[index]] for index in favourites]
     axis.bar(positions + 1, view.probability[start:stop], width=0.85, color=colours)
     mean = view.budget / len(view.sequence)
     axis.plot([start + 0.5, stop + 0.5], [mean, mean], color="0.35", linewidth=0.8, linestyle="--")
@@ -125,7 +126,7 @@ def _add_legend(figure: "Figure", view: MaskView) -> None:
     from matplotlib.patches import Patch
 
     seen = sorted(set(view.corruption.argmax(axis=1).tolist()))
-    handles: list = [Patch(color=_COLOURS[CORRUPTIONS[index]], label=f"mostly {CORRUPTIONS[index]}") for index in seen]
+    handles: list = [Patch(color=COLOURS[CORRUPTIONS[index]], label=f"mostly {CORRUPTIONS[index]}") for index in seen]
     mean = view.budget / len(view.sequence)
     handles.append(Line2D([], [], color="0.35", linewidth=0.8, linestyle="--", label=f"mean {mean:.3f}"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
@@ -144,10 +145,7 @@ def mask_text(view: MaskView) -> "Text":
     largest = max(float(view.probability.max()), 1e-12)
     tracks = {"masked": _bars(view.probability)}
     if not only_masks(view):
-        tracks["how"] = "".join(
-            replacement if index == REPLACE else _SIGNS[index]
-            for index, replacement in zip(view.corruption.argmax(axis=1), view.replacement, strict=True)
-        )
+        tracks["how"] = favourite_signs(view)
     tracks |= {"loss": _bars(view.loss), "entropy": _bars(view.entropy)}
     for start in range(0, len(view.sequence), _RESIDUES_IN_LINE):
         stop = min(start + _RESIDUES_IN_LINE, len(view.sequence))
@@ -180,12 +178,25 @@ def _bars(values: np.ndarray) -> str:
     return "".join(_BARS[index] for index in np.ceil(shares * (len(_BARS) - 1)).astype(int))
 
 
-def _style(share: float) -> str:
-    """Return black or white letters on a blue that is darker the larger the share (0 to 1)."""
+def favourite_signs(view: MaskView) -> str:
+    """Return a sign for the favourite corruption of each residue: `_` for [MASK], `=` for keep, or the new residue."""
+    return "".join(
+        replacement if index == REPLACE else _SIGNS[index]
+        for index, replacement in zip(view.corruption.argmax(axis=1), view.replacement, strict=True)
+    )
+
+
+def shade(share: float) -> tuple[str, str]:
+    """Return a blue that is darker the larger the share (0 to 1), and the colour of letters on it: `rgb(r,g,b)`."""
     light, dark = np.array([255, 255, 255]), np.array([0, 70, 140])
     colour = (light + (dark - light) * np.clip(share, 0, 1)).astype(int)
     # relative luminance of sRGB; below 0.18, white has more contrast than black
     luminance = np.dot((0.2126, 0.7152, 0.0722), (colour / 255) ** 2.2)
     red, green, blue = colour.tolist()
     letter = "rgb(255,255,255)" if luminance < 0.18 else "rgb(0,0,0)"  # named colours differ between terminals
-    return f"{letter} on rgb({red},{green},{blue})"
+    return f"rgb({red},{green},{blue})", letter
+
+
+def _style(share: float) -> str:
+    paper, letter = shade(share)
+    return f"{letter} on {paper}"

@@ -38,6 +38,11 @@ def markdown_table(
     return "\n".join(f"| {_join(row, widths, ' | ', right)} |" for row in (cells[0], rule, *cells[1:]))
 
 
+def cell(value: float | None, digits: int = 6) -> str:
+    """Return a number for a table; empty if there is none."""
+    return "" if value is None or value != value else f"{value:.{digits}g}"
+
+
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
     return [max(map(len, column)) for column in zip(*rows, strict=True)]
 

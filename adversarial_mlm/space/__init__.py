@@ -1,0 +1,1 @@
+"""A page to play with: which residues of a protein a noiser attacks, and what the encoder answers there."""

@@ -1,0 +1,194 @@
+"""The page in Gradio: fields, buttons and tabs around the answers of [`PageLogic`]."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adversarial_mlm.space.logic import PageLogic
+from adversarial_mlm.space.networks import NetworkStore
+from adversarial_mlm.space.pasted import EXAMPLES
+from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.extras import require
+
+if TYPE_CHECKING:
+    from gradio import Blocks
+
+TITLE = "What does a noiser attack?"
+LOCAL = "127.0.0.1"
+"""The only address at which `adv-mlm demo` listens: no other machine can reach it."""
+
+_INTRODUCTION = (
+    "A masked language model learns by predicting hidden residues of proteins. Here a second network, the *noiser*, "
+    "chooses some of them, so that they are hard for the first one, the *encoder*. Paste a protein, and see which "
+    "residues it attacks."
+)
+_FOLDER = Path(__file__).parent
+_PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the page is for people, and has no public interface
+_QUICK: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+
+
+def build_page(store: NetworkStore) -> "Blocks":
+    """Build the page.
+
+    Args:
+        store ([`NetworkStore`]): The models; with `only_default` the page has no field for another one.
+
+    Returns:
+        `gradio.Blocks`: For [`launch`].
+
+    Raises:
+        MissingPackageError: If Gradio or matplotlib is not installed.
+        CheckpointError: If the default model cannot be loaded.
+    """
+    check_installed()
+    import gradio
+
+    store.load()
+    logic = PageLogic(store)
+    with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gradio.Markdown(f"# {TITLE}\n\n{_INTRODUCTION}")
+        model = gradio.Textbox(
+            store.default,
+            label="Model",
+            info="A folder with a checkpoint, or a name on the Hub",
+            max_lines=1,
+            visible=not store.only_default,
+            elem_id="model",
+        )
+        facts = gradio.HTML(logic.describe(store.default), apply_default_css=False, elem_id="facts")
+        protein = gradio.Textbox(
+            label="Protein",
+            info="In one-letter code, with or without a FASTA header",
+            placeholder="MKTAYIAKQRQISFVKSHFSRQ",
+            lines=4,
+            max_lines=8,
+            elem_id="protein",
+        )
+        with gradio.Row():
+            for example in EXAMPLES:
+                button = gradio.Button(f"Example: {example.name}", size="sm", min_width=120)
+                button.click(_always(example.sequence), None, protein, **_PRIVATE)
+        model.submit(logic.describe, model, facts, **_PRIVATE)
+        model.blur(logic.describe, model, facts, show_progress="hidden", **_PRIVATE)
+        with gradio.Tab("What the noiser attacks"):
+            _add_masks(logic, model, protein)
+        with gradio.Tab("Random or learned masks"):
+            _add_comparison(logic, model, protein)
+        with gradio.Tab("Substitutions"):
+            _add_substitutions(logic, model, protein)
+    return page
+
+
+def check_installed() -> None:
+    """Check that the packages of the page are installed, and keep Gradio from counting who uses it.
+
+    Raises:
+        MissingPackageError: If Gradio or matplotlib is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while Gradio is imported
+    for package in ("gradio", "matplotlib"):
+        require(package, "demo", "the page of adv-mlm demo")
+
+
+def _always(text: str) -> Callable[[], str]:
+    return lambda: text
+
+
+def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
+    """Add the first tab: the coloured protein, and the answers where a person masks residues."""
+    import gradio
+
+    start = gradio.Button("Show the noiser's masks", variant="primary", elem_id="show")
+    track = gradio.HTML(
+        "", js_on_load=(_FOLDER / "track.js").read_text(), masked=[], apply_default_css=False, elem_id="track"
+    )
+    with gradio.Row(equal_height=True):
+        positions = gradio.Textbox(
+            label="Residues that you mask",
+            info="Choose them above, or write positions such as 3, 10-15, and press Enter",
+            max_lines=1,
+            scale=3,
+            elem_id="positions",
+        )
+        clear = gradio.Button("Show all again", min_width=120, elem_id="clear")
+    answers = gradio.HTML("", apply_default_css=False, elem_id="answers")
+    shown = gradio.State(None)
+
+    def show(name: str, text: str) -> tuple:
+        html, found = logic.show(name, text)
+        return gradio.HTML(value=html, masked=[]), found, "", logic.mask(found, []) if found else ""
+
+    def write(found: Any, text: str) -> tuple:
+        words, html, masked = logic.mask_written(found, text)
+        return words, html, gradio.HTML(masked=masked)
+
+    def choose(found: Any, event: gradio.EventData) -> tuple:
+        return logic.mask_chosen(found, event.positions)
+
+    def clear_all(found: Any) -> tuple:
+        return write(found, "")
+
+    start.click(show, [model, protein], [track, shown, positions, answers], **_PRIVATE)
+    track.choose(choose, shown, [positions, answers], **_QUICK, **_PRIVATE)
+    positions.submit(write, [shown, positions], [positions, answers, track], **_QUICK, **_PRIVATE)
+    clear.click(clear_all, shown, [positions, answers, track], **_QUICK, **_PRIVATE)
+
+
+def _add_comparison(logic: PageLogic, model: Any, protein: Any) -> None:
+    """Add the second tab: random and learned masks on the same protein."""
+    import gradio
+
+    seed = gradio.Number(0, label="Seed", info="Another seed draws other masks", precision=0, elem_id="seed")
+    start = gradio.Button("Compare random with learned masks", variant="primary", elem_id="compare")
+    comparison = gradio.HTML("", apply_default_css=False, elem_id="comparison")
+    start.click(logic.compare, [model, protein, seed], comparison, **_PRIVATE)
+
+
+def _add_substitutions(logic: PageLogic, model: Any, protein: Any) -> None:
+    """Add the third tab: the heat map of all substitutions, and its table."""
+    import gradio
+
+    start = gradio.Button("Score all substitutions", variant="primary", elem_id="score")
+    heat_map = gradio.HTML("", apply_default_css=False, elem_id="substitutions")
+    start.click(logic.substitutions, [model, protein], heat_map, **_PRIVATE)
+
+
+def launch(page: "Blocks", *, port: int | None = None, host: str | None = LOCAL, open_browser: bool = False) -> str:
+    """Start the page in a thread, without a public link.
+
+    Args:
+        page (`gradio.Blocks`): The page, from [`build_page`]; `page.close()` stops it.
+        port (`int`, *optional*): By default the first free one from 7860 on.
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): Where to listen; with `None`, Gradio's environment
+            variables decide, as a Space of the Hub needs it.
+        open_browser (`bool`, defaults to `False`): Whether to open a browser.
+
+    Returns:
+        `str`: The address of the page.
+
+    Raises:
+        RecipeError: If the port is not free.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            show_error=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=[],
+            css_paths=_FOLDER / "page.css",
+        )
+    except OSError as error:
+        raise RecipeError(
+            f"--port is {port}, which cannot be used: choose another one, or leave it out"
+            if port
+            else "no port from 7860 on is free: choose one with --port"
+        ) from error
+    return address
