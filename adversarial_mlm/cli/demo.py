@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError(
             f"there is no folder {_DEFAULT}: train the demo first, with `adv-mlm train demo`, or give another --model"
         )
-    page, address = start(args.model, args.revision, args.device, args.port, args.open)
+    page, address = _serve(args.model, args.revision, args.device, args.port, args.open)
     try:
         print(f"{address}  (stop with Ctrl-C)", flush=True)
         threading.Event().wait()
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def start(model: str, revision: str | None, device: str | None, port: int | None, open_browser: bool):
+def _serve(model: str, revision: str | None, device: str | None, port: int | None, open_browser: bool):
     """Build the page and start it; returns it and its address."""
     from transformers.utils import logging as transformers_logging
 

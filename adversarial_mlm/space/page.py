@@ -1,7 +1,6 @@
 """The page in Gradio: fields, buttons and tabs around the answers of [`PageLogic`]."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,12 +67,13 @@ def build_page(store: NetworkStore) -> "Blocks":
         with gradio.Row():
             for example in EXAMPLES:
                 button = gradio.Button(f"Example: {example.name}", size="sm", min_width=120)
-                button.click(_always(example.sequence), None, protein, **_PRIVATE)
+                # in the browser: a person may go on at once
+                button.click(None, None, protein, js=f"() => '{example.sequence}'")
         model.submit(logic.describe, model, facts, **_PRIVATE)
         model.blur(logic.describe, model, facts, show_progress="hidden", **_PRIVATE)
-        with gradio.Tab("What the noiser attacks"):
+        with gradio.Tab("Attacks"):
             _add_masks(logic, model, protein)
-        with gradio.Tab("Random or learned masks"):
+        with gradio.Tab("Compare"):
             _add_comparison(logic, model, protein)
         with gradio.Tab("Substitutions"):
             _add_substitutions(logic, model, protein)
@@ -91,10 +91,6 @@ def check_installed() -> None:
         require(package, "demo", "the page of adv-mlm demo")
 
 
-def _always(text: str) -> Callable[[], str]:
-    return lambda: text
-
-
 def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     """Add the first tab: the coloured protein, and the answers where a person masks residues."""
     import gradio
@@ -103,15 +99,13 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     track = gradio.HTML(
         "", js_on_load=(_FOLDER / "track.js").read_text(), masked=[], apply_default_css=False, elem_id="track"
     )
-    with gradio.Row(equal_height=True):
-        positions = gradio.Textbox(
-            label="Residues that you mask",
-            info="Choose them above, or write positions such as 3, 10-15, and press Enter",
-            max_lines=1,
-            scale=3,
-            elem_id="positions",
-        )
-        clear = gradio.Button("Show all again", min_width=120, elem_id="clear")
+    positions = gradio.Textbox(
+        label="Residues that you mask",
+        info="Choose them above, or write positions such as 3, 10-15, and press Enter",
+        max_lines=1,
+        elem_id="positions",
+    )
+    clear = gradio.Button("Show all again", size="sm", elem_id="clear")
     answers = gradio.HTML("", apply_default_css=False, elem_id="answers")
     shown = gradio.State(None)
 
@@ -184,6 +178,7 @@ def launch(page: "Blocks", *, port: int | None = None, host: str | None = LOCAL,
             enable_monitoring=False,
             footer_links=[],
             css_paths=_FOLDER / "page.css",
+            theme=_theme(),
         )
     except OSError as error:
         raise RecipeError(
@@ -192,3 +187,18 @@ def launch(page: "Blocks", *, port: int | None = None, host: str | None = LOCAL,
             else "no port from 7860 on is free: choose one with --port"
         ) from error
     return address
+
+
+def _theme() -> Any:
+    """Return Gradio's theme, with colours that have enough contrast to be read."""
+    import gradio
+
+    return gradio.themes.Default(primary_hue="blue").set(
+        color_accent="*primary_600",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_600",
+    )

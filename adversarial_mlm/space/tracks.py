@@ -151,7 +151,7 @@ def comparison_tracks(found: MaskComparison) -> str:
         number = int(drawn.masked[0].sum())
         words = f"{title}: {number:,} of {len(found.sequence):,} residues are masked; the table below lists them"
         parts.append(
-            f"<h3>{title}: mean {drawn.means[0]:.2f} nats in this draw</h3>"
+            f'<h3 class="amlm-heading">{title}: mean {drawn.means[0]:.2f} nats in this draw</h3>'
             f'<div class="amlm-track" role="img" aria-label="{words}">{_blocks(cells)}</div>'
         )
     return "".join(parts) + _comparison_table(found)
@@ -230,17 +230,21 @@ def _legend(rows: Iterable[str]) -> str:
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; where it is wider than the screen, it scrolls by itself, also by keyboard."""
+    """Return a table; if it is too large, it scrolls by itself, also by keyboard. On narrow screens it is a list."""
     first = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
-        for row in rows
-    )
+    body = "".join(f"<tr>{_row(head, row)}</tr>" for row in rows)
     name = escape(caption)
     return (
         f'<div class="amlm-scroll" tabindex="0" role="region" aria-label="{name}"><table><caption>{name}</caption>'
         f"<thead><tr>{first}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _row(head: Sequence[str], row: Sequence[str]) -> str:
+    cells = (
+        f'<td data-column="{escape(name)}">{escape(cell)}</td>' for name, cell in zip(head[1:], row[1:], strict=True)
+    )
+    return f'<th scope="row">{escape(row[0])}</th>{"".join(cells)}'
 
 
 def _mean(values: np.ndarray) -> str:

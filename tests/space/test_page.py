@@ -29,7 +29,7 @@ def test_every_field_has_a_label_and_every_button_a_text(page):
     assert {field["label"] for field in fields} == {"Model", "Protein", "Residues that you mask", "Seed"}
     assert all(button["value"] for button in of_kind(page, "button"))
     labels = [tab["label"] for tab in of_kind(page, "tabitem")]
-    assert labels == ["What the noiser attacks", "Random or learned masks", "Substitutions"]
+    assert labels == ["Attacks", "Compare", "Substitutions"]
 
 
 def test_no_event_can_be_called_from_outside_of_the_page(page):
@@ -43,13 +43,13 @@ def test_a_public_page_has_no_field_for_a_model(trained):
 
 def test_the_page_listens_on_this_machine_only_and_refuses_a_port_in_use(page, monkeypatch):
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    address = launch(page)
-    assert address.startswith(f"http://{LOCAL}:") and not page.share
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        assert answer.status == 200
     with socket.socket() as taken:
         taken.bind((LOCAL, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(RecipeError, match=f"--port is {port}, which cannot be used"):
             launch(page, port=port)
+    address = launch(page)
+    assert address.startswith(f"http://{LOCAL}:") and not page.share
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        assert answer.status == 200
