@@ -1,5 +1,6 @@
 """The page in Gradio: fields, buttons and tabs around the answers of [`PageLogic`]."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
 
     start = gradio.Button("Show the noiser's masks", variant="primary", elem_id="show")
     track = gradio.HTML(
-        "", js_on_load=(_FOLDER / "track.js").read_text(), masked=[], apply_default_css=False, elem_id="track"
+        "", js_on_load=(_FOLDER / "track.js").read_text(), masked={}, apply_default_css=False, elem_id="track"
     )
     positions = gradio.Textbox(
         label="Residues that you mask",
@@ -108,14 +109,15 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     clear = gradio.Button("Show all again", size="sm", elem_id="clear")
     answers = gradio.HTML("", apply_default_css=False, elem_id="answers")
     shown = gradio.State(None)
+    answer = itertools.count()
 
     def show(name: str, text: str) -> tuple:
         html, found = logic.show(name, text)
-        return gradio.HTML(value=html, masked=[]), found, "", logic.mask(found, []) if found else ""
+        return gradio.HTML(value=html), found, "", logic.mask(found, []) if found else ""
 
     def write(found: Any, text: str) -> tuple:
         words, html, masked = logic.mask_written(found, text)
-        return words, html, gradio.HTML(masked=masked)
+        return words, html, gradio.HTML(masked={"answer": next(answer), "positions": masked})
 
     def choose(found: Any, event: gradio.EventData) -> tuple:
         return logic.mask_chosen(found, event.positions)

@@ -61,9 +61,9 @@ for (const kind of ["focusin", "mouseover"]) {
   });
 }
 
-// Positions that were written into the text field
+// Positions that were written into the text field. Each answer has another number, so that it is seen as new.
 watch("masked", () => {
-  const masked = new Set(props.masked);
+  const masked = new Set(props.masked.positions);
   for (const residue of residues()) {
     residue.setAttribute("aria-pressed", String(masked.has(Number(residue.dataset.position))));
   }

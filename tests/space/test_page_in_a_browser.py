@@ -111,7 +111,7 @@ def test_positions_can_be_written_and_are_forgotten_with_the_next_protein(open_p
     page.get_by_role("alert").get_by_text("99 is not in the protein").wait_for()
     page.get_by_role("button", name=f"Example: {EXAMPLES[0].name}").click()
     page.get_by_role("button", name="Show the noiser's masks").click()
-    residue(page, "E4").wait_for()
+    residue(page, "E3").wait_for()
     assert page.locator("#track button").count() == 77 and pressed.count() == 0 and positions.input_value() == ""
 
 
