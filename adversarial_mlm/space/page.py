@@ -59,9 +59,9 @@ def build_page(store: NetworkStore) -> "Blocks":
         facts = gradio.HTML(logic.describe(store.default), apply_default_css=False, elem_id="facts")
         protein = gradio.Textbox(
             label="Protein",
-            info="In one-letter code, with or without a FASTA header",
+            info="In one-letter code, with or without a FASTA header. The demo's model knows proteins like the examples.",
             placeholder="MKTAYIAKQRQISFVKSHFSRQ",
-            lines=4,
+            lines=3,
             max_lines=8,
             elem_id="protein",
         )

@@ -72,8 +72,8 @@ def describe_residue(view: MaskView, index: int) -> str:
     encoder = f"the encoder answers {answers}; entropy {view.entropy[index]:.2f} nats"
     if np.isnan(view.loss[index]):
         return f"{name}: unknown, so never masked by the noiser; {encoder}"
-    how = view.favourite[index]
-    return f"{name}: masked {_percent(view.probability[index])} of the time, mostly {how}; {encoder}"
+    how = f"{'always' if view.corruption[index].max() == 1 else 'mostly'} {view.favourite[index]}"
+    return f"{name}: masked {_percent(view.probability[index])} of the time, {how}; {encoder}"
 
 
 def _mask_cell(view: MaskView, index: int, largest: float, signs: str | None) -> str:
@@ -95,11 +95,15 @@ def _mask_cell(view: MaskView, index: int, largest: float, signs: str | None) ->
 def _mask_legend(view: MaskView) -> str:
     rows = ["bar and blue: how often the noiser masks the residue"]
     if only_masks(view):
-        rows.append("it always writes [MASK]")
+        rows[0] += "; it always writes [MASK]"
     else:
-        rows.append("below: how it masks most often, _ by [MASK], = by keeping it, a letter by this residue")
-    rows.append("next: the encoder's first answer, · if it is right")
-    rows.append("grey bar at the bottom: entropy of the answer, short where the encoder is sure")
+        rows.append(
+            "below the residue: how it masks most often, _ by [MASK], = by keeping it, a letter by this residue"
+        )
+    rows.append(
+        "the letter above the grey bar: the encoder's first answer if this residue alone is masked, · if it is right"
+    )
+    rows.append("grey bar: entropy of this answer, short where the encoder is sure")
     return _legend(rows)
 
 
@@ -112,7 +116,14 @@ def answers_table(sequence: str, together: MaskedAnswers, alone: MaskView) -> st
         alone ([`MaskView`]): The answers where each alone is masked.
     """
     number = len(together.positions)
-    head = ("residue", "masked alone", "entropy", f"all {number} masked", "entropy", "change of p(residue)")
+    head = (
+        "residue",
+        "masked alone",
+        "entropy",
+        f"all {number:,} masked" if number > 1 else "masked by you",
+        "entropy",
+        "change of p(residue)",
+    )
     rows = []
     for row, index in enumerate(together.positions.tolist()):
         before, after = np.exp(-alone.loss[index]), np.exp(-together.loss[row])

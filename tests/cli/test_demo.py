@@ -45,5 +45,5 @@ def test_a_model_that_cannot_be_loaded_is_refused_before_the_page_starts(demo, t
     os.mkdir("empty")
     status, said = demo("--model", "empty")
     assert status == 2 and said.startswith("adv-mlm: --model is empty, ")
-    status, said = demo("--model", "no/such")
-    assert status == 2 and said.startswith("adv-mlm: --model is no/such, but there is no such folder")
+    status, said = demo("--model", "no/such/folder")
+    assert status == 2 and said.startswith("adv-mlm: --model is no/such/folder, but there is no such folder")

@@ -49,7 +49,7 @@ def test_the_track_has_a_button_for_each_residue_that_says_what_is_known_of_it(s
     assert html.count('tabindex="0"') == 1 and html.count('aria-pressed="false"') == 32
     best = ", ".join(f"{letter} {100 * share:.0f} %" for letter, share in top_residues(view.answers[4]))
     assert labels(html)[4] == (
-        f"Y5: masked {100 * view.probability[4]:.0f} % of the time, mostly [MASK]; the encoder answers {best}; "
+        f"Y5: masked {100 * view.probability[4]:.0f} % of the time, always [MASK]; the encoder answers {best}; "
         f"entropy {view.entropy[4]:.2f} nats"
     )
     bars = [float(share) for share in re.findall(r"--bar:([\d.]+)", html)]
