@@ -59,7 +59,7 @@ def build_page(store: NetworkStore) -> "Blocks":
         facts = gradio.HTML(logic.describe(store.default), apply_default_css=False, elem_id="facts")
         protein = gradio.Textbox(
             label="Protein",
-            info="In one-letter code, with or without a FASTA header. The demo's model knows proteins like the examples.",
+            info="In one-letter code, also with a FASTA header. The demo's model knows proteins like the examples.",
             placeholder="MKTAYIAKQRQISFVKSHFSRQ",
             lines=3,
             max_lines=8,

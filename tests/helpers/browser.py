@@ -47,7 +47,7 @@ def served(repository: Path, *words: str) -> Iterator[str]:
         assert found, line + (process.communicate()[1] if process.poll() is not None or not line else "")
         yield found[1]
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 130 and said == "adv-mlm: stopped by SIGINT; the page is closed\n", said
     finally:
         process.kill()
