@@ -9,7 +9,7 @@ from adversarial_mlm.downstream.contact_data import ContactProtein
 from adversarial_mlm.downstream.contact_regression import fit_contacts
 from adversarial_mlm.downstream.contact_results import contact_table, record
 from adversarial_mlm.downstream.contact_scoring import HEADLINE, METRICS, pairs_of, precisions
-from adversarial_mlm.downstream.results import read_results
+from adversarial_mlm.downstream.results import eval_results, read_results
 from adversarial_mlm.utils.errors import CorpusError
 
 LETTERS = list("ACDEFGHIKLMNPQRSTVWY")
@@ -46,15 +46,15 @@ def evaluate(*words):
 class TestRegression:
     def test_it_finds_the_head_that_shows_contacts_and_gives_others_no_weight(self):
         generator = np.random.default_rng(1)
-        planted, heads = 5, 12
+        planted, heads = 5, 8
 
         def features_of(protein):
             labels = protein.labels()
             features = generator.normal(size=(heads, len(labels))).astype(np.float32)
-            features[planted] += 8.0 * (labels == 1)
+            features[planted] += 4.0 * (labels == 1)
             return features
 
-        fit = fit_contacts([random_protein(generator) for _ in range(6)], features_of)
+        fit = fit_contacts([random_protein(generator) for _ in range(3)], features_of)
         assert np.abs(fit.weights).argmax() == planted and fit.weights[planted] > 0.5
         assert np.abs(np.delete(fit.weights, planted)).max() < 0.2 * fit.weights[planted]
         other = random_protein(generator)
@@ -63,7 +63,7 @@ class TestRegression:
 
     def test_heads_of_noise_get_no_weight(self):
         generator = np.random.default_rng(2)
-        proteins = [random_protein(generator) for _ in range(4)]
+        proteins = [random_protein(generator) for _ in range(2)]
         # attention is small: of the order of 1 / length
         fit = fit_contacts(proteins, lambda p: generator.normal(size=(6, len(p.labels()))) / 40)
         assert not fit.weights.any() and fit.facts()["heads_with_a_weight"] == 0
@@ -92,7 +92,7 @@ def test_a_figure_is_the_mean_over_the_proteins_that_have_it_with_its_interval()
     own, other = np.full((30, len(METRICS)), np.nan), np.full((30, len(METRICS)), np.nan)
     own[:20, column] = np.linspace(0.4, 0.6, 20)
     other[:20, column] = own[:20, column] - 0.1
-    data = {"files": {}, "rows": {}, "fingerprints": {}}
+    data = {"files": {}, "rows": {}, "fingerprints": {"test": "0"}}
     found = record("attention", [own, own], data, baselines={"separation": [other], "chance": [other - 0.1]})
     figure = found["figures"]["test"][HEADLINE]
     assert figure["value"] == pytest.approx(0.5) and figure["rows"] == 20 and figure["std"] == 0
@@ -101,6 +101,8 @@ def test_a_figure_is_the_mean_over_the_proteins_that_have_it_with_its_interval()
     assert (against["baseline"], against["beaten"]) == ("separation", True)
     assert against["difference"] == pytest.approx(0.1) and "short" not in found["against_by_range"]
     assert found["figures"]["test"]["short_precision_L"]["value"] is None
+    (entry,) = eval_results([found])  # for a card
+    assert entry.metric_name == "Precision at L, long range" and entry.dataset_name.endswith("test (20 proteins)")
     rows = contact_table([found]).splitlines()
     assert rows[2].split("  ")[0] == "long, 24 and more" and "+0.100 to separation" in rows[2]
     assert "not defined" in rows[-1]
