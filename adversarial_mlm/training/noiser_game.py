@@ -126,10 +126,11 @@ class NoiserGame:
             raise RuntimeError("there is no reward: the game has no noiser, or prepare was not called")
         return self._reward
 
-    def save_reward(self, folder: str) -> None:
-        """Write what the reward needs to resume into a checkpoint."""
-        if self._reward is not None:
-            self._reward.save(folder)
+    def save_state(self, folder: str) -> None:
+        """Write what reward and teacher need to resume into a checkpoint."""
+        for part in (self._reward, self.teacher):
+            if part is not None:
+                part.save(folder)
 
     @property
     def _learner(self) -> NoiserModel:
@@ -176,13 +177,22 @@ class NoiserGame:
         """The masking rules of a step of the encoder (`mask_rate`)."""
         return self.collator.rules.at(step, self.max_steps)
 
-    def scheduled_rate(self, step: int) -> dict[str, float]:
-        """The mask rate at a step of the encoder for the log, as a mean over proteins; empty without `mask_rate`."""
-        if self.collator.rules.schedule is None:
-            return {}
-        rules = self.rules_at(max(step, 0))
-        lowest = rules.mask_rate if rules.lowest_rate is None else rules.lowest_rate
-        return {"scheduled_mask_rate": (lowest + rules.mask_rate) / 2}
+    def figures_of_options(self, step: int, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """Figures for the log that only some options have: `mask_rate`, and those of a teacher.
+
+        Args:
+            step (`int`): The encoder's latest step.
+            reduce (`Callable`): Sums a tensor over all processes.
+        """
+        figures: dict[str, float] = {}
+        if self.collator.rules.schedule is not None:
+            rules = self.rules_at(max(step, 0))
+            lowest = rules.mask_rate if rules.lowest_rate is None else rules.lowest_rate
+            figures["scheduled_mask_rate"] = (lowest + rules.mask_rate) / 2  # mean over proteins
+        if self.teacher is not None:
+            figures |= self.teacher.figures.read(reduce)
+            figures["soft_target_share"] = self.teacher.soft_share(step)
+        return figures
 
     def count_items(
         self, batches: list[dict], step: int = 0, phase: int = ENCODER_PHASE, update: int | None = None

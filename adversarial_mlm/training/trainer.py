@@ -505,10 +505,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         residues = figures.pop("residues", 0.0)
         figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
-        figures.update(self.game.scheduled_rate(self.state.global_step - 1))
-        if self.game.teacher is not None:
-            figures.update(self.game.teacher.figures.read(self._sum_over_processes))
-            figures["soft_target_share"] = self.game.teacher.soft_share(self.state.global_step - 1)
+        figures.update(self.game.figures_of_options(self.state.global_step - 1, self._sum_over_processes))
         if self.noiser is not None:  # each process holds its share of the loss, times the number of processes
             figures.update(self.game.figures.read(self._sum_over_processes))
             figures["noiser_learning_rate"] = float(self._noiser_rate.latest)
@@ -534,6 +531,4 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         model_card.write(self.card_facts(), folder)
 
     def _save_more(self, folder: str) -> None:
-        self.game.save_reward(folder)
-        if self.game.teacher is not None:
-            self.game.teacher.save(folder)
+        self.game.save_state(folder)

@@ -25,7 +25,7 @@ def test_the_short_help_of_compare_has_all_of_its_own_options(capsys):
     assert main(["compare", "--help"]) == 0
     shown = capsys.readouterr().out
     own = [action.option_strings[0] for action in build_parser()._actions if action.option_strings]
-    assert len(own) == 8 and all(f"  {option}" in shown for option in own if option != "-h")
+    assert len(own) == 9 and all(f"  {option}" in shown for option in own if option != "-h")
 
 
 @pytest.mark.parametrize(
