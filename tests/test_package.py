@@ -97,7 +97,7 @@ def test_the_demo_runs_from_a_wheel_in_an_empty_folder(installed, launcher):
     assert [path.name for path in empty.iterdir()] == ["runs"]
     assert str(target / "adversarial_mlm") in (empty / "runs" / "demo" / "recipe.yaml").read_text()
     card = (empty / "runs" / "demo" / "README.md").read_text()
-    assert "accelerate launch --num_processes 1 -m adversarial_mlm train demo --max_steps 2" in card
+    assert "\nadv-mlm train demo --max_steps 2 " in card
     assert "- sources: `demo.fasta`" in card and str(target) not in card
 
 

@@ -30,7 +30,14 @@ from adversarial_mlm.recipes.rehearsal import check_optimizer, rehearse, set_opt
 from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.options_record import Resumption
-from adversarial_mlm.saving.run_files import DATA_FILE, METRICS_FILE, RECIPE_FILE, REPORT_FILE, REPORT_PICTURE
+from adversarial_mlm.saving.run_files import (
+    DATA_FILE,
+    METRICS_FILE,
+    POLICY_PICTURE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    REPORT_PICTURE,
+)
 from adversarial_mlm.saving.run_folder import USUAL_FILES, RunFolder
 from adversarial_mlm.training.checks import check_encoder
 from adversarial_mlm.training.option_forms import check_trackers_installed
@@ -172,7 +179,7 @@ def build_trainer(
     _add_probes(recipe, trainer)
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
-    trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE, REPORT_FILE, REPORT_PICTURE)
+    trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE, REPORT_FILE, REPORT_PICTURE, POLICY_PICTURE)
     return trainer
 
 
@@ -348,7 +355,7 @@ def evaluate_saved(
         recipe ([`Recipe`]): The recipe.
         trainer ([`AdversarialMLMTrainer`]): Result of [`pretrain`].
         before_card (`Callable`, *optional*): Called on the first process between the evaluation and the writing of the
-            card, which shows `report.png` if there is one.
+            card, which shows `mask_policy.png` or `report.png` if there is one.
 
     Returns:
         `dict[str, float]`: Metrics from `Trainer.evaluate`; empty if no proteins are held out.

@@ -68,13 +68,11 @@ def learning_rates(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | No
 
 def masks(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     """Mask rate, corruption mix, and entropy of the noiser's choice of positions."""
-    shares = {"share_mask": "[MASK]", "share_replace": "replaced", "share_keep": "kept"}
     panels = []
     if has(runs, "mask_rate"):
         panels.append(curves(runs, {"mask_rate": ""}, "mask rate", "% of residues", factor=100, from_zero=True))
     if has(runs, "share_mask"):
-        kind = "of the noiser's masks" if any(run.has_noiser for run in runs) else "of random masks"
-        panels.append(curves(runs, shares, f"corruption mix {kind}", "% of masks", factor=100, from_zero=True))
+        panels.append(_corruption_mix(runs))
     if has(runs, "entropy"):
         panels.append(curves(runs, {"entropy": ""}, "entropy of the noiser's choice", "relative to uniform"))
     return figure_of(panels, runs, theme)
@@ -123,6 +121,18 @@ def overview(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
     else:
         panels += _gap(runs) or _of_networks(runs, "learning_rate", "learning rate", "learning rate", from_zero=True)
     return figure_of(panels + _time(runs), runs, theme, height=3.6)
+
+
+def mask_policy(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
+    """What the noiser of one run masks at the end of training: which residues, where, and how if it chooses that."""
+    if len(runs) != 1 or not _residues(runs[0]):
+        return None
+    panels = [_enrichment_at_end(runs[0])]
+    if position_counts(runs[0])[1].any():
+        panels.append(_positions(runs))
+    if (runs[0].series("share_mask")[1] < 1).any():
+        panels.append(_corruption_mix(runs))
+    return figure_of(panels, runs, theme)
 
 
 PICTURES = (
@@ -219,6 +229,12 @@ def _gap(runs: Sequence[RunLog]) -> list[Panel]:
     return [draw]
 
 
+def _corruption_mix(runs: Sequence[RunLog]) -> Panel:
+    shares = {"share_mask": "[MASK]", "share_replace": "replaced", "share_keep": "kept"}
+    kind = "of the noiser's masks" if any(run.has_noiser for run in runs) else "of random masks"
+    return curves(runs, shares, f"corruption mix {kind}", "% of masks", factor=100, from_zero=True)
+
+
 def _held_out_loss(runs: Sequence[RunLog], name: str) -> Panel:
     names = {"random_loss": "random masks of training", "adversarial_loss": "noiser's masks", "loss": "random [MASK]s"}
     if len(runs) > 1:
@@ -232,11 +248,7 @@ def _enrichment(run: RunLog) -> Panel:
     from matplotlib.colors import LogNorm
 
     def draw(axis: "Axes", style: Style) -> None:
-        letters = _residues(run)
-        of_letters = [run.series(f"enrichment_{letter}") for letter in letters]
-        steps = max((steps for steps, _ in of_letters), key=len)
-        grid = np.stack([np.interp(steps, *of_letter) for of_letter in of_letters])
-        at_end = grid[:, -max(1, len(steps) // 4) :].mean(axis=1)
+        letters, steps, grid, at_end = _enrichments(run)
         order = np.argsort(-np.nan_to_num(at_end), kind="stable")
         time_axis(axis, [run], f"enrichment of residues, {short(run.name)}", "")
         mesh = axis.pcolormesh(
@@ -254,6 +266,32 @@ def _enrichment(run: RunLog) -> Panel:
         bar = axis.figure.colorbar(mesh, ax=axis, extend="both", ticks=[0.25, 0.5, 1, 2, 4])
         bar.ax.set_yticklabels(["¼×", "½×", "1×", "2×", "4×"])
         bar.ax.minorticks_off()
+
+    return draw
+
+
+def _enrichments(run: RunLog) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Letters, steps, enrichments of shape `(letters, steps)`, and their means in the last quarter of the log."""
+    letters = _residues(run)
+    of_letters = [run.series(f"enrichment_{letter}") for letter in letters]
+    steps = max((steps for steps, _ in of_letters), key=len)
+    grid = np.stack([np.interp(steps, *of_letter) for of_letter in of_letters])
+    return letters, steps, grid, grid[:, -max(1, len(steps) // 4) :].mean(axis=1)
+
+
+def _enrichment_at_end(run: RunLog) -> Panel:
+    def draw(axis: "Axes", style: Style) -> None:
+        letters, _, _, at_end = _enrichments(run)
+        order = [row for row in np.argsort(-np.nan_to_num(at_end), kind="stable") if np.isfinite(at_end[row])]
+        heights = at_end[order]
+        axis.bar(range(len(order)), heights - 1, 0.8, bottom=1, color=style.theme.of_curve(1))
+        axis.axhline(1, color=style.theme.text, linewidth=1)
+        axis.set_xticks(range(len(order)), [letters[row] for row in order], fontsize=8)
+        axis.set_title("enrichment of residues")
+        axis.set_xlabel("residue")
+        axis.set_ylabel("masks, relative to its share")
+        axis.yaxis.set_major_formatter("{x:g}×")
+        axis.grid(axis="y", linewidth=0.6)
 
     return draw
 

@@ -13,10 +13,17 @@ from adversarial_mlm.comparison.differences import Study, by_budget
 from adversarial_mlm.comparison.folder import read_json
 from adversarial_mlm.comparison.report_tables import PaperTable, paper_table
 from adversarial_mlm.reports.drawing import DARK, LIGHT, MOST_PANELS, png
-from adversarial_mlm.reports.plots import PICTURES, overview
+from adversarial_mlm.reports.plots import PICTURES, mask_policy, overview
 from adversarial_mlm.reports.report_tables import Table, option_differences, results
 from adversarial_mlm.reports.run_log import RunLog, read_run
-from adversarial_mlm.saving.run_files import METRICS_FILE, REPORT_FILE, REPORT_FILES, REPORT_FOLDER, REPORT_PICTURE
+from adversarial_mlm.saving.run_files import (
+    METRICS_FILE,
+    POLICY_PICTURE,
+    REPORT_FILE,
+    REPORT_FILES,
+    REPORT_FOLDER,
+    REPORT_PICTURE,
+)
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.counts import count
@@ -84,6 +91,8 @@ def read_subjects(folders: Sequence[str]) -> Subjects:
 def write_report(folders: Sequence[str], output_dir: str | None = None) -> list[str]:
     """Write `report.html`, the main picture `report.png`, and all pictures in the folder `report`.
 
+    For a single run with a noiser it also writes `mask_policy.png`, which its model card shows.
+
     Args:
         folders (`Sequence[str]`): Folders of runs and comparisons.
         output_dir (`str`, *optional*): Defaults to the folder, if there is only one.
@@ -148,6 +157,9 @@ def _sections(subjects: Subjects, pictures: dict[str, bytes]) -> Iterator[_Secti
     main = overview(runs)
     if main is not None:
         pictures[REPORT_PICTURE] = png(main)
+    policy = mask_policy(runs)
+    if policy is not None:
+        pictures[POLICY_PICTURE] = png(policy)
     yield _Section("results", "How did training end?", table=results(runs), notes=subjects.notes)
     if len(runs) > 1:
         differences = option_differences(runs)

@@ -21,9 +21,10 @@ RECORDS_FILE = "nonfinite_records.json"  # only if updates were left out because
 # written by a report on the run
 REPORT_FILE = "report.html"
 REPORT_PICTURE = "report.png"
+POLICY_PICTURE = "mask_policy.png"  # of one run with a noiser; the model card shows it
 REPORT_FOLDER = "report"
 _PICTURES = ("losses", "enrichment", "masks", "replacements", "positions", "learning_rates", "gradients", "speed")
-REPORT_FILES = (REPORT_FILE, REPORT_PICTURE, *(f"{REPORT_FOLDER}/{name}.png" for name in _PICTURES))
+REPORT_FILES = (REPORT_FILE, REPORT_PICTURE, POLICY_PICTURE, *(f"{REPORT_FOLDER}/{name}.png" for name in _PICTURES))
 
 # written by a recipe
 RECIPE_FILE = "recipe.yaml"
@@ -43,6 +44,7 @@ __all__ = [
     "METRICS_FILE",
     "NOISER_FOLDER",
     "OPTIONS_FILE",
+    "POLICY_PICTURE",
     "RECIPE_FILE",
     "RECORDS_FILE",
     "REPORT_FILE",

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from adversarial_mlm.saving import checkpoint_manifest
+from adversarial_mlm.saving.hub import files_of_model
 from adversarial_mlm.saving.run_folder import RunFolder
 from tests.helpers.exhaustive import exhaustive
 
@@ -64,8 +65,11 @@ def test_the_demo_prints_its_block_and_fails_when_it_has_learned_nothing(run, tm
         f"Report      {tmp_path}/run/report.html",
     ):  # fmt: skip
         assert words in result.stdout, words
-    assert "](report.png)" in (tmp_path / "run" / "README.md").read_text()
-    assert (tmp_path / "run" / "report.png").exists() and RunFolder(str(tmp_path / "run")).others() == []
+    assert "](mask_policy.png)" in (tmp_path / "run" / "README.md").read_text()
+    sent = files_of_model(str(tmp_path / "run"))
+    assert {"mask_policy.png", "report.png", "report.html"} <= sent.keys() and RunFolder(
+        str(tmp_path / "run")
+    ).others() == []
     assert "Traceback" not in result.stderr
     assert "2,240 records read" in result.stderr + result.stdout
 

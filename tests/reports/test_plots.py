@@ -22,7 +22,7 @@ def titles(figure) -> list[str]:
 
 
 def test_every_picture_has_a_file_among_those_of_a_run():
-    assert {f"report/{picture.name}.png" for picture in plots.PICTURES} == set(REPORT_FILES[2:])
+    assert {f"report/{picture.name}.png" for picture in plots.PICTURES} == set(REPORT_FILES[3:])
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,24 @@ def test_the_overview_shows_what_was_logged(runs):
     ]  # fmt: skip
     assert "gap in training" in titles(plots.overview(runs))
     assert "learning rate, encoder" in titles(plots.overview(runs[1:]))
+
+
+def test_the_picture_of_the_card_shows_what_the_noiser_masks_at_the_end(runs, write_run):
+    policy = plots.mask_policy(runs[:1])
+    residues, positions, mix, _ = policy.axes
+    assert [label.get_text() for label in residues.get_xticklabels()][0] == "W"
+    tops = [bar.get_y() + bar.get_height() for bar in residues.patches]
+    assert tops == pytest.approx([5.0, *[1.0] * 19])  # in the last of four entries
+    assert positions.get_xlabel().startswith("position") and "corruption mix" in mix.get_title("left")
+    only_masks = [{**entry, "share_mask": 1.0} if "share_mask" in entry else entry for entry in log()]
+    assert len(plots.mask_policy([read_run(write_run("masks", only_masks))]).axes) == 2
+    without_counts = read_run(write_run("old", log(counts=False)))
+    assert len(plots.mask_policy([without_counts]).axes) == 2
+
+
+def test_several_runs_and_a_baseline_have_no_picture_for_a_card(runs, write_run):
+    assert plots.mask_policy(runs) is None
+    assert plots.mask_policy([read_run(write_run("random", log(noiser=False)))]) is None
 
 
 def test_a_log_of_one_entry_or_of_evaluations_alone_can_be_drawn(write_run):

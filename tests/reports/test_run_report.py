@@ -20,7 +20,7 @@ def page_of(folder: str | Path) -> str:
 def test_the_page_contains_all_pictures_in_both_themes_and_needs_nothing_else(write_run):
     folder = write_run()
     files = write_report([folder])
-    assert files[:2] == [f"{folder}/report.html", f"{folder}/report.png"] and len(files) == 10
+    assert files[:2] == [f"{folder}/report.html", f"{folder}/report.png"] and len(files) == 11
     assert all(Path(file).read_bytes().startswith(b"\x89PNG") for file in files[1:])
     page = page_of(folder)
     assert (

@@ -1,6 +1,6 @@
 """The model card: rendered from a template at every save; results can be added later.
 
-The card contains no absolute paths and no tokens. Two identical runs give identical cards, except for timings.
+The card contains no absolute paths and no tokens. Two identical runs give identical cards.
 
 A card is made from [`CardFacts`] alone; `trainer.card_facts()` returns those of a run.
 

@@ -2,7 +2,7 @@
 
 from adversarial_mlm.data import CleaningCounts
 from adversarial_mlm.saving.model_card.facts import CardFacts
-from adversarial_mlm.saving.model_card.text import is_hub_name, percent, table, without_paths
+from adversarial_mlm.saving.model_card.text import is_hub_name, percent, without_paths
 from adversarial_mlm.utils.counts import count
 
 
@@ -57,22 +57,17 @@ def _cleaned(counts: dict[str, int], min_length: int) -> str:
     return told.replace("dropped as too short", f"dropped as too short (fewer than {count(min_length, 'residue')})")
 
 
-def held_out_table(facts: CardFacts) -> str:
-    """Table of the held-out sets: sizes, and how they were held out; empty if there are none."""
-    if not facts.data.held_out:
-        return ""
-    return table(
-        ("held-out set", "proteins", "how it was held out"),
-        [(name, _size(facts, name), _how(facts, name)) for name in facts.data.held_out],
-    )
+def held_out_facts(facts: CardFacts) -> list[str]:
+    """Size of each held-out set, and how it was held out, one line each; empty if there are none."""
+    return [f"held-out set *{name}*: {_size(facts, name)}, {_how(facts, name)}" for name in facts.data.held_out]
 
 
 def _size(facts: CardFacts, name: str) -> str:
     size = facts.data.held_out[name]
     if size is None:
-        return "a stream"
+        return "a stream of proteins"
     found = facts.data.counts.get("held_out_records_found", {}).get(name, size)
-    return f"{size:,}" + (f" of {found:,}" if found != size else "")
+    return f"{size:,} of {count(found, 'protein')}" if found != size else count(size, "protein")
 
 
 def kind(facts: CardFacts, name: str) -> str:

@@ -13,13 +13,12 @@ def limits(facts: CardFacts, figures: Figures) -> list[str]:
     told = []
     if preset_name(facts) is not None:
         told.append(
-            "The architecture is BERT. TAPE's transformer is a different network, which normalises before each layer "
-            "(pre-LN). Results published for it do not apply to this model, even at the same size."
+            "The architecture is BERT. TAPE's transformer is a different network (pre-LN). Results published for it "
+            "do not apply."
         )
     if facts.encoder.has_pooler:
         told.append(
-            "There is no trained pooler. Without `add_pooling_layer=False`, `AutoModel` adds one with random weights. "
-            "Use the mean over the residues instead."
+            "There is no trained pooler. Without `add_pooling_layer=False`, `AutoModel` adds one with random weights."
         )
     if facts.encoder.has_contact_head:
         told.append(
@@ -53,13 +52,13 @@ def _of_the_figures(facts: CardFacts, figures: Figures) -> list[str]:
         return ["It was not evaluated on held-out proteins. How well it works on unseen proteins is unknown."]
     kinds = {data.kind(facts, name) for name in figures.by_set}
     told = [
-        "The results measure how well single masked residues are predicted, not how useful the embeddings are for "
-        "other tasks. They come from one run with one seed, so their spread is unknown."
+        "The results say how well masked residues are predicted, not how useful the embeddings are. They come from "
+        "one run with one seed, so their spread is unknown."
     ]
     if "members" in kinds:
         told.append(
-            "The proteins of the held-out set *members* have relatives in the training set. Their results say little "
-            "about new families" + ("; use those of *families* for that." if "families" in kinds else ".")
+            "The held-out *members* have relatives in the training set. Their results say little about new families"
+            + ("; use those of *families* for that." if "families" in kinds else ".")
         )
     if "sample" in kinds:
         told.append(

@@ -12,16 +12,18 @@ from adversarial_mlm.saving.model_card.facts import CardFacts
 from adversarial_mlm.saving.model_card.limits import limits
 from adversarial_mlm.saving.model_card.results import Figures
 from adversarial_mlm.saving.model_card.text import percent
-from adversarial_mlm.saving.run_files import CARD_FILE, REPORT_PICTURE
+from adversarial_mlm.saving.run_files import CARD_FILE, POLICY_PICTURE, REPORT_PICTURE
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PLACEHOLDER = "PATH-OR-NAME-OF-THIS-MODEL"
 BASE_PLACEHOLDER = "PATH-OR-NAME-OF-THE-ENCODER"
-EXAMPLES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMASMTGGQQMGRGS")
+EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
 
 
 def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float] | None = None) -> None:
-    """Write the model card `README.md` into a folder. It shows the picture of a report, `report.png`, if there is one.
+    """Write the model card `README.md` into a folder.
+
+    It shows the picture `mask_policy.png` of a report, otherwise `report.png`, if there is one in the folder.
 
     Args:
         facts ([`CardFacts`]): Facts of the run.
@@ -36,7 +38,6 @@ def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float]
 
 def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.PathLike) -> ModelCard:
     """Return the card that [`write`] writes."""
-    has_picture = os.path.isfile(os.path.join(folder, REPORT_PICTURE))
     history = [entry for entry in facts.log_history if entry["step"] <= facts.step]
     newest = Figures(history if figures is None else [figures], facts.step)
     environment = jinja2.Environment(
@@ -50,12 +51,18 @@ def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.
         noiser_is_trained=facts.noiser is not None and facts.noiser.update != "none",
         adapter=origin.adapter_summary(facts),
         base_model=origin.base_model(facts),
-        picture=REPORT_PICTURE if has_picture else "",
+        policy_picture=_picture(folder, POLICY_PICTURE),
+        report_picture=_picture(folder, REPORT_PICTURE),
         proteins=data.training_proteins(facts),
         **_usage(facts),
         **_tables(facts, newest),
     )
     return ModelCard(text)
+
+
+def _picture(folder: str | os.PathLike, name: str) -> str:
+    """The name of a picture if it is in the folder, otherwise an empty text. Cards refer to their own folder alone."""
+    return name if os.path.isfile(os.path.join(folder, name)) else ""
 
 
 def _metadata(facts: CardFacts, figures: Figures) -> ModelCardData:
@@ -64,6 +71,7 @@ def _metadata(facts: CardFacts, figures: Figures) -> ModelCardData:
     return ModelCardData(
         library_name="peft" if facts.encoder.adapters else "transformers",
         pipeline_tag="fill-mask",
+        widget=[{"text": _masked_example(facts)}],  # on the page of the Hub
         license=None if facts.recipe is None else facts.recipe.model_license,
         base_model=origin.base_on_hub(facts),
         datasets=data.hub_datasets(facts) or None,
@@ -74,6 +82,19 @@ def _metadata(facts: CardFacts, figures: Figures) -> ModelCardData:
     )
 
 
+def _masked_example(facts: CardFacts) -> str:
+    """The example with a mask, as the tokenizer takes it."""
+    inputs = facts.inputs
+    residues = list(EXAMPLE[: inputs.max_residues])
+    residues[_position(facts)] = inputs.mask_token
+    return (" " if inputs.spaced else "").join(residues)
+
+
+def _position(facts: CardFacts) -> int:
+    """The position that the snippets mask, counted from 0."""
+    return min(9, facts.inputs.max_residues - 1)
+
+
 def _usage(facts: CardFacts) -> dict[str, Any]:
     """Values for the code examples."""
     inputs = facts.inputs
@@ -82,21 +103,20 @@ def _usage(facts: CardFacts) -> dict[str, Any]:
         "is_placeholder": not facts.hub_id,
         "base_placeholder": BASE_PLACEHOLDER,
         "base_on_hub": origin.base_on_hub(facts),
-        "examples": [protein[: inputs.max_residues] for protein in EXAMPLES],
-        "position": min(9, inputs.max_residues - 1),
-        "spaced": inputs.spaced,
+        "example": EXAMPLE[: inputs.max_residues],
+        "text": '" ".join(protein)' if inputs.spaced else "protein",
+        "masked_example": _masked_example(facts),
+        "position": _position(facts),
         "between": " " if inputs.spaced else "",
         "max_length": inputs.max_length,
-        "window": inputs.max_residues,
         "hidden_size": facts.encoder.config.hidden_size,
-        "pooler": facts.encoder.has_pooler,
-        "rules": facts.rules,
     }
 
 
 def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
     """Tables and lists of the sections."""
     return {
+        "parameters": training.millions(facts.encoder.parameters),
         "architecture": training.architecture(facts),
         "step": figures.step,
         "random_table": figures.random_table(),
@@ -108,7 +128,7 @@ def _tables(facts: CardFacts, figures: Figures) -> dict[str, Any]:
         "data_facts": data.data_facts(facts),
         "data_licence": data.licence(facts),
         "model_licence": None if facts.recipe is None else facts.recipe.model_license,
-        "held_out_table": data.held_out_table(facts),
+        "held_out_facts": data.held_out_facts(facts),
         "encoder_facts": training.encoder_facts(facts),
         "noiser_facts": training.noiser_facts(facts),
         "command": training.launch_command(facts),

@@ -20,6 +20,8 @@ _WAYS = {
     "weighted": "masks in proportion to given weights (`mask_weights`)",
 }
 
+_MODULE = "-m adversarial_mlm "
+
 # options that have no effect in a run without a noiser
 _OF_THE_GAME = {
     *("learned_options", "sampler", "selection", "gated", "temperature", "candidate_rate", "preset", "on_collapse"),
@@ -39,11 +41,16 @@ def preset_name(facts: CardFacts) -> str | None:
     return None
 
 
+def millions(parameters: int) -> str:
+    """A number of parameters: `38.1 M`."""
+    return f"{parameters / 1e6:.1f} M"
+
+
 def architecture(facts: CardFacts) -> str:
     """Table of the encoder's sizes."""
     encoder, preset = facts.encoder, preset_name(facts)
     rows = [("class", f"`{encoder.class_name}`" + (f" (preset `{preset}`)" if preset else ""))]
-    parameters = f"{encoder.parameters / 1e6:.1f} M"
+    parameters = millions(encoder.parameters)
     if encoder.adapters:
         rows.append(("adapter", origin.adapter_summary(facts)))
         parameters += f", {encoder.trained_parameters:,} of them in the adapter"
@@ -138,7 +145,7 @@ def noiser_facts(facts: CardFacts) -> list[str]:
     chooses = "positions and how to mask them" if rules.learned_options else "positions only and always uses [MASK]"
     share = _ramp(noiser.adversarial_share)
     told = [
-        f"`{config.backbone}` with {noiser.parameters / 1e6:.1f} M parameters "
+        f"`{config.backbone}` with {millions(noiser.parameters)} parameters "
         f"(embedding size {config.embedding_size}, hidden size {config.hidden_size}, "
         f"{count(config.num_hidden_layers, 'layer')})",
         f"view `{config.view}`: {_VIEWS[config.view]}{candidates}",
@@ -216,7 +223,7 @@ def _value(text: str | None) -> str:
 
 
 def environment(facts: CardFacts) -> str:
-    """Table of seeds, versions, hardware and times."""
+    """Table of seeds, versions and hardware."""
     made, dtype = facts.environment, facts.encoder.dtype
     precision = dtype if made.mixed_precision == "no" else f"{dtype} weights, {made.mixed_precision} mixed precision"
     rows = [
@@ -231,7 +238,6 @@ def environment(facts: CardFacts) -> str:
         rows.append(
             ("residues read", f"{round(residues):,} by the encoder, in {count(training[-1]['step'], 'update')}")
         )
-        rows.append(("time", _time(facts, sum(map(_seconds, training)))))
     return table(("", ""), rows)
 
 
@@ -239,27 +245,13 @@ def _seconds(entry: dict[str, float]) -> float:
     return sum(value for name, value in entry.items() if name.startswith("seconds_"))
 
 
-def _time(facts: CardFacts, seconds: float) -> str:
-    told = f"{_duration(seconds)} for updates"
-    whole = next((e["train_runtime"] for e in reversed(facts.log_history) if "train_runtime" in e), 0)
-    # after a resume, `train_runtime` covers only the last start
-    complete = whole >= seconds and facts.best_by is None
-    return told + (f", {_duration(whole)} with evaluations and saves" if complete else "")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def launch_command(facts: CardFacts) -> str | None:
     """The command that repeats the run, with its launcher; `None` if it is unknown."""
     if facts.command is None:
         return None
     made = facts.environment
+    if made.processes == 1 and not made.launcher_sets_precision and facts.command.startswith(_MODULE):
+        return f"adv-mlm {facts.command.removeprefix(_MODULE)}"
     launcher = ["accelerate launch", "--multi_gpu"] if made.processes > 1 else ["accelerate launch"]
     launcher.append(f"--num_processes {made.processes}")
     if made.launcher_sets_precision:

@@ -39,7 +39,14 @@ def check(text: str) -> ModelCard:
         assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1, table
     assert not re.search(r"""(^|[\s"'=,(\[`])(/[\w.]|~/|[A-Z]:\\)""", card.text)  # an absolute path
     assert len(re.findall(r"```python", card.text)) == 3
+    shown, details, end = re.split(r"<details>\n<summary>.*</summary>\n\n|\n\n</details>\n", card.text)
+    assert shown.endswith("## Details\n\n") and details and not end
     return card
+
+
+def pictures(text: str) -> list[str]:
+    """The paths of the pictures in a card."""
+    return re.findall(r"!\[[^]]+\]\(([^)]*)\)", text)
 
 
 @pytest.fixture
@@ -145,6 +152,7 @@ def card_of(tmp_path):
     def card_of(made_from: AdversarialMLMTrainer | CardFacts) -> ModelCard:
         facts = made_from if isinstance(made_from, CardFacts) else made_from.card_facts()
         model_card.write(facts, tmp_path)
+        assert not pictures((tmp_path / "README.md").read_text())  # there are none in the folder
         return check((tmp_path / "README.md").read_text())
 
     return card_of
@@ -184,6 +192,7 @@ def run(make_recipe):
         folder = Path(recipe.training.output_dir)
         for card in folder.rglob("README.md"):
             check(card.read_text())
+            assert all((card.parent / path).is_file() for path in pictures(card.read_text()))
         written = (folder / "README.md").read_text()
         model_card.rewrite(folder)
         assert (folder / "README.md").read_text() == written

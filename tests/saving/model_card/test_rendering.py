@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCardData, eval_results_to_model_index
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from transformers.pipelines import SUPPORTED_TASKS
 
@@ -16,6 +16,9 @@ from adversarial_mlm import (
     __version__,
 )
 from adversarial_mlm.recipes.recipe import parse_recipe
+from adversarial_mlm.saving import model_card
+from adversarial_mlm.saving.hub import files_of_model
+from tests.saving.model_card.conftest import check, pictures
 
 PRESET = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
 FIGURES = {"eval_loss": 2.5, "eval_perplexity": 12.18, "eval_accuracy": 0.2}
@@ -37,21 +40,21 @@ def test_the_card_is_valid_and_tells_how_the_model_was_made(adversarial, make_tr
     assert "adversarial-masking" in card.data.tags and "license" not in card.data.to_dict()
     assert (
         "# my-model\n" in card.text
-        and "residues in 4 proteins.\nSome residues were masked at random. The others" in card.text
+        and "residues in 4 proteins.\nSome residues were masked at random. A second network" in card.text
     )
     assert 'subfolder="noiser"' in card.text and "10 noiser updates, then 10 encoder updates" in card.text
     assert "adamw_torch_fused" in card.text and "chooses positions and how to mask them" in card.text
     assert "more than 510 residues" in card.text and "licence of the data: not given" in card.text
     assert "|         2.500 |     12.180 |    0.200 |" in card.text
     assert "adds one with random weights" in card.text and "background" not in card.text
-    assert "add_pooling_layer=False)" in card.text and f"adversarial-mlm {__version__}, torch 2" in card.text
+    assert f"adversarial-mlm {__version__}, torch 2" in card.text
     assert "`seed` 42, `data_seed` 42, `eval_mask_seed` 2021" in card.text and "float32" in card.text
 
 
 def test_the_card_of_a_random_run_speaks_of_no_noiser(at_random, make_trainer, card_of):
     card = card_of(make_trainer(at_random, noiser_steps=7))
     assert "noiser" not in card.text and "20 % of the residues" in card.text and "## Results" not in card.text
-    assert "adversarial-masking" not in card.data.tags and "Score a substitution" in card.text
+    assert "adversarial-masking" not in card.data.tags and "masked residues were chosen at random" in card.text
 
 
 def test_only_the_newest_figures_stand_in_the_card(at_random, make_trainer, card_of):
@@ -75,7 +78,7 @@ def test_figures_are_results_for_the_hub_and_come_back_as_they_were(at_random, m
     }  # fmt: skip
     assert {r.task_type for r in card.data.eval_results} <= set(SUPPORTED_TASKS)
     assert card.data.eval_results[0].metric_args == {"mask_rate": 0.2, "mask_seed": 2021}
-    assert card.data.model_name == "my-model" and "20 % of the residues were replaced" in card.text
+    assert card.data.model_name == "my-model" and "20 % of the residues replaced by" in card.text
 
 
 def test_a_context_gap_is_told_with_what_it_means(at_random, make_trainer, card_of):
@@ -149,7 +152,7 @@ def test_a_name_on_the_hub_stands_in_the_snippets(at_random, make_trainer, card_
     trainer = make_trainer(at_random, **FIGURES)
     trainer.hub_model_id = "somebody/protein-bert"  # as pushing to the Hub sets it
     card = card_of(trainer)
-    assert 'AutoModel.from_pretrained("somebody/protein-bert", add_pooling_layer=False)' in card.text
+    assert 'model = AutoModelForMaskedLM.from_pretrained("somebody/protein-bert")\n' in card.text
     assert "PATH-OR-NAME" not in card.text and "# protein-bert\n" in card.text
     assert card.data.model_name == "protein-bert"
 
@@ -209,7 +212,7 @@ def test_the_best_weights_come_with_their_own_figures(adversarial, make_trainer,
         ),
         (
             {"noiser_update": "none"},
-            ["- the noiser was not trained in this run", "which was not trained in\nthis run"],
+            ["- the noiser was not trained in this run", "others. It was not trained in this run."],
         ),
         ({"noiser_reward": "reducible", "slow_encoder_decay": 0.9}, ["slow copy of the encoder (decay 0.9)"]),
         ({"adversarial_share": ["0@0", "1@50"]}, ["its share of these masks: (0 at update 0, 1 at update 50)"]),
@@ -271,12 +274,39 @@ def test_the_citations_are_those_of_the_repository(at_random, make_trainer, card
     assert paper["identifiers"][0]["value"] in text
 
 
-def test_the_demos_card_has_the_parts_that_a_card_has_now(adversarial, make_trainer, card_of, repository):
-    demo = ModelCard((repository / "model_cards" / "demo.md").read_text())
-    now = card_of(make_trainer(adversarial, **FIGURES))
-    headings = [
-        re.findall(r"^(##.*|\*\*.*\*\*|- licence of [^:]*)", card.text, flags=re.MULTILINE) for card in (demo, now)
-    ]
-    assert headings[0] == headings[1] and len(headings[0]) > 8
-    assert {result.dataset_config for result in demo.data.eval_results} == {"families", "members"}
-    assert "CC BY 4.0" in demo.text and "accelerate launch --num_processes 1 examples/run_adv_mlm.py" in demo.text
+@pytest.mark.parametrize(
+    ("there", "shown"),
+    [(["mask_policy.png", "report.png"], "mask_policy.png"), (["report.png"], "report.png"), (["other.png"], None)],
+)
+def test_the_picture_of_a_report_is_shown_and_goes_with_a_push(make_facts, tmp_path, there, shown):
+    for name in there:
+        (tmp_path / name).write_bytes(b"png")
+    model_card.write(make_facts(), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    check(text)
+    assert pictures(text) == ([shown] if shown else [])
+    assert {"README.md", *pictures(text)} <= files_of_model(str(tmp_path)).keys()
+    assert ("What the noiser masked in the last quarter" in text) == (shown == "mask_policy.png")
+
+
+def test_the_metadata_are_what_the_hub_reads(at_random, make_trainer, card_of, tmp_path):
+    trainer = make_trainer(at_random, **FIGURES)
+    trainer.run_facts["recipe"] = parse_recipe(["--train_data", "owner/proteins", "--model_license", "apache-2.0"])
+    trainer.run_facts["data"], trainer.eval_dataset = {}, None
+    card_of(trainer)
+    front = yaml.safe_load((tmp_path / "README.md").read_text().split("---\n")[1])
+    data = ModelCardData(**front)  # an error in `model-index` is raised
+    assert data.model_name == "my-model" and len(data.eval_results) == 3 and data.license == "apache-2.0"
+    assert eval_results_to_model_index("my-model", data.eval_results) == front["model-index"]
+    assert front["datasets"] == ["owner/proteins"] and front["widget"] == [{"text": "MKTAYIAKQ<mask>QISFVKSHFSRQ"}]
+    for result in front["model-index"][0]["results"]:
+        assert result["task"]["type"] == front["pipeline_tag"] and {"type", "name"} <= result["dataset"].keys()
+        assert all(isinstance(metric["value"], float) and metric["type"] for metric in result["metrics"])
+
+
+def test_a_reader_sees_less_than_half_of_what_the_card_has(adversarial, make_trainer, card_of, repository):
+    trainer = make_trainer(adversarial, **FIGURES)
+    trainer.run_facts["command"] = "-m adversarial_mlm train demo"
+    shown, details = card_of(trainer).text.split("<details>")
+    assert len(shown.splitlines()) <= 120 and len(shown.split()) <= 720
+    assert "adv-mlm train demo" in shown and "adamw_torch_fused" in details and "`seed` 42" in details

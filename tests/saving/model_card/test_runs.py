@@ -13,7 +13,7 @@ def card_in(folder) -> ModelCard:
 
 
 @pytest.mark.slow
-def test_the_same_run_elsewhere_and_resumed_has_the_same_card_but_for_the_times(run, make_recipe, tmp_path):
+def test_the_same_run_elsewhere_and_resumed_has_the_same_card(run, make_recipe, tmp_path):
     saves = {"save_strategy": "steps", "save_steps": 2}
     first = run(output_dir=tmp_path / "a" / "run", **saves)
     second = tmp_path / "b" / "run"
@@ -21,12 +21,11 @@ def test_the_same_run_elsewhere_and_resumed_has_the_same_card_but_for_the_times(
     for name in ("README.md", "checkpoint-4/README.md"):
         (second / name).unlink()
     assert run(output_dir=second, resume_from_checkpoint=second / "checkpoint-2", **saves) == second
-    times = re.compile(r"\| time .*")
     for name in ("README.md", "checkpoint-2/README.md", "checkpoint-4/README.md"):
         cards = [(folder / name).read_text() for folder in (first, second)]
-        assert times.sub("", cards[0]) == times.sub("", cards[1])
+        assert cards[0] == cards[1]
         assert str(tmp_path) not in cards[0] and tmp_path.name not in cards[0]
-        assert times.search(cards[0]) and "residues read" in cards[0]
+        assert "residues read" in cards[0]
     assert "2 of 4 encoder updates" in (first / "checkpoint-2" / "README.md").read_text()
 
 
@@ -36,7 +35,8 @@ def test_the_card_of_the_demo_counts_its_proteins(run):
     for told in (
         "- sources: `examples/data/demo.fasta`\n", "2,240 records read, 2,240 kept", "training set: 1,814 proteins",
         "licence of the data: CC BY 4.0: UniProt\n", "licence of these weights: apache-2.0\n", "`holdout_seed` 0",
-        "60 of 226", "60 of 200", "from `examples/data/demo_clusters.tsv`", "10 % of each remaining family",
+        "60 of 226 proteins", "60 of 200 proteins", "from `examples/data/demo_clusters.tsv`",
+        "10 % of each remaining family",
         "run_adv_mlm.py examples/recipes/demo.yaml --output_dir run --cache_dir cache --max_steps 4",
         "say little about new families; use those of *families*", "preset `tiny`",
     ):  # fmt: skip
@@ -72,6 +72,6 @@ def test_of_a_stream_no_counts_are_told(run, tmp_path, proteins):
         train_data=tmp_path / "train.fasta", streaming=True, holdout_families=0, holdout_members=0, cluster_table="",
         background_gate="", eval_strategy="no",
     ))  # fmt: skip
-    assert "residues in a stream of proteins." in card.text and "the data were streamed" in card.text
+    assert "residues in a stream of proteins.\n" in card.text and "the data were streamed" in card.text
     assert "records read" not in card.text and "No proteins were held out." in card.text
     assert "trained on a stream of proteins" in card.text and card.data.eval_results is None

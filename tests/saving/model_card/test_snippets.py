@@ -6,12 +6,12 @@ from transformers import BertForMaskedLM, BertTokenizer, ModernBertConfig, Moder
 
 from adversarial_mlm import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models.loading import load_encoder
-from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER, EXAMPLES, PLACEHOLDER
+from adversarial_mlm.saving.model_card.rendering import BASE_PLACEHOLDER, EXAMPLE, PLACEHOLDER
 from tests.helpers import snippets
 from tests.helpers.exhaustive import exhaustive
 from tests.helpers.snippets import python_blocks
 
-KEEP = ("embeddings", "probabilities", "frequency")
+KEEP = ("answers", "embedding")
 
 
 @pytest.fixture
@@ -20,46 +20,36 @@ def run_snippets(tmp_path):
         trainer.save_model()
         card = open(f"{trainer.args.output_dir}/README.md", encoding="utf-8").read().replace(BASE_PLACEHOLDER, base)
         blocks = python_blocks(card.replace(PLACEHOLDER, trainer.args.output_dir))
-        blocks.sort(key=lambda code: "adversarial_mlm" in code)
-        results, printed = snippets.run_snippets([(code, code) for code in blocks], tmp_path, KEEP)
+        results, printed = snippets.run_snippets([("card", code) for code in blocks], tmp_path, KEEP)
         return [result.values for result in results], printed
 
     return run
 
 
 @torch.no_grad()
-def expected(trainer, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means over the residues of each example alone, and the logits at the masked position of the first."""
+def check_the_snippets(results: list[dict], printed: str, trainer) -> None:
+    """Compare with the mean over the residues, and with the logits at the masked position, of the trained model."""
     model, encode = trainer.model.eval(), trainer.data_collator.sequence_encoder
-    means = []
-    for protein in EXAMPLES:
-        batch = encode([{"sequence": protein}])
-        encoder = model.get_base_model() if hasattr(model, "get_base_model") else model
-        hidden = encoder.base_model(input_ids=batch["input_ids"]).last_hidden_state
-        means.append(hidden[batch["residue_mask"]].mean(dim=0))
-    batch = encode([{"sequence": EXAMPLES[0]}])
-    batch["input_ids"][0, position + 1] = encode.vocabulary.mask_token_id
-    return torch.stack(means), model(input_ids=batch["input_ids"]).logits[0, position + 1]
-
-
-def check_the_encoders(results: list[dict], trainer) -> None:
-    embeddings, logits = expected(trainer, 9)
-    torch.testing.assert_close(torch.tensor(results[0]["embeddings"]), embeddings, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.tensor(results[1]["probabilities"]), logits.softmax(dim=-1), rtol=1e-4, atol=1e-5)
+    tokenizer = trainer.data_collator.tokenizer
+    encoder = model.get_base_model() if hasattr(model, "get_base_model") else model
+    batch = encode([{"sequence": EXAMPLE}])
+    mean = encoder.base_model(input_ids=batch["input_ids"]).last_hidden_state[batch["residue_mask"]].mean(dim=0)
+    batch["input_ids"][0, 10] = encode.vocabulary.mask_token_id
+    logits = model(input_ids=batch["input_ids"]).logits[0, 10]
+    scores, ids = logits.softmax(dim=-1).topk(5)
+    answers, embedding = results[0]["answers"], results[1]["embedding"]
+    assert [answer["token"] for answer in answers] == ids.tolist()
+    assert [answer["score"] for answer in answers] == pytest.approx(scores.tolist(), rel=1e-4)
+    torch.testing.assert_close(torch.tensor(embedding), mean, rtol=1e-4, atol=1e-5)
+    old, new = tokenizer.convert_tokens_to_ids([EXAMPLE[9], "W"])
+    assert f"{EXAMPLE[9]}10W: {(logits[new] - logits[old]).item():+.2f} nats\n" in printed
 
 
 @pytest.mark.slow
 def test_of_an_adversarial_run(tokenizer, make_noiser, make_trainer, run_snippets):
-    noiser = make_noiser(view="blind")
-    collator = DataCollatorForAdversarialMLM(
-        tokenizer, noiser, max_length=64, sampler="gumbel_topk", candidate_rate=0.5
-    )
+    collator = DataCollatorForAdversarialMLM(tokenizer, make_noiser(view="blind"), max_length=64)
     trainer = make_trainer(collator)
-    results, printed = run_snippets(trainer)
-    check_the_encoders(results, trainer)
-    frequency = results[2]["frequency"]
-    assert len(frequency) == len(EXAMPLES[0]) and sum(frequency) == pytest.approx(2, abs=1e-4)  # a tenth of 22
-    assert max(frequency) < 1 and printed.count("% of the copies") == 5
+    check_the_snippets(*run_snippets(trainer), trainer)
 
 
 @pytest.mark.exhaustive
@@ -69,11 +59,7 @@ def test_of_a_random_run_with_a_tokenizer_that_needs_spaces(make_encoder, make_t
     (tmp_path / "vocab.txt").write_text("\n".join([*special, *"LAGVESIKRDTPNQFYMHCWXUBZO"]))
     tokenizer = BertTokenizer(str(tmp_path / "vocab.txt"), do_lower_case=False)
     trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), make_encoder(vocab_size=30))
-    results, printed = run_snippets(trainer)
-    check_the_encoders(results, trainer)
-    _, logits = expected(trainer, 9)
-    old, new = tokenizer.convert_tokens_to_ids([EXAMPLES[0][9], "W"])
-    assert f"{EXAMPLES[0][9]}10W: {(logits[new] - logits[old]).item():+.2f} nats" in printed
+    check_the_snippets(*run_snippets(trainer), trainer)
 
 
 @pytest.mark.exhaustive
@@ -85,8 +71,7 @@ def test_of_a_model_without_a_pooler(tokenizer, make_trainer, run_snippets):
         pad_token_id=0, cls_token_id=2, sep_token_id=3, bos_token_id=2, eos_token_id=3,
     )  # fmt: skip
     trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), ModernBertForMaskedLM(config))
-    results, _ = run_snippets(trainer)
-    check_the_encoders(results, trainer)
+    check_the_snippets(*run_snippets(trainer), trainer)
 
 
 @pytest.mark.slow
@@ -101,5 +86,4 @@ def test_of_an_adapter(save_encoder, make_trainer, run_snippets, named):
         encoder.name_or_path = encoder.config._name_or_path = ""
     config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)  # of the head, too
     trainer = make_trainer(DataCollatorForRandomMLM(tokenizer), peft.get_peft_model(encoder, config))
-    results, _ = run_snippets(trainer, base=folder)
-    check_the_encoders(results, trainer)
+    check_the_snippets(*run_snippets(trainer, base=folder), trainer)

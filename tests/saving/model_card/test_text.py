@@ -80,6 +80,13 @@ def test_a_name_on_the_hub_is_not_a_path(tmp_path, monkeypatch):
     assert [is_hub_name(name) for name in names] == [True, True, False, True, False, False, False, False]
 
 
+def test_without_a_launcher_or_with_one_process_the_command_is_the_one_of_the_package(make_facts):
+    facts = make_facts(command="-m adversarial_mlm train demo --max_steps 4")
+    assert launch_command(facts) == "adv-mlm train demo --max_steps 4"
+    several = replace(facts, environment=replace(facts.environment, processes=2))
+    assert launch_command(several).endswith("--num_processes 2 -m adversarial_mlm train demo --max_steps 4")
+
+
 @pytest.mark.parametrize(
     ("processes", "mixed", "by_launcher", "launcher"),
     [
