@@ -5,7 +5,8 @@ import re
 
 import pytest
 import yaml
-from huggingface_hub import ModelCardData, eval_results_to_model_index
+from huggingface_hub import ModelCardData
+from huggingface_hub.repocard_data import eval_results_to_model_index
 from transformers import ModernBertConfig, ModernBertForMaskedLM
 from transformers.pipelines import SUPPORTED_TASKS
 
