@@ -26,7 +26,8 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import trainer as stock_trainer
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from adversarial_mlm.masking.data_collator import (
@@ -156,7 +157,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return True
 
     def _add_callbacks(self) -> None:
-        self.remove_callback(PrinterCallback if self.args.disable_tqdm else ProgressCallback)
+        # in a notebook, the stock callback writes a table with a column for each of our figures
+        self.remove_callback(PrinterCallback if self.args.disable_tqdm else stock_trainer.DEFAULT_PROGRESS_CALLBACK)
         self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
         metrics = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.add_callback(MetricsLog(metrics, lambda: self._mask_counts))

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from adversarial_mlm.training.metrics_log import BriefProgressCallback, Clock, Means, MetricsFile
 
@@ -71,3 +72,14 @@ def test_the_console_shows_the_main_figures_only(monkeypatch):
     }
     BriefProgressCallback().on_log(None, None, None, logs=logs)
     assert set(shown[0]) == {"loss", "eval_members_perplexity", "enrichment_max"}
+
+
+@pytest.mark.parametrize("disable_tqdm", [False, True])
+def test_in_a_notebook_the_main_figures_take_the_place_of_the_stock_table(make_trainer, monkeypatch, disable_tqdm):
+    class NotebookProgressCallback(TrainerCallback):
+        """As transformers chooses it in a notebook."""
+
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    names = {type(one).__name__ for one in make_trainer(disable_tqdm=disable_tqdm).callback_handler.callbacks}
+    assert ("BriefPrinterCallback" if disable_tqdm else "BriefProgressCallback") in names
+    assert not names & {"NotebookProgressCallback", "PrinterCallback", "ProgressCallback"}
