@@ -97,18 +97,17 @@ def _position(facts: CardFacts) -> int:
 
 def _usage(facts: CardFacts) -> dict[str, Any]:
     """Values for the code examples."""
-    inputs = facts.inputs
+    inputs, window = facts.inputs, f"protein[:{facts.inputs.max_residues}]"
     return {
         "location": facts.hub_id or PLACEHOLDER,
         "is_placeholder": not facts.hub_id,
         "base_placeholder": BASE_PLACEHOLDER,
         "base_on_hub": origin.base_on_hub(facts),
         "example": EXAMPLE[: inputs.max_residues],
-        "text": '" ".join(protein)' if inputs.spaced else "protein",
+        "text": f'" ".join({window})' if inputs.spaced else window,
         "masked_example": _masked_example(facts),
         "position": _position(facts),
         "between": " " if inputs.spaced else "",
-        "max_length": inputs.max_length,
         "hidden_size": facts.encoder.config.hidden_size,
     }
 
