@@ -23,7 +23,6 @@ from adversarial_mlm.utils.tables import cell as cell  # the commands write thei
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from adversarial_mlm.inference.reads import Progress
 
 _ENDINGS = {".tsv": "\t", ".csv": ","}
 
@@ -72,24 +71,6 @@ def load_model(args: argparse.Namespace) -> "tuple[PreTrainedModel, PreTrainedTo
         return on_device(model, torch.device(args.device or default_device())).eval(), tokenizer
     except (RuntimeError, AssertionError) as error:  # PyTorch lacks this kind of device, or the machine does
         raise RecipeError(f"--device is {args.device}, which cannot be used: {one_line(error)}") from error
-
-
-@contextlib.contextmanager
-def progress_bar(unit: str) -> "Iterator[Progress]":
-    """Yield a function that shows on a terminal how much is done, the rate and the time left.
-
-    Args:
-        unit (`str`): What is counted, such as `positions`.
-    """
-    from tqdm import tqdm
-
-    with tqdm(unit=f" {unit}", disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 @contextlib.contextmanager

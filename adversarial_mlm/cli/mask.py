@@ -16,13 +16,13 @@ from adversarial_mlm.cli.inference_inputs import (
     load_model,
     mistakes_in_one_sentence,
     one_protein,
-    progress_bar,
     table_writer,
     writing,
 )
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError
 from adversarial_mlm.utils.home import path_argument
+from adversarial_mlm.utils.progress import progress_bar
 
 EXAMPLES = (
     "adv-mlm mask --model runs/demo --protein MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ",

@@ -21,13 +21,13 @@ from adversarial_mlm.cli.inference_inputs import (
     load_model,
     mistakes_in_one_sentence,
     one_protein,
-    progress_bar,
     table_writer,
     writing,
 )
 from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, RecipeError, shorten
 from adversarial_mlm.utils.home import path_argument
+from adversarial_mlm.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from adversarial_mlm.data.all_records import ProteinRecord

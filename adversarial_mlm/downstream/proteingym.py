@@ -41,6 +41,7 @@ from adversarial_mlm.utils.errors import CorpusError, RecipeError, shorten
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import file_checksum, fingerprint_of_parts
 from adversarial_mlm.utils.options import required
+from adversarial_mlm.utils.progress import progress_bar
 from adversarial_mlm.utils.statistics import spearman
 
 logger = logging.getLogger(__name__)
@@ -126,9 +127,17 @@ class Scorer:
         return np.array([np.nan if one.score is None else one.score for one in found]), left_out
 
     def _substitutions(self, assay: Assay, table: AssayTable) -> list[MutantScore]:
-        found = score_mutants(
-            self.model, self.tokenizer, assay.target, table.variants, marginals=self.marginals, **self.sizes
-        )
+        unit = "mutants" if self.marginals == "mutant" else "positions"
+        with progress_bar(unit, leave=False) as progress:
+            found = score_mutants(
+                self.model,
+                self.tokenizer,
+                assay.target,
+                table.variants,
+                marginals=self.marginals,
+                progress=progress,
+                **self.sizes,
+            )
         misfits = [row for row, one in enumerate(found) if one.reason in (OUTSIDE, OTHER_RESIDUE)]
         if 2 * len(misfits) >= len(table):
             parsed = [parse_mutations(text) for text in table.variants]

@@ -1,8 +1,9 @@
 """Show how far a long computation is: a bar on a terminal, or a line in a log every minute."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tqdm.auto import tqdm
 
@@ -52,3 +53,20 @@ class Progress:
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+
+@contextlib.contextmanager
+def progress_bar(unit: str, leave: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function that shows on a terminal how much is done, the rate and the time left.
+
+    Args:
+        unit (`str`): What is counted, such as `positions`.
+        leave (`bool`, defaults to `True`): Whether the bar stays when all is done.
+    """
+    with tqdm(unit=f" {unit}", leave=leave, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
