@@ -1,6 +1,7 @@
 """Checks of the launch: several devices are supported with one process each, by DistributedDataParallel."""
 
 import logging
+import os
 
 import torch
 from accelerate import Accelerator
@@ -35,6 +36,21 @@ def leave_mps(args: TrainingArguments) -> None:
             "the CPU is used (use_cpu: true), because the MPS device of this machine has no float64, in which masks "
             "are drawn and losses are summed"
         )
+
+
+def join_on_cpu(args: TrainingArguments) -> None:
+    """Use the CPU where a launcher started several processes and there is no GPU; the choice is logged.
+
+    Without `use_cpu`, accelerate would make a run of its own of each process, all in one folder.
+
+    Args:
+        args (`TrainingArguments`): The arguments, before their device is set up; `use_cpu` may be set.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not torch.cuda.is_available() and not args.use_cpu:
+        args.use_cpu = True
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            logger.warning("the CPU is used (use_cpu: true) by %d processes, because there is no GPU", processes)
 
 
 def check_launcher() -> None:

@@ -9,7 +9,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
 
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
-from adversarial_mlm.training.launch_checks import check_launcher, leave_mps
+from adversarial_mlm.training.launch_checks import check_launcher, join_on_cpu, leave_mps
 from adversarial_mlm.training.noiser_schedule import UPDATES
 from adversarial_mlm.training.option_forms import check_forms
 from adversarial_mlm.training.packed_attention import wants_packing
@@ -275,6 +275,7 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
         check_launcher()
         check_forms(self)
         leave_mps(self)
+        join_on_cpu(self)
         resolve_precision(self)
         super().__post_init__()
         self._check_game()

@@ -95,3 +95,12 @@ def test_where_there_is_mps_the_cpu_is_used_and_a_word_says_so(tmp_path, monkeyp
     caplog.clear()
     assert AdversarialMLMTrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True).use_cpu
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("processes", "has_gpu", "on_cpu"), [(2, False, True), (2, True, False), (1, False, False)])
+def test_several_processes_without_a_gpu_form_one_run_on_the_cpu(monkeypatch, processes, has_gpu, on_cpu):
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: has_gpu)
+    args = SimpleNamespace(use_cpu=False)
+    launch_checks.join_on_cpu(args)
+    assert args.use_cpu is on_cpu
