@@ -28,6 +28,7 @@ from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.masking.sampling import SAMPLERS, exact_budget, threshold_mask, topk_mask
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.utils.hardware import sent
 
 NOT_MASKED = -1
 
@@ -93,7 +94,7 @@ class NoiserChoice:
     @functools.cached_property
     def budget(self) -> torch.Tensor:
         """Number of the noiser's masks in each row, on the device, `(batch,)`."""
-        return self.numbers[0].to(self.candidates.device, non_blocking=True)
+        return sent(self.numbers[0], self.candidates.device)
 
     @functools.cached_property
     def probabilities(self) -> torch.Tensor:
@@ -160,7 +161,7 @@ def corrupt_batch(
     candidates = free = residues
     choice = None
     if noiser is None:
-        random_budget = rules.total_budget(num_residues, keys).to(device, non_blocking=True)
+        random_budget = sent(rules.total_budget(num_residues, keys), device)
         draws = uniforms(keys, streams, length, device)
         chosen = torch.zeros_like(residues)
     else:
@@ -168,7 +169,7 @@ def corrupt_batch(
         draws = uniforms(keys, streams, length, device)
         size = rules.candidate_budget(num_residues, keys) if rules.blind else num_residues
         numbers = torch.stack([*rules.budgets(num_residues, keys), size])
-        budget, random_budget, candidate_budget = numbers.to(device, non_blocking=True).unbind()
+        budget, random_budget, candidate_budget = sent(numbers, device).unbind()
         if rules.blind:
             candidates = topk_mask(draws[CANDIDATE], residues, candidate_budget, finite=True)
         seen = torch.where(candidates, vocabulary.mask_token_id, input_ids) if rules.blind else input_ids
@@ -180,7 +181,7 @@ def corrupt_batch(
     if rules.positions == "random":
         by_chance = topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
     else:
-        on_device = keys.to(device, non_blocking=True)
+        on_device = sent(keys, device)
         by_chance = choose_positions(rules.positions, batch, on_device, free, random_budget, rules.mean_span_length)
 
     random_ids, random_option = _random_corruption(input_ids, draws, vocabulary, rules)
@@ -191,7 +192,7 @@ def corrupt_batch(
         noisy_options = None
         if rules.learned_options:
             kinds = choice.scores.option_scores.shape[-1]
-            noise = gumbel(keys.to(device, non_blocking=True), MASK_OPTION, length, kinds)
+            noise = gumbel(sent(keys, device), MASK_OPTION, length, kinds)
             noisy_options = choice.scores.option_scores + noise  # (batch, length, 2 + replacements)
         if one_hot:
             assert choice.soft is not None  # it was asked for
@@ -247,7 +248,7 @@ def _importance(probabilities: torch.Tensor, candidates: torch.Tensor, numbers: 
     budget, random_budget, positions = numbers[0], numbers[1], numbers[2].to(probabilities.dtype)
     by_chance = random_budget / (positions - budget).clamp_min(1)
     rate = (budget + random_budget) / positions.clamp_min(1)
-    by_chance, rate = torch.stack([by_chance, rate])[..., None].to(probabilities.device, non_blocking=True).unbind()
+    by_chance, rate = sent(torch.stack([by_chance, rate])[..., None], probabilities.device).unbind()
     masked = probabilities + (1 - probabilities) * by_chance
     return torch.where(candidates & (masked > 0), rate / masked, 1)
 
@@ -325,4 +326,4 @@ def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor, numbers: tor
     least = torch.finfo(scores.dtype).min
     log_p = torch.log_softmax(torch.where(residues, scores, least), dim=-1).clamp_min(least)
     entropy = -torch.where(residues, log_p.exp() * log_p, 0.0).sum(dim=-1)
-    return entropy / torch.log(numbers.clamp_min(2).to(entropy.dtype)).to(scores.device, non_blocking=True)
+    return entropy / sent(torch.log(numbers.clamp_min(2).to(entropy.dtype)), scores.device)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import torch
 
+from adversarial_mlm.utils.hardware import sent
+
 # purpose of a draw: streams of one row never share numbers
 ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE, CANDIDATE, ROW_RATE = range(7)
 SPAN_CUT, SPAN_FIRST, SPAN_ORDER, STRATUM_HEAD, STRATUM_BODY, WEIGHTED = range(7, 13)
@@ -115,7 +117,7 @@ def uniforms(
         `dict[int, torch.Tensor]`: For each stream, numbers of shape `(batch, length)`; float32.
     """
     rows = _mix(keys + _of_streams(tuple(streams), keys.device))  # (streams, batch)
-    rows = rows.to(keys.device if device is None else device, non_blocking=True)
+    rows = sent(rows, keys.device if device is None else device)
     return dict(zip(streams, _numbers(rows, length).unbind(), strict=True))
 
 

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import send_to_device
+from accelerate.utils import recursively_apply
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import MaskedLMOutput
@@ -34,10 +34,10 @@ from adversarial_mlm.training.rewards import REWARDS, NoiserReward
 from adversarial_mlm.training.teacher import Teacher
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import NOISER, UpdateGuard, spoil_gradient
-from adversarial_mlm.utils.hardware import on_device
+from adversarial_mlm.utils.hardware import on_device, sent
 from adversarial_mlm.utils.ramp import Ramp
 
-_ON_HOST = ["row", "num_residues"]
+_ON_HOST = ("row", "num_residues")
 
 
 class NoiserGame:
@@ -171,7 +171,9 @@ class NoiserGame:
 
     def to_device(self, batch: dict) -> dict:
         """A batch on the device, without waiting for it. Numbers of rows stay on the host, where budgets are made."""
-        return send_to_device(batch, self.args.device, non_blocking=True, skip_keys=_ON_HOST)
+        numbers = {name: batch[name] for name in _ON_HOST if name in batch}
+        others = {name: value for name, value in batch.items() if name not in numbers}
+        return {**recursively_apply(sent, others, self.args.device), **numbers}
 
     def rules_at(self, step: int) -> MaskingRules:
         """The masking rules of a step of the encoder (`mask_rate`)."""
@@ -219,8 +221,8 @@ class NoiserGame:
             budget = self.collator.mask_budget(batch["num_residues"], keys, rules)
             items = items + (budget + of_unmasked * (batch["num_residues"] - budget).double()).sum()
         if self.accelerator.num_processes == 1:
-            return items.clamp_min(1).to(self.args.device, non_blocking=True)
-        items = items.to(self.args.device, non_blocking=True)
+            return sent(items.clamp_min(1), self.args.device)
+        items = sent(items, self.args.device)
         return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
 
     def corrupt(self, inputs: dict, keys: torch.Tensor, step: int, differentiable: bool = False) -> CorruptedBatch:

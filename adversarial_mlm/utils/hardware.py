@@ -21,6 +21,16 @@ def device_for(use_cpu: bool = False) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and not use_cpu else "cpu")
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device without waiting for what the device still has to do.
+
+    A copy from ordinary memory to a GPU may wait, so the tensor is copied to pinned memory first.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def has_fast_bf16(device: torch.device | str) -> bool:
     """Whether a device multiplies bfloat16 faster than float32: GPUs from Ampere on, CPUs with AMX or AVX512-BF16."""
     device = torch.device(device)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from adversarial_mlm.utils import hardware
-from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
+from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16, sent
 
 
 @pytest.fixture
@@ -29,3 +29,14 @@ def test_a_cpu_has_it_with_amx_or_avx512_but_is_not_switched_to_it(monkeypatch, 
     monkeypatch.setattr(hardware.torch.cpu, "get_capabilities", lambda: found)
     assert has_fast_bf16("cpu") == fast
     assert not auto_bf16("cpu")
+
+
+def test_what_is_sent_to_a_gpu_is_pinned_first(monkeypatch):
+    """A copy from ordinary memory would wait. On a CPU nothing is copied."""
+    done = []
+    values = torch.arange(3)
+    assert sent(values, torch.device("cpu")) is values
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: done.append("pinned") or tensor)
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *args, **kwargs: done.append(kwargs) or tensor)
+    sent(values, torch.device("cuda"))
+    assert done == ["pinned", {"non_blocking": True}]
