@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "adv-mlm evaluate --task all --data_dir DIR --model_name_or_path runs/mine --seeds 0 1 2",
     "adv-mlm evaluate --task regression --train_file my.csv --target brightness --model_name_or_path runs/mine",
-    "adv-mlm evaluate --mode finetune --task stability --data_dir DIR --model_name_or_path M --output_dir runs/tuned",
-    "adv-mlm evaluate --benchmark flip --data_dir FLIP --model_name_or_path runs/mine",
     "adv-mlm evaluate --benchmark proteingym --data_dir DMS --reference_file R --model_name_or_path M --output_dir O",
 )
 
