@@ -59,8 +59,8 @@ test-all: install ## Run all cases of all tests (twice as long)
 browser: ## Install Chromium for the tests of the page, if there is no browser and apt-get may install one
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
-	{ $$as_root apt-get update -q && DEBIAN_FRONTEND=noninteractive \
-		$$as_root apt-get install -q -y --no-install-recommends chromium; } || \
+	{ $$as_root apt-get update -q && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; } || \
 		echo "Chromium could not be installed: the tests of the page are skipped."
 
 coverage: install ## Run all tests and show which lines they reach (also coverage.xml)

@@ -14,6 +14,7 @@ from adversarial_mlm.inference.mask_comparison import compare_masks
 from adversarial_mlm.inference.mask_view import MaskView, view_masks
 from adversarial_mlm.inference.masked_answers import answers_if_masked
 from adversarial_mlm.inference.mutant_tables import SATURATION_COLUMNS, saturation_matrix, saturation_rows
+from adversarial_mlm.inference.reads import Progress
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 from adversarial_mlm.reports import drawing, score_plots
 from adversarial_mlm.space import tracks
@@ -55,18 +56,19 @@ class PageLogic:
         except ValueError as error:  # also all errors of this package
             return _sentence(error)
 
-    def show(self, model: str, text: str) -> tuple[str, Shown | None]:
+    def show(self, model: str, text: str, progress: Progress | None = None) -> tuple[str, Shown | None]:
         """Return the track of a noiser's masks on a protein, and what the other answers need of it.
 
         Args:
             model (`str`): Folder or Hub name.
             text (`str`): The protein as it was pasted.
+            progress (`Progress`, *optional*): Called after each batch, see [`view_masks`].
         """
         try:
             sequence = read_protein(text)
             networks = self.store.load(model)
             noiser, rules = networks.noiser_and_rules()
-            view = view_masks(networks.model, networks.tokenizer, noiser, rules, sequence)
+            view = view_masks(networks.model, networks.tokenizer, noiser, rules, sequence, progress=progress)
         except ValueError as error:
             return _sentence(error), None
         return tracks.mask_track(view, str(next(self._number))), Shown(networks.name, view)
@@ -132,12 +134,12 @@ class PageLogic:
             return _sentence(error)
         return tracks.comparison_tracks(found)
 
-    def substitutions(self, model: str, text: str) -> str:
-        """Return the heat map of all substitutions of a protein, with a link to its table."""
+    def substitutions(self, model: str, text: str, progress: Progress | None = None) -> str:
+        """Return the heat map of all substitutions of a protein, with a link to its table; see [`show`]."""
         try:
             sequence = read_protein(text)
             networks = self.store.load(model)
-            matrix = saturation_matrix(networks.model, networks.tokenizer, sequence)
+            matrix = saturation_matrix(networks.model, networks.tokenizer, sequence, progress=progress)
             figure = score_plots.saturation_figure(sequence, matrix, f"{len(sequence):,} residues, {networks.name}")
         except ValueError as error:
             return _sentence(error)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adversarial_mlm.inference.reads import Progress
 from adversarial_mlm.space.logic import PageLogic
 from adversarial_mlm.space.networks import NetworkStore
 from adversarial_mlm.space.pasted import EXAMPLES
@@ -111,8 +112,8 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     shown = gradio.State(None)
     answer = itertools.count()
 
-    def show(name: str, text: str) -> tuple:
-        html, found = logic.show(name, text)
+    def show(name: str, text: str, bar: Any = gradio.Progress()) -> tuple:  # noqa: B008
+        html, found = logic.show(name, text, _progress(bar))
         return gradio.HTML(value=html), found, "", logic.mask(found, []) if found else ""
 
     def write(found: Any, text: str) -> tuple:
@@ -125,7 +126,7 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     def clear_all(found: Any) -> tuple:
         return write(found, "")
 
-    start.click(show, [model, protein], [track, shown, positions, answers], **_PRIVATE)
+    start.click(show, [model, protein], [track, shown, positions, answers], show_progress_on=track, **_PRIVATE)
     track.choose(choose, shown, [positions, answers], **_QUICK, **_PRIVATE)
     positions.submit(write, [shown, positions], [positions, answers, track], **_QUICK, **_PRIVATE)
     clear.click(clear_all, shown, [positions, answers, track], **_QUICK, **_PRIVATE)
@@ -147,7 +148,16 @@ def _add_substitutions(logic: PageLogic, model: Any, protein: Any) -> None:
 
     start = gradio.Button("Score all substitutions", variant="primary", elem_id="score")
     heat_map = gradio.HTML("", apply_default_css=False, elem_id="substitutions")
-    start.click(logic.substitutions, [model, protein], heat_map, **_PRIVATE)
+
+    def score(name: str, text: str, bar: Any = gradio.Progress()) -> str:  # noqa: B008
+        return logic.substitutions(name, text, _progress(bar))
+
+    start.click(score, [model, protein], heat_map, **_PRIVATE)
+
+
+def _progress(bar: Any) -> Progress:
+    """Return a function that moves a bar of Gradio."""
+    return lambda done, total: bar((done, total), desc="The encoder reads", unit="positions")
 
 
 def launch(page: "Blocks", *, port: int | None = None, host: str | None = LOCAL, open_browser: bool = False) -> str:

@@ -12,9 +12,6 @@ import sys
 import threading
 from pathlib import Path
 
-from adversarial_mlm.space.networks import NetworkStore
-from adversarial_mlm.space.page import build_page, launch
-
 DEMO = str(Path(__file__).resolve().parents[2] / "runs" / "demo") if "SPACE_ID" not in os.environ else ""
 
 
@@ -23,6 +20,9 @@ def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("MODEL", DEMO)
     if not model:
         raise SystemExit("MODEL is not set: set this variable of the Space to the name of your model on the Hub")
+    from adversarial_mlm.space.networks import NetworkStore
+    from adversarial_mlm.space.page import build_page, launch
+
     page = build_page(NetworkStore(model, only_default="SPACE_ID" in os.environ))
     print(launch(page, host=None), flush=True)
     threading.Event().wait()

@@ -33,7 +33,6 @@ def test_the_requirements_name_the_package_and_an_extra_of_it(folder, repository
     )
 
 
-@pytest.mark.slow
 def test_a_space_without_a_model_says_which_variable_to_set(folder, repository):
     environment = {"PYTHONPATH": str(repository), "SPACE_ID": "me/space", "PATH": "/usr/bin:/bin"}
     found = subprocess.run([sys.executable, str(folder / "app.py")], capture_output=True, text=True, env=environment)
