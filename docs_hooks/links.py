@@ -14,6 +14,8 @@ DOCS = "docs/"
 FRONT_PAGE = "README.md"
 SOURCES = "source/"
 
+_AS_THEY_ARE = (".md", ".png", ".svg", ".json", ".ipynb")
+
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|(<(?:img|a)\b[^>]*?\b(?:src|href)=\")([^\"]+)(\")")
 _NAMED_BY_FILE = re.compile(r"\[([\w./]+\.md)\]\(([\w./#-]+)\)")
 _CODE = re.compile(r"(?ms)^(```|~~~).*?^\1[ \t]*$|(?<!`)(`+)(?!`).+?(?<!`)\2(?!`)")
@@ -63,13 +65,14 @@ def in_repository(page: str, target: str) -> str:
 def on_site(path: str) -> str:
     """Return the address on the site, as a source file of it, for a path in the repository.
 
-    Markdown and pictures keep their paths, apart from `docs/`. Other files and folders become pages that show them.
+    Markdown, pictures, data and notebooks keep their paths, apart from `docs/`. Other files and folders become pages that
+    show them.
     """
     if path == FRONT_PAGE:
         return "index.md"
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
-    if path.endswith((".md", ".png", ".svg")):
+    if path.endswith(_AS_THEY_ARE):
         return path
     return f"{SOURCES}{path}.md"
 
