@@ -65,8 +65,8 @@ def in_repository(page: str, target: str) -> str:
 def on_site(path: str) -> str:
     """Return the address on the site, as a source file of it, for a path in the repository.
 
-    Markdown, pictures, data and notebooks keep their paths, apart from `docs/`. Other files and folders become pages that
-    show them.
+    Markdown, pictures, data and notebooks keep their paths, apart from `docs/`. Other files and folders become pages
+    that show them.
     """
     if path == FRONT_PAGE:
         return "index.md"
