@@ -143,7 +143,8 @@ def _row(result: Mapping[str, Any], name: str) -> tuple[str, ...]:
     model = os.path.basename(result["model"].rstrip("/")) or result["model"]
     against, verdict = result.get("against_by_range", {}).get(name), ""
     if against is not None:
-        verdict = f"{against['difference']:+.3f} to {against['baseline']}" + ("" if against["beaten"] else " !")
+        difference = "not defined" if against["difference"] is None else f"{against['difference']:+.3f}"
+        verdict = f"{difference} to {against['baseline']}" + ("" if against["beaten"] else " !")
     return (
         f"{name}, {least} {f'to {beyond - 1}' if beyond else 'and more'}",
         ", ".join(filter(None, (result["method"], model))),

@@ -82,10 +82,10 @@ def _of_encoders(
     twin_fits: list[dict] = []
     for seed in args.seeds if args.untrained else ():
         twin = reader.of(random_twin(reader.model, seed))
-        runs, fits = _measure(task, twin, [seed], reading)
+        runs, fits = _measure(task, twin, [seed], reading, f"{UNTRAINED}, seed {seed}")
         twins = {method: twins.get(method, []) + found for method, found in runs.items()}
         twin_fits += fits
-    own, own_fits = _measure(task, reader, own_seeds, reading)
+    own, own_fits = _measure(task, reader, own_seeds, reading, "encoder")
     reading.close()
 
     def settings(method: str, fits: list[dict]) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _of_encoders(
 
 
 def _measure(
-    task: ContactTask, reader: AttentionReader, seeds: Sequence[int], reading: "_Reading"
+    task: ContactTask, reader: AttentionReader, seeds: Sequence[int], reading: "_Reading", label: str
 ) -> tuple[dict[str, list[np.ndarray]], list[dict[str, float]]]:
     """Fit a regression for each seed, and measure them and the mean over heads.
 
@@ -119,14 +119,20 @@ def _measure(
         reading.protein_done(protein)
         return features
 
+    began = time.monotonic()
     fits = [fit_contacts(task.draw(seed), features_of) for seed in seeds] if task.of_regression else []
     if any(not fit.weights.any() for fit in fits):
         logger.warning("contacts: the regression gives no head a weight, so its precision is not defined.")
+    fitted = time.monotonic()
     rows: list[list[np.ndarray]] = []
     for protein in task.test:
         features, labels = features_of(protein), protein.labels()
         scores = [features.mean(axis=0), *(fit.scores(features) for fit in fits)]
         rows.append([precisions(of_run, labels, len(protein.sequence), protein.counted) for of_run in scores])
+    seconds = fitted - began, time.monotonic() - fitted
+    logger.info(
+        "contacts: %s: regression %.1f s, %s test proteins %.1f s", label, seconds[0], len(task.test), seconds[1]
+    )
     attention, *regressions = (np.stack(of_run) for of_run in zip(*rows, strict=True))
     found = {ATTENTION: [attention], **({REGRESSION: regressions} if regressions else {})}
     return found, [fit.facts() for fit in fits]
