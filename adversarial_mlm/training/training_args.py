@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.trainer_utils import HubStrategy, SaveStrategy, SchedulerType
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher, join_on_cpu, leave_mps
@@ -16,6 +16,7 @@ from adversarial_mlm.training.packed_attention import wants_packing
 from adversarial_mlm.training.precision import check_precision, resolve_precision
 from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.teacher_options import TeacherOptions
+from adversarial_mlm.training.unsupported_options import refuse_unsupported
 from adversarial_mlm.utils.ramp import Ramp
 
 _LOSS_SCOPES = ("masked", "all")
@@ -294,7 +295,9 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
             raise ValueError(f"eval_mask_rate must be between 0 and 1, got {self.eval_mask_rate}")
         self._check_ranges()
         self._check_batch()
-        self._refuse_unsupported()
+        check_precision(self)
+        wants_packing(self, self.packed_attention)  # raises if it was asked for and cannot be
+        refuse_unsupported(self, self.loading_config)
         if self.loading_config.dispatch_batches is None:
             # by accelerate's default, process 0 reads a stream for all, which needs batches of equal lengths
             self.loading_config.dispatch_batches = False
@@ -419,59 +422,3 @@ class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
                 "noiser_learning_rate_factor cannot be combined with lr_scheduler_type: reduce_lr_on_plateau: leave "
                 "out one of them"
             )
-
-    def _refuse_unsupported(self) -> None:
-        if self.train_sampling_strategy not in ("random", "sequential"):
-            raise ValueError(
-                f"train_sampling_strategy '{self.train_sampling_strategy}' is not supported: use random or sequential"
-            )
-        if self.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor is not supported, because the loss is plain cross-entropy: use 0")
-        for name in ("fp16_full_eval", "bf16_full_eval"):
-            if getattr(self, name):
-                raise ValueError(f"{name} is not supported: use {name.split('_')[0]}, for training and evaluation")
-        check_precision(self)
-        wants_packing(self, self.packed_attention)  # raises if it was asked for and cannot be
-        if not self.dataloader_in_order:
-            raise ValueError(
-                "dataloader_in_order: false is not supported, because runs could not be repeated: use true"
-            )
-        if self.auto_find_batch_size:
-            raise ValueError(
-                "auto_find_batch_size is not supported, because it would change the batches of a run: set "
-                "per_device_train_batch_size"
-            )
-        if self.enable_jit_checkpoint:
-            raise ValueError(
-                "enable_jit_checkpoint is not supported and not needed: at SIGTERM or SIGINT a run saves a checkpoint "
-                "and stops"
-            )
-        if self.save_on_each_node:
-            raise ValueError("save_on_each_node is not supported, because only process 0 writes checkpoints")
-        self._check_hub()
-        if self.loading_config.split_batches:
-            raise ValueError(
-                "split_batches is not supported: set per_device_train_batch_size, the batch of one process"
-            )
-        if self.loading_config.dispatch_batches:
-            raise ValueError("dispatch_batches is not supported, because batches have unequal lengths: use false")
-        if not self.loading_config.even_batches:
-            raise ValueError(
-                "even_batches: false is not supported, because the other processes would wait for one without a "
-                "batch: use true"
-            )
-
-    def _check_hub(self) -> None:
-        """Refuse options of the Hub that have no effect in this run."""
-        if self.push_to_hub:
-            if self.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-                if self.save_strategy == SaveStrategy.NO:
-                    raise ValueError(
-                        f"hub_strategy: {HubStrategy(self.hub_strategy).value} needs checkpoints, but save_strategy "
-                        "is no: use steps, epoch or best"
-                    )
-            return
-        defaults = {f.name: f.default for f in fields(self)}
-        for name in ("hub_model_id", "hub_strategy", "hub_always_push", "hub_revision"):
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} only has an effect with push_to_hub: true: leave it out, or set push_to_hub")
