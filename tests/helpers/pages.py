@@ -183,6 +183,9 @@ def _check_command(words: list[str]) -> None:
         _check_accelerate(rest)
     elif program in ("python", "python3"):
         _check_interpreter(rest)
+    elif program == "sbatch":  # a script, a recipe, an output_dir, options
+        assert (ROOT / rest[0]).is_file(), rest[0]
+        check_adv_mlm(["train", rest[1], "--output_dir", *rest[2:]])
     elif program == "make":
         targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"))
         assert {word for word in rest if "=" not in word} <= set(targets), words
