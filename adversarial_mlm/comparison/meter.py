@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 BATCHES = 12
 _METRIC_BATCHES = 4
 _HELD_OUT = 512  # proteins
+_UNCERTAIN = 0.5  # error of the first way's efficiency, relative to it
 _FLOOR = 0.01  # of the metric's mean standard deviation, where a parameter has hardly any gradient
 
 
@@ -251,15 +252,26 @@ def meter_table(
         )
     sets = list(data.selection.values())
     found = measure_masking(games, data.proteins.train, sets, batch_sizes=sizes, step=step)
+    lines = _lines(found, sizes)
+    if left_out:
+        lines.append(f"Not measured, because a noiser's choices depend on its training: {', '.join(left_out)}")
+    return "\n".join(lines)
+
+
+def _lines(found: Mapping[str, Efficiency], sizes: Mapping[str, int]) -> list[str]:
     rows = [
         (name, str(sizes[name]), f"{one.relative:.2f}", "–" if not one.relative_error else f"{one.relative_error:.2f}")
         for name, one in found.items()
     ]
-    table = text_table(("arm", "batch", "efficiency", "error"), rows)
-    told = [
-        f"Efficiency of an update, relative to {next(iter(games))}; jackknife error over {BATCHES} batches:",
-        table,
+    first, of_first = next(iter(found.items()))
+    lines = [
+        f"Efficiency of an update, relative to {first}; jackknife error over {BATCHES} batches:",
+        text_table(("arm", "batch", "efficiency", "error"), rows),
     ]
-    if left_out:
-        told.append(f"Not measured, because a noiser's choices depend on its training: {', '.join(left_out)}")
-    return "\n".join(told)
+    own = of_first.error / of_first.value if of_first.value else math.inf
+    if own > _UNCERTAIN:
+        lines.append(
+            f"The efficiency of {first} itself has an error of {100 * own:.0f} %, so the ratios say little: its "
+            "batches hardly lower the held-out loss. Use larger batches, a later checkpoint, or other held-out sets"
+        )
+    return lines

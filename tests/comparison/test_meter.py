@@ -7,7 +7,14 @@ from accelerate import Accelerator
 
 from adversarial_mlm import AdversarialMLMTrainingArguments, DataCollatorForRandomMLM
 from adversarial_mlm.comparison import compare as compare_module
-from adversarial_mlm.comparison.meter import compared, efficiency, jackknife, measure_masking
+from adversarial_mlm.comparison.meter import (
+    Efficiency,
+    _lines,
+    compared,
+    efficiency,
+    jackknife,
+    measure_masking,
+)
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.training.noiser_game import NoiserGame
 
@@ -105,3 +112,15 @@ def test_the_arms_of_a_comparison_are_measured_and_those_with_a_noiser_named(wri
     assert "relative to random" in lines[0] and lines[-1].endswith("depend on its training: game")
     assert [line.split()[0] for line in lines[3:5]] == ["random", "span"] and lines[3].split()[2] == "1.00"
     assert not (tmp_path / "study").exists()
+
+
+def test_efficiencies_that_are_not_known_are_said_to_be():
+    sure, unsure = Efficiency(2.0, 0.5, 1.0, 0.0), Efficiency(2.0, 1.5, 1.0, 0.0)
+    other = Efficiency(3.0, 0.5, 1.5, 0.25)
+    lines = _lines({"a": sure, "b": other}, {"a": 8, "b": 16})
+    assert (
+        len(lines) == 2
+        and "relative to a" in lines[0]
+        and lines[1].splitlines()[3].split() == ["b", "16", "1.50", "0.25"]
+    )
+    assert "efficiency of a itself has an error of 75 %" in _lines({"a": unsure, "b": other}, {"a": 8, "b": 16})[2]

@@ -39,6 +39,16 @@ def test_one_rate_may_be_a_number_or_a_text():
     assert read(mask_rate=[""]).masking.mask_rate == []
 
 
+def test_a_teacher_is_an_option_of_a_recipe():
+    training = read(soft_targets="0.7@0 0@100%", teacher="ema").training
+    assert training.has_teacher and training.soft_target_ramp(200)(100) == pytest.approx(0.35)
+    assert not read().training.has_teacher
+    with pytest.raises(RecipeError, match="mine.yaml: loss_weights: learnability needs a teacher"):
+        read(loss_weights="learnability")
+    with pytest.raises(RecipeError, match="teacher .*reference, ema"):
+        read(loss_weights="learnability", teacher="profile")
+
+
 @pytest.fixture
 def weights_file(repository, tmp_path):
     records = (repository / "examples" / "data" / "demo.fasta").read_text()[1:].split("\n>")
