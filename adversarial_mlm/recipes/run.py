@@ -31,6 +31,8 @@ from adversarial_mlm.saving import model_card, options_record
 from adversarial_mlm.saving.hub import PushResult
 from adversarial_mlm.saving.options_record import Resumption
 from adversarial_mlm.saving.run_files import (
+    CARD_FACTS_FILE,
+    CARD_FILE,
     DATA_FILE,
     METRICS_FILE,
     POLICY_PICTURE,
@@ -381,10 +383,12 @@ def evaluate_saved(
     if evaluator.is_world_process_zero():
         if before_card is not None:
             before_card()
+        run = RunFolder(folder)
+        run.claim((CARD_FILE, CARD_FACTS_FILE))  # a kill before they are sealed leaves files of the run, not of others
         facts = evaluator.card_facts()
         model_card.write(facts, folder, figures)
         model_card.save_facts(facts, folder, figures)
-        RunFolder(folder).seal(trainer.saved_files)
+        run.seal(trainer.saved_files)
     return figures
 
 

@@ -59,6 +59,21 @@ def test_a_file_that_was_changed_or_added_since_is_not_replaced(make_recipe, tmp
     pretrain(make_recipe(overwrite_output_dir=True))
 
 
+def test_a_run_that_ends_between_its_card_and_its_last_checksums_leaves_a_folder_of_its_own(
+    make_recipe, tmp_path, monkeypatch
+):
+    def write_and_end(facts, folder, figures):
+        (tmp_path / "run" / "README.md").write_text("the card with the figures of the saved weights")
+        raise KeyboardInterrupt
+
+    trainer = pretrain(recipe := make_recipe())
+    with monkeypatch.context() as patch:
+        patch.setattr("adversarial_mlm.saving.model_card.write", write_and_end)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_saved(recipe, trainer)
+    assert RunFolder(str(tmp_path / "run")).others() == []
+
+
 def test_a_recipe_that_was_changed_is_taken_for_a_resumption(make_recipe, tmp_path):
     folder = tmp_path / "run"
     pretrain(make_recipe(save_strategy="steps", save_steps=2, max_steps=2))

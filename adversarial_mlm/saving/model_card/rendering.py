@@ -13,6 +13,7 @@ from adversarial_mlm.saving.model_card.limits import limits
 from adversarial_mlm.saving.model_card.results import Figures
 from adversarial_mlm.saving.model_card.text import percent
 from adversarial_mlm.saving.run_files import CARD_FILE, POLICY_PICTURE, REPORT_PICTURE
+from adversarial_mlm.utils import atomic_files
 
 TEMPLATE = Path(__file__).with_name("template.md")
 PLACEHOLDER = "PATH-OR-NAME-OF-THIS-MODEL"
@@ -31,9 +32,7 @@ def write(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, float]
         figures (`dict`, *optional*): Figures of these weights, as `Trainer.evaluate` returns them. By default, the
             newest ones that were logged up to the step of these weights.
     """
-    # the same line ends on every system
-    with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8", newline="\n") as file:
-        file.write(str(render(facts, figures, folder)))
+    atomic_files.replace_text(os.path.join(folder, CARD_FILE), str(render(facts, figures, folder)))
 
 
 def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.PathLike) -> ModelCard:
