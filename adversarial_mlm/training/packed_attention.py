@@ -26,6 +26,11 @@ from transformers.modeling_utils import AttentionInterface
 
 from adversarial_mlm.models.attention_masks import PACKED_ATTENTION
 
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # an older PyTorch, of which we call the operator in any case
+    varlen_attn = None  # type: ignore[assignment]
+
 logger = logging.getLogger(__name__)
 
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)
@@ -188,9 +193,7 @@ def _attend(
     """Attention within the proteins of a row, `(tokens, heads, width)`, up to the distance `window` (-1: any)."""
     offsets, longest = rows["offsets"], rows["longest"]
     if query.dtype in _FLASH_DTYPES:
-        if not dropout:
-            from torch.nn.attention.varlen import varlen_attn  # not in all versions of PyTorch
-
+        if not dropout and varlen_attn is not None:
             windows: dict[str, Any] = {"window_size": (window, window)} if window >= 0 else {}
             attended = varlen_attn(query, key, value, offsets, offsets, longest, longest, scale=scale, **windows)
             return cast(torch.Tensor, attended)  # a tuple only if more was asked for
