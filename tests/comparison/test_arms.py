@@ -151,6 +151,14 @@ def test_the_log_of_a_run_is_as_long_as_there_are_updates_for(write):
             },
             "arm game has an adversarial_share of 0 in some updates.*Budget time .equal: seconds.*use equal: flops",
         ),
+        (
+            {
+                "arms.random.options.soft_targets": ["0.5@0", "0@50%"],
+                "arms.random.options.teacher": "ema",
+                "budgets.time": {"equal": "seconds", "like": "random", "updates": 3},
+            },
+            "arm random has soft_targets of 0 in some updates.*Budget time .equal: seconds.*use equal: flops",
+        ),
     ],
 )
 def test_an_arm_that_cannot_be_compared_is_named(write, changes, message):
