@@ -99,7 +99,11 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
 
     start = gradio.Button("Show the noiser's masks", variant="primary", elem_id="show")
     track = gradio.HTML(
-        "", js_on_load=(_FOLDER / "track.js").read_text(), masked={}, apply_default_css=False, elem_id="track"
+        "",
+        js_on_load=(_FOLDER / "track.js").read_text(),
+        masked={},
+        apply_default_css=False,
+        elem_id="track",
     )
     positions = gradio.Textbox(
         label="Residues that you mask",
