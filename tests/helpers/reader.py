@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from adversarial_mlm.cli.main import main
+from adversarial_mlm.data.all_records import AllRecords
 from tests.helpers.foreign_encoders import BUILDERS
 from tests.helpers.gym_files import HEADER, substitutions, write_csv, write_reference
 from tests.helpers.pages import PROGRAM, ROOT, SHELL, Block, commands
@@ -48,13 +49,17 @@ SMALL_RECIPE = "train_data: [my_proteins.fasta]\noutput_dir: runs/mine\npreset: 
 
 
 def write_files(folder: Path) -> None:
-    """Write the proteins, tables and models that the pages name."""
+    """Write the proteins, tables and models that the pages name, into the current folder."""
     records = (ROOT / "examples" / "data" / "demo.fasta").read_text().split("\n>")[:40]
     fasta = "\n>".join(records) + "\n"
     for name in FASTA:
         (folder / name).write_text(fasta)
     for name in ("my_proteins.fasta.gz", "a.fasta.gz"):
         (folder / name).write_bytes(gzip.compress(fasta.encode()))
+    weights = [
+        {"id": item.id, "weights": [1.0] * len(item.sequence)} for item in AllRecords([str(folder / "my.fasta")])
+    ]
+    (folder / "conservation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in weights))
     (folder / "wt.fasta").write_text(f">wild_type\n{WILD_TYPE}\n")
     (folder / "dms.csv").write_text("mutant,activity\nA4W,0.1\nA4W:Q9R,0.3\nK2R,1.0\nT3S,0.9\nI6V,0.8\nS13T,0.7\n")
     for name in ("my_recipe.yaml", "my.yaml"):
@@ -122,6 +127,7 @@ def make_runs(folder: Path) -> None:
     small = _given(SMALL_RUN | SMALL_NETWORKS, [])
     assert main(["train", "pretrain", "--train_data", "my.fasta", "--output_dir", "runs/mine", *small]) == 0
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "demo")
+    shutil.copytree(folder / "runs" / "mine", folder / "runs" / "better")
     random = ["--masking", "random", "--output_dir", "runs/baseline"]
     assert main(["train", "pretrain", "--train_data", "my.fasta", *random, *small]) == 0
 
