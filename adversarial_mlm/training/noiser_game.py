@@ -269,7 +269,7 @@ class NoiserGame:
             logits = read_packed(model, self.encoder, inputs["packed"], corrupted.attention_mask, **read)
             outputs = MaskedLMOutput(logits=logits)
         else:
-            dtype = autocast_dtype(self.accelerator) or self.encoder.dtype
+            dtype = autocast_dtype(self.args) or self.encoder.dtype
             mask = encoder_mask(self.encoder, corrupted.attention_mask, inputs.get("padded", True), dtype)
             outputs = model(**read, attention_mask=mask)
             logits = outputs.logits

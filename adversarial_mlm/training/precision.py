@@ -82,9 +82,9 @@ def check_precision(args: TrainingArguments) -> None:
     args.activation_checkpointing_kwargs = {**settings, "use_reentrant": False}
 
 
-def autocast_dtype(accelerator: Accelerator) -> torch.dtype | None:
+def autocast_dtype(args: TrainingArguments) -> torch.dtype | None:
     """The dtype in which matrix products are computed; `None` if in that of the weights."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(args.mixed_precision)
 
 
 def compiled_as(accelerator: Accelerator, module: nn.Module) -> nn.Module:

@@ -150,7 +150,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         freeze_what_is_not_reached(self.model, self.data_collator)
         if not wants_packing(self.args, self.args.packed_attention):
             return False
-        dtype = autocast_dtype(self.accelerator)
+        dtype = autocast_dtype(self.args)
         if self.args.packed_attention is None:
             return packed_by_default(self.model, self.data_collator, dtype)
         pack_attention(self.model, self.data_collator, dtype)
