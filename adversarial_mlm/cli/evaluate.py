@@ -109,9 +109,9 @@ def evaluate_and_report(args: "TapeArguments", settings: "FinetuneSettings", fir
         settings ([`FinetuneSettings`]): Options of fine-tuning.
         first (`bool`): Whether this is the first process, which alone prints and writes results.
     """
-    from adversarial_mlm.downstream.contact_results import contact_table
+    from adversarial_mlm.downstream.contacts.results import contact_table
     from adversarial_mlm.downstream.definitions import CONTACTS
-    from adversarial_mlm.downstream.proteingym_results import gym_table
+    from adversarial_mlm.downstream.proteingym.results import gym_table
     from adversarial_mlm.downstream.results import RESULTS_FILE, add_to_card, table, take_output_dir, write_results
     from adversarial_mlm.downstream.run import run
 

@@ -52,7 +52,7 @@ def run(
     read_grid(args.grid)  # reports mistakes before any work
     cache = FeatureCache(args.feature_cache_dir) if args.mode == "probe" and args.use_feature_cache else None
     if args.benchmark == "proteingym":
-        from adversarial_mlm.downstream.proteingym import evaluate_proteingym
+        from adversarial_mlm.downstream.proteingym.evaluate import evaluate_proteingym
 
         return evaluate_proteingym(args, settings.max_length, keep)
     if args.mode == "zero_shot":
@@ -62,7 +62,7 @@ def run(
         keep(records)
         return records
     if args.task == [CONTACTS]:
-        from adversarial_mlm.downstream.contacts import evaluate_contacts
+        from adversarial_mlm.downstream.contacts.evaluate import evaluate_contacts
 
         records = evaluate_contacts(args, settings.max_length)
         keep(records)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from adversarial_mlm.downstream.contact_scoring import METRICS, chance_precisions, pairs_of, precisions
+from adversarial_mlm.downstream.contacts.scoring import METRICS, chance_precisions, pairs_of, precisions
 
 LIMITS = {"short": (6, 11), "medium": (12, 23), "long": (24, 10**9)}
 DIVISORS = {"L": 1, "L2": 2, "L5": 5}

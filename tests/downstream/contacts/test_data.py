@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adversarial_mlm.downstream.contact_data import ContactColumns, read_contacts
-from adversarial_mlm.downstream.contact_scoring import pairs_of
+from adversarial_mlm.downstream.contacts.data import ContactColumns, read_contacts
+from adversarial_mlm.downstream.contacts.scoring import pairs_of
 from adversarial_mlm.utils.errors import CorpusError, MissingPackageError
 from tests.helpers.tape_files import write_lmdb
 

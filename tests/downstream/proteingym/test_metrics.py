@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from adversarial_mlm.downstream.fitness_metrics import METRICS, assay_figures, average, ndcg_of_top, recall_of_top
+from adversarial_mlm.downstream.proteingym.metrics import METRICS, assay_figures, average, ndcg_of_top, recall_of_top
 
 NAN = float("nan")
 

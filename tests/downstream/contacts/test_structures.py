@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
-from adversarial_mlm.downstream.contact_data import read_contacts
-from adversarial_mlm.downstream.structures import read_chains
+from adversarial_mlm.downstream.contacts.data import read_contacts
+from adversarial_mlm.downstream.contacts.structures import read_chains
 from adversarial_mlm.utils.errors import CorpusError
 
 gemmi = pytest.importorskip("gemmi")

@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 
 from adversarial_mlm.data.cleaning import clean_sequence
-from adversarial_mlm.downstream.contact_scoring import LEAST_SEPARATION, pairs_of
+from adversarial_mlm.downstream.contacts.scoring import LEAST_SEPARATION, pairs_of
+from adversarial_mlm.downstream.contacts.structures import (
+    ENDINGS,
+    NO_CHAIN,
+    is_structure,
+    read_chains,
+    structure_files,
+)
 from adversarial_mlm.downstream.labels import is_missing, read_mask, read_sequence, read_text, to_python
 from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import in_place
-from adversarial_mlm.downstream.structures import ENDINGS, NO_CHAIN, is_structure, read_chains, structure_files
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 

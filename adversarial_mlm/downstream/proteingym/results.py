@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from adversarial_mlm.downstream.fitness_metrics import METRICS, Averages, average
-from adversarial_mlm.downstream.proteingym_files import CATEGORIES
+from adversarial_mlm.downstream.proteingym.files import CATEGORIES
+from adversarial_mlm.downstream.proteingym.metrics import METRICS, Averages, average
 from adversarial_mlm.downstream.results import as_plain, method_cell
 from adversarial_mlm.downstream.scoring import FEW_GROUPS
 from adversarial_mlm.utils.hashing import fingerprint_of_parts

@@ -10,8 +10,8 @@ import torch
 from scipy.stats import spearmanr
 
 from adversarial_mlm.downstream.command_line import parse_arguments
-from adversarial_mlm.downstream.proteingym import Scorer, evaluate_proteingym
-from adversarial_mlm.downstream.proteingym_results import gym_table
+from adversarial_mlm.downstream.proteingym.evaluate import Scorer, evaluate_proteingym
+from adversarial_mlm.downstream.proteingym.results import gym_table
 from adversarial_mlm.downstream.results import eval_results, take_output_dir, write_results
 from adversarial_mlm.inference.mutant_tables import score_mutants
 from adversarial_mlm.inference.pseudo_likelihood import pseudo_log_likelihoods

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from adversarial_mlm.downstream.arguments import TapeArguments
-from adversarial_mlm.downstream.contact_data import ContactColumns, ContactProtein, ContactSet, read_contacts
-from adversarial_mlm.downstream.contact_results import SPLIT
-from adversarial_mlm.downstream.structures import structure_files
+from adversarial_mlm.downstream.contacts.data import ContactColumns, ContactProtein, ContactSet, read_contacts
+from adversarial_mlm.downstream.contacts.results import SPLIT
+from adversarial_mlm.downstream.contacts.structures import structure_files
 from adversarial_mlm.downstream.tasks import find_file
 from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adversarial_mlm.downstream.contact_data import ContactProtein
+from adversarial_mlm.downstream.contacts.data import ContactProtein
 from adversarial_mlm.utils.errors import CorpusError
 from adversarial_mlm.utils.extras import require
 

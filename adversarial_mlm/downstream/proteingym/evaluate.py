@@ -17,9 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
 from adversarial_mlm.downstream.arguments import TapeArguments
-from adversarial_mlm.downstream.fitness_metrics import BINARY, assay_figures
 from adversarial_mlm.downstream.left_out import LeftOut
-from adversarial_mlm.downstream.proteingym_files import (
+from adversarial_mlm.downstream.proteingym.files import (
     COLUMNS,
     Assay,
     AssayTable,
@@ -28,7 +27,8 @@ from adversarial_mlm.downstream.proteingym_files import (
     read_reference,
     write_scores,
 )
-from adversarial_mlm.downstream.proteingym_results import SPLIT, TASK, averages, base_record, line_of
+from adversarial_mlm.downstream.proteingym.metrics import BINARY, assay_figures
+from adversarial_mlm.downstream.proteingym.results import SPLIT, TASK, averages, base_record, line_of
 from adversarial_mlm.downstream.results import as_plain, read_results
 from adversarial_mlm.inference.feature_cache import encoder_fingerprint
 from adversarial_mlm.inference.mutant_tables import NOT_FINITE, MutantScore, score_mutants

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from adversarial_mlm.cli.main import main
-from adversarial_mlm.downstream.contact_data import ContactProtein
-from adversarial_mlm.downstream.contact_regression import fit_contacts
-from adversarial_mlm.downstream.contact_results import contact_table, record
-from adversarial_mlm.downstream.contact_scoring import HEADLINE, METRICS, pairs_of, precisions
+from adversarial_mlm.downstream.contacts.data import ContactProtein
+from adversarial_mlm.downstream.contacts.regression import fit_contacts
+from adversarial_mlm.downstream.contacts.results import contact_table, record
+from adversarial_mlm.downstream.contacts.scoring import HEADLINE, METRICS, pairs_of, precisions
 from adversarial_mlm.downstream.results import eval_results, read_results
 from adversarial_mlm.utils.errors import CorpusError
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from adversarial_mlm.downstream.arguments import TapeArguments
-from adversarial_mlm.downstream.contact_data import ContactProtein
-from adversarial_mlm.downstream.contact_regression import INVERSE_PENALTY, fit_contacts
-from adversarial_mlm.downstream.contact_results import Runs, record
-from adversarial_mlm.downstream.contact_scoring import LEAST_SEPARATION, chance_precisions, pairs_of, precisions
-from adversarial_mlm.downstream.contact_task import ContactTask, load_contact_task
+from adversarial_mlm.downstream.contacts.data import ContactProtein
+from adversarial_mlm.downstream.contacts.regression import INVERSE_PENALTY, fit_contacts
+from adversarial_mlm.downstream.contacts.results import Runs, record
+from adversarial_mlm.downstream.contacts.scoring import LEAST_SEPARATION, chance_precisions, pairs_of, precisions
+from adversarial_mlm.downstream.contacts.task import ContactTask, load_contact_task
 from adversarial_mlm.inference.attention_maps import AttentionReader
 from adversarial_mlm.inference.embeddings import random_twin
 from adversarial_mlm.models.loading import load_backbone

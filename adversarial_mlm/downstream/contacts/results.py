@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from adversarial_mlm.downstream.contact_scoring import HEADLINE, METRICS, RANGES, SHARES
+from adversarial_mlm.downstream.contacts.scoring import HEADLINE, METRICS, RANGES, SHARES
 from adversarial_mlm.downstream.definitions import CONTACTS
 from adversarial_mlm.downstream.results import as_plain
 from adversarial_mlm.utils.statistics import accuracy, bootstrap_interval

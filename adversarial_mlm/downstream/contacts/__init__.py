@@ -1,0 +1,1 @@
+"""Contacts predicted from attention maps: `task: contacts`."""

@@ -1,0 +1,1 @@
+"""The assays of ProteinGym, scored without training: `benchmark: proteingym`."""
