@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adversarial_mlm.utils.hardware import machine
 
-from . import embed, encode, limit, noiser, sampler, scaling, step_cost, throughput
+from . import adapters, embed, encode, limit, noiser, sampler, scaling, step_cost, throughput
 from .measuring import Row
 
 NAMES = {
@@ -18,6 +18,7 @@ NAMES = {
     "encode": encode,
     "embed": embed,
     "limit": limit,
+    "peft": adapters,
     "noiser": noiser,
     "scaling": scaling,
 }

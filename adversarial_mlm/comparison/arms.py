@@ -28,13 +28,14 @@ _SET_BY_THE_COMPARISON = (
 _PAIRING = (
     *(item.name for item in dataclasses.fields(DataArguments)),
     *("encoder", "model_name_or_path", "model_revision", "trained_layers", "dropout"),
+    *("peft", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy"),
     *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
 )
 # options that do not change a run's result; proteins are compared by content
 _NOT_OF_THE_RESULT = (
     *("output_dir", "cache_dir", "train_data", "validation_data", "cluster_table", "seed", "data_seed", "max_steps"),
-    *("overwrite_output_dir", "run_name", "report_to", "disable_tqdm", "logging_dir"),
+    *("overwrite_output_dir", "merge_adapter", "run_name", "report_to", "disable_tqdm", "logging_dir"),
     *("log_level", "logging_first_step", "save_steps", "save_strategy", "save_total_limit", "eval_strategy"),
     *("eval_steps", "per_device_eval_batch_size", "dataloader_num_workers", "dataloader_pin_memory"),
 )
@@ -43,6 +44,7 @@ _NEWER = {
     **{"quick_cpu_dropout": True, "eval_context_gap": False},
     **{"loss_weights": "uniform", "learnability_share": 0.5, "soft_targets": ["0"], "teacher_decay": 0.999},
     **{"mask_rate": [], "mask_rate_curve": "linear", "mask_weights": [], "mask_weights_column": "weights"},
+    **{"peft": None, "lora_rank": None, "lora_alpha": None, "lora_dropout": None, "lora_target_modules": []},
 }
 
 
@@ -217,9 +219,9 @@ def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict
     if recipe.warm_up is not None:
         warm_up = arm_recipe(recipe, WARM_UP, words=words)
         _check_pairing(recipe, {next(iter(resolved)): next(iter(resolved.values())), WARM_UP: warm_up})
-        if any(arm.model.trained_layers for arm in resolved.values()):
+        if any(arm.model.trained_layers or arm.model.peft for arm in resolved.values()):
             raise RecipeError(
-                f"{recipe.path}: warm_up trains the whole encoder and cannot be combined with trained_layers: "
+                f"{recipe.path}: warm_up trains the whole encoder and cannot be combined with trained_layers or peft: "
                 "remove one of them"
             )
     _check_pairing(recipe, resolved)
@@ -266,9 +268,11 @@ def _check_budgets(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> None:
             f"{recipe.path}: arm {name} has soft_targets of 0 in some updates, which therefore cost less. "
             f"Budget {equal['seconds']} (equal: seconds) measures only a few updates: use equal: flops"
         )
-    if "flops" in equal and of_arm.model.trained_layers is not None:
+    partly = ("trained_layers", "peft")
+    part = next((option for option in partly if getattr(of_arm.model, option) is not None), None)
+    if "flops" in equal and part is not None:
         raise RecipeError(
-            f"{recipe.path}: arm {name} has trained_layers {of_arm.model.trained_layers}, but budget {equal['flops']} "
+            f"{recipe.path}: arm {name} has {part} {getattr(of_arm.model, part)}, but budget {equal['flops']} "
             "(equal: flops) counts encoders that are trained as a whole: use equal: updates or equal: seconds"
         )
 

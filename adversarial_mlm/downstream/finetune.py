@@ -1,6 +1,5 @@
 """Fine-tune an encoder on a task: one run, several seeds, or a grid search."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -8,15 +7,15 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
-from transformers.utils import logging as transformers_logging
 
+from adversarial_mlm.downstream.adapted_encoder import adapt, save_and_merge
 from adversarial_mlm.downstream.finetune_results import RESULT_FILE, FinetuneResult
 from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import HEADS, STOCK_HEAD, ProteinTaskModel, TaskModelConfig, check_head
@@ -25,8 +24,9 @@ from adversarial_mlm.downstream.stock_heads import StockHeadModel, check_stock_h
 from adversarial_mlm.downstream.task_trainer import TaskTrainer, predict
 from adversarial_mlm.downstream.tasks import TaskData
 from adversarial_mlm.inference.batches import DataCollatorForTask
+from adversarial_mlm.models.adapters import LORA_OPTIONS, lora_settings
 from adversarial_mlm.models.encoders import number_of_positions
-from adversarial_mlm.models.loading import load_backbone
+from adversarial_mlm.models.loading import load_backbone, quiet_transformers
 from adversarial_mlm.models.tokenization_protein import save_tokenizer
 from adversarial_mlm.utils.errors import DivergenceError
 from adversarial_mlm.utils.hardware import on_device
@@ -56,8 +56,9 @@ def finetune(
     """Fine-tune an encoder on train, choose the best weights on valid, save them and predict all splits but train.
 
     `output_dir` gets the model ([`ProteinTaskModel`], or with the head `hf` one of transformers), its tokenizer,
-    `predictions.npz` and `result.json`. A complete run is not repeated; its result is read. A killed run starts again.
-    Two runs with the same seed are equal, on a CPU bitwise.
+    `predictions.npz` and `result.json`; with `peft: lora` also the encoder's adapter in `adapter/`. A complete run is
+    not repeated; its result is read. A killed run starts again. Two runs with the same seed are equal, on a CPU
+    bitwise.
 
     Args:
         data ([`TaskData`]): The task.
@@ -84,7 +85,10 @@ def finetune(
         return _earlier_result(output_dir, fingerprint)
     _take(output_dir)
     trainer, seconds = _train(data, start, output_dir)
-    with _quiet_transformers():
+    parameters = list(trainer.model.parameters())
+    counts = [sum(p.numel() for p in parameters if p.requires_grad or not trained) for trained in (False, True)]
+    with quiet_transformers():
+        save_and_merge(trainer.model, start.backbone.tokenizer, output_dir, start.max_length)
         trainer.model.save_pretrained(output_dir)
         save_tokenizer(start.backbone.tokenizer, output_dir, start.max_length)
         model = on_device(_saved_model(output_dir, start.config), trainer.args.device)
@@ -92,7 +96,6 @@ def finetune(
         split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)
         for split in splits
     }
-    parameters = list(trainer.model.parameters())
     result = FinetuneResult(
         predictions=predictions,
         validation_score=headline_score(data.task.kind, predictions["valid"], data.splits["valid"]["label"][:]),
@@ -110,8 +113,8 @@ def finetune(
             "from_scratch": from_scratch,
             **{name: getattr(data.task, attribute) for name, attribute in _TASK_FACTS.items()},
             "head": start.config.head,
-            "parameters": sum(parameter.numel() for parameter in parameters),
-            "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "parameters": counts[0],
+            "trained_parameters": counts[1],
             "device": trainer.args.device.type,
         },
     )
@@ -276,16 +279,17 @@ class _Backbone:
     """A loaded encoder; `checksum` is of its weights, or `None` if they are not used."""
 
     name: str
+    revision: str | None
     encoder: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     checksum: str | None
 
 
 def _load(model_name_or_path: str, revision: str | None, from_scratch: bool) -> _Backbone:
-    with _quiet_transformers():
+    with quiet_transformers():
         encoder, tokenizer = load_backbone(model_name_or_path, revision, from_scratch=from_scratch)
     checksum = None if from_scratch else state_checksum(encoder.state_dict())
-    return _Backbone(model_name_or_path, encoder, tokenizer, checksum)
+    return _Backbone(model_name_or_path, revision, encoder, tokenizer, checksum)
 
 
 @dataclass
@@ -306,12 +310,17 @@ class _Start:
         if self.backbone.checksum is not None:
             model.load_encoder(self.backbone.encoder.state_dict())
         model.encoder.requires_grad_(not self.settings.frozen_encoder)
+        lora = lora_settings(self.settings)
+        if lora is not None:
+            adapt(model, lora, self.backbone.name, self.backbone.revision)
         model.encoder_dropout = self.settings.encoder_dropout
         return model
 
     def fingerprint(self, data: TaskData, splits: Sequence[str]) -> str:
         """Hash everything that the result depends on, except library versions and the machine."""
         settings = dataclasses.asdict(self.settings)
+        if self.settings.peft is None:  # results from before these options are still found
+            settings = {name: value for name, value in settings.items() if name not in ("peft", *LORA_OPTIONS)}
         table = self.collator.table
         plain = {
             "settings": {name: value for name, value in settings.items() if name not in _NOT_OF_THE_RESULT},
@@ -388,7 +397,7 @@ def _train(data: TaskData, start: _Start, output_dir: str) -> tuple[TaskTrainer,
         start.build_model(), start.settings, start.collator, data.splits["train"], data.splits["valid"], output_dir
     )
     began = time.monotonic()
-    with _quiet_transformers():
+    with quiet_transformers():
         trainer.train()
     seconds = time.monotonic() - began
     trainer.load_best()
@@ -424,20 +433,6 @@ def _model_type(folder: str) -> str | None:
         return json.loads(Path(folder, "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError):
         return None
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence progress bars, and reports of heads that are left out on purpose."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 _warned: set[str] = set()

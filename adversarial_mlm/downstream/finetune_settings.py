@@ -3,8 +3,10 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+from adversarial_mlm.models.adapters import lora_settings
 
 _DEFAULT_MAX_LENGTH = 512
 
@@ -45,6 +47,13 @@ class FinetuneSettings:
             frozen encoder never does.
         bf16 (`bool`, *optional*, defaults to `False`): Whether to train with bfloat16 autocast. Final predictions are
             in float32.
+        peft (`str`, *optional*): `lora` trains adapters of the encoder, and the head, in place of all weights. The
+            saved model has the adapters merged into it; they are also saved in `adapter/`.
+        lora_rank (`int`, *optional*): Rank of the adapters; by default 8.
+        lora_alpha (`float`, *optional*): Scale of the adapters, divided by the rank; by default 2 × `lora_rank`.
+        lora_dropout (`float`, *optional*): Dropout of the adapters' inputs; by default 0.
+        lora_target_modules (`list[str]`, *optional*): Last parts of the names of linear modules, or all-linear; by
+            default the queries and values of BERT, ESM, RoBERTa and ModernBERT.
         seed (`int`, *optional*, defaults to 0): Seed of the head, the order of the proteins and dropout.
         report_to (`str`, *optional*, defaults to `"none"`): A tracker, as in `TrainingArguments`.
 
@@ -71,6 +80,11 @@ class FinetuneSettings:
     frozen_encoder: bool = False
     encoder_dropout: bool = True
     bf16: bool = False
+    peft: str | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_dropout: float | None = None
+    lora_target_modules: list[str] = field(default_factory=list)
     seed: int = 0
     report_to: str = "none"
 
@@ -97,6 +111,10 @@ class FinetuneSettings:
             raise ValueError(
                 "head_size or head_dropout is set, but has no effect with head hf, which takes its sizes from the "
                 "encoder's configuration: remove it"
+            )
+        if lora_settings(self) is not None and self.frozen_encoder:
+            raise ValueError(
+                "frozen_encoder is set, but peft: lora trains adapters of the encoder: remove one of them"
             )
         if self.frozen_encoder and self.encoder_learning_rate_decay != 1:
             raise ValueError(
@@ -136,6 +154,10 @@ _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _check_type(option: dataclasses.Field, value: Any) -> None:
+    if option.type == list[str]:
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise ValueError(f"{option.name} must be a list of texts, got {value!r}")
+        return
     wanted = next(kind for kind in (bool, int, float, str) if option.type in (kind, kind | None))
     if value is None and option.type != wanted:
         return

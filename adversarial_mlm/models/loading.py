@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -26,6 +26,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from adversarial_mlm.models.adapters import is_adapter, merged, read_adapter
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 from adversarial_mlm.utils.errors import CheckpointError, clip
@@ -44,7 +45,7 @@ _LONGEST_REASON = 300  # characters of a library's message; some messages quote 
 
 
 def load_encoder(
-    name_or_path: str, revision: str | None = None, *, needs_head: bool = False
+    name_or_path: str, revision: str | None = None, *, needs_head: bool = False, keep_adapter: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked language model and its tokenizer, in float32.
 
@@ -53,6 +54,8 @@ def load_encoder(
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         needs_head (`bool`, *optional*, defaults to `False`): Whether to refuse a model without a masked-language-
             modelling head. By default, there is a warning and the head starts with random weights.
+        keep_adapter (`bool`, *optional*, defaults to `False`): Whether to return a `peft.PeftModel` for the folder of
+            an adapter. By default the adapter is merged into its encoder.
 
     Returns:
         `PreTrainedModel` (from `AutoModelForMaskedLM`) and `PreTrainedTokenizerBase`.
@@ -60,10 +63,17 @@ def load_encoder(
     Raises:
         CheckpointError: If there is no such model, if it is not an encoder for masked-language modelling, if its files
             are damaged, do not fit its configuration or lack weights of the encoder, if there are no safetensors, if
-            it is an adapter or quantised, if its tokenizer cannot be used for proteins, or if it needs its own code.
+            it is quantised, an adapter on the Hub or one without its encoder, if its tokenizer cannot be used for
+            proteins, or if it needs its own code.
     """
     subject = f"model_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
+    if is_adapter(name_or_path):
+        adapted, model, tokenizer = _load_adapted(subject, name_or_path, source, needs_head=True)
+        if keep_adapter:
+            return adapted, tokenizer
+        merged(adapted)
+        return model.requires_grad_(True), tokenizer
     check_no_adapter(subject, name_or_path, source)
     with explaining_failure(subject, name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, **source)
@@ -94,6 +104,11 @@ def load_backbone(
     """
     subject = f"model_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
+    if is_adapter(name_or_path):
+        adapted, model, tokenizer = _load_adapted(subject, name_or_path, source, needs_head=False)
+        merged(adapted)
+        backbone = cast(PreTrainedModel, model.base_model).requires_grad_(True)
+        return (new_backbone(backbone.config) if from_scratch else backbone), tokenizer
     check_no_adapter(subject, name_or_path, source)
     with explaining_failure(subject, name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, **source)
@@ -109,6 +124,32 @@ def load_backbone(
         _check_weights(subject, model, report)
     _check_no_decoder(subject, model)
     return model, _load_tokenizer(subject, name_or_path, source, needs_mask=False)
+
+
+def _load_adapted(
+    subject: str, folder: str, source: dict[str, Any], *, needs_head: bool
+) -> tuple[Any, PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load an adapter and its encoder.
+
+    Returns:
+        `peft.PeftModel`, around the encoder with its head or around the encoder in it; the encoder with its head; and
+        the tokenizer.
+    """
+    adapter = read_adapter(subject, folder)
+    if is_adapter(adapter.base):
+        raise CheckpointError(f"{adapter.subject} of {adapter.base}, which is an adapter itself: merge that one first")
+    try:
+        model, tokenizer = load_encoder(adapter.base, adapter.revision, needs_head=needs_head)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{adapter.subject} whose base model {shortened(adapter.base)} is missing or cannot be used ({error})"
+        ) from error
+    backbone = cast(PreTrainedModel, model.base_model)
+    adapted = adapter.put_into(model if adapter.is_within(model.base_model_prefix) else backbone)
+    backbone.name_or_path = model.name_or_path = folder
+    if Path(folder, "tokenizer_config.json").is_file():
+        tokenizer = _load_tokenizer(subject, folder, source, needs_mask=True)
+    return adapted, model, tokenizer
 
 
 def _load_strictly(model_class: Any, name_or_path: str, **options) -> tuple[Any, dict[str, Any]]:
@@ -220,6 +261,19 @@ def quiet_loading() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence progress bars, and reports of heads that are left out on purpose."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        with quiet_loading():
+            yield
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def check_no_adapter(subject: str, name_or_path: str, source: dict[str, Any]) -> None:

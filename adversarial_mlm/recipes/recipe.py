@@ -14,6 +14,8 @@ from adversarial_mlm.masking.mask_rate import CURVES, MaskRate
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
+from adversarial_mlm.models.adapters import KINDS as ADAPTER_KINDS
+from adversarial_mlm.models.adapters import lora_settings
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.other_names import OTHER_NAMES
 from adversarial_mlm.recipes.refusals import explained, with_origin
@@ -75,6 +77,20 @@ class ModelArguments:
     )
     trained_layers: int | None = option(
         None, "Train only the last so many layers of model_name_or_path, and the head."
+    )
+    peft: str | None = option(
+        None, "lora: train adapters only; output_dir gets the adapter, which needs model_name_or_path.", ADAPTER_KINDS
+    )
+    lora_rank: int | None = option(None, "peft lora: rank of the adapters; 8 by default.")
+    lora_alpha: float | None = option(None, "peft lora: scale, divided by the rank; 2 × lora_rank by default.")
+    lora_dropout: float | None = option(None, "peft lora: dropout of the adapters' inputs; 0 by default.")
+    lora_target_modules: list[str] = option(
+        [],
+        "peft lora: last parts of the names of linear modules, or all-linear; by default the queries and values of "
+        "BERT, ESM, RoBERTa and ModernBERT.",
+    )
+    merge_adapter: bool = option(
+        False, "peft lora: also write encoder and adapter as one model into output_dir/merged at the end."
     )
     noiser: str | None = option(None, "Size of a new noiser: paper (the default), small or tiny.")
     noiser_name_or_path: str | None = option(
@@ -316,11 +332,24 @@ def _check(recipe: Recipe) -> None:
     recipe.run.background_gate = recipe.run.background_gate or None
     if str(recipe.training.resume_from_checkpoint).lower() in ("", "false", "no", "off"):
         recipe.training.resume_from_checkpoint = None
-    for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path", "model_license"):
+    for name in ("encoder", "noiser", "model_name_or_path", "noiser_name_or_path", "model_license", "peft"):
         setattr(model, name, getattr(model, name) or None)
     _check_license(model)
+    _check_adapters(model)
     _check_masks(recipe.masking)
     probe_callback.check_options(probe.probe_tasks, probe.probe_data_dir, probe.probe_steps, probe.probe_max_records)
+
+
+def _check_adapters(model: ModelArguments) -> None:
+    lora_settings(model)
+    if model.peft is None:
+        if model.merge_adapter:
+            raise RecipeError("merge_adapter is true, but peft is not set, so there is no adapter: remove it")
+        return
+    if not model.model_name_or_path:
+        raise RecipeError(f"peft is {model.peft}, but model_name_or_path is missing: give the encoder to adapt")
+    if model.trained_layers is not None:
+        raise RecipeError(f"peft is {model.peft}, which freezes the encoder's layers: remove trained_layers")
 
 
 def _check_masks(masking: MaskingArguments) -> None:

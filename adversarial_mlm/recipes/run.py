@@ -18,6 +18,7 @@ from transformers.trainer_utils import IntervalStrategy
 from adversarial_mlm.downstream.probe_callback import ProbeCallback
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.models import presets
+from adversarial_mlm.models.adapters import add_lora, lora_settings
 from adversarial_mlm.models.encoders import config_with_dropout, train_last_layers, with_dropout
 from adversarial_mlm.models.loading import load_encoder, load_noiser
 from adversarial_mlm.models.modeling_noiser import NoiserModel
@@ -122,11 +123,14 @@ def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizer
     model, max_length = recipe.model, recipe.data.max_length
     set_seed(recipe.training.seed)  # also for a loaded encoder: a missing head gets random weights
     if model.model_name_or_path:
-        encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision)
+        lora = lora_settings(model)
+        encoder, tokenizer = load_encoder(model.model_name_or_path, model.model_revision, needs_head=lora is not None)
         if model.dropout is not None:
             encoder = with_dropout(encoder, model.dropout)
         if model.trained_layers is not None:
             train_last_layers(encoder, model.trained_layers)
+        if lora is not None:
+            encoder = add_lora(encoder, lora, model.model_name_or_path, model.model_revision)
         return encoder, tokenizer
     tokenizer = build_protein_tokenizer(model_max_length=max_length)
     vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
@@ -179,6 +183,7 @@ def build_trainer(
         raise RecipeError(explained(error, set_options(recipe.training))) from error
     trainer.run_facts.update(recipe=recipe, data=data.card_facts(), command=model_card.command_line(sys.argv))
     _add_probes(recipe, trainer)
+    trainer.merge_adapter = recipe.model.merge_adapter
     if recipe.model.model_name_or_path:
         trainer.run_facts["base_model"] = recipe.model.model_name_or_path
     trainer.uploads.run_files = (METRICS_FILE, RECIPE_FILE, DATA_FILE, REPORT_FILE, REPORT_PICTURE, POLICY_PICTURE)
@@ -364,7 +369,7 @@ def evaluate_saved(
     """
     folder = recipe.output_dir
     trainer.accelerator.wait_for_everyone()
-    encoder, tokenizer = load_encoder(folder)
+    encoder, tokenizer = load_encoder(folder, keep_adapter=True)
     noiser = None if trainer.noiser is None else load_noiser(folder)
     args = copy.copy(recipe.training)
     args.report_to, args.push_to_hub = [], False

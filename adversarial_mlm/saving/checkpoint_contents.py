@@ -1,5 +1,6 @@
 """What a checkpoint holds: networks, tokenizer, arguments, the trainer's state, and the random generators' states."""
 
+import copy
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from adversarial_mlm.models.adapters import merged
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import save_tokenizer
 from adversarial_mlm.saving.run_files import ARGUMENTS_FILE, NOISER_FOLDER
@@ -42,6 +44,19 @@ def write_networks(
         noiser.save_pretrained(os.path.join(folder, NOISER_FOLDER))
     with open(os.path.join(folder, ARGUMENTS_FILE), "w", encoding="utf-8") as file:
         json.dump(arguments, file, indent=2, sort_keys=True, default=str)
+
+
+def write_merged(folder: str, adapted: Any, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> None:
+    """Write an encoder with its adapter merged into it as a model that needs no `peft`, and the tokenizer.
+
+    Args:
+        folder (`str`): Need not exist.
+        adapted (`PeftModel`): The encoder, which stays as it is.
+        tokenizer (`PreTrainedTokenizerBase`): The encoder's.
+        max_length (`int`, *optional*): See [`write_networks`].
+    """
+    merged(copy.deepcopy(adapted)).save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, max_length)
 
 
 def write_state(

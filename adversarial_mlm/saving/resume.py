@@ -19,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 
+from adversarial_mlm.models import adapters
 from adversarial_mlm.models.loading import (
     LOADING_ERRORS,
     NOISER_FOLDER,
@@ -48,7 +49,7 @@ _SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_grow
 def read_networks(
     checkpoint: str, encoder: torch.nn.Module, noiser: NoiserModel | None
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """Return the weights of `encoder` and `noiser` in a checkpoint. The stock trainer loads those of an adapter.
+    """Return the weights of `encoder` and `noiser` in a checkpoint, or of the encoder's adapter (`peft.PeftModel`).
 
     Raises:
         CheckpointError: See [`read_weights`].
@@ -56,6 +57,8 @@ def read_networks(
     states = {}
     if isinstance(encoder, PreTrainedModel):
         states["encoder"] = read_weights(checkpoint, encoder)
+    elif adapters.is_adapted(encoder):
+        states["adapter"] = adapters.read_weights(f"the checkpoint {checkpoint}, an adapter", checkpoint)
     if noiser is not None:
         states["noiser"] = read_weights(os.path.join(checkpoint, NOISER_FOLDER), noiser)
     return states

@@ -160,7 +160,10 @@ RULES = (
     ),
     Rule(
         Effect.REFUSED,
-        ("masking", "encoder", "noiser", "noiser_view", "noiser_backbone", "trained_layers", "dropout"),
+        (
+            *("masking", "encoder", "noiser", "noiser_view", "noiser_backbone", "trained_layers", "dropout"),
+            *("peft", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+        ),
         "the networks of the checkpoint have this form, or its masks were chosen in this way",
     ),
     Rule(
@@ -206,7 +209,7 @@ RULES = (
         (
             *("save_strategy", "save_steps", "save_total_limit", "save_only_model", "load_best_model_at_end"),
             *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
-            *("hub_revision", "data_license", "model_license"),
+            *("hub_revision", "data_license", "model_license", "merge_adapter"),
         ),
         "later saves and pushes follow the new value",
     ),

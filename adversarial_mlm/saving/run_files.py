@@ -8,6 +8,9 @@ from adversarial_mlm.models.loading import NOISER_FOLDER
 CARD_FILE = "README.md"
 ARGUMENTS_FILE = "training_args.json"
 
+# written at the end of a run that trains an adapter, with `merge_adapter`
+MERGED_FOLDER = "merged"
+
 # written by a checkpoint only
 SLOW_ENCODER_FILE = "slow_encoder.safetensors"  # with `noiser_reward: reducible`
 TEACHER_FILE = "teacher.safetensors"  # with `loss_weights: learnability` or `soft_targets`
@@ -41,6 +44,7 @@ __all__ = [
     "EDITED_RECIPES",
     "MANIFEST_FILE",
     "MARKER_FILE",
+    "MERGED_FOLDER",
     "METRICS_FILE",
     "NOISER_FOLDER",
     "OPTIONS_FILE",

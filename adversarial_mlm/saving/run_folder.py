@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from adversarial_mlm.models.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from adversarial_mlm.saving import checkpoint_manifest
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.hub import SNAPSHOT_PREFIX
@@ -20,6 +21,7 @@ from adversarial_mlm.saving.run_files import (
     DATA_FILE,
     MANIFEST_FILE,
     MARKER_FILE,
+    MERGED_FOLDER,
     METRICS_FILE,
     NOISER_FOLDER,
     RECIPE_FILE,
@@ -47,6 +49,7 @@ USUAL_FILES = (
     ),
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
+    *(ADAPTER_CONFIG, ADAPTER_WEIGHTS, f"{MERGED_FOLDER}/config.json", f"{MERGED_FOLDER}/model.safetensors"),
     *(f"{NOISER_FOLDER}/config.json", f"{NOISER_FOLDER}/model.safetensors"),
     *REPORT_FILES,
 )

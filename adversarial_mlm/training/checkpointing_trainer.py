@@ -16,12 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import SaveStrategy, compare_trainer_and_checkpoint_args
 
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
+from adversarial_mlm.models.adapters import load_weights as load_adapter
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.saving import checkpoint_contents, options_record, resume
 from adversarial_mlm.saving.checkpoint_store import CheckpointStore, is_latest, named_checkpoint, step_of
 from adversarial_mlm.saving.hub import HubUploader
 from adversarial_mlm.saving.options_record import OptionsRecord, Resumption
-from adversarial_mlm.saving.run_files import output_folder
+from adversarial_mlm.saving.run_files import MERGED_FOLDER, output_folder
 from adversarial_mlm.training.optimizer import hyperparameters, set_hyperparameters
 from adversarial_mlm.training.run_options import identity_of_data
 from adversarial_mlm.utils import atomic_files, distributed
@@ -55,6 +56,7 @@ class CheckpointingTrainer(Trainer):
         failed_saves (`int`): Checkpoints that could not be written.
         loaded_best_step (`int`, *optional*): Step of the best checkpoint, if it was loaded at the end.
         saved_files (`list[str]`): Paths of the files that the last [`save_model`] wrote into its folder.
+        merge_adapter (`bool`): Whether [`save_model`] also writes encoder and adapter as one model into `merged/`.
         resumptions (`list[Resumption]`): Where this run was resumed with other options than before.
     """
 
@@ -73,6 +75,7 @@ class CheckpointingTrainer(Trainer):
         self.loaded_best_step: int | None = None
         self.failed_saves = 0
         self.saved_files: list[str] = []
+        self.merge_adapter = False
         self.resumptions: list[Resumption] = []
         self._resumed = OptionsRecord({})  # what the checkpoint tells from which training resumes
         self._starts_best_anew = False
@@ -200,7 +203,7 @@ class CheckpointingTrainer(Trainer):
         target = output_folder(self.args) if output_dir is None else output_dir
         if self.args.should_save:
             with atomic_files.replacing_files(target) as folder:
-                self._write_model(folder)
+                self._write_model(folder, with_merged=self.merge_adapter)
                 paths = [path for path in Path(folder).rglob("*") if path.is_file()]
                 self.saved_files = sorted(path.relative_to(folder).as_posix() for path in paths)
         if self.args.push_to_hub and not _internal_call:
@@ -224,10 +227,12 @@ class CheckpointingTrainer(Trainer):
                         "were not saved; a lower learning rate may help"
                     )
 
-    def _write_model(self, folder: str) -> None:
+    def _write_model(self, folder: str, with_merged: bool = False) -> None:
         tokenizer = self.processing_class if self.processing_class is not None else self.data_collator.tokenizer
         max_length = self.data_collator.sequence_encoder.max_length
         checkpoint_contents.write_networks(folder, self.model, tokenizer, self.noiser, self.args.to_dict(), max_length)
+        if with_merged:
+            checkpoint_contents.write_merged(str(Path(folder, MERGED_FOLDER)), self.model, tokenizer, max_length)
         self._write_card(folder)
 
     def create_model_card(self, *args, **kwargs) -> None:
@@ -361,6 +366,8 @@ class CheckpointingTrainer(Trainer):
         states = resume.read_networks(checkpoint, self.model, self.noiser) if states is None else states
         if "encoder" in states:
             self.model.load_state_dict(states["encoder"])
+        elif "adapter" in states:
+            load_adapter(f"the checkpoint {checkpoint} has an adapter", self.model, states["adapter"])
         else:
             super()._load_from_checkpoint(checkpoint)
         if self.noiser is not None:

@@ -143,7 +143,7 @@ def with_a_layer_more(folder):
         ),
         (with_weights_of_an_index, "weights are in pytorch_model.bin; use safetensors files"),
         (with_text("model.safetensors.index.json", "[]"), "could not be loaded"),
-        (as_an_adapter, "which is an adapter; merge it into its model first "),
+        (as_an_adapter, "an adapter without adapter_model.safetensors; pickled weights are not read"),
     ],
 )
 @pytest.mark.parametrize("load", [load_encoder, load_backbone])

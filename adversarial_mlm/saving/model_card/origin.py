@@ -60,7 +60,8 @@ def what_was_trained(facts: CardFacts) -> str | None:
         return None
     told = f"trained parameters: {encoder.trained_parameters:,} of {encoder.parameters:,}"
     if encoder.adapters:
-        told += ", those of the adapter"
+        share = encoder.trained_parameters / encoder.parameters
+        told += f" ({100 * share:.3g} %), those of the adapter"
     elif encoder.trained_layers is not None:
         told += f", those of {_last_layers(encoder.trained_layers, encoder.config.num_hidden_layers)}the head"
         if encoder.has_tied_output:

@@ -128,7 +128,8 @@ def test_the_card_of_an_adapter_is_an_adapters(save_encoder, trainer_of, card_of
     for told in (
         "an adapter for a protein language model (`bert`): LoRA of rank 2 and alpha 6 on `query`, `value`.",
         "You also need the weights of `bert`.", "The snippets need `transformers` and `peft`, and", ", peft ",
-        f"- trained parameters: {part:,} of {whole:,}, those of the adapter; all others were frozen\n",
+        f"- trained parameters: {part:,} of {whole:,} ({100 * part / whole:.3g} %), those of the adapter; all others "
+        "were frozen\n",
         "`adapter_config.json` names as `base_model_name_or_path`",
     ):  # fmt: skip
         assert told in card.text, told
