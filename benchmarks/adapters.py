@@ -25,9 +25,9 @@ _MIB = 2**20
 def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
     """Measure the trained parameters, the time and the peak memory of an update.
 
-    The task is a regression: the share of hydrophobic residues. Both models have the same encoder and head, and read the
-    same batch. The memory is that of gradients, activations and the optimizer's state; the weights come on top, and are
-    the same.
+    The task is a regression: the share of hydrophobic residues. Both models have the same encoder and head, and read
+    the same batch. The memory is that of gradients, activations and the optimizer's state. The weights come on top,
+    and are the same.
     """
     return [row for size in ("small", "tape-38m") for row in _rows(size, repetitions, corpus)]
 

@@ -14,7 +14,6 @@ from adversarial_mlm.masking.mask_rate import CURVES, MaskRate
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
-from adversarial_mlm.models.adapters import KINDS as ADAPTER_KINDS
 from adversarial_mlm.models.adapters import lora_settings
 from adversarial_mlm.models.configuration_noiser import BACKBONES, VIEWS
 from adversarial_mlm.recipes.other_names import OTHER_NAMES
@@ -79,7 +78,7 @@ class ModelArguments:
         None, "Train only the last so many layers of model_name_or_path, and the head."
     )
     peft: str | None = option(
-        None, "lora: train adapters only; output_dir gets the adapter, which needs model_name_or_path.", ADAPTER_KINDS
+        None, "lora: train adapters only; output_dir gets the adapter, which needs model_name_or_path."
     )
     lora_rank: int | None = option(None, "peft lora: rank of the adapters; 8 by default.")
     lora_alpha: float | None = option(None, "peft lora: scale, divided by the rank; 2 × lora_rank by default.")

@@ -91,7 +91,7 @@ def test_a_checkpoint_of_another_rank_is_refused(lora, tmp_path):
         ({"peft": "", "lora_rank": None, "merge_adapter": "true"}, "merge_adapter is true, but peft is not set"),
         ({"trained_layers": 1}, "remove trained_layers"),
         ({"model_name_or_path": ""}, "model_name_or_path is missing"),
-        ({"peft": "dora"}, "peft"),
+        ({"peft": "dora"}, "peft must be lora, got 'dora'"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(lora, capsys, changes, sentence):
