@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest install-optional demo test test-fast test-all browser coverage fuzz faults bench docs lint imports types clean
+.PHONY: help install install-newest install-optional demo test test-fast test-all gpu-test browser coverage fuzz faults bench docs lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -54,6 +54,9 @@ test-fast: install ## Run the tests that take seconds
 
 test-all: install ## Run all cases of all tests (twice as long)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+
+gpu-test: install ## Run the tests that mean something on a GPU only (without one, each says that it is skipped)
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu
 
 # where it is not permitted, the tests that need a browser say that they are skipped
 browser: ## Install Chromium for the tests of the page, if there is no browser and apt-get may install one

@@ -3,12 +3,14 @@
 import argparse
 import inspect
 import json
+import sys
 import time
 from pathlib import Path
 
 from adversarial_mlm.utils.hardware import machine
 
 from . import adapters, embed, encode, limit, noiser, sampler, scaling, step_cost, throughput
+from .gpu import command
 from .measuring import Row
 
 NAMES = {
@@ -53,7 +55,9 @@ def table(rows: list[Row], facts: dict) -> str:
 
 
 def main() -> None:
-    """Run one benchmark or all of them."""
+    """Run one benchmark or all of them. `gpu` is for a machine with a GPU, and has options of its own."""
+    if sys.argv[1:2] == ["gpu"]:
+        sys.exit(command.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
     parser.add_argument("name", choices=(*NAMES, "all"))
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")

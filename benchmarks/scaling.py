@@ -4,6 +4,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
+from adversarial_mlm import AdversarialMLMTrainer
+
 from .measuring import Row, alternate, compare, timed
 from .step_cost import FAST
 from .training import fresh_encoder, our_trainer, proteins_of_one_length
@@ -50,6 +52,13 @@ def _counted(job) -> float:
     return float(counter.get_total_flops())
 
 
+def flops_of_noiser(trainer: AdversarialMLMTrainer, length: int) -> float:
+    """Return the FLOP of a forward pass of a trainer's noiser per token, in a row of `length` tokens, as counted."""
+    ids = torch.full((1, length), 7, device=next(trainer.noiser.parameters()).device)
+    with torch.no_grad():
+        return _counted(lambda: trainer.noiser(ids)) / length
+
+
 def _counts() -> list[Row]:
     """Compare the products that PyTorch counts in a forward and backward pass with the formula."""
     rows = []
@@ -83,9 +92,7 @@ def _games(corpus: str | None) -> list[Row]:
             **{**phases, **settings},
         )
         counted = _counted(trainer.train)
-        ids = torch.full((1, length), 7)
-        with torch.no_grad():
-            nu = _counted(lambda ids=ids, trainer=trainer: trainer.noiser(ids)) / length
+        nu = flops_of_noiser(trainer, length)
         a, b = flops_of_a_token(trainer.model.config, length)
         formula = (linear * a + attention * b + noiser * nu) * length * batch_size
         rows.append(

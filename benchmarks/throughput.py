@@ -2,33 +2,12 @@
 
 import time
 
-from transformers import Trainer
-
 from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 
 from .measuring import Row, compare
-from .training import our_trainer, proteins, stock_trainer
+from .training import CountedRows, our_trainer, proteins, stock_trainer
 
 SIZE, _BATCH = "small", 32
-
-
-class _Counted:
-    """Count the residues of every step of a trainer."""
-
-    def __init__(self, trainer: Trainer):
-        self.residues: list[int] = []
-        plain = trainer.get_batch_samples
-
-        def get_batch_samples(*args, **kwargs):
-            batches, items = plain(*args, **kwargs)
-            # minus two special tokens per row
-            self.residues.append(sum(int(b["attention_mask"].sum()) - 2 * len(b["attention_mask"]) for b in batches))
-            return batches, items
-
-        trainer.get_batch_samples = get_batch_samples
-
-    def rates(self, seconds: list[float]) -> list[float]:
-        return [count / spent for count, spent in zip(self.residues, seconds, strict=True)]
 
 
 def run(repetitions: int = 16, corpus: str | None = None) -> list[Row]:
@@ -46,9 +25,12 @@ def run(repetitions: int = 16, corpus: str | None = None) -> list[Row]:
             dataset, SIZE, steps, _BATCH, dataloader_num_workers=1, train_sampling_strategy="group_by_length"
         ),
     }
-    counted = {name: _Counted(trainer) for name, trainer in trainers.items()}
+    counted = {name: CountedRows(trainer) for name, trainer in trainers.items()}
     seconds = dict(zip(trainers, train_interleaved(list(trainers.values())), strict=True))
-    rates = {name: counted[name].rates(seconds[name])[1:] for name in trainers}
+    rates = {
+        name: [residues / spent for residues, spent in zip(counted[name].residues(), seconds[name], strict=True)][1:]
+        for name in trainers
+    }
     of = f"residues/s, random masks, {SIZE}, batch {_BATCH}"
     rows = [
         compare(f"{of}: ours ÷ stock, random order", rates["ours"], rates["random order"], "residues/s", ">= 1.6"),

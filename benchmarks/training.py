@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
+from transformers import (
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from adversarial_mlm import (
     AdversarialMLMTrainer,
@@ -49,6 +56,7 @@ def our_trainer(
     batch_size: int,
     noiser: Mapping | None = None,
     encoder: Mapping | None = None,
+    model: PreTrainedModel | None = None,
     **settings,
 ) -> AdversarialMLMTrainer:
     """Return a trainer of a fresh encoder with a preset's noiser, or with random masks at the same rate.
@@ -61,6 +69,7 @@ def our_trainer(
         batch_size (`int`): Proteins per update.
         noiser (`Mapping`, *optional*): Options that differ from the paper's noiser.
         encoder (`Mapping`, *optional*): Options that differ from the encoder's size.
+        model (`PreTrainedModel`, *optional*): An encoder in place of one of this size.
         **settings: Training arguments that differ from the preset's.
     """
     tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
@@ -91,7 +100,7 @@ def our_trainer(
             **{name: rules[name] for name in masking if name in rules},
         )
     return AdversarialMLMTrainer(
-        model=fresh_encoder(size, **(encoder or {})),
+        model=fresh_encoder(size, **(encoder or {})) if model is None else model,
         args=AdversarialMLMTrainingArguments(**{**arguments, **_common(steps, batch_size), **settings}),
         data_collator=collator,
         train_dataset=dataset,
@@ -99,7 +108,9 @@ def our_trainer(
     )
 
 
-def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **settings) -> Trainer:
+def stock_trainer(
+    dataset: Dataset, size: str, steps: int, batch_size: int, model: PreTrainedModel | None = None, **settings
+) -> Trainer:
     """Return the stock trainer with the stock collator, on proteins that are already tokenized."""
     tokenizer = build_protein_tokenizer(model_max_length=MAX_LENGTH)
     tokenized = dataset.map(
@@ -111,11 +122,38 @@ def stock_trainer(dataset: Dataset, size: str, steps: int, batch_size: int, **se
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.2)
     arguments = {**_common(steps, batch_size), "learning_rate": 1e-4, "weight_decay": 0.01, **settings}
     return Trainer(
-        model=fresh_encoder(size),
+        model=fresh_encoder(size) if model is None else model,
         args=TrainingArguments(**arguments),
         data_collator=collator,
         train_dataset=tokenized,
     )
+
+
+class CountedRows:
+    """Notes the tokens of every row that a trainer reads. Nothing is read back from a device before it is asked for.
+
+    Args:
+        trainer (`Trainer`): Its `get_batch_samples` is wrapped.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self._masks: list[list[torch.Tensor]] = []
+        plain = trainer.get_batch_samples
+
+        def get_batch_samples(*args, **kwargs):
+            batches, items = plain(*args, **kwargs)
+            self._masks.append([batch["attention_mask"] for batch in batches])
+            return batches, items
+
+        trainer.get_batch_samples = get_batch_samples
+
+    def lengths(self) -> list[torch.Tensor]:
+        """Return the tokens of the rows of every step, special tokens included."""
+        return [torch.cat([mask.sum(dim=1).cpu() for mask in masks]) for masks in self._masks]
+
+    def residues(self) -> list[int]:
+        """Return the residues of every step: two tokens of a row are special."""
+        return [int((lengths - 2).sum()) for lengths in self.lengths()]
 
 
 def _common(steps: int, batch_size: int) -> dict:

@@ -242,7 +242,7 @@ def _check_interpreter(words: list[str]) -> None:
     if words[:2] == ["-m", "adversarial_mlm"]:
         check_adv_mlm(words[2:])
     elif words[:2] == ["-m", "benchmarks"]:
-        assert words[2] in (*BENCHMARKS, "all"), words
+        assert words[2] in (*BENCHMARKS, "all", "gpu"), words
     elif words[:1] == ["-c"]:
         _check_python(words[1])
     elif words[:2] == ["-m", "pytest"]:
