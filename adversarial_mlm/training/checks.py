@@ -17,6 +17,18 @@ from adversarial_mlm.training.training_args import AdversarialMLMTrainingArgumen
 from adversarial_mlm.utils.arguments import check_class, class_of
 from adversarial_mlm.utils.errors import AdversarialMLMError, CorpusError, shorten
 
+_UNSUPPORTED = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
+
+
+def check_supported(arguments: Mapping) -> None:
+    """Refuse arguments of the stock trainer that have no effect here.
+
+    Raises:
+        AdversarialMLMError: If there is one. The message names it.
+    """
+    for name in sorted(_UNSUPPORTED & arguments.keys()):
+        raise AdversarialMLMError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
+
 
 def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, data_collator) -> None:
     """Refuse an encoder, arguments and a collator that do not fit together.

@@ -1,5 +1,6 @@
 """Data loaders: of the encoder, of the noiser and of evaluation."""
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable, Iterator
@@ -18,8 +19,24 @@ from adversarial_mlm.data.order import (
     global_rows,
 )
 from adversarial_mlm.data.stream_order import StreamBatches
-from adversarial_mlm.masking.data_collator import SequenceEncoder
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM, SequenceEncoder
+from adversarial_mlm.training.micro_batches import width_multiple
+from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.signals import spare_worker, workers_needed
+
+
+def sequence_encoder_for(
+    collator: DataCollatorForRandomMLM, args: AdversarialMLMTrainingArguments, is_training: bool
+) -> SequenceEncoder:
+    """The CPU stage of a collator as loaders use it: it names records, and pads as the device of the run likes it.
+
+    For evaluation it cuts the same windows out of long proteins whatever the seed of the run.
+    """
+    sequence_encoder = copy.copy(collator.sequence_encoder)
+    sequence_encoder.names_records = True
+    if sequence_encoder.pad_to_multiple_of is None:
+        sequence_encoder.pad_to_multiple_of = width_multiple(args.device)
+    return sequence_encoder if is_training else sequence_encoder.for_evaluation(args.eval_mask_seed)
 
 
 def plain_loader(

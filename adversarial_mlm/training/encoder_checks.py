@@ -10,6 +10,8 @@ from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import token_losses
 from adversarial_mlm.models.tokenization_protein import AMBIGUOUS_RESIDUES, STANDARD_RESIDUES
 from adversarial_mlm.training.gradients import frozen
+from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.errors import CheckpointError, one_line
 
 logger = transformers_logging.get_logger(__name__)
@@ -24,6 +26,22 @@ def hard_batch(collator: DataCollatorForRandomMLM, device: torch.device) -> Corr
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
     keys = row_keys(0, EVALUATION, 0, torch.arange(2, device=device))
     return collator.hide_at_random(batch, keys, rate=0.3)
+
+
+def prepare_encoder(
+    model: PreTrainedModel, collator: DataCollatorForRandomMLM, args: AdversarialMLMTrainingArguments
+) -> None:
+    """Check an encoder for a run, and freeze parameters that its loss does not reach.
+
+    Raises:
+        CheckpointError: If it has no head for the tokens of the collator.
+        ValueError: If the noiser's reward needs soft inputs, and the encoder treats them in another way than ids.
+    """
+    check_head(model, collator)
+    is_trained = collator.noiser is not None and args.noiser_update != "none"
+    if is_trained and REWARDS[args.noiser_reward].through_encoder:
+        check_soft_inputs(model, collator)
+    freeze_what_is_not_reached(model, collator)
 
 
 @torch.no_grad()

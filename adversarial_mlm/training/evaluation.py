@@ -1,6 +1,7 @@
 """Evaluate an encoder on masked residues: with random masks that all runs share, and with the noiser's masks."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -17,6 +18,17 @@ _BACKGROUND_RECORDS = 10_000
 _RECORDS_AT_ONCE = 1000
 CONTEXT_RATES = (0.15, 0.5)
 """Mask rates that the context gap compares."""
+
+
+@contextmanager
+def in_evaluation_mode(*networks: nn.Module | None) -> Iterator[None]:
+    """Put networks into evaluation mode, and each back into its own mode at the end."""
+    modes = [(network, network.training) for network in networks if network is not None]
+    for network, _ in modes:
+        network.eval()
+    yield
+    for network, training in modes:
+        network.train(training)
 
 
 @torch.no_grad()

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import trainer as stock_trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerCallback
 
 from adversarial_mlm.utils import atomic_files
 
@@ -41,6 +42,18 @@ class BriefPrinterCallback(PrinterCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         super().on_log(args, state, control, logs=_main_figures(logs), **kwargs)
+
+
+def progress_callbacks(without_bar: bool) -> tuple[type[TrainerCallback], type[TrainerCallback]]:
+    """The stock trainer's callback that shows progress, and the one in place of it.
+
+    Args:
+        without_bar (`bool`): `disable_tqdm`.
+    """
+    if without_bar:
+        return PrinterCallback, BriefPrinterCallback
+    # in a notebook, the stock callback writes a table with a column for each of our figures
+    return stock_trainer.DEFAULT_PROGRESS_CALLBACK, BriefProgressCallback
 
 
 class MetricsFile:

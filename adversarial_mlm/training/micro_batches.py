@@ -46,8 +46,6 @@ class MicroBatches:
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         collator (`Callable`): Returns the collator that made the batches.
         encoder (`PreTrainedModel`): Reads the parts.
-
-    Attributes:
         packs (`bool`): Whether the encoder reads packed rows in training.
     """
 
@@ -56,8 +54,9 @@ class MicroBatches:
         args: AdversarialMLMTrainingArguments,
         collator: Callable[[], DataCollatorForRandomMLM],
         encoder: PreTrainedModel,
+        packs: bool,
     ):
-        self.args, self.collator, self.packs = args, collator, False
+        self.args, self.collator, self.packs = args, collator, packs
         self._overhead = overhead_of_a_chunk(args, encoder)
         self._multiple = width_multiple(args.device)
         # the part after which gradients are summed over the processes, which its backward pass can hide

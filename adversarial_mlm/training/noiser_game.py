@@ -52,6 +52,8 @@ class NoiserGame:
         collator ([`DataCollatorForRandomMLM`]): Masks batches.
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         accelerator (`Accelerator`): The accelerator of the run.
+        packs (`bool`, *optional*, defaults to `False`): Whether the encoder reads packed rows in training. It must be
+            prepared for that.
 
     Attributes:
         reward ([`NoiserReward`]): What the noiser maximises. It exists after [`prepare`], if there is a noiser.
@@ -69,6 +71,7 @@ class NoiserGame:
         collator: DataCollatorForRandomMLM,
         args: AdversarialMLMTrainingArguments,
         accelerator: Accelerator,
+        packs: bool = False,
     ):
         self.encoder, self.collator = encoder, collator
         self.noiser = None if noiser is None else on_device(noiser, args.device)
@@ -79,7 +82,7 @@ class NoiserGame:
         self._reward: NoiserReward | None = None
         self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
         # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
-        self.micro_batches = MicroBatches(args, lambda: self.collator, encoder)
+        self.micro_batches = MicroBatches(args, lambda: self.collator, encoder, packs)
         self._wrapped: nn.Module | None = noiser
         self._frozen_encoder: nn.Module = encoder
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
@@ -158,12 +161,8 @@ class NoiserGame:
 
     @property
     def packs(self) -> bool:
-        """Whether the encoder reads packed rows in training. It must be prepared for that."""
+        """Whether the encoder reads packed rows in training."""
         return self.micro_batches.packs
-
-    @packs.setter
-    def packs(self, packs: bool) -> None:
-        self.micro_batches.packs = packs
 
     def chunks(self, batch: dict, packed: bool = False) -> list[dict]:
         """The parts of a batch that are read at once, see [`MicroBatches`]."""

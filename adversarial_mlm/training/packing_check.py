@@ -15,7 +15,10 @@ from adversarial_mlm.training.packed_attention import (
     packed_rows,
     read_packed,
     use_packed_attention,
+    wants_packing,
 )
+from adversarial_mlm.training.precision import autocast_dtype
+from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,27 @@ def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM, d
             f"packed_attention does not support {name}: relative to the largest logit, a logit of packed rows differs "
             f"by {leak:.2g} if another protein in the row changes"
         )
+
+
+def pack_if_wanted(
+    model: PreTrainedModel, collator: DataCollatorForRandomMLM, args: AdversarialMLMTrainingArguments
+) -> bool:
+    """Set up an encoder for packed rows where the option or the device asks for it; whether it reads them.
+
+    Args:
+        model (`PreTrainedModel`), collator: See [`pack_attention`].
+        args ([`AdversarialMLMTrainingArguments`]): Of the run.
+
+    Raises:
+        ValueError: As [`pack_attention`], with `packed_attention: true`.
+    """
+    if not wants_packing(args, args.packed_attention):
+        return False
+    dtype = autocast_dtype(args)
+    if args.packed_attention is None:
+        return packed_by_default(model, collator, dtype)
+    pack_attention(model, collator, dtype)
+    return True
 
 
 def packed_by_default(model: PreTrainedModel, collator: DataCollatorForRandomMLM, dtype: torch.dtype | None) -> bool:

@@ -16,7 +16,6 @@ Overrides of private methods of `Trainer`, here and in [`checkpointing_trainer`]
 """
 
 import contextlib
-import copy
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -26,14 +25,11 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
-from transformers import trainer as stock_trainer
-from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from adversarial_mlm.masking.data_collator import (
     DataCollatorForAdversarialMLM,
     DataCollatorForRandomMLM,
-    SequenceEncoder,
 )
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
 from adversarial_mlm.masking.statistics import MaskingStatistics
@@ -52,25 +48,25 @@ from adversarial_mlm.training.callbacks import (
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.collapse import CollapseAlarm, collapse_figures
-from adversarial_mlm.training.data_loading import TrainingBatches, plain_loader
+from adversarial_mlm.training.data_loading import TrainingBatches, plain_loader, sequence_encoder_for
 from adversarial_mlm.training.data_position import DataPosition
-from adversarial_mlm.training.encoder_checks import check_head, check_soft_inputs, freeze_what_is_not_reached
-from adversarial_mlm.training.evaluation import background_log_shares, evaluate_masks, numbered_batches
+from adversarial_mlm.training.encoder_checks import prepare_encoder
+from adversarial_mlm.training.evaluation import (
+    background_log_shares,
+    evaluate_masks,
+    in_evaluation_mode,
+    numbered_batches,
+)
 from adversarial_mlm.training.launch_checks import check_accelerator, check_devices
-from adversarial_mlm.training.metrics_log import BriefPrinterCallback, BriefProgressCallback, Clock, MetricsFile
-from adversarial_mlm.training.micro_batches import PARTS, in_place_of, width_multiple
+from adversarial_mlm.training.metrics_log import Clock, MetricsFile, progress_callbacks
+from adversarial_mlm.training.micro_batches import PARTS, in_place_of
 from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.optimizer import LearningRateOf, add_groups, groups_of, holds, scale_schedule
-from adversarial_mlm.training.packed_attention import wants_packing
-from adversarial_mlm.training.packing_check import pack_attention, packed_by_default
-from adversarial_mlm.training.precision import autocast_dtype
-from adversarial_mlm.training.rewards import REWARDS
+from adversarial_mlm.training.packing_check import pack_if_wanted
 from adversarial_mlm.training.run_options import options_of, records_read
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import ENCODER, NOISER, UpdateGuard, mean_of_made, spoil_gradient
 from adversarial_mlm.utils.ramp import Ramp
-
-_UNUSED_BY_US = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
 
 class AdversarialMLMTrainer(CheckpointingTrainer):
@@ -118,8 +114,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         data_collator: DataCollatorForRandomMLM | DataCollatorForAdversarialMLM,
         **kwargs,
     ):
-        for name in _UNUSED_BY_US & kwargs.keys():
-            raise ValueError(f"{name} is not supported: this trainer has its own loss and its own evaluation")
+        checks.check_supported(kwargs)
         checks.check_fit(model, args, data_collator)
         check_devices(model, args)
         checks.check_datasets(kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
@@ -130,9 +125,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self.get_optimizer_cls_and_kwargs(self.args, self.model)  # a package that it needs may be missing
         checks.check_game(self.args, data_collator, self.train_dataset)
         checks.check_stream(self.args, self.train_dataset, data_collator.rules)
-        packs = self._prepare_networks()
-        self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator)
-        self.game.packs = packs
+        prepare_encoder(self.model, data_collator, self.args)
+        packs = pack_if_wanted(self.model, data_collator, self.args)
+        self.game = NoiserGame(self.model, self.noiser, data_collator, self.args, self.accelerator, packs)
         self.guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
         self._batches = self._training_batches()
         self._background: torch.Tensor | None = None
@@ -141,25 +136,10 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self._clock = Clock()
         self._add_callbacks()
 
-    def _prepare_networks(self) -> bool:
-        """Check the networks; whether the encoder reads packed rows."""
-        check_head(self.model, self.data_collator)
-        is_trained = self.noiser is not None and self.args.noiser_update != "none"
-        if is_trained and REWARDS[self.args.noiser_reward].through_encoder:
-            check_soft_inputs(self.model, self.data_collator)
-        freeze_what_is_not_reached(self.model, self.data_collator)
-        if not wants_packing(self.args, self.args.packed_attention):
-            return False
-        dtype = autocast_dtype(self.args)
-        if self.args.packed_attention is None:
-            return packed_by_default(self.model, self.data_collator, dtype)
-        pack_attention(self.model, self.data_collator, dtype)
-        return True
-
     def _add_callbacks(self) -> None:
-        # in a notebook, the stock callback writes a table with a column for each of our figures
-        self.remove_callback(PrinterCallback if self.args.disable_tqdm else stock_trainer.DEFAULT_PROGRESS_CALLBACK)
-        self.add_callback(BriefPrinterCallback if self.args.disable_tqdm else BriefProgressCallback)
+        stock, brief = progress_callbacks(bool(self.args.disable_tqdm))
+        self.remove_callback(stock)
+        self.add_callback(brief)
         metrics = MetricsFile(os.path.join(self.args.output_dir, METRICS_FILE))
         self.add_callback(MetricsLog(metrics, lambda: self._mask_counts))
         if isinstance(self.train_dataset, IterableDataset):
@@ -212,7 +192,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return TrainingBatches(
             self.train_dataset,
             self.args,
-            self._sequence_encoder(is_training=True),
+            sequence_encoder_for(self.data_collator, self.args, is_training=True),
             lambda update: self.position.noiser_micro_steps(update, self.game.alternation),
             self.accelerator.num_processes,
             self.accelerator.process_index,
@@ -237,7 +217,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         loader = plain_loader(
             dataset,
             self.args,
-            self._sequence_encoder(is_training),
+            sequence_encoder_for(self.data_collator, self.args, is_training),
             batch_size,
             batch_sampler=batch_sampler,
             is_training=is_training,
@@ -245,15 +225,6 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         if batch_sampler is not None:  # its batches are this process's own already
             return prepare_data_loader(loader, self.accelerator.device, 1, 0)
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
-
-    def _sequence_encoder(self, is_training: bool) -> SequenceEncoder:
-        sequence_encoder = copy.copy(self.data_collator.sequence_encoder)
-        sequence_encoder.names_records = True
-        if sequence_encoder.pad_to_multiple_of is None:
-            sequence_encoder.pad_to_multiple_of = width_multiple(self.args.device)
-        if not is_training:  # the same windows whatever the run's seed
-            return sequence_encoder.for_evaluation(self.args.eval_mask_seed)
-        return sequence_encoder
 
     def set_initial_training_values(self, args, dataloader):
         """As in `Trainer`, but with one pass of the loop for each part of an epoch that has one size of updates."""
@@ -445,23 +416,18 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
             training set; a stream has none.
         """
-        networks: list[PreTrainedModel] = [self.model] if self.noiser is None else [self.model, self.noiser]
-        was_training = [network.training for network in networks]
-        for network in networks:
-            network.eval()
-        figures = evaluate_masks(
-            self.model,
-            self.data_collator,
-            self._eval_batches(dataloader),
-            mask_rate=self.args.eval_mask_rate,
-            mask_seed=self.args.eval_mask_seed,
-            log_shares=self._background_log_shares(),
-            context_gap=self.args.eval_context_gap,
-            reduce=self._sum_over_processes,
-            device=self.args.device,
-        )
-        for network, training in zip(networks, was_training, strict=True):
-            network.train(training)
+        with in_evaluation_mode(self.model, self.noiser):
+            figures = evaluate_masks(
+                self.model,
+                self.data_collator,
+                self._eval_batches(dataloader),
+                mask_rate=self.args.eval_mask_rate,
+                mask_seed=self.args.eval_mask_seed,
+                log_shares=self._background_log_shares(),
+                context_gap=self.args.eval_context_gap,
+                reduce=self._sum_over_processes,
+                device=self.args.device,
+            )
         proteins = int(figures.pop("proteins"))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in figures.items()}
         return EvalLoopOutput(None, None, metrics, proteins)  # type: ignore[arg-type]  # no predictions, as in stock
@@ -474,10 +440,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _background_log_shares(self) -> torch.Tensor | None:
-        dataset = self.train_dataset
-        if self._background is None and dataset is not None and not isinstance(dataset, IterableDataset):
-            shares = background_log_shares(dataset, self._sequence_encoder(is_training=False))
-            self._background = shares.to(self.args.device)
+        if self._background is None and not isinstance(self.train_dataset, IterableDataset | None):
+            encoder = sequence_encoder_for(self.data_collator, self.args, is_training=False)
+            self._background = background_log_shares(self.train_dataset, encoder).to(self.args.device)
         return self._background
 
     def _sum_over_processes(self, sums: torch.Tensor) -> torch.Tensor:
@@ -504,8 +469,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     def _training_figures(self) -> dict[str, float]:
         figures, self._mask_counts = self._statistics.figures_and_counts(self._sum_over_processes)
         seconds = self._clock.read()
-        residues = figures.pop("residues", 0.0)
-        figures["residues_per_second"] = residues / max(sum(seconds.values()), 1e-9)
+        figures["residues_per_second"] = figures.pop("residues", 0.0) / max(sum(seconds.values()), 1e-9)
         figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
         figures.update(self.game.figures_of_options(self.state.global_step - 1, self._sum_over_processes))
         if self.noiser is not None:  # each process holds its share of the loss, times the number of processes
