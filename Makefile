@@ -62,8 +62,9 @@ gpu-test: install ## Run the tests that mean something on a GPU only (without on
 browser: ## Install Chromium for the tests of the page, if there is no browser and apt-get may install one
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
 	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
-	{ $$as_root apt-get update -q && \
-		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; } || \
+	quick="-o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 -o Acquire::Retries=1"; \
+	{ $$as_root apt-get $$quick update -q && \
+		$$as_root env DEBIAN_FRONTEND=noninteractive apt-get $$quick install -q -y --no-install-recommends chromium; } || \
 		echo "Chromium could not be installed: the tests of the page are skipped."
 
 coverage: install ## Run all tests and show which lines they reach (also coverage.xml)
