@@ -78,7 +78,7 @@ fuzz: install ## Read 28,000 mutated files, random tables, options and output fo
 faults: install ## Kill small real runs, fill their disk, and compare what goes on from there (some minutes; faults.json)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run_faults $(FAULTS)
 
-bench: install ## Measure speed beside peers, on an idle machine (a quarter of an hour; benchmarks/RESULTS.md)
+bench: install ## Measure speed beside peers, on an idle machine (half an hour; benchmarks/RESULTS.md)
 	$(BIN)/python -m benchmarks all --json benchmarks/results.json --markdown benchmarks/RESULTS.md
 
 docs: install ## Build the site of docs/ into site/, without the network; a dead link is an error

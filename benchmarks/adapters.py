@@ -1,6 +1,6 @@
 """Compare fine-tuning of adapters (LoRA) with fine-tuning of all weights, on one task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -22,14 +22,15 @@ _HYDROPHOBIC = "AVILMFWC"
 _MIB = 2**20
 
 
-def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
+def run(repetitions: int = 7, corpus: str | None = None) -> Iterator[Row]:
     """Measure the trained parameters, the time and the peak memory of an update.
 
     The task is a regression: the share of hydrophobic residues. Both models have the same encoder and head, and read
     the same batch. The memory is that of gradients, activations and the optimizer's state. The weights come on top,
     and are the same.
     """
-    return [row for size in ("small", "tape-38m") for row in _rows(size, repetitions, corpus)]
+    for size in ("small", "tape-38m"):
+        yield from _rows(size, repetitions, corpus)
 
 
 def _rows(size: str, repetitions: int, corpus: str | None) -> list[Row]:

@@ -1,5 +1,7 @@
 """Compare the FLOP/s of a training step with the fastest matrix product on this machine."""
 
+from collections.abc import Iterator
+
 import torch
 
 from adversarial_mlm import presets
@@ -27,15 +29,14 @@ def best_gemm(dtype: torch.dtype) -> list:
     return jobs
 
 
-def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
+def run(repetitions: int = 7, corpus: str | None = None) -> Iterator[Row]:
     """Compare a step with the fastest product and with the stock trainer's step.
 
     In float32 and bfloat16, with dropout 0.1, on rows of one length.
     """
     length = 200
     dataset = proteins_of_one_length(corpus, length)
-    rows = []
-    for precision, dtype, target in (("fp32", torch.float32, ">= 0.80"), ("bf16", torch.bfloat16, ">= 0.60")):
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         settings = {"batch_size": _BATCH, "bf16": dtype is torch.bfloat16}
         trainers = [
             our_trainer(dataset, SIZE, None, repetitions + 1, **settings),
@@ -50,6 +51,5 @@ def run(repetitions: int = 7, corpus: str | None = None) -> list[Row]:
         after = [min(series) for series in alternate(timed(*(job for _, job in products)), 3)]
         best = max(flops / min(pair) for (flops, _), *pair in zip(products, before, after, strict=True)) / 1e9
         of = f"model FLOP/s of a step, {SIZE}, dropout 0.1, {precision}"
-        rows.append(compare(f"{of}: ours ÷ best product", ours, [best] * len(ours), "GFLOP/s", target, note=_NOTE))
-        rows.append(compare(f"{of}: ours ÷ stock trainer", ours, stock, "GFLOP/s", ""))
-    return rows
+        yield compare(f"{of}: ours ÷ best product", ours, [best] * len(ours), "GFLOP/s", "", note=_NOTE)
+        yield compare(f"{of}: ours ÷ stock trainer", ours, stock, "GFLOP/s", "")

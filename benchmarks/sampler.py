@@ -1,6 +1,7 @@
 """Compare our samplers with the loop that the paper prints."""
 
 import functools
+from collections.abc import Iterator
 
 import torch
 
@@ -51,9 +52,9 @@ def jobs(length: int) -> dict:
     }
 
 
-def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> list[Row]:
+def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> Iterator[Row]:
     """Compare time and memory of both samplers with the printed loop."""
-    rows, memory = [], {}
+    memory = {}
     for length in lengths:
         named = jobs(length)
         rounds = max(repetitions * lengths[0] // length, 7)
@@ -62,33 +63,26 @@ def run(repetitions: int = 21, lengths: tuple[int, int] = (1024, 4096)) -> list[
         )
         of = f"n = {length:,}, 10 %"
         if length == lengths[0]:
-            rows.append(compare(f"rss, {of}: time", ours, textbook, "ms", "<= 0.5", note="loop under autograd"))
-        rows.append(
-            compare(
-                f"closed form, {of}: time",
-                closed,
-                textbook,
-                "ms",
-                ">= 15" if length == lengths[0] else ">= 40",
-                inverse=True,
-                note="loop under autograd ÷ ours",
-            )
+            yield compare(f"rss, {of}: time", ours, textbook, "ms", "<= 0.5", note="loop under autograd")
+        yield compare(
+            f"closed form, {of}: time",
+            closed,
+            textbook,
+            "ms",
+            ">= 15" if length == lengths[0] else ">= 40",
+            inverse=True,
+            note="loop under autograd ÷ ours",
         )
         memory[length] = {name: [peak_bytes(job) / 2**20] for name, job in named.items()}
     short, long = lengths
-    rows.append(
-        compare(
-            f"rss, n = {short:,}, 10 %: peak memory", memory[short]["rss"], memory[short]["textbook"], "MiB", "<= 0.25"
-        )
+    yield compare(
+        f"rss, n = {short:,}, 10 %: peak memory", memory[short]["rss"], memory[short]["textbook"], "MiB", "<= 0.25"
     )
-    rows.append(
-        compare(
-            f"closed form, memory at n = {long:,} ÷ at n = {short:,}",
-            memory[long]["closed form"],
-            memory[short]["closed form"],
-            "MiB",
-            f"<= {1.25 * long / short:g}",
-            note=f"linear would be {long / short:g}",
-        )
+    yield compare(
+        f"closed form, memory at n = {long:,} ÷ at n = {short:,}",
+        memory[long]["closed form"],
+        memory[short]["closed form"],
+        "MiB",
+        f"<= {1.25 * long / short:g}",
+        note=f"linear would be {long / short:g}",
     )
-    return rows

@@ -1,5 +1,7 @@
 """Compare the cost of a token with the formulas of `docs/scaling.md`, over lengths, batches and encoders."""
 
+from collections.abc import Iterator
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
@@ -59,9 +61,8 @@ def flops_of_noiser(trainer: AdversarialMLMTrainer, length: int) -> float:
         return _counted(lambda: trainer.noiser(ids)) / length
 
 
-def _counts() -> list[Row]:
+def _counts() -> Iterator[Row]:
     """Compare the products that PyTorch counts in a forward and backward pass with the formula."""
-    rows = []
     for size in _COUNTED:
         # eager attention, because PyTorch does not count the products of the CPU's attention kernel
         encoder = _encoder(size, attn_implementation="eager", max_position_embeddings=max(_LENGTHS))
@@ -69,14 +70,13 @@ def _counts() -> list[Row]:
             counted = _counted(_forward_and_backward(encoder, 1, length)) / length
             formula = 3 * sum(flops_of_a_token(encoder.config, length))
             name = f"FLOP of a token, counted ÷ formula, {size}, length {length}"
-            rows.append(compare(name, [counted / 1e6], [formula / 1e6], "MFLOP", ""))
-    return rows
+            yield compare(name, [counted / 1e6], [formula / 1e6], "MFLOP", "")
 
 
-def _games(corpus: str | None) -> list[Row]:
+def _games(corpus: str | None) -> Iterator[Row]:
     """Compare the products of a whole encoder update, the noiser's share included, with the formula."""
     dataset = proteins_of_one_length(corpus, _LENGTH)
-    length, batch_size, rows = _LENGTH + 2, 2, []
+    length, batch_size = _LENGTH + 2, 2
     for name, (settings, (linear, attention, noiser)) in _GAMES.items():
         game = name.partition(",")[0]
         phases = {"noiser_steps": 1, "encoder_steps": 1} if game == "paper" and "reversal" not in name else {}
@@ -95,17 +95,14 @@ def _games(corpus: str | None) -> list[Row]:
         nu = flops_of_noiser(trainer, length)
         a, b = flops_of_a_token(trainer.model.config, length)
         formula = (linear * a + attention * b + noiser * nu) * length * batch_size
-        rows.append(
-            compare(
-                f"FLOP of an update, counted ÷ formula, tape-38m, length {length}: {name}",
-                [counted / 1e9],
-                [formula / 1e9],
-                "GFLOP",
-                "",
-                note=f"{formula / (3 * (a + b) * length * batch_size):.2f} times random masks, ν = {nu / (a + b):.3f}",
-            )
+        yield compare(
+            f"FLOP of an update, counted ÷ formula, tape-38m, length {length}: {name}",
+            [counted / 1e9],
+            [formula / 1e9],
+            "GFLOP",
+            "",
+            note=f"{formula / (3 * (a + b) * length * batch_size):.2f} times random masks, ν = {nu / (a + b):.3f}",
         )
-    return rows
 
 
 def _times(repetitions: int) -> list[Row]:
@@ -136,6 +133,8 @@ def _times(repetitions: int) -> list[Row]:
     ]
 
 
-def run(repetitions: int = 3, corpus: str | None = None) -> list[Row]:
+def run(repetitions: int = 3, corpus: str | None = None) -> Iterator[Row]:
     """Check the formulas of `docs/scaling.md`: counted products must match exactly, times only roughly."""
-    return [*_counts(), *_games(corpus), *_times(repetitions)]
+    yield from _counts()
+    yield from _games(corpus)
+    yield from _times(repetitions)

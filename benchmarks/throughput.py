@@ -1,44 +1,73 @@
 """Compare residues per second with the stock trainer, and measure the wait for data."""
 
 import time
+from collections.abc import Iterator, Sequence
+
+from datasets import Dataset
 
 from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 
 from .measuring import Row, compare
-from .training import CountedRows, our_trainer, proteins, stock_trainer
+from .training import (
+    CountedRows,
+    fresh_encoder,
+    lengths_like_swiss_prot,
+    our_trainer,
+    proteins,
+    random_proteins,
+    stock_trainer,
+)
 
 SIZE, _BATCH = "small", 32
+_MEGA_BATCH = 50  # batches, of transformers
+_WAITING_STEPS = 16
+_TARGETS = {"random order": ">= 1.6", "grouped by length": ">= 1.0"}
+_PEERS = tuple(_TARGETS)
 
 
-def run(repetitions: int = 16, corpus: str | None = None) -> list[Row]:
-    """Compare the trainers on all proteins of one epoch, and measure the wait for data.
+def run(repetitions: int = _MEGA_BATCH, corpus: str | None = None) -> Iterator[Row]:
+    """Compare the trainers with and without dropout, and measure the wait for data.
 
-    The data set has as many proteins as the measured steps read. Grouping by length puts the longest proteins first in
-    an epoch; this way every trainer is measured on all proteins.
+    The stock trainer groups by length within mega-batches of 50 batches, but of at most a quarter of the data. So
+    there are 6,400 proteins. A run is as long as a mega-batch, which the stock trainer reads from the longest protein
+    to the shortest; a run that is shorter only has the longest ones.
     """
-    whole, steps = proteins(corpus), repetitions + 1
-    dataset = whole.shuffle(seed=0).select(range(min(repetitions * _BATCH, len(whole))))
-    trainers = {
-        "ours": our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH, dataloader_num_workers=1),
-        "random order": stock_trainer(dataset, SIZE, steps, _BATCH, dataloader_num_workers=1),
-        "grouped": stock_trainer(
-            dataset, SIZE, steps, _BATCH, dataloader_num_workers=1, train_sampling_strategy="group_by_length"
-        ),
-    }
-    counted = {name: CountedRows(trainer) for name, trainer in trainers.items()}
-    seconds = dict(zip(trainers, train_interleaved(list(trainers.values())), strict=True))
-    rates = {
-        name: [residues / spent for residues, spent in zip(counted[name].residues(), seconds[name], strict=True)][1:]
-        for name in trainers
-    }
-    of = f"residues/s, random masks, {SIZE}, batch {_BATCH}"
-    rows = [
-        compare(f"{of}: ours ÷ stock, random order", rates["ours"], rates["random order"], "residues/s", ">= 1.6"),
-        compare(f"{of}: ours ÷ stock, grouped by length", rates["ours"], rates["grouped"], "residues/s", ">= 1.0"),
-    ]
+    dataset = _proteins(corpus)
+    for dropout, others in ((True, _PEERS), (False, _PEERS[1:])):
+        yield from _beside(dataset, repetitions + 1, dropout, others)
+    steps = min(repetitions, _WAITING_STEPS) + 1
     waiting = _seconds_for_data(our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH, dataloader_num_workers=1))
-    rows.append(compare("wait for data, 1 worker", *waiting, "s", "<= 0.02", note="share of the step"))
-    return rows
+    yield compare("wait for data, 1 worker", *waiting, "s", "<= 0.02", note="share of the step")
+
+
+def _proteins(corpus: str | None) -> Dataset:
+    """Proteins of a file, or, if it has too few to group, random ones with lengths like those of Swiss-Prot."""
+    number = 4 * _MEGA_BATCH * _BATCH
+    whole = None if corpus is None else proteins(corpus)
+    if whole is None or len(whole) < number:
+        return random_proteins(lengths_like_swiss_prot(number))
+    return whole.shuffle(seed=0).select(range(number))
+
+
+def _beside(dataset: Dataset, steps: int, dropout: bool, peers: Sequence[str]) -> Iterator[Row]:
+    """Our trainer and stock ones in turns."""
+    rates = {} if dropout else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+    def options(peer: str | None = None) -> dict:
+        grouped = {"train_sampling_strategy": "group_by_length"} if peer == "grouped by length" else {}
+        return {"model": fresh_encoder(SIZE, **rates), "dataloader_num_workers": 1, **grouped}
+
+    trainers = [our_trainer(dataset, SIZE, None, steps, batch_size=_BATCH, **options())]
+    trainers += [stock_trainer(dataset, SIZE, steps, _BATCH, **options(peer)) for peer in peers]
+    counted = [CountedRows(trainer) for trainer in trainers]
+    ours, *theirs = (
+        [residues / spent for residues, spent in zip(rows.residues(), seconds, strict=True)][1:]
+        for rows, seconds in zip(counted, train_interleaved(trainers), strict=True)
+    )
+    of = f"residues/s, random masks, {SIZE}, batch {_BATCH}, {'dropout 0.1' if dropout else 'no dropout'}"
+    for peer, rate in zip(peers, theirs, strict=True):
+        target = _TARGETS[peer] if dropout else ""
+        yield compare(f"{of}: ours ÷ stock, {peer}", ours, rate, "residues/s", target)
 
 
 def _seconds_for_data(trainer) -> tuple[list[float], list[float]]:

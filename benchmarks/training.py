@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from transformers import (
@@ -25,9 +26,11 @@ from adversarial_mlm import (
     load_corpus,
     presets,
 )
+from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 
 DEMO_PROTEINS = Path(__file__).parent.parent / "examples" / "data" / "demo.fasta"
 MAX_LENGTH = 512
+_MEDIAN, _LOG_DEVIATION = 240, 0.75  # of the lengths of proteins
 
 
 def proteins(path: str | None) -> Dataset:
@@ -39,6 +42,21 @@ def proteins_of_one_length(path: str | None, length: int) -> Dataset:
     """Return the first `length` residues of each protein that is long enough. All batches then cost the same."""
     whole = proteins(path).filter(lambda row: row["length"] >= length)
     return whole.map(lambda row: {"sequence": row["sequence"][:length], "length": length})
+
+
+def lengths_like_swiss_prot(number: int, longest: int = MAX_LENGTH - 2) -> np.ndarray:
+    """Return random lengths in residues whose mean is that of Swiss-Prot after a crop to 512 tokens: 270."""
+    drawn = np.exp(np.random.default_rng(0).normal(np.log(_MEDIAN), _LOG_DEVIATION, number))
+    return drawn.astype(int).clip(5, longest)
+
+
+def random_proteins(lengths: np.ndarray) -> Dataset:
+    """Return proteins of some lengths, of random residues."""
+    ids = np.random.default_rng(1).integers(0, len(STANDARD_RESIDUES), int(lengths.sum()))
+    letters = np.frombuffer(STANDARD_RESIDUES.encode(), dtype=np.uint8)[ids].tobytes().decode()
+    ends = lengths.cumsum()
+    sequences = [letters[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+    return Dataset.from_dict({"sequence": sequences, "length": lengths.tolist()})
 
 
 def fresh_encoder(size: str, **overrides) -> BertForMaskedLM:

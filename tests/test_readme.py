@@ -12,6 +12,7 @@ from adversarial_mlm.downstream.definitions import TASKS
 from adversarial_mlm.downstream.results import PAPER
 from adversarial_mlm.recipes.recipe import OPTIONS as TRAIN_OPTIONS
 from adversarial_mlm.reports.summary import summary
+from benchmarks.gpu import command as gpu_benchmark
 from docs_hooks.links import in_repository, targets
 from docs_hooks.sources import definitions
 from tests.helpers.pages import pages
@@ -39,7 +40,7 @@ def known_options() -> set[str]:
     for module, _ in COMMANDS.values():
         actions = build_parser(importlib.import_module(module), "adv-mlm")._actions
         known |= {text.removeprefix("--") for action in actions for text in action.option_strings}
-    return known
+    return known | {text.removeprefix("--") for text in gpu_benchmark.build_parser()._option_string_actions}
 
 
 @pytest.mark.parametrize("page", READERS_PAGES)

@@ -155,14 +155,20 @@ def targets(journal: Journal, setting: Setting) -> list[dict]:
     return rows
 
 
-def main(words: Sequence[str]) -> int:
-    """Measure all that fits into the time, and append each row to `rows.jsonl` as it is measured."""
+def build_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=main.__doc__)
     parser.add_argument("--seconds", type=float, default=540, help="time of all rows (default: 540)")
     parser.add_argument("--out", metavar="DIR", required=True, help="folder of rows.jsonl")
     parser.add_argument("--corpus", metavar="FILE", help="file with proteins (default: lengths like Swiss-Prot's)")
     parser.add_argument("--miniature", action="store_true", help="everything in small, to try it on a CPU")
     parser.add_argument("--rows", metavar="WORDS", default="", help="only rows whose name contains this")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Measure all that fits into the time, and append each row to `rows.jsonl` as it is measured."""
+    parser = build_parser()
     args = parser.parse_args(words)
     setting = Setting(miniature=args.miniature, corpus=args.corpus)
     if setting.device.type == "cpu" and not args.miniature:

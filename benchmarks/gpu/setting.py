@@ -8,16 +8,14 @@ from datasets import Dataset
 from transformers import EsmConfig, EsmForMaskedLM, PreTrainedModel, set_seed
 
 from adversarial_mlm import build_protein_tokenizer
-from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES, ResidueVocabulary
+from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-from ..training import fresh_encoder, proteins
+from ..training import fresh_encoder, lengths_like_swiss_prot, proteins, random_proteins
 
 # published dense bf16 products, in TFLOP/s, by a part of the name
 _PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "4090": 165.0}
 _ESM = {"hidden_size": 640, "num_hidden_layers": 30, "num_attention_heads": 20, "intermediate_size": 2560}
 _SMALL_ESM = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-# as those of Swiss-Prot: 270 residues on average after a crop to 512 tokens
-_MEDIAN, _LOG_DEVIATION = 240, 0.75
 
 
 @dataclass(frozen=True)
@@ -67,20 +65,15 @@ class Setting:
             return np.full(number, self.longest)
         if kind == "30 to 100":
             return generator.integers(30, 101, number).clip(max=self.longest)
-        drawn = np.exp(generator.normal(np.log(_MEDIAN), _LOG_DEVIATION, number))
-        return (drawn / (10 if self.miniature else 1)).astype(int).clip(5, self.longest)
+        found = lengths_like_swiss_prot(number)
+        return found.clip(max=self.longest) if not self.miniature else (found // 10).clip(5, self.longest)
 
     def dataset(self, kind: str, number: int) -> Dataset:
         """Proteins of a kind of lengths, see [`lengths`]."""
         if self.corpus and kind == "swiss-prot":
             whole = proteins(self.corpus)
             return whole.shuffle(seed=0).select(range(min(number, len(whole))))
-        lengths = self.lengths(kind, number)
-        ids = np.random.default_rng(1).integers(0, len(STANDARD_RESIDUES), int(lengths.sum()))
-        letters = np.frombuffer(STANDARD_RESIDUES.encode(), dtype=np.uint8)[ids].tobytes().decode()
-        ends = lengths.cumsum()
-        sequences = [letters[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-        return Dataset.from_dict({"sequence": sequences, "length": lengths.tolist()})
+        return random_proteins(self.lengths(kind, number))
 
     def rows(self, kind: str, tokens: int) -> int:
         """How many proteins have about so many tokens."""

@@ -30,6 +30,7 @@ from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.utils.options import OptionSet, Source
 from benchmarks.__main__ import NAMES as BENCHMARKS
+from benchmarks.gpu import command as gpu_benchmark
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ("text", "bibtex", "json")
@@ -242,7 +243,10 @@ def _check_interpreter(words: list[str]) -> None:
     if words[:2] == ["-m", "adversarial_mlm"]:
         check_adv_mlm(words[2:])
     elif words[:2] == ["-m", "benchmarks"]:
-        assert words[2] in (*BENCHMARKS, "all", "gpu"), words
+        if words[2] == "gpu":
+            gpu_benchmark.build_parser().parse_args(words[3:])
+        else:
+            assert words[2] in (*BENCHMARKS, "all"), words
     elif words[:1] == ["-c"]:
         _check_python(words[1])
     elif words[:2] == ["-m", "pytest"]:
