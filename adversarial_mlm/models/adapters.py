@@ -5,6 +5,7 @@ and checked field by field, and weights are safetensors.
 """
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def add_lora(model: PreTrainedModel, settings: LoraSettings, base: str, revision
         lora_dropout=settings.dropout,
         target_modules=targets,
     )
-    adapted = peft.get_peft_model(model, config)
+    adapted = _adapted(peft, model, config)
     own = adapted.peft_config["default"]
     own.base_model_name_or_path, own.revision = base, revision
     return adapted
@@ -158,6 +159,12 @@ def _peft(what: str) -> Any:
     except ImportError as error:
         raise ValueError(f'{what} needs the package peft: pip install "adversarial-mlm[peft]"') from error
     return peft
+
+
+def _adapted(peft: Any, model: PreTrainedModel, config: Any) -> Any:
+    with warnings.catch_warnings():  # peft reads an attribute of transformers that will be removed
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return peft.get_peft_model(model, config)
 
 
 def _targets(model: PreTrainedModel, names: Sequence[str]) -> str | list[str]:
@@ -235,7 +242,7 @@ class Adapter:
         """
         try:
             peft = _peft("an adapter")
-            adapted = peft.get_peft_model(model, peft.LoraConfig(**self.options))
+            adapted = _adapted(peft, model, peft.LoraConfig(**self.options))
         except ValueError as error:
             raise CheckpointError(f"{self.subject}, but {_one_line(error)}") from error
         except Exception as error:  # foreign values in the configuration make peft raise any kind of error

@@ -47,6 +47,10 @@ OTHER_NAMES = {
         ("encoder_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob", "hidden_dropout", "dropout_prob"),
         "dropout",
     ),
+    **dict.fromkeys(("use_peft", "peft_type", "use_lora", "lora", "adapter"), "peft"),
+    **dict.fromkeys(("lora_r", "r", "rank"), "lora_rank"),
+    **dict.fromkeys(("target_modules", "lora_targets"), "lora_target_modules"),
+    **dict.fromkeys(("merge_lora", "merge_and_unload"), "merge_adapter"),
     **dict.fromkeys(("freeze_layers", "unfrozen_layers", "num_trained_layers"), "trained_layers"),
     # masks
     **dict.fromkeys(("mlm_probability", "mlm_prob", "masked_lm_prob", "mask_prob", "mask_probability"), _BOTH_RATES),

@@ -28,6 +28,12 @@ def test_only_adapters_and_head_move_and_they_are_saved_merged(save_encoder, tas
     whole, trained = result.facts["parameters"], result.facts["trained_parameters"]
     head = sum(parameter.numel() for parameter in model.head.parameters())
     assert whole - trained == sum(weights.numel() for weights in own.parameters()) and trained > head
+    card = (tmp_path / "out" / "adapter" / "README.md").read_text()
+    assert (
+        f"Trained parameters: {trained:,} of {whole:,} (" in card
+        and f"{trained - head:,} of them in the adapter" in card
+    )
+    assert "LoRA of rank 2 and alpha 4 on" in card and str(tmp_path) not in card
     again = finetune(task(), base, str(tmp_path / "again"), settings(**LORA))
     assert (again.predictions["test"] == result.predictions["test"]).all()
 

@@ -9,6 +9,7 @@ from transformers import AutoModelForMaskedLM
 
 from adversarial_mlm.models.loading import load_backbone, load_encoder
 from adversarial_mlm.recipes.run import evaluate_saved, pretrain
+from adversarial_mlm.saving import model_card
 from adversarial_mlm.utils.errors import RecipeError
 from tests.helpers.exhaustive import exhaustive
 
@@ -54,6 +55,9 @@ def test_an_adapter_is_trained_evaluated_and_merged(lora, tmp_path):
     part = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     whole = sum(parameter.numel() for parameter in trainer.model.parameters())
     card = ModelCard.load(folder / "README.md").text
+    before = (folder / "README.md").read_bytes()
+    model_card.rewrite(folder)
+    assert (folder / "README.md").read_bytes() == before
     assert f"{part:,} of {whole:,} ({100 * part / whole:.3g} %), those of the adapter" in card
     assert "LoRA of rank 2 and alpha 4 on `query`, `value`" in card
 

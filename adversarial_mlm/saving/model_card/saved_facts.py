@@ -35,6 +35,8 @@ def save_facts(facts: CardFacts, folder: str | os.PathLike, figures: dict[str, f
     """
     plain = _plain(dataclasses.replace(facts, log_history=[]))
     content = {"format": _FORMAT, "figures": figures, "facts": plain}
+    if facts.encoder.adapters:  # their folder has no configuration of the encoder
+        content["encoder"] = json.loads(facts.encoder.config.to_json_string(use_diff=False))
     atomic_files.replace_text(Path(folder, CARD_FACTS_FILE), json.dumps(content, indent=1) + "\n")
 
 
@@ -54,13 +56,18 @@ def read_facts(folder: str | os.PathLike) -> tuple[CardFacts, dict[str, float]]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != _FORMAT:
             raise ValueError(f"its format is {content['format']}, and this version reads {_FORMAT}")
-        configs: dict[Any, Any] = {PreTrainedConfig: AutoConfig.from_pretrained(folder)}
+        configs: dict[Any, Any] = {PreTrainedConfig: _config(folder, content.get("encoder"))}
         if content["facts"]["noiser"] is not None:
             configs[NoiserConfig] = NoiserConfig.from_json_file(Path(folder, NOISER_FOLDER, "config.json"))
         facts = _of_kind(CardFacts, content["facts"], configs)
         return dataclasses.replace(facts, log_history=_read_log(folder)), content["figures"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the facts of the card of {folder} cannot be read: {one_line(error)}") from error
+
+
+def _config(folder: str | os.PathLike, saved: dict[str, Any] | None) -> PreTrainedConfig:
+    """The encoder's configuration: a file of the folder, or for an adapter part of the facts."""
+    return AutoConfig.from_pretrained(folder) if saved is None else AutoConfig.for_model(**saved)
 
 
 def rewrite(folder: str | os.PathLike, overwrite: bool = False) -> None:
