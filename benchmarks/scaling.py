@@ -1,5 +1,6 @@
 """Compare the cost of a token with the formulas of `docs/scaling.md`, over lengths, batches and encoders."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -56,9 +57,10 @@ def _counted(job) -> float:
 
 def flops_of_noiser(trainer: AdversarialMLMTrainer, length: int) -> float:
     """Return the FLOP of a forward pass of a trainer's noiser per token, in a row of `length` tokens, as counted."""
-    ids = torch.full((1, length), 7, device=next(trainer.noiser.parameters()).device)
+    noiser = copy.deepcopy(trainer.noiser).cpu()  # a GPU's GRU is one operator, whose products PyTorch does not count
+    ids = torch.full((1, length), 7)
     with torch.no_grad():
-        return _counted(lambda: trainer.noiser(ids)) / length
+        return _counted(lambda: noiser(ids)) / length
 
 
 def _counts() -> Iterator[Row]:

@@ -160,7 +160,7 @@ class CountedRows:
 
         def get_batch_samples(*args, **kwargs):
             batches, items = plain(*args, **kwargs)
-            self._masks.append([batch["attention_mask"] for batch in batches])
+            self._masks.append([batch.get("attention_mask", torch.ones_like(batch["input_ids"])) for batch in batches])
             return batches, items
 
         trainer.get_batch_samples = get_batch_samples

@@ -7,21 +7,21 @@ import torch
 from adversarial_mlm.training.packed_attention import packed_rows, use_packed_attention
 
 from ..measuring import seconds
-from .setting import Setting
+from .setting import Setting, set_tf32
 from .steps import flops_of_rows
 
 
 def product(setting: Setting, dtype: torch.dtype, tf32: bool = False) -> dict:
     """The best of square matrix products, in TFLOP/s."""
-    found, before = {}, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = tf32
+    found = {}
+    set_tf32(tf32)
     try:
         for size in (64, 128) if setting.miniature else (4096, 8192, 16384):
             a, b = (torch.randn(size, size, device=setting.device).to(dtype) for _ in range(2))
             seconds(lambda a=a, b=b: a @ b, times=3)
             found[f"of_{size}"] = 2.0 * size**3 / seconds(lambda a=a, b=b: a @ b, times=10) / 1e12
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        set_tf32(False)
     return {"tflops": max(found.values()), **found}
 
 

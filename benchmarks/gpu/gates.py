@@ -10,7 +10,7 @@ from adversarial_mlm.training.packing_check import pack_attention
 
 from ..step_cost import FAST
 from ..training import our_trainer
-from .setting import Setting
+from .setting import Setting, set_tf32
 
 GAMES = {
     "random": {"game": None},
@@ -23,6 +23,7 @@ _STANDARD_ERRORS = 6.0  # of a mean of 5,120 numbers, of which the largest diffe
 
 def packed_is_padded(setting: Setting, shape: str, dtype: torch.dtype | None) -> dict:
     """Logits, gradients and influence of other proteins, as at the start of a run: see `packing_check`."""
+    set_tf32(False)
     model = setting.encoder(shape).to(setting.device)
     pack_attention(model, DataCollatorForRandomMLM(build_protein_tokenizer()), dtype)
     return {"agrees": True}

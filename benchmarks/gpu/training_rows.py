@@ -11,7 +11,7 @@ from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from ..scaling import flops_of_a_token, flops_of_noiser
 from ..training import CountedRows, our_trainer, stock_trainer
 from .gates import GAMES
-from .setting import Setting
+from .setting import Setting, set_tf32
 from .steps import measured, steps_of
 
 PRECISIONS = {
@@ -42,11 +42,13 @@ def ours(setting: Setting, shape: str, precision: str, reading: str, tokens: int
     options = {**_precision(setting, precision), **READINGS[reading], **more}
     if reading.endswith("compile"):
         options |= setting.compiler
-    return our_trainer(
+    trainer = our_trainer(
         setting.dataset(kind, batch_size * steps), shape, None, steps,
         batch_size=batch_size, model=setting.encoder(shape), dataloader_num_workers=0 if setting.miniature else 2,
         **options,
     )  # fmt: skip
+    set_tf32(precision == "tf32")
+    return trainer
 
 
 def grid_row(
@@ -89,9 +91,7 @@ def _peer(setting: Setting, peer: str, proteins, steps: int, batch_size: int, dr
             """Mask each protein on its own, and join them without padding."""
             rows = [masked([{"input_ids": example["input_ids"]}]) for example in examples]
             plain = [{name: row[name][0].tolist() for name in ("input_ids", "labels")} for row in rows]
-            batch = dict(flat(plain))
-            batch["attention_mask"] = torch.ones_like(batch["input_ids"])  # to count tokens
-            return batch
+            return dict(flat(plain))
 
         trainer.data_collator = flattened
     return trainer

@@ -93,3 +93,14 @@ def test_the_grouped_peer_has_enough_proteins_to_group():
     batches = torch.tensor(get_length_grouped_indices(lengths.tolist(), 32))[:1600].view(-1, 32)
     read = (lengths[batches].max(dim=1).values * 32).sum() / lengths[batches].sum()
     assert read < 1.05
+
+
+@pytest.mark.exhaustive
+@pytest.mark.slow
+def test_the_trainers_are_compared_with_and_without_dropout(monkeypatch):
+    for name, value in {"SIZE": "tiny", "_BATCH": 2, "_MEGA_BATCH": 3}.items():
+        monkeypatch.setattr(throughput, name, value)
+    rows = list(throughput.run(repetitions=3))
+    assert [row.repetitions for row in rows] == [3] * 4
+    assert [bool(row.target) for row in rows] == [True, True, False, True]
+    assert "no dropout: ours ÷ stock, grouped by length" in rows[2].name and rows[3].name.startswith("wait for data")
