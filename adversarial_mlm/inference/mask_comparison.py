@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import clean_sequence
 from adversarial_mlm.inference.frozen_encoder import check_max_length, default_batch_tokens, default_max_length
-from adversarial_mlm.inference.mask_view import equal_parts
+from adversarial_mlm.inference.mask_view import checked_vocabulary, equal_parts
 from adversarial_mlm.masking.corruption import corrupt_batch
 from adversarial_mlm.masking.data_collator import SequenceEncoder
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
@@ -106,12 +106,7 @@ def compare_masks(
         ValueError: If the protein has too few residues for a mask, if an option is out of range, or if noiser, rules
             and tokenizer do not fit together.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    if not rules.adversarial_rate:
-        raise ValueError("adversarial_rate is 0, so the noiser masks nothing: give the rate of its training")
-    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    noiser.config.check_vocabulary(vocabulary)
+    vocabulary = checked_vocabulary(noiser, rules, tokenizer, draws)
     max_length = max_length or default_max_length(model, tokenizer)
     check_max_length(model, max_length)
     if not rules.learned_options:

@@ -109,12 +109,7 @@ def view_masks(
         ValueError: If the protein has no residue that can be masked, if an option is out of range, or if noiser, rules
             and tokenizer do not fit together.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}")
-    if not rules.adversarial_rate:
-        raise ValueError("adversarial_rate is 0, so the noiser masks nothing: give the rate of its training")
-    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
-    noiser.config.check_vocabulary(vocabulary)
+    vocabulary = checked_vocabulary(noiser, rules, tokenizer, draws)
     text, sequence = sequence, clean_sequence(sequence).sequence
     max_length = max_length or default_max_length(model, tokenizer)
     encoder = SequenceEncoder(tokenizer, max_length)
@@ -204,6 +199,24 @@ def method_in_words(rules: MaskingRules, draws: int) -> str:
     if closed != rules.sampler:
         words += f", which makes the same hard choices as {rules.sampler}"
     return f"{words}; mean over {count(draws, 'candidate set')}" if rules.blind else words
+
+
+def checked_vocabulary(
+    noiser: NoiserModel, rules: MaskingRules, tokenizer: PreTrainedTokenizerBase, draws: int
+) -> ResidueVocabulary:
+    """Return the vocabulary of a tokenizer, for a noiser whose masks are to be drawn.
+
+    Raises:
+        ValueError: If `draws` is below 1, if the rules give the noiser no masks, or if noiser and tokenizer do not fit
+            together.
+    """
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    if not rules.adversarial_rate:
+        raise ValueError("adversarial_rate is 0, so the noiser masks nothing: give the rate of its training")
+    vocabulary = ResidueVocabulary.from_tokenizer(tokenizer)
+    noiser.config.check_vocabulary(vocabulary)
+    return vocabulary
 
 
 def _average_closed_form(
