@@ -95,14 +95,13 @@ def find_splits(data_dir: str, only: Sequence[str] = ()) -> list[FlipSplit]:
     if not os.path.isdir(data_dir):
         raise CorpusError(f"{data_dir}: there is no such folder (data_dir).")
     found: dict[str, FlipSplit] = {}
-    for folder, folders, files in os.walk(data_dir):
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+    for folder, files in _folders_below(data_dir):
         for split in _splits_in(folder, files, _data_set(data_dir, folder)):
             other = found.setdefault(split.name, split)
             if other != split:
                 raise CorpusError(f"{split.path}: {other.path} is a split of the same name, {split.name}: remove one.")
     if not found:
-        zipped = any(name.endswith(".zip") for _, _, files in os.walk(data_dir) for name in files)
+        zipped = any(name.endswith(".zip") for _, files in _folders_below(data_dir) for name in files)
         hint = ": unpack splits.zip first" if zipped else f", with the columns {SEQUENCE}, {TARGET} and {SET}"
         raise CorpusError(f"{data_dir}: there is no split, a CSV or FASTA file of FLIP{hint}.")
     for name in only:
@@ -111,6 +110,18 @@ def find_splits(data_dir: str, only: Sequence[str] = ()) -> list[FlipSplit]:
                 f"only names '{name}', but there is no such split below {data_dir}{did_you_mean(name, found)}"
             )
     return [split for name, split in sorted(found.items()) if not only or name in only]
+
+
+def _folders_below(data_dir: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder once with the names of its files. Links to folders are followed, hidden folders skipped."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(data_dir, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        yield folder, files
 
 
 def _data_set(data_dir: str, folder: str) -> str:

@@ -184,6 +184,14 @@ def test_splits_are_found_by_their_content_in_any_folder(tmp_path, caplog):
         find_splits(str(tmp_path / "zipped"))
 
 
+def test_linked_folders_are_followed_and_a_circle_of_links_ends(tmp_path):
+    write_csv(tmp_path / "stored" / "splits" / "sampled.csv", HEADER, rows())
+    (tmp_path / "flip").mkdir()
+    (tmp_path / "flip" / "gb1").symlink_to(tmp_path / "stored")
+    (tmp_path / "stored" / "back").symlink_to(tmp_path / "flip")
+    assert [split.name for split in find_splits(str(tmp_path / "flip"))] == ["gb1-sampled"]
+
+
 def test_a_folder_of_splits_is_evaluated_in_one_call_beside_its_baselines(tmp_path, caplog):
     root = tmp_path / "flip"
     for name in ("one_vs_rest", "two_vs_rest"):
