@@ -1,27 +1,32 @@
 """Every example of docs/huggingface.md does what the page says, in an interpreter without this package."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import datasets
+import h5py
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from adversarial_mlm.inference.embed_file import embed_file
 from adversarial_mlm.inference.embeddings import encode_proteins
 from tests.helpers.snippets import SnippetResult, python_blocks, run_snippets
 from tests.helpers.trainer_helpers import build_trainer
 
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQ"
-OTHER = "MSDNGPQNQRNAPRITFGGPSD"
+LABELLED = ("MKTAYIAKQRQ", "MSDNGPQNQRNAP", "MEEPQSDPSVE", "MGSSHHHHHHSSG")
 TRAINERS = ("residue_trainer", "protein_trainer", "residue_lora", "protein_lora")
 KEEP = (
-    *("guesses", "residues", "embedding", "predicted", "predicted_lora", "embeddings", "residue_means"),
+    *("guesses", "residues", "embedding", "predicted", "predicted_lora", "embeddings", "loaded_embeddings"),
+    *("per_protein", "metrics", "keys"),
     *("onnx_logits", "classified", "protein_data", "residue_trainer.train_dataset"),
     *(f"{name}.state.log_history" for name in TRAINERS),
 )
-OPTIONAL = ("peft", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
+OPTIONAL = ("biotrainer", "h5py", "peft", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
 
 
 def examples(page: str) -> list[tuple[str, str]]:
@@ -52,10 +57,12 @@ def test_the_examples_run_without_this_package(
     assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # which Transformers 4 knows, too
     monkeypatch.chdir(tmp_path)  # adapters name their encoder by a relative path
 
+    write_embeddings()
+
     snippets = examples((repository / "docs" / "huggingface.md").read_text(encoding="utf-8"))
     results, _ = run_snippets(snippets, tmp_path, KEEP, OPTIONAL)
     found = list(zip(snippets, results, strict=True))
-    assert len(found) == 8
+    assert len(found) == 10
 
     @torch.no_grad()
     def tokens(*proteins: str):
@@ -70,18 +77,34 @@ def test_the_examples_run_without_this_package(
     check_trained_models(found, tokens, model, subtests)
     with subtests.test("sentence-transformers"):
         values = about("sentence_transformers", found).values
-        inputs, hidden, _ = tokens(PROTEIN, OTHER)
-        mask = inputs["attention_mask"][..., None]
-        of_tokens = ((hidden * mask).sum(dim=1) / mask.sum(dim=1)).numpy()
-        of_residues = residue_means(PROTEIN, OTHER)
-        np.testing.assert_allclose(values["embeddings"], of_tokens, atol=1e-5)
-        np.testing.assert_allclose(values["residue_means"], of_residues, atol=1e-5)
-        assert np.abs(of_tokens - of_residues).max() > 1e-2
+        np.testing.assert_allclose(values["embeddings"], residue_means(PROTEIN, "MSDNGPQN"), atol=1e-5)
+        np.testing.assert_allclose(values["loaded_embeddings"], values["embeddings"], atol=1e-6)
+
+    with subtests.test("biotrainer"):
+        values = about("parse_config_file_and_execute_run", found).values
+        for protein, vector in values["per_protein"].items():
+            np.testing.assert_allclose(vector, residue_means(protein)[0], atol=1e-5)
+        assert np.isfinite(values["metrics"]["mse"])
+
+    with subtests.test("the embeddings of a file for biotrainer"):
+        values = about("hashlib", found).values
+        with h5py.File("runs/renamed.h5") as renamed:
+            for protein in LABELLED:
+                key = hashlib.sha256(f"{protein}_{len(protein)}".encode()).hexdigest()
+                np.testing.assert_allclose(renamed[key], residue_means(protein)[0], atol=1e-5)
+        assert len(values["keys"]) == len(LABELLED)
 
     with subtests.test("ONNX"):
         values = about("torch.onnx", found).values
         _, _, logits = tokens("MEEPQSDPSVEPPLSQETFSDLWKLL", "MKT", "MGSSHH")
         np.testing.assert_allclose(values["onnx_logits"], logits, atol=1e-4)
+
+
+def write_embeddings() -> None:
+    """Embed the labelled proteins, as the command of the page does."""
+    lines = [line for number, protein in enumerate(LABELLED) for line in (f">protein{number}", protein)]
+    Path("runs/labelled.fasta").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    embed_file("runs/demo", "runs/labelled.fasta", "runs/labelled.h5")
 
 
 def check_pipelines(found, tokens, residue_means, subtests) -> None:
