@@ -27,7 +27,7 @@ install-newest: ## Create .venv with the newest versions that pyproject.toml all
 	@touch $(STAMP)
 
 install-optional: install ## Also install the libraries of docs/huggingface.md, whose examples are skipped without them
-	$(BIN)/python -m pip install onnx onnxruntime onnxscript sentence-transformers
+	$(BIN)/python -m pip install -c constraints.txt biotrainer onnx onnxruntime onnxscript sentence-transformers
 
 define CREATE_VENV
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
