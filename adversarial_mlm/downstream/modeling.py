@@ -4,13 +4,13 @@ One class serves all tasks. The configuration names the head and the loss.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, configuration_utils
 from transformers import initialization as init
-from transformers.configuration_utils import SubConfigSpec
 from transformers.utils import ModelOutput
 
 from adversarial_mlm.downstream.definitions import KINDS
@@ -63,7 +63,11 @@ class TaskModelConfig(PreTrainedConfig):
     """
 
     model_type = "adversarial_mlm_task"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(AutoConfig, model_type="bert")}
+    sub_configs: ClassVar[dict] = {"encoder_config": AutoConfig}
+    if hasattr(configuration_utils, "SubConfigSpec"):  # transformers 5.19 lacks it, and writes a longer file
+        sub_configs_defaults: ClassVar[dict] = {
+            "encoder_config": configuration_utils.SubConfigSpec(AutoConfig, model_type="bert")
+        }
 
     encoder_config: dict | PreTrainedConfig | None = None
     kind: str = "regression"
@@ -86,6 +90,8 @@ class TaskModelConfig(PreTrainedConfig):
             raise ValueError(f"head_size must be at least 1, got {self.head_size}")
         if not self.label_std > 0:
             raise ValueError(f"label_std must be positive, got {self.label_std}")
+        if not isinstance(self.encoder_config, PreTrainedConfig):
+            self.encoder_config = AutoConfig.for_model(**{"model_type": "bert", **(self.encoder_config or {})})
         super().__post_init__(**kwargs)
         if self.kind == "regression":
             self.num_labels = 1

@@ -4,13 +4,13 @@ import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, cast
 
-from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from adversarial_mlm.training.batch_schedule import BatchStage, read_stages
 from adversarial_mlm.training.launch_checks import check_launcher, join_on_cpu, leave_mps
 from adversarial_mlm.training.noiser_schedule import UPDATES
+from adversarial_mlm.training.older_transformers import StockArguments
 from adversarial_mlm.training.option_forms import check_forms
 from adversarial_mlm.training.packed_attention import wants_packing
 from adversarial_mlm.training.precision import check_precision, resolve_precision
@@ -24,7 +24,7 @@ _ON_COLLAPSE = ("warn", "stop")
 
 
 @dataclass
-class AdversarialMLMTrainingArguments(TeacherOptions, TrainingArguments):
+class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
     """Arguments of [`AdversarialMLMTrainer`]: those of `TrainingArguments`, of [`TeacherOptions`], and of the noiser.
 
     A step is one update of the encoder. `max_steps`, `warmup_steps`, `logging_steps`, `eval_steps` and `save_steps`

@@ -44,6 +44,11 @@ SIGNATURES = {
     "train": "(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None)",
     "training_step": "(self, model, inputs, num_items_in_batch=None)",
 }  # fmt: skip
+BEFORE_5_23 = {
+    "init_hf_repo": "(self, token=None)",
+    "push_to_hub": "(self, commit_message='End of training', blocking=True, token=None, revision=None, **kwargs)",
+}
+"""Signatures without `private` in the older versions that pyproject.toml allows; the stock code never passes it."""
 
 
 def overridden() -> dict[str, list[type]]:
@@ -70,7 +75,7 @@ def test_every_override_is_in_the_list_and_private_ones_are_few():
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_the_stock_method_has_the_signature_with_which_its_override_was_checked(name):
-    assert bare(getattr(Trainer, name)) == SIGNATURES[name]
+    assert bare(getattr(Trainer, name)) in (SIGNATURES[name], BEFORE_5_23.get(name))
 
 
 def test_every_private_override_says_which_stock_behaviour_it_replaces():
