@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adversarial_mlm.cli.main import main
-from adversarial_mlm.inference import embed_file
+from adversarial_mlm.utils import progress
 from tests.helpers.foreign_encoders import BUILDERS
 
 
@@ -71,7 +71,7 @@ def test_mistakes_end_in_one_sentence(folder, tmp_path, capsys, more, sentence):
 
 def test_without_a_terminal_the_log_has_a_line_every_minute(folder, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(embed_file, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     assert main(words(folder, tmp_path / "a.npz", *TABLE, "--batch_tokens", "5")) == 0
     lines = [line for line in caplog.messages if "proteins/s" in line]
     assert len(lines) == 2 and lines[-1].startswith("0 of 2 proteins, ") and lines[-1].endswith(" 00:00 left")

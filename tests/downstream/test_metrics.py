@@ -276,7 +276,7 @@ class TestAccuracies:
         assert found == pytest.approx(expected, abs=0.026)
 
     def test_rows_of_different_length_are_refused(self):
-        with pytest.raises(ValueError, match="protein 2 has 1 predictions for 2 residues"):
+        with pytest.raises(ValueError, match="protein 2 has 1 prediction for 2 residues"):
             ResidueAccuracy().compute(predictions=[[1], [1]], references=[[1], [1, 2]])
 
 
