@@ -144,7 +144,7 @@ def test_wrong_input_ends_in_one_sentence(tmp_path, fasta, capsys, write_records
         ([fasta, "--output_dir", str(tmp_path / "new"), "--min_length", "-1"], "min_length must be 0 or more"),
         ([str(tmp_path / "genes.fa"), "--output_dir", str(tmp_path / "new")], "genes.fa: .* to be nucleotides"),
         (["nowhere.fa", "--output_dir", str(tmp_path / "new")], "nowhere.fa: there is no such file"),
-        ([fasta, "--output_dir", str(tmp_path / "a.parquet"), "--workers", "1"], "a.parquet is not a folder: choose another name"),
+        ([fasta, "--output_dir", str(tmp_path / "a.parquet"), "--workers", "1"], "a.parquet is not a folder: choose"),
     ):
         assert main(["prepare", *words]) == 2
         (line,) = capsys.readouterr().err.splitlines()
