@@ -47,7 +47,7 @@ def build(backbone, kind, **options):
     return model.eval()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_fine_tuned_model_gives_the_same_logits_in_an_interpreter_without_this_package(
     save_encoder, task, tmp_path, repository
 ):

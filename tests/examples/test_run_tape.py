@@ -40,7 +40,7 @@ def table(tmp_path, proteins):
     return str(tmp_path / "mine.csv")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_probe_of_ones_own_task_prints_the_table_and_writes_results(run, saved, table, tmp_path):
     words = ["--task", "regression", "--train_file", table, "--target", "share", "--model_name_or_path", saved]
     out = tmp_path / "out"

@@ -34,7 +34,7 @@ def test_a_killed_run_goes_on_bitwise_as_if_it_had_never_stopped(tmp_path, kills
     assert all(kill["different"] == [] for kill in facts["kills"]["each"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # `make faults` runs it, too
 def test_a_full_disk_leaves_earlier_checkpoints_whole_and_is_said_in_one_sentence(tmp_path):
     result, facts = run_faults(tmp_path, "--only", "disk_fills", "files_are_limited")
     assert result.returncode == 0, result.stdout[-3000:] + json.dumps(facts, indent=1)

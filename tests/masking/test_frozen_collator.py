@@ -76,7 +76,7 @@ def train(tmp_path, encoder, collator, proteins, **settings) -> Trainer:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("context", ["spawn", exhaustive("fork")])
+@pytest.mark.parametrize("context", ["fork", exhaustive("spawn")])
 def test_a_stock_trainer_trains_with_it_in_workers(tmp_path, make_encoder, collator, proteins, context):
     encoder = make_encoder()
     before = encoder.bert.encoder.layer[0].intermediate.dense.weight.detach().clone()

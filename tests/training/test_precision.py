@@ -308,8 +308,8 @@ def graphs():
     torch._dynamo.reset()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("game, most", [("alternate", 4), exhaustive("reversal", 2), exhaustive("credit", 4)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("game, most", [("alternate", 4), ("reversal", 2), ("credit", 4)])
 def test_a_compiled_run_has_the_same_losses_and_few_graphs(make_trainer, proteins, graphs, game, most):
     lengths = [12 + (7 * i) % 41 for i in range(80)]
     data = datasets.Dataset.from_dict({"sequence": [p[:n] for p, n in zip(proteins, lengths, strict=False)]})

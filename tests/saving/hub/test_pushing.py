@@ -94,7 +94,7 @@ def test_failed_pushes_cost_one_warning_and_nothing_else(server, train, tmp_path
     faults = (500, "reset", 401, "silence")
     server.fail_next("commit", *faults, "fine", *faults, "fine")
     result, outcome = train(
-        max_steps=10, hub_always_push=True, silence_limit=4.0, final_pushes=5, hub_strategy="all_checkpoints"
+        max_steps=10, hub_always_push=True, silence_limit=2.5, final_pushes=5, hub_strategy="all_checkpoints"
     )
     assert outcome["steps"] == 10
     assert outcome["pushes"] == {"sent": 1, "failed": 4, "skipped": 0}

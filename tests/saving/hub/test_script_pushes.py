@@ -51,6 +51,7 @@ def script(run, tmp_path):
     return script
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_pushed_with_the_figures_of_its_evaluation(server, script, tmp_path):
     server.fail_next("upload", 503)  # which the client tries again by itself
     result = script(HF_TOKEN="", hub_token=TOKEN, hub_always_push=True)
