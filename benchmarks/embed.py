@@ -16,7 +16,7 @@ from .training import MAX_LENGTH, fresh_encoder, proteins
 
 _BATCH = 32
 _TARGET = ">= 3"
-_CASES = (("tiny", "float32", 512), ("small", "float32", 256), ("small", "bfloat16", 256), ("tape-38m", "float32", 64))
+_CASES = (("tiny", "float32", 256), ("small", "float32", 96), ("small", "bfloat16", 96), ("tape-38m", "float32", 32))
 
 
 def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
