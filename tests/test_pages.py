@@ -38,8 +38,9 @@ def test_every_command_and_snippet_can_be_parsed(page):
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_the_examples_of_the_help_can_be_parsed(name):
-    module = importlib.import_module(COMMANDS[name][0])
-    for example in module.EXAMPLES:
+    examples = importlib.import_module(COMMANDS[name][0]).EXAMPLES
+    assert examples and all("adv-mlm" in example or "adversarial_mlm" in example for example in examples)
+    for example in examples:
         check(Block(f"adv-mlm {name} --help", 1, "", example + "\n", None))
 
 
@@ -109,4 +110,5 @@ def test_the_commands_and_snippets_of_a_page_run(page, readers_folder, tmp_path,
     monkeypatch.chdir(folder)
     names: dict = {"__name__": "__main__"}
     for block in to_run(page):
-        run(dataclasses.replace(block, text=block.text.replace(CARD, "runs/demo")), names)
+        done = run(dataclasses.replace(block, text=block.text.replace(CARD, "runs/demo")), names)
+        assert done, f"{block} has nothing to run"

@@ -160,22 +160,8 @@ def load_own_task(
     """
     check_at_least(1, max_records=max_records)
     check_at_least(0, seed=seed)
-    for option, fraction in (("valid_fraction", valid_fraction), ("test_fraction", test_fraction)):
-        if not 0.0 < fraction < 1.0:
-            raise CorpusError(f"{option} must be between 0 and 1, got {fraction!r}.")
-    if split_column is not None and (valid_file is not None or test_file is not None):
-        raise CorpusError(
-            "split_column names the splits of one file and cannot be combined with valid_file or test_file: remove "
-            "one."
-        )
-    if valid_file is not None and test_file is None:
-        raise CorpusError(
-            "valid_file is given without test_file: give both, or neither to split train_file at random."
-        )
-    given = {"train": train_file, "valid": valid_file, "test": test_file}
-    paths = {split: os.path.expanduser(os.fspath(path)) for split, path in given.items() if path is not None}
-    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
-        raise CorpusError(f"a file is named for more than one split: {', '.join(paths.values())}.")
+    _check_fractions(valid_fraction=valid_fraction, test_fraction=test_fraction)
+    paths = _paths_of_splits(train_file, valid_file, test_file, split_column)
     task = with_groups(task, group_column)
     marks = [column for column in (split_column, group_column) if column is not None]
     optional = [VALIDATION] if split_column is not None and split_column.strip() != VALIDATION else []
@@ -200,6 +186,39 @@ def load_own_task(
         "left_out": left_out,
     }
     return task_data(task, {split: records[split] for split in task.splits}, facts, notes, max_records)
+
+
+def _check_fractions(**fractions: float) -> None:
+    for option, fraction in fractions.items():
+        if not 0.0 < fraction < 1.0:
+            raise CorpusError(f"{option} must be between 0 and 1, got {fraction!r}.")
+
+
+def _paths_of_splits(
+    train_file: str | os.PathLike,
+    valid_file: str | os.PathLike | None,
+    test_file: str | os.PathLike | None,
+    split_column: str | None,
+) -> dict[str, str]:
+    """Split → path of its file, of the splits that have one.
+
+    Raises:
+        CorpusError: If the files contradict each other or the column that names the split.
+    """
+    if split_column is not None and (valid_file is not None or test_file is not None):
+        raise CorpusError(
+            "split_column names the splits of one file and cannot be combined with valid_file or test_file: remove "
+            "one."
+        )
+    if valid_file is not None and test_file is None:
+        raise CorpusError(
+            "valid_file is given without test_file: give both, or neither to split train_file at random."
+        )
+    given = {"train": train_file, "valid": valid_file, "test": test_file}
+    paths = {split: os.path.expanduser(os.fspath(path)) for split, path in given.items() if path is not None}
+    if len({os.path.realpath(path) for path in paths.values()}) < len(paths):
+        raise CorpusError(f"a file is named for more than one split: {', '.join(paths.values())}.")
+    return paths
 
 
 def _find_files(task: Task, data_dir: str, prefix: str, notes: list[str]) -> dict[str, str]:

@@ -152,48 +152,16 @@ def corrupt_batch(
     Returns:
         [`CorruptedBatch`]
     """
-    input_ids, residues = batch["input_ids"], batch["residue_mask"]
-    length = input_ids.shape[1]
-    if not rules.adversarial_rate:
-        noiser = None
-    device, num_residues = input_ids.device, batch["num_residues"]
-    streams = [RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE]
-    candidates = free = residues
-    choice = None
-    if noiser is None:
-        random_budget = sent(rules.total_budget(num_residues, keys), device)
-        draws = uniforms(keys, streams, length, device)
-        chosen = torch.zeros_like(residues)
-    else:
-        streams += [ANY_MASK, CANDIDATE] if rules.blind else [ANY_MASK]
-        draws = uniforms(keys, streams, length, device)
-        size = rules.candidate_budget(num_residues, keys) if rules.blind else num_residues
-        numbers = torch.stack([*rules.budgets(num_residues, keys), size])
-        budget, random_budget, candidate_budget = sent(numbers, device).unbind()
-        if rules.blind:
-            candidates = topk_mask(draws[CANDIDATE], residues, candidate_budget, finite=True)
-        seen = torch.where(candidates, vocabulary.mask_token_id, input_ids) if rules.blind else input_ids
-        scores = noiser(input_ids=seen, attention_mask=batch["attention_mask"])
-        choice = NoiserChoice(scores, candidates, numbers, rules)
-        choice.budget = budget
-        chosen = _choose(choice, draws[ANY_MASK], relaxed=one_hot)
-        free = candidates ^ chosen
-    if rules.positions == "random":
-        by_chance = topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
-    else:
-        on_device = sent(keys, device)
-        by_chance = choose_positions(rules.positions, batch, on_device, free, random_budget, rules.mean_span_length)
-
+    input_ids = batch["input_ids"]
+    noiser = noiser if rules.adversarial_rate else None
+    draws = _draws(batch, keys, rules, noiser is not None)
+    choice, chosen, by_chance = _choose_positions(batch, keys, draws, vocabulary, rules, noiser, one_hot)
     random_ids, random_option = _random_corruption(input_ids, draws, vocabulary, rules)
     noised_ids = torch.where(by_chance, random_ids, input_ids)
     option = torch.where(by_chance, random_option, NOT_MASKED)
     one_hots = None
     if choice is not None:
-        noisy_options = None
-        if rules.learned_options:
-            kinds = choice.scores.option_scores.shape[-1]
-            noise = gumbel(sent(keys, device), MASK_OPTION, length, kinds)
-            noisy_options = choice.scores.option_scores + noise  # (batch, length, 2 + replacements)
+        noisy_options = _noisy_options(choice, keys)
         if one_hot:
             assert choice.soft is not None  # it was asked for
             one_hots = _straight_through(
@@ -219,6 +187,62 @@ def corrupt_batch(
     )
     corrupted.masked = masked
     return corrupted
+
+
+def _draws(
+    batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rules: MaskingRules, has_noiser: bool
+) -> dict[int, torch.Tensor]:
+    """Uniform numbers `(batch, length)` of each stream that the rules need, drawn at once."""
+    streams = [RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE]
+    if has_noiser:
+        streams += [ANY_MASK, CANDIDATE] if rules.blind else [ANY_MASK]
+    input_ids = batch["input_ids"]
+    return uniforms(keys, streams, input_ids.shape[1], input_ids.device)
+
+
+def _choose_positions(
+    batch: Mapping[str, torch.Tensor],
+    keys: torch.Tensor,
+    draws: dict[int, torch.Tensor],
+    vocabulary: ResidueVocabulary,
+    rules: MaskingRules,
+    noiser: Callable[..., NoiserOutput] | None,
+    relaxed: bool,
+) -> tuple[NoiserChoice | None, torch.Tensor, torch.Tensor]:
+    """Return the noiser's choice, if there is one, its positions, and the random ones, `(batch, length)`, bool."""
+    input_ids, residues, num_residues = batch["input_ids"], batch["residue_mask"], batch["num_residues"]
+    device = input_ids.device
+    choice, free = None, residues
+    if noiser is None:
+        random_budget = sent(rules.total_budget(num_residues, keys), device)
+        chosen = torch.zeros_like(residues)
+    else:
+        size = rules.candidate_budget(num_residues, keys) if rules.blind else num_residues
+        numbers = torch.stack([*rules.budgets(num_residues, keys), size])
+        budget, random_budget, candidate_budget = sent(numbers, device).unbind()
+        candidates, seen = residues, input_ids
+        if rules.blind:
+            candidates = topk_mask(draws[CANDIDATE], residues, candidate_budget, finite=True)
+            seen = torch.where(candidates, vocabulary.mask_token_id, input_ids)
+        scores = noiser(input_ids=seen, attention_mask=batch["attention_mask"])
+        choice = NoiserChoice(scores, candidates, numbers, rules)
+        choice.budget = budget
+        chosen = _choose(choice, draws[ANY_MASK], relaxed=relaxed)
+        free = candidates ^ chosen
+    if rules.positions == "random":
+        return choice, chosen, topk_mask(draws[RANDOM_POSITION], free, random_budget, finite=True)
+    on_device = sent(keys, device)
+    by_chance = choose_positions(rules.positions, batch, on_device, free, random_budget, rules.mean_span_length)
+    return choice, chosen, by_chance
+
+
+def _noisy_options(choice: NoiserChoice, keys: torch.Tensor) -> torch.Tensor | None:
+    """Noisy scores of the options, `(batch, length, 2 + replacements)`; `None` if the noiser does not choose them."""
+    if not choice.rules.learned_options:
+        return None
+    scores = choice.scores.option_scores
+    length, kinds = scores.shape[1:]
+    return scores + gumbel(sent(keys, scores.device), MASK_OPTION, length, kinds)
 
 
 def _choose(choice: NoiserChoice, draws: torch.Tensor, relaxed: bool) -> torch.Tensor:

@@ -18,7 +18,7 @@ GAMES = {
     "paper": {"game": "paper", "noiser_steps": 1, "encoder_steps": 1},
 }
 _DRAWS = 400
-_STANDARD_ERRORS = 6.0  # of a mean of 5,120 numbers, of which the largest difference is taken
+STANDARD_ERRORS = 6.0  # of a mean of 5,120 numbers, of which the largest difference is taken
 
 
 def packed_is_padded(setting: Setting, shape: str, dtype: torch.dtype | None) -> dict:
@@ -47,7 +47,7 @@ def dropout_keeps_the_mean(device: torch.device, dtype: torch.dtype) -> dict:
     assert bool(draws.std(dim=0).min() > 0), "dropout has no effect"
     error = draws.std(dim=0) / _DRAWS**0.5 + plain.abs() * torch.finfo(dtype).eps
     farthest = float(((draws.mean(dim=0) - plain).abs() / error).max())
-    assert farthest <= _STANDARD_ERRORS, f"a mean is {farthest:.1f} standard errors from the value without dropout"
+    assert farthest <= STANDARD_ERRORS, f"a mean is {farthest:.1f} standard errors from the value without dropout"
     return {"farthest_in_standard_errors": farthest}
 
 

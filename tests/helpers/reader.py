@@ -150,16 +150,21 @@ def made_small(words: list[str]) -> list[str]:
     return words
 
 
-def run(block: Block, names: dict) -> None:
+def run(block: Block, names: dict) -> int:
     """Run a block in the current folder: commands of this package in this process, others by bash, and Python code.
 
     Args:
         block: The block.
         names: Variables of the Python code; those of one page continue one another.
+
+    Returns:
+        Number of commands and snippets that ran.
     """
     torch.manual_seed(0)
+    done = 0
     if block.language == "python":
         exec(compile(block.text, str(block), "exec"), names)
+        done += 1
     elif block.language in SHELL:
         for line in block.text.replace("\\\n", " ").splitlines():
             (words,) = commands(line) or [[]]
@@ -168,3 +173,5 @@ def run(block: Block, names: dict) -> None:
             elif words:
                 assert words[0] in ("printf", "mkdir"), f"{words[0]} is not run: mark the block"
                 subprocess.run(["bash", "-c", line], check=True)
+            done += bool(words)
+    return done
