@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import Trainer, TrainerCallback
 
+from adversarial_mlm.training.precision import set_tf32, tf32_is_on, uses_tf32
+from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils import interrupts
 from adversarial_mlm.utils.errors import Interrupted
 from adversarial_mlm.utils.extras import require
@@ -37,7 +39,8 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
 
     A step is everything since the end of the previous one: data, noiser updates, encoder update. All trainers need the
     same `max_steps`. They share one thread, because OpenMP workers of several threads would compete for the cores and
-    make a GRU three times as slow.
+    make a GRU three times as slow. Each step is computed with the `tf32` of its own trainer; a stock trainer without
+    this option keeps the setting that PyTorch has at the start.
 
     Returns:
         `list[list[float]]`: Seconds of every step, for each trainer.
@@ -52,12 +55,17 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
     for trainer, timer in zip(trainers, timers, strict=True):
         trainer.add_callback(timer)
     runs = [greenlet(trainer.train) for trainer in trainers]
+    settings = [_tf32_of(trainer) for trainer in trainers]
+    at_start = tf32_is_on()
+    is_set = any(setting is not None for setting in settings)
     # each trainer installs its own signal handlers and leaves behind those of the others
     with interrupts.raised():
         try:
             while not all(run.dead for run in runs):
-                for trainer, run in zip(trainers, runs, strict=True):
+                for trainer, run, tf32 in zip(trainers, runs, settings, strict=True):
                     if not run.dead:
+                        if is_set:
+                            set_tf32(at_start if tf32 is None else tf32)
                         run.switch()
                         _raise_if_interrupted(trainer)
         except Exception as error:
@@ -67,6 +75,11 @@ def train_interleaved(trainers: Sequence[Trainer]) -> list[list[float]]:
                 if not run.dead:
                     run.throw()
     return [timer.seconds for timer in timers]
+
+
+def _tf32_of(trainer: Trainer) -> bool | None:
+    ours = isinstance(trainer.args, AdversarialMLMTrainingArguments)
+    return uses_tf32(trainer.args) if ours else trainer.args.tf32
 
 
 def _raise_if_interrupted(trainer: Trainer) -> None:

@@ -24,6 +24,7 @@ from adversarial_mlm.saving.hub import HubUploader
 from adversarial_mlm.saving.options_record import OptionsRecord, Resumption
 from adversarial_mlm.saving.run_files import MERGED_FOLDER, output_folder
 from adversarial_mlm.training.optimizer import hyperparameters, set_hyperparameters
+from adversarial_mlm.training.precision import apply_tf32
 from adversarial_mlm.training.run_options import identity_of_data
 from adversarial_mlm.utils import atomic_files, distributed
 from adversarial_mlm.utils.counts import count
@@ -121,6 +122,7 @@ class CheckpointingTrainer(Trainer):
         self.last_checkpoint, self._saved_step, self.interrupted_by = checkpoint, None, None
         stop = self._stop = GracefulStop(self.args.ddp_timeout_delta)
         self.add_callback(stop)
+        apply_tf32(self.args)
         try:
             with stop.listening():
                 output = super().train(checkpoint, *args, **kwargs)

@@ -17,7 +17,7 @@ from adversarial_mlm.training.packed_attention import (
     use_packed_attention,
     wants_packing,
 )
-from adversarial_mlm.training.precision import autocast_dtype
+from adversarial_mlm.training.precision import apply_tf32, autocast_dtype, tf32_is_on, without_tf32
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ Difference = tuple[float, float]  # of logits, and of the gradient of all parame
 def pack_attention(model: PreTrainedModel, collator: DataCollatorForRandomMLM, dtype: torch.dtype | None) -> None:
     """Set up an encoder for packed rows, and check that they give the logits and gradients of padded rows.
 
-    In float32 both must agree. In the precision of the run, packed rows must not be much further from padded float32
-    rows than padded rows are.
+    In float32 without TF32 both must agree. In the precision of the run, packed rows must not be much further from
+    padded float32 rows than padded rows are.
 
     Args:
         model (`PreTrainedModel`): The encoder. It still accepts padded batches.
@@ -72,6 +72,7 @@ def pack_if_wanted(
     """
     if not wants_packing(args, args.packed_attention):
         return False
+    apply_tf32(args)
     dtype = autocast_dtype(args)
     if args.packed_attention is None:
         return packed_by_default(model, collator, dtype)
@@ -93,13 +94,14 @@ def packed_by_default(model: PreTrainedModel, collator: DataCollatorForRandomMLM
 def _check(model: PreTrainedModel, collator: DataCollatorForRandomMLM, dtype: torch.dtype | None) -> float:
     """Compare packed with padded rows; the influence of another protein, relative to the largest logit."""
     batch = hard_batch(collator, model.device)
-    exact = _read(model, batch, None, packed=False)
-    try:
-        _refuse_difference(_differences(_read(model, batch, None, packed=True), exact), (0.0, 0.0))
-    except MissingKernelError:  # a kernel of the run's precision may be there all the same
-        if dtype is None:
-            raise
-    if dtype is not None:
+    with without_tf32():
+        exact = _read(model, batch, None, packed=False)
+        try:
+            _refuse_difference(_differences(_read(model, batch, None, packed=True), exact), (0.0, 0.0))
+        except MissingKernelError:  # a kernel of the run's precision may be there all the same
+            if dtype is None:
+                raise
+    if dtype is not None or tf32_is_on():
         padded, ours = (_read(model, batch, dtype, packed) for packed in (False, True))
         _refuse_difference(_differences(ours, exact), _differences(padded, exact))
     first, second = batch.input_ids.unbind()

@@ -1,7 +1,9 @@
 """Options for precision, memory and compilation: which are supported, and how networks are compiled."""
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -10,7 +12,6 @@ from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
-from transformers.utils.import_utils import enable_tf32
 
 from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
 
@@ -20,25 +21,93 @@ _COMPILE_MODES = (None, "default", "max-autotune-no-cudagraphs")
 
 
 def resolve_precision(args: TrainingArguments) -> None:
-    """Switch on bf16 and tf32 where they are left to the hardware (`None`) and all visible GPUs have them.
+    """Switch on bf16 where it is left to the hardware (`None`) and all visible GPUs have it; log this, and TF32.
 
-    It logs what it switches on. bf16 stays off if fp16 is on, or if `accelerate launch` sets a mixed precision. On a
-    CPU nothing is changed. Call it before transformers reads the arguments.
+    bf16 stays off if fp16 is on, or if `accelerate launch` sets a mixed precision. On a CPU nothing is changed. Call
+    it before transformers reads the arguments. TF32 follows when the run begins, see [`apply_tf32`].
 
     Args:
         args (`TrainingArguments`): The arguments. `bf16` is set to `True` where it is switched on.
     """
-    if args.use_cpu or not torch.cuda.is_available():
-        return
-    if not all(auto_bf16(f"cuda:{index}") for index in range(torch.cuda.device_count())):
+    if not _on_gpus_with_bf16(args):
         return
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if args.bf16 is None and not args.fp16 and launched == "no":
         args.bf16 = True
         logger.info("bf16 is on, because the GPU has it: bf16: false switches it off")
     if args.tf32 is None:  # not set in the arguments, so that a run may resume on a CPU
-        enable_tf32(True)
         logger.info("tf32 is on, because the GPU has it: tf32: false switches it off")
+
+
+def _on_gpus_with_bf16(args: TrainingArguments) -> bool:
+    """Whether a run may use GPUs, and all that are visible have bf16 and TF32 (Ampere or later)."""
+    if args.use_cpu or not torch.cuda.is_available():
+        return False
+    return all(auto_bf16(f"cuda:{index}") for index in range(torch.cuda.device_count()))
+
+
+def uses_tf32(args: TrainingArguments) -> bool | None:
+    """Whether a run of this package computes float32 matrix products in TF32.
+
+    Args:
+        args (`TrainingArguments`): The arguments.
+
+    Returns:
+        `bool`: What the option `tf32` says. Without it, `True` if all visible GPUs have TF32, and otherwise `None`:
+        PyTorch's settings are left as they are.
+    """
+    if args.tf32 is not None:
+        return args.tf32
+    return True if _on_gpus_with_bf16(args) else None
+
+
+def apply_tf32(args: TrainingArguments) -> None:
+    """Give a run the TF32 setting that it asks for, see [`uses_tf32`].
+
+    PyTorch has one setting for the whole process, and transformers changes it once in each direction only. So a
+    trainer calls this whenever it begins to compute.
+
+    Args:
+        args (`TrainingArguments`): The arguments.
+    """
+    wanted = uses_tf32(args)
+    if wanted is not None:
+        set_tf32(wanted)
+
+
+def set_tf32(enable: bool) -> None:
+    """Switch TF32 on or off in float32 matrix products, convolutions and recurrent networks.
+
+    PyTorch has older and newer settings. If they contradict each other, reading the older ones fails, and the
+    compiler reads them. So all are set.
+
+    Args:
+        enable (`bool`): Whether to use TF32.
+    """
+    torch.set_float32_matmul_precision("high" if enable else "highest")
+    torch.backends.cudnn.allow_tf32 = enable
+    if hasattr(torch.backends, "fp32_precision"):  # from PyTorch 2.9 on
+        torch.backends.fp32_precision = "tf32" if enable else "ieee"
+
+
+def tf32_is_on() -> bool:
+    """Whether PyTorch is set to TF32 in float32 matrix products."""
+    if hasattr(torch.backends, "fp32_precision"):
+        return torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return torch.backends.cuda.matmul.allow_tf32
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Float32 matrix products are exact in here, whatever the run uses."""
+    was_on = tf32_is_on()
+    if was_on:
+        set_tf32(False)
+    try:
+        yield
+    finally:
+        if was_on:
+            set_tf32(True)
 
 
 def check_precision(args: TrainingArguments) -> None:

@@ -63,6 +63,7 @@ from adversarial_mlm.training.micro_batches import PARTS, in_place_of
 from adversarial_mlm.training.noiser_game import NoiserGame
 from adversarial_mlm.training.optimizer import LearningRateOf, add_groups, groups_of, holds, scale_schedule
 from adversarial_mlm.training.packing_check import pack_if_wanted
+from adversarial_mlm.training.precision import apply_tf32
 from adversarial_mlm.training.run_options import options_of, records_read
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.training.update_guard import ENCODER, NOISER, UpdateGuard, mean_of_made, spoil_gradient
@@ -416,6 +417,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the
             training set; a stream has none.
         """
+        apply_tf32(self.args)  # evaluation may be called on its own, after the run of another trainer
         with in_evaluation_mode(self.model, self.noiser):
             figures = evaluate_masks(
                 self.model,

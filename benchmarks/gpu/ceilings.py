@@ -5,9 +5,10 @@ import time
 import torch
 
 from adversarial_mlm.training.packed_attention import packed_rows, use_packed_attention
+from adversarial_mlm.training.precision import set_tf32
 
 from ..measuring import seconds
-from .setting import Setting, set_tf32
+from .setting import Setting
 from .steps import flops_of_rows
 
 

@@ -7,10 +7,11 @@ from adversarial_mlm import DataCollatorForRandomMLM, build_protein_tokenizer
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.training.packed_attention import packed_attention, packed_rows
 from adversarial_mlm.training.packing_check import pack_attention
+from adversarial_mlm.training.precision import set_tf32
 
 from ..step_cost import FAST
 from ..training import our_trainer
-from .setting import Setting, set_tf32
+from .setting import Setting
 
 GAMES = {
     "random": {"game": None},

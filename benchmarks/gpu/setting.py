@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import EsmConfig, EsmForMaskedLM, PreTrainedModel, set_seed
-from transformers.utils.import_utils import enable_tf32
 
 from adversarial_mlm import build_protein_tokenizer
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
@@ -17,11 +16,6 @@ from ..training import fresh_encoder, lengths_like_swiss_prot, proteins, random_
 _PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "A10": 125.0, "4090": 165.0}
 _ESM = {"hidden_size": 640, "num_hidden_layers": 30, "num_attention_heads": 20, "intermediate_size": 2560}
 _SMALL_ESM = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-
-
-def set_tf32(enable: bool) -> None:
-    """Switch TF32 on or off. The function of transformers remembers its calls, and does nothing at the next one."""
-    enable_tf32.__wrapped__(enable)
 
 
 @dataclass(frozen=True)

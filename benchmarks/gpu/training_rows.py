@@ -11,7 +11,7 @@ from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from ..scaling import flops_of_a_token, flops_of_noiser
 from ..training import CountedRows, our_trainer, stock_trainer
 from .gates import GAMES
-from .setting import Setting, set_tf32
+from .setting import Setting
 from .steps import measured, steps_of
 
 PRECISIONS = {
@@ -42,13 +42,11 @@ def ours(setting: Setting, shape: str, precision: str, reading: str, tokens: int
     options = {**_precision(setting, precision), **READINGS[reading], **more}
     if reading.endswith("compile"):
         options |= setting.compiler
-    trainer = our_trainer(
+    return our_trainer(
         setting.dataset(kind, batch_size * steps), shape, None, steps,
         batch_size=batch_size, model=setting.encoder(shape), dataloader_num_workers=0 if setting.miniature else 2,
         **options,
     )  # fmt: skip
-    set_tf32(precision == "tf32")
-    return trainer
 
 
 def grid_row(

@@ -8,7 +8,7 @@ import torch
 from adversarial_mlm.training import packed_attention
 from benchmarks.gpu import ceilings, command, gates, training_rows
 from benchmarks.gpu.journal import Journal, Planned
-from benchmarks.gpu.setting import Setting, set_tf32
+from benchmarks.gpu.setting import Setting
 from benchmarks.gpu.steps import StepSeconds, flops_of_rows
 from benchmarks.scaling import flops_of_a_token
 from tests.helpers.exhaustive import exhaustive
@@ -119,15 +119,6 @@ def test_lengths_of_a_kind_fill_a_micro_batch():
     assert 0.9 < setting.rows("swiss-prot", 65536) * (lengths.mean() + 2) / 65536 < 1.02
     dataset = SMALL.dataset("swiss-prot", 20)
     assert [len(sequence) for sequence in dataset["sequence"]] == dataset["length"]
-
-
-def test_tf32_can_be_switched_more_than_once(monkeypatch):
-    monkeypatch.setattr(torch.backends, "fp32_precision", torch.backends.fp32_precision)
-    found = []
-    for wanted in (True, False, True, False):
-        set_tf32(wanted)
-        found.append(torch.backends.fp32_precision == "tf32")
-    assert found == [True, False, True, False]
 
 
 def test_flops_of_rows_are_those_of_their_tokens(make_encoder):

@@ -9,8 +9,11 @@ import datasets
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import training_args
+from transformers.utils import import_utils
 
 from adversarial_mlm import DataCollatorForAdversarialMLM
+from adversarial_mlm.comparison.interleaved_timing import train_interleaved
 from adversarial_mlm.masking import corruption, sampling
 from adversarial_mlm.masking.keyed_random import row_keys
 from adversarial_mlm.masking.losses import loss_weights, token_losses
@@ -31,18 +34,21 @@ SAMPLERS = ("rss", "gumbel_topk", "logistic_topk")
 
 
 @pytest.fixture
+def tf32_put_back():
+    yield
+    precision.set_tf32(False)
+
+
+@pytest.fixture
 def with_gpus(monkeypatch):
     """GPUs as far as the arguments ask for them; transformers still sees none."""
 
-    def make(*capabilities: tuple[int, int]) -> list[bool]:
-        switched = []
+    def make(*capabilities: tuple[int, int]) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(capabilities))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda device: capabilities[torch.device(device).index]
         )
-        monkeypatch.setattr(precision, "enable_tf32", switched.append)
-        return switched
 
     return make
 
@@ -52,29 +58,93 @@ def left_open(**given) -> SimpleNamespace:
 
 
 def test_bf16_and_tf32_are_on_where_all_gpus_have_them_and_the_log_says_so(with_gpus, caplog):
-    switched, args = with_gpus((8, 0), (9, 0)), left_open()
+    with_gpus((8, 0), (9, 0))
+    args = left_open()
     with caplog.at_level("INFO"):
         precision.resolve_precision(args)
-    assert args.bf16 is True and args.tf32 is None and switched == [True]
+    assert args.bf16 is True and args.tf32 is None and precision.uses_tf32(args) is True
     assert "bf16 is on, because the GPU has it" in caplog.text and "tf32 is on" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("capabilities", "given", "launched", "expected"),
     [
-        ([(9, 0), (7, 5)], {}, "no", (None, [])),  # one of them has none
-        ([], {}, "no", (None, [])),
-        ([(9, 0)], {"use_cpu": True}, "no", (None, [])),
-        ([(9, 0)], {"bf16": False, "tf32": False}, "no", (False, [])),
-        ([(9, 0)], {"fp16": True}, "no", (None, [True])),
-        ([(9, 0)], {}, "fp16", (None, [True])),  # what accelerate launch was told
+        ([(9, 0), (7, 5)], {}, "no", (None, None)),  # one of them has none
+        ([], {}, "no", (None, None)),
+        ([(9, 0)], {"use_cpu": True}, "no", (None, None)),
+        ([(9, 0)], {"bf16": False, "tf32": False}, "no", (False, False)),
+        ([(9, 0)], {"fp16": True}, "no", (None, True)),
+        ([(9, 0)], {}, "fp16", (None, True)),  # what accelerate launch was told
     ],
 )
 def test_what_was_said_is_honoured(with_gpus, monkeypatch, capabilities, given, launched, expected):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
-    switched, args = with_gpus(*capabilities), left_open(**given)
+    with_gpus(*capabilities)
+    args = left_open(**given)
     precision.resolve_precision(args)
-    assert (args.bf16, switched) == expected
+    assert (args.bf16, precision.uses_tf32(args)) == expected
+
+
+SETTINGS_OF_TF32 = {
+    "matmul": lambda: torch.backends.cuda.matmul.fp32_precision,
+    "conv": lambda: torch.backends.cudnn.conv.fp32_precision,
+    "rnn": lambda: torch.backends.cudnn.rnn.fp32_precision,
+    "all": lambda: torch.backends.fp32_precision,
+    # older settings, which the compiler reads, and which cannot be read if the newer ones contradict them
+    "older, matmul": lambda: torch.backends.cuda.matmul.allow_tf32,
+    "older, cudnn": lambda: torch.backends.cudnn.allow_tf32,
+    "older, name": torch.get_float32_matmul_precision,
+}
+TF32 = {True: ["tf32"] * 4 + [True, True, "high"], False: ["ieee"] * 4 + [False, False, "highest"]}
+
+
+def settings_of_tf32() -> list:
+    return [read() for read in SETTINGS_OF_TF32.values()]
+
+
+@pytest.mark.parametrize(
+    "earlier",
+    [
+        lambda: None,
+        lambda: import_utils.enable_tf32.__wrapped__(True),
+        lambda: import_utils.enable_tf32.__wrapped__(False),
+        lambda: torch.set_float32_matmul_precision("medium"),
+        lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+        lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    ],
+)
+def test_tf32_is_switched_as_often_as_asked_whatever_was_set_before(tf32_put_back, earlier):
+    for wanted in (True, False, True, False):
+        earlier()
+        precision.set_tf32(wanted)
+        assert settings_of_tf32() == TF32[wanted] and precision.tf32_is_on() is wanted
+
+
+def test_the_check_of_packed_rows_can_switch_tf32_off_for_a_while(tf32_put_back):
+    for wanted in (True, False):
+        precision.set_tf32(wanted)
+        with precision.without_tf32():
+            assert not precision.tf32_is_on()
+        assert precision.tf32_is_on() is wanted
+
+
+def test_every_run_computes_with_its_own_tf32(make_trainer, monkeypatch, tf32_put_back):
+    monkeypatch.setattr(training_args, "is_torch_tf32_available", lambda: True)
+    seen = {True: set(), False: set()}
+
+    def make(tf32: bool):
+        trainer = make_trainer("random", folder=str(tf32), tf32=tf32, max_steps=2)
+        layer = trainer.model.bert.encoder.layer[0]
+        layer.register_forward_hook(lambda *_: seen[tf32].add(precision.tf32_is_on()))
+        return trainer
+
+    trainers = [make(True), make(False), make(True)]
+    for trainer in trainers:
+        trainer.train()
+    for trainer in reversed(trainers[:2]):
+        trainer.evaluate()
+    train_interleaved([make(True), make(False)])
+    assert seen == {True: {True}, False: {False}}
 
 
 def test_on_a_cpu_runs_are_in_float32_and_slow_bf16_is_warned_of(make_trainer, monkeypatch, caplog):

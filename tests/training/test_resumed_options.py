@@ -15,7 +15,7 @@ from transformers import TrainerCallback, training_args
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.saving.resume_options import RULES, Effect
-from adversarial_mlm.training import noiser_game, packed_attention
+from adversarial_mlm.training import noiser_game, packed_attention, precision
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.packed_kernels import with_cpu_kernels
 from tests.helpers.trainer_helpers import build_trainer, log_of
@@ -158,7 +158,8 @@ def machine(make_trainer):
         compiled, tf32 = [], []
         patch.setattr(torch, "compile", lambda module, **options: compiled.append(options) or module)
         patch.setattr(training_args, "is_torch_tf32_available", lambda: True)
-        patch.setattr(training_args, "enable_tf32", tf32.append)
+        patch.setattr(training_args, "enable_tf32", lambda enable: None)
+        patch.setattr(precision, "set_tf32", tf32.append)
         trainer = resume(make_trainer, {"folder": "machine", "use_cpu": False}, {"max_steps": 3, **MACHINE}, 3)
     trainer.seen.compiled, trainer.seen.tf32 = compiled, tf32
     return trainer
