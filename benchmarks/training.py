@@ -1,5 +1,8 @@
 """Build the trainers that are measured."""
 
+import atexit
+import functools
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -174,9 +177,17 @@ class CountedRows:
         return [int((lengths - 2).sum()) for lengths in self.lengths()]
 
 
+@functools.cache
+def _folder() -> str:
+    """Make a folder for all trainers of this process, which goes with the process."""
+    folder = tempfile.mkdtemp(prefix="benchmark-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def _common(steps: int, batch_size: int) -> dict:
     return {
-        "output_dir": tempfile.mkdtemp(prefix="benchmark-"),
+        "output_dir": tempfile.mkdtemp(dir=_folder()),
         "max_steps": steps,
         "per_device_train_batch_size": batch_size,
         "logging_steps": 10**9,

@@ -3,11 +3,12 @@
 import gc
 import os
 import signal
-import tempfile
 from pathlib import Path
 
+from tests.helpers import temporary_folder
+
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="adversarial-mlm-tests-")
+os.environ["HF_HOME"] = os.path.join(temporary_folder.take(), "hf")
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["HF_HOME"]
 
 import pytest  # noqa: E402

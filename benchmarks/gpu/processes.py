@@ -32,6 +32,7 @@ def _seconds(setting: Setting, processes: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "seconds.json"
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command.append(f"--log-dir={folder}")  # without it, the launcher leaves a folder behind
         command += ["-m", "benchmarks.gpu.processes", str(file), *(["--miniature"] if setting.miniature else [])]
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=300)
         if done.returncode:
