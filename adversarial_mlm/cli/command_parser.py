@@ -8,6 +8,7 @@ from typing import NoReturn
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.home import path_argument
 from adversarial_mlm.utils.spelling import did_you_mean
+from adversarial_mlm.utils.written_numbers import is_null
 
 _HELP_WORDS = ("--help", "-h")
 _BUILT_IN_GROUPS = 2  # those of argparse: positional arguments and options
@@ -71,6 +72,13 @@ class CommandParser(argparse.ArgumentParser):
                 self.error(f"'{rest[0]}' is not an option: write options as --name value")
             self.error(f"unknown option '{name}'{did_you_mean(name, known)}")
         return args
+
+    def _get_values(self, action: argparse.Action, words: list[str]) -> object:
+        """Read `null` as no value, for an option that has none unless it is given."""
+        may_be_none = action.option_strings and action.default is None and not action.required
+        if may_be_none and type(action) is argparse._StoreAction and len(words) == 1 and is_null(words[0]):
+            return None
+        return super()._get_values(action, words)
 
     def error(self, message: str) -> NoReturn:
         """Raise a mistake in the command line."""

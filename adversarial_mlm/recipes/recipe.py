@@ -294,7 +294,9 @@ def build_recipe(from_file: Mapping[str, Any], said: Mapping[str, Any], path: st
         RecipeError: If an option is out of range.
     """
     # a trained network on the command line overrides the size of a new one in the file
-    replaced = {size for trained, size in _SIZE_OF_FRESH.items() if trained in said and size not in said}
+    replaced = {size for trained, size in _SIZE_OF_FRESH.items() if said.get(trained) and size not in said}
+    if "preset" in said and said["preset"] is None:
+        replaced.add("preset")
     from_file = {name: value for name, value in from_file.items() if name not in replaced}
     levels = (_options_of_preset(from_file, path), from_file, _options_of_preset(said, ""), said)
     try:
@@ -307,7 +309,7 @@ def build_recipe(from_file: Mapping[str, Any], said: Mapping[str, Any], path: st
 
 def _options_of_preset(said: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Return the options of the preset that these options name."""
-    if "preset" not in said:
+    if said.get("preset") is None:
         return {}
     try:
         return OPTIONS.read(presets.game(said["preset"]), Source(f"the preset {said['preset']}"))

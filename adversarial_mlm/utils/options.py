@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from adversarial_mlm.utils.errors import RecipeError, clip, redact
 from adversarial_mlm.utils.home import expand_home
 from adversarial_mlm.utils.spelling import did_you_mean, nearest
-from adversarial_mlm.utils.written_numbers import UnclearError, as_written, whole_number, with_numbers
+from adversarial_mlm.utils.written_numbers import UnclearError, as_written, whole_number, with_null, with_numbers
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -426,7 +426,8 @@ class OptionSet:
         """Read the options of a command line, in any order. If an option is given twice, the last value counts.
 
         Args:
-            words (`Iterable[str]`): `--name value` or `--name=value`; for booleans also `--name` and `--no_name`.
+            words (`Iterable[str]`): `--name value` or `--name=value`; for booleans also `--name` and `--no_name`. The
+                value `null` means what it means in a file: none, for an option that is empty by default.
             parser (`HfArgumentParser`, *optional*): Result of [`parser`][OptionSet.parser].
 
         Raises:
@@ -441,7 +442,15 @@ class OptionSet:
         if rest:
             self._refuse_word(rest[0])
         said = {name: value for name, value in vars(found).items() if value is not _NOT_SAID}
-        return {name: self._read(name, value, Source()) for name, value in said.items()}
+        return {name: self._read_said(name, with_null(value)) for name, value in said.items()}
+
+    def _read_said(self, name: str, value: Any) -> Any:
+        """Read a value of the command line, where `null` is the default of an option that is empty by default."""
+        if value not in (None, [None]):
+            return self._read(name, value, Source())
+        if self.default(name) not in _NOTHING:
+            Source().refuse(name, "has no value: give one, or leave the option out to use the default")
+        return self.default(name)
 
     def _refuse_word(self, word: str) -> NoReturn:
         if not word.startswith("-"):

@@ -1,10 +1,11 @@
-"""Numbers as they are written in files and on command lines, read as YAML 1.2 does."""
+"""Numbers and null as they are written in files and on command lines, read as YAML 1.2 does."""
 
 import enum
 import re
 from typing import Any
 
 _DECIMAL = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
+_WORDS_OF_NULL = ("null", "Null", "NULL")  # as in YAML, but for ~, which is the home folder
 _HEXADECIMAL_OR_OCTAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
@@ -83,3 +84,15 @@ def with_numbers(value: Any, key: str) -> Any:
     if value.lower() in ("yes", "no", "on", "off"):
         raise UnclearError(value, key)
     return value.lower() == "true" if value.lower() in ("true", "false") else number_or_text(value)
+
+
+def is_null(word: Any) -> bool:
+    """Return whether a word of a command line stands for no value."""
+    return word in _WORDS_OF_NULL
+
+
+def with_null(value: Any) -> Any:
+    """Replace each word for null in a value of a command line, a word or a list of words, by `None`."""
+    if isinstance(value, list):
+        return [with_null(item) for item in value]
+    return None if is_null(value) else value

@@ -8,6 +8,7 @@ from importlib import util
 
 import pytest
 
+from adversarial_mlm.cli.command_parser import CommandParser
 from adversarial_mlm.cli.main import COMMANDS, main
 from adversarial_mlm.utils.errors import CorpusError, WritingError
 from adversarial_mlm.utils.version import __version__
@@ -43,7 +44,8 @@ def test_the_help_lists_every_command_with_its_line(capsys):
 
 def test_the_help_and_those_of_the_commands_import_nothing_heavy(repository):
     code = (
-        "import sys; from adversarial_mlm.cli.main import COMMANDS, main; main(['--help'])\n"
+        "import sys; from adversarial_mlm.cli.command_parser import CommandParser
+from adversarial_mlm.cli.main import COMMANDS, main; main(['--help'])\n"
         "assert not {f'adversarial_mlm.cli.{name}' for name in COMMANDS} & set(sys.modules)\n"
         "for name in COMMANDS: main([name, '--help'])\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy', 'pyarrow') if name in sys.modules])"
@@ -79,6 +81,7 @@ def test_the_version_is_printed(capsys):
         (["--verson"], "there is no option '--verson'"),
         (["try", "--siz", "4"], "unknown option 'siz'; did you mean 'size'?"),
         (["try", "--size", "much"], "argument --size: invalid int value: 'much'; adv-mlm try --help shows how"),
+        (["try", "--size", "null"], "argument --size: invalid int value: 'null'"),
         (["try", "a", "b"], "'b' is not an option: write options as --name value"),
     ],
 )
@@ -87,6 +90,14 @@ def test_a_mistake_in_the_words_is_one_sentence_and_status_2(words, sentence, co
     assert main(words) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"adv-mlm: {sentence}") and len(said.splitlines()) == 1
+
+
+def test_null_is_no_value_for_an_option_that_has_none_by_default():
+    parser = CommandParser("adv-mlm try", "Try something.", (), False)
+    add_arguments(parser)
+    parser.add_argument("--few", type=int, choices=(1, 2))
+    args = parser.read(["null", "--rare", "a", "--few", "NULL", "--rare=null"])
+    assert args.rare is None and args.few is None and args.file == "null"
 
 
 def test_the_help_of_a_command_shows_its_groups_only_on_request(command, capsys):

@@ -48,6 +48,16 @@ def test_yaml_numbers_booleans_lists_and_nothing_become_what_they_mean(write):
     assert recipe.data.cluster_table is None and recipe.training.lr_scheduler_kwargs == {"num_cycles": 2}
 
 
+def test_null_on_the_command_line_takes_back_what_the_file_says(write):
+    path = write("train_data: a.fasta\npreset: blind\nencoder: small\nbackground_gate: members\ncluster_table: a.tsv\n")
+    options = "preset model_name_or_path background_gate cluster_table".split()
+    recipe = parse_recipe([path, *(word for name in options for word in (f"--{name}", "null"))])
+    assert recipe.run.background_gate is None and recipe.data.cluster_table is None
+    assert recipe.model.encoder == "small"
+    plain = parse_recipe(["--train_data", "a.fasta"])
+    assert recipe.masking == plain.masking and recipe.training.noiser_update == plain.training.noiser_update
+
+
 def test_options_alone_make_a_recipe():
     assert parse_recipe(["--train_data", "a.fasta", "--max_steps", "3"]).training.max_steps == 3
 

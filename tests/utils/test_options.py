@@ -235,11 +235,20 @@ def test_a_mistake_in_a_flat_file_names_file_and_option(content, sentence):
         (["--numbers", "1,2"], "--numbers[0] must be a number, got '1,2': separate values by spaces"),
         (["--colour", "bleu"], "--colour must be one of red, blue, no, got 'bleu'; did you mean 'blue'?"),
         (["--extra_kwargs", "{a}"], "--extra_kwargs must be a mapping in JSON"),
+        (["--width", "null"], "--width has no value: give one, or leave the option out to use the default"),
+        (["--mode=NULL"], "--mode has no value"),
+        (["--numbers", "1", "null"], "--numbers[1] has no value"),
         (["stray"], "'stray' on the command line is not an option: write options as --name value"),
     ],
 )
 def test_a_mistake_on_the_command_line_names_the_option(words, sentence):
     assert refusal(OPTIONS.read_words, words).startswith(sentence)
+
+
+def test_null_on_the_command_line_is_what_it_is_in_a_file():
+    words = "--share null --words Null --extra_kwargs null --config NULL".split()
+    assert OPTIONS.read_words(words) == {"share": None, "words": [], "extra_kwargs": None, "config": None}
+    assert OPTIONS.read_words(["--words", "nullify", "--config", "none"]) == {"words": ["nullify"], "config": "none"}
 
 
 def test_numbers_that_yaml_takes_for_texts_are_numbers_inside_lists_and_mappings_too():
