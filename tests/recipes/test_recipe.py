@@ -49,7 +49,9 @@ def test_yaml_numbers_booleans_lists_and_nothing_become_what_they_mean(write):
 
 
 def test_null_on_the_command_line_takes_back_what_the_file_says(write):
-    path = write("train_data: a.fasta\npreset: blind\nencoder: small\nbackground_gate: members\ncluster_table: a.tsv\n")
+    path = write(
+        "train_data: a.fasta\npreset: blind\nencoder: small\nbackground_gate: members\ncluster_table: a.tsv\n"
+    )
     options = "preset model_name_or_path background_gate cluster_table".split()
     recipe = parse_recipe([path, *(word for name in options for word in (f"--{name}", "null"))])
     assert recipe.run.background_gate is None and recipe.data.cluster_table is None
