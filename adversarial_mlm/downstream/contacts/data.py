@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,8 @@ from adversarial_mlm.downstream.contacts.scoring import LEAST_SEPARATION, pairs_
 from adversarial_mlm.downstream.contacts.structures import (
     ENDINGS,
     NO_CHAIN,
+    Chain,
+    UnreadableStructureError,
     is_structure,
     read_chains,
     structure_files,
@@ -21,13 +23,15 @@ from adversarial_mlm.downstream.labels import is_missing, read_mask, read_sequen
 from adversarial_mlm.downstream.left_out import NO_LABEL, LeftOut
 from adversarial_mlm.downstream.reading import read_records
 from adversarial_mlm.downstream.records import in_place
-from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
 
 CUTOFF = 8.0
 """Residues are in contact if their atoms are nearer than this, in ångström."""
 
 NO_PAIR = "without a pair of residues that counts"
+
+_NAMED = 10  # files in a note; the results name all
 
 _EXAMPLE = "a list of pairs such as [[1, 9], [3, 20]]"
 
@@ -96,12 +100,14 @@ class ContactSet:
         proteins (`list[ContactProtein]`): The proteins that can be used, in their order.
         left_out (`LeftOut`): The others.
         notes (`list[str]`): Remarks for the log and the results.
+        unreadable (`dict[str, str]`): Names of the files of a folder that could not be read, with the reasons.
     """
 
     name: str
     proteins: list[ContactProtein] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     @property
     def records(self) -> int:
@@ -136,28 +142,31 @@ def read_contacts(path: str, columns: ContactColumns | None = None) -> ContactSe
         columns ([`ContactColumns`], *optional*): Columns of a table.
 
     Returns:
-        [`ContactSet`]: The proteins. Those without contacts or coordinates are left out and counted.
+        [`ContactSet`]: The proteins. Those without contacts or coordinates are left out and counted, and so are files
+        of a folder that cannot be read.
 
     Raises:
         MissingPackageError: If a package is missing.
-        CorpusError: If a file cannot be read; the message names file, record and column.
+        CorpusError: If a file, or every file of a folder, cannot be read; the message names file, record and column.
     """
     columns = columns or ContactColumns()
     path = os.path.expanduser(path)
     found = ContactSet(os.path.basename(path.rstrip("/")))
     if is_structure(path):
-        _add_structures(found, [path])
+        _add_structures(found, {path: list(read_chains(path))})
     elif os.path.isdir(path) and not path.rstrip("/").lower().endswith(".lmdb"):
         files = structure_files(path)
         if not files:
             raise CorpusError(f"{path}: there is no file that ends in {', '.join(ENDINGS)} (or these with .gz).")
-        _add_structures(found, files)
+        _add_folder(found, path, files)
     elif _is_proteinnet(path):
         _add_proteinnet(found, path)
     else:
         _add_table(found, path, columns)
     if not found.proteins:
-        raise CorpusError(f"{path}: no protein can be used; {found.left_out.summary(found.records)}.")
+        reasons = [found.left_out.summary(found.records)] if found.left_out.total else []
+        reasons += [f"{count(len(found.unreadable), 'file')} could not be read"] if found.unreadable else []
+        raise CorpusError(f"{path}: no protein can be used; {', and '.join(reasons)}.")
     return found
 
 
@@ -168,12 +177,35 @@ def _add(found: ContactSet, where: str, protein: ContactProtein) -> None:
         found.left_out.add(NO_PAIR, where)
 
 
-def _add_structures(found: ContactSet, paths: list[str]) -> None:
-    incomplete = 0
+def _add_folder(found: ContactSet, folder: str, paths: list[str]) -> None:
+    """Add the chains of many files. Those that cannot be read are named in a note."""
+    chains = {}
     for path in paths:
-        chains = 0
-        for chain in read_chains(path):
-            chains += 1
+        try:
+            chains[path] = list(read_chains(path))
+        except UnreadableStructureError as error:
+            found.unreadable[os.path.basename(path)] = error.reason
+    if not chains:
+        name, reason = next(iter(found.unreadable.items()))
+        raise CorpusError(
+            f"{folder}: none of its {count(len(paths), 'file')} could be read as a structure; the first is {name} "
+            f"({reason})."
+        )
+    if found.unreadable:
+        names, number = list(found.unreadable), len(found.unreadable)
+        why = verb(number, "it could not be read as a structure", "they could not be read as structures")
+        more = f" and {number - _NAMED:,} more" if number > _NAMED else ""
+        found.notes.append(
+            f"{found.name}: {number:,} of {count(len(paths), 'file')} {verb(number, 'is', 'are')} left out, because "
+            f"{why}: {', '.join(names[:_NAMED])}{more}."
+        )
+    _add_structures(found, chains)
+
+
+def _add_structures(found: ContactSet, chains_of: Mapping[str, list[Chain]]) -> None:
+    incomplete = 0
+    for path, chains in chains_of.items():
+        for chain in chains:
             incomplete += not chain.whole
             known = np.isfinite(chain.coordinates).all(axis=1)
             protein = ContactProtein(chain.id, clean_sequence(chain.sequence).sequence, known, chain.coordinates)

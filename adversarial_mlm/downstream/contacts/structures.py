@@ -1,7 +1,9 @@
 """Read protein chains from mmCIF and PDB files, with gemmi."""
 
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +14,17 @@ from adversarial_mlm.utils.extras import require
 
 ENDINGS = (".cif", ".mmcif", ".pdb", ".ent")
 
+_PART = 1 << 20  # bytes
+
 NO_CHAIN = "without a protein chain"
+
+
+class UnreadableStructureError(CorpusError):
+    """A file that could not be read as a structure, for this reason."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: could not be read as a structure ({reason}).")
+        self.reason = reason
 
 
 class Chain(NamedTuple):
@@ -54,15 +66,16 @@ def read_chains(path: str) -> Iterator[Chain]:
 
     Raises:
         MissingPackageError: If gemmi is not installed.
-        CorpusError: If the file cannot be read.
+        UnreadableStructureError: If the file cannot be read.
     """
     gemmi = require("gemmi", "structures", f"reading {os.path.basename(path)}")
     try:
+        _check_whole(path)
         structure = gemmi.read_structure(path)
         structure.setup_entities()
         structure.assign_label_seq_id()
-    except (OSError, RuntimeError, ValueError, IndexError) as error:
-        raise CorpusError(f"{path}: could not be read as a structure ({one_line(error)}).") from error
+    except (OSError, EOFError, zlib.error, RuntimeError, ValueError, IndexError) as error:
+        raise UnreadableStructureError(path, one_line(error).replace(path, os.path.basename(path))) from error
     name = re.sub(r"\.[a-z]+(\.gz)?$", "", os.path.basename(path), flags=re.IGNORECASE)
     seen = set()
     for chain in structure[0] if len(structure) else ():
@@ -77,6 +90,14 @@ def read_chains(path: str) -> Iterator[Chain]:
         if sequence not in seen:
             seen.add(sequence)
             yield Chain(f"{name}_{chain.name}", sequence, coordinates, whole)
+
+
+def _check_whole(path: str) -> None:
+    """Decompress a `.gz` to its end, because gemmi reads one that was cut off as far as it goes."""
+    if path.lower().endswith(".gz"):
+        with gzip.open(path) as file:
+            while file.read(_PART):
+                pass
 
 
 def _residues(gemmi: Any, polymer: Any, full_sequence: list[str]) -> tuple[str, np.ndarray, bool]:

@@ -32,6 +32,7 @@ class ContactTask:
         pool (`list[ContactProtein]`): The proteins from which those of the regression are drawn.
         of_regression (`int`): The number of proteins of a regression; 0 if there are none.
         files (`dict[str, str]`): Names of the files by split.
+        unreadable (`dict[str, dict[str, str]]`): By split, the files of a folder that could not be read, with reasons.
         notes (`list[str]`): Remarks for the log and the results.
     """
 
@@ -39,6 +40,7 @@ class ContactTask:
     pool: list[ContactProtein]
     of_regression: int
     files: dict[str, str]
+    unreadable: dict[str, dict[str, str]]
     notes: list[str]
 
     def draw(self, seed: int) -> list[ContactProtein]:
@@ -56,6 +58,7 @@ class ContactTask:
         sets = {"train": self.pool, SPLIT: self.test}
         return {
             "files": self.files,
+            **({"unreadable": self.unreadable} if self.unreadable else {}),
             "rows": {split: len(proteins) for split, proteins in sets.items()},
             "fingerprints": {
                 split: fingerprint_of_parts(part for protein in proteins for part in protein.content())
@@ -100,7 +103,11 @@ def load_contact_task(args: TapeArguments, most_residues: int | None = None) -> 
     for note in notes:
         logger.warning("contacts: %s", note)
     files = {split: found.name for split, found in sets.items()}
-    return ContactTask(test, pool, min(wanted, len(pool)), files, notes)
+    unreadable = {split: found.unreadable for split, found in sets.items() if found.unreadable}
+    for split, reasons in unreadable.items():
+        for name, reason in reasons.items():
+            logger.warning("contacts: %s: %s is left out: %s", split, name, reason)
+    return ContactTask(test, pool, min(wanted, len(pool)), files, unreadable, notes)
 
 
 def _paths(args: TapeArguments) -> tuple[str | None, str]:

@@ -5,8 +5,10 @@ import gzip
 import numpy as np
 import pytest
 
+from adversarial_mlm.cli.main import main
 from adversarial_mlm.downstream.contacts.data import read_contacts
 from adversarial_mlm.downstream.contacts.structures import read_chains
+from adversarial_mlm.downstream.results import read_results
 from adversarial_mlm.utils.errors import CorpusError
 
 gemmi = pytest.importorskip("gemmi")
@@ -97,3 +99,46 @@ def test_a_file_that_is_no_structure_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "1abc.cif").write_text("data_x\nloop_\n_a.b\n_a.c\n1 2 3\n")
     with pytest.raises(CorpusError, match="1abc.cif: could not be read as a structure"):
         list(read_chains(str(tmp_path / "1abc.cif")))
+
+
+NO_STRUCTURE = "data_x\nloop_\n_a.b\n_a.c\n1 2 3\n"
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_left_out_named_and_counted(tmp_path):
+    write_pdb(tmp_path / "good.pdb", {"A": {}})
+    for number in range(12):
+        (tmp_path / f"bad{number:02}.cif").write_text(NO_STRUCTURE)
+    whole = gzip.compress((tmp_path / "good.pdb").read_bytes())
+    (tmp_path / "cut.pdb.gz").write_bytes(whole[:-20])
+    found = read_contacts(str(tmp_path))
+    assert [protein.id for protein in found.proteins] == ["good_A"] and found.records == 1
+    assert list(found.unreadable) == [f"bad{number:02}.cif" for number in range(12)] + ["cut.pdb.gz"]
+    assert all(reason and str(tmp_path) not in reason for reason in found.unreadable.values())
+    (note,) = found.notes
+    assert note.startswith(f"{tmp_path.name}: 13 of 14 files are left out, because they could not be read")
+    assert note.endswith(": " + ", ".join(f"bad{number:02}.cif" for number in range(10)) + " and 3 more.")
+
+
+def test_a_folder_without_any_readable_structure_is_refused_with_the_first_reason(tmp_path):
+    for name in ("b.cif", "a.cif"):
+        (tmp_path / name).write_text(NO_STRUCTURE)
+    with pytest.raises(CorpusError, match=r"none of its 2 files could be read .*; the first is a\.cif \(.+\)\.$"):
+        read_contacts(str(tmp_path))
+    (tmp_path / "water.pdb").write_text(atom(1, "O", "HOH", "W", 1, 0, 0) + "END\n")
+    with pytest.raises(CorpusError, match="1 of 1 record is left out: .*, and 2 files could not be read"):
+        read_contacts(str(tmp_path))
+
+
+def test_results_log_and_table_say_that_chains_are_missing(tmp_path, capsys, caplog):
+    folder, out = tmp_path / "structures", str(tmp_path / "out")
+    folder.mkdir()
+    for name in ("1abc", "2abc"):
+        write_pdb(folder / f"{name}.pdb", {"A": {}})
+    (folder / "bad.cif").write_text(NO_STRUCTURE)
+    words = ["--task", "contacts", "--mode", "baselines", "--test_file", str(folder), "--output_dir", out]
+    assert main(["evaluate", *words]) == 0
+    told = "structures: 1 of 3 files is left out, because it could not be read as a structure: bad.cif."
+    for result in read_results(out):
+        assert told in result["notes"] and list(result["data"]["unreadable"]["test"]) == ["bad.cif"]
+    assert told in capsys.readouterr().out and told in caplog.text
+    assert "test: bad.cif is left out: " in caplog.text
