@@ -111,11 +111,19 @@ class Means:
         self.names = names
         self._sums = torch.zeros(len(names), 2, dtype=torch.float64, device=device)
 
-    def add(self, **values: torch.Tensor) -> None:
-        """Add one value for each of these names. Values that are not finite are ignored."""
+    def add(self, weight: torch.Tensor | float = 1.0, /, **values: torch.Tensor) -> None:
+        """Add one value for each of these names. Values that are not finite are ignored.
+
+        Args:
+            weight (`torch.Tensor` or `float`, *optional*, defaults to 1): A scalar, what these values count, such as
+                the residues that they are means over.
+            **values: Scalars.
+        """
         for name, value in values.items():
-            finite = value - value == 0  # otherwise nan
-            self._sums[self.names.index(name)].add_(torch.stack([torch.where(finite, value, 0), finite]))
+            counted = (value - value == 0) * weight  # 0 for nan
+            self._sums[self.names.index(name)].add_(
+                torch.stack([torch.where(counted > 0, value * weight, 0), counted.to(value.dtype)])
+            )
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the means over all processes since the last call, for names that have values.

@@ -57,7 +57,8 @@ class Teacher:
         accelerator (`Accelerator`): The accelerator of the run.
 
     Attributes:
-        figures ([`Means`]): `learnability` (mean u) and `teacher_loss` (its cross-entropy), since last read, in nats.
+        figures ([`Means`]): `learnability` (mean u) and `teacher_loss` (its cross-entropy), since last read, in nats:
+            means over masked residues.
 
     Raises:
         CheckpointError: If `reference_model` cannot be loaded.
@@ -73,7 +74,7 @@ class Teacher:
         self._state = _State(None, args.device)
         self._pending = torch.zeros(2, dtype=torch.float64, device=args.device)  # sum of u in this update, and count
         self.figures = Means("learnability", "teacher_loss", device=args.device)
-        self._soft = args.soft_target_ramp(args.max_steps)
+        self._soft = args.soft_target_ramp(max(args.max_steps, 1))  # -1 for num_train_epochs; `prepare` knows better
 
     @property
     def network(self) -> PreTrainedModel:
@@ -157,7 +158,7 @@ class Teacher:
                 -1, corrupted.labels.clamp_min(0)[..., None]
             )
             taught_loss = -torch.where(masked, truth[..., 0], 0).double().sum()
-            self.figures.add(learnability=total / count, teacher_loss=taught_loss / count)
+            self.figures.add(count, learnability=total / count, teacher_loss=taught_loss / count)
             if share:
                 soft = soft_target_losses(taught, logits, self._residues)
                 losses = torch.where(masked, (1 - share) * losses + share * soft, losses)

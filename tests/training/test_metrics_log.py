@@ -46,6 +46,14 @@ def test_means_start_anew_after_reading_and_join_the_processes():
     assert means.read(lambda sums: sums) == {}
 
 
+def test_a_mean_over_more_residues_counts_more():
+    means = Means("loss")
+    means.add(torch.tensor(3), loss=torch.tensor(1.0))
+    means.add(torch.tensor(1), loss=torch.tensor(5.0))
+    means.add(torch.tensor(0), loss=torch.tensor(math.nan))
+    assert means.read(lambda sums: sums) == {"loss": 2.0}
+
+
 def test_the_clock_counts_only_what_was_started():
     clock = Clock()
     clock.stop("encoder")

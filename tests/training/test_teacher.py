@@ -2,6 +2,7 @@
 
 import copy
 
+import datasets
 import pytest
 import torch
 from torch.nn import functional as F
@@ -97,8 +98,10 @@ def test_an_update_is_that_of_a_plain_loop(make_trainer, make_encoder, reference
     assert largest_difference(parameters_of(trainer), start) > 1e-4
 
 
-def test_weights_do_not_depend_on_the_split_of_a_batch(make_trainer):
+def test_weights_and_log_do_not_depend_on_the_split_of_a_batch(make_trainer, proteins):
+    cut = [protein[: 6 + 7 * (i % 8)] for i, protein in enumerate(proteins[:40])]  # the parts have other lengths
     options = {**LEARNABILITY, "soft_targets": ["0.3"], "double": True, "max_steps": 4, "optim": "adamw_torch"}
+    options["data"] = datasets.Dataset.from_dict({"id": cut, "sequence": cut})
     whole = make_trainer("random", "whole", per_device_train_batch_size=8, **options)
     parts = make_trainer(
         "random", "parts", per_device_train_batch_size=4, gradient_accumulation_steps=2, chunk_overhead=0, **options
@@ -107,7 +110,16 @@ def test_weights_do_not_depend_on_the_split_of_a_batch(make_trainer):
     parts.train()
     assert largest_difference(parameters_of(whole), parameters_of(parts)) < 1e-10
     for a, b in zip(log_of(whole), log_of(parts), strict=True):
-        assert a.get("loss", 0) == pytest.approx(b.get("loss", 0))
+        for figure in ("loss", "learnability", "teacher_loss"):
+            assert a.get(figure, 0) == pytest.approx(b.get(figure, 0))
+
+
+def test_shares_of_the_run_refer_to_its_updates_if_epochs_are_given(make_trainer):
+    options = {"teacher": "ema", "soft_targets": ["0.8@0", "0@100%"], "max_steps": -1, "num_train_epochs": 0.4}
+    trainer = make_trainer("random", logging_steps=1, **options)
+    trainer.train()
+    entries = [entry for entry in log_of(trainer) if "learning_rate" in entry]
+    assert [entry["soft_target_share"] for entry in entries] == pytest.approx([0.8, 0.6, 0.4, 0.2])
 
 
 def test_a_run_with_a_teacher_resumes_bitwise(make_trainer):
