@@ -26,7 +26,7 @@ install-newest: ## Create .venv with the newest versions that pyproject.toml all
 	$(BIN)/python -m pip list
 	@touch $(STAMP)
 
-install-optional: install ## Also install the libraries of docs/huggingface.md, whose examples are skipped without them
+install-optional: install ## Also install the libraries of docs/other_libraries.md, whose examples are skipped without them
 	$(BIN)/python -m pip install -c constraints.txt biotrainer onnx onnxruntime onnxscript sentence-transformers
 
 define CREATE_VENV

@@ -1,4 +1,4 @@
-"""Every example of docs/huggingface.md does what the page says, in an interpreter without this package."""
+"""Every example of two pages about other libraries does what its page says, in an interpreter without this package."""
 
 import hashlib
 import json
@@ -17,6 +17,7 @@ from adversarial_mlm.inference.embeddings import encode_proteins
 from tests.helpers.snippets import SnippetResult, python_blocks, run_snippets
 from tests.helpers.trainer_helpers import build_trainer
 
+PAGES = ("docs/huggingface.md", "docs/other_libraries.md")
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQ"
 LABELLED = ("MKTAYIAKQRQ", "MSDNGPQNQRNAP", "MEEPQSDPSVE", "MGSSHHHHHHSSG")
 TRAINERS = ("residue_trainer", "protein_trainer", "residue_lora", "protein_lora")
@@ -59,7 +60,7 @@ def test_the_examples_run_without_this_package(
 
     write_embeddings()
 
-    snippets = examples((repository / "docs" / "huggingface.md").read_text(encoding="utf-8"))
+    snippets = [example for page in PAGES for example in examples((repository / page).read_text(encoding="utf-8"))]
     results, _ = run_snippets(snippets, tmp_path, KEEP, OPTIONAL)
     found = list(zip(snippets, results, strict=True))
     assert len(found) == 10

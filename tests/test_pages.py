@@ -10,7 +10,7 @@ from adversarial_mlm.cli.main import COMMANDS
 from tests.helpers.pages import Block, blocks, check, pages
 from tests.helpers.reader import make_runs, run, write_files
 
-ELSEWHERE = {"docs/huggingface.md": "tests/test_huggingface_page.py"}
+ELSEWHERE = dict.fromkeys(("docs/huggingface.md", "docs/other_libraries.md"), "tests/test_huggingface_page.py")
 """Pages whose snippets another test runs."""
 
 CARD = "PATH-OR-NAME-OF-THIS-MODEL"
