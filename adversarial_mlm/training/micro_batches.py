@@ -81,11 +81,11 @@ class MicroBatches:
         return self._described(cut_by_length(whole, self._overhead, self._multiple, most), packed=False)
 
     def of_batch(self, batch: dict, packed: bool = False) -> list[dict[str, Any]]:
-        """The parts of one batch, without `tokens_per_micro_batch`."""
+        """The parts of one batch, without `tokens_per_micro_batch`; none of one without rows."""
         whole = packed and self.args.chunk_overhead is None
         if not self.collator().rules.gated:  # a row's masks then depend on the others of its batch
             whole = True
-        parts = [batch] if whole else cut_by_length(batch, self._overhead, self._multiple)
+        parts = [batch] if whole and len(batch["attention_mask"]) else cut_by_length(batch, self._overhead, self._multiple)
         return self._described(parts, packed)
 
     def _described(self, parts: Sequence[dict[str, torch.Tensor]], packed: bool) -> list[dict[str, Any]]:

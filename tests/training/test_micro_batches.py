@@ -3,7 +3,9 @@
 import datasets
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from adversarial_mlm.training.evaluation import numbered_batches
 from adversarial_mlm.training.micro_batches import PARTS, in_place_of, overhead_of_a_chunk
 from tests.helpers.hooked_trainer import HookedTrainer
 from tests.helpers.trainer_helpers import largest_difference, log_of, parameters_of
@@ -58,6 +60,14 @@ def test_the_stock_loop_has_as_many_micro_batches_as_before(number):
     found = in_place_of(batches, parts)
     assert [batch["input_ids"] for batch in found] == [0, 1, 2]
     assert [part for batch in found for part in batch[PARTS]] == parts and found[-1][PARTS]
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_process_without_held_out_proteins_in_the_last_batches_reads_nothing(make_trainer, gated):
+    trainer = make_trainer(masking_rules={"gated": gated}, noiser_reward="loss", per_device_eval_batch_size=4)
+    loader = DataLoader([{"sequence": "MKTAYIAK"}] * 4, batch_size=4, collate_fn=trainer.data_collator)
+    (rest,) = numbered_batches(loader, 4, world=2, rank=1)  # the other process has all four
+    assert len(rest["row"]) == 0 and trainer.game.chunks(rest) == []
 
 
 def test_what_cannot_be_is_refused(make_trainer):
