@@ -1,6 +1,7 @@
 """The parser of a command: help of two lengths, and mistakes in one sentence."""
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import NoReturn
@@ -8,9 +9,10 @@ from typing import NoReturn
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.home import path_argument
 from adversarial_mlm.utils.spelling import did_you_mean
-from adversarial_mlm.utils.written_numbers import is_null
+from adversarial_mlm.utils.written_numbers import is_null, percent_hint
 
 _HELP_WORDS = ("--help", "-h")
+_UNFIT_NUMBER = re.compile(r"(\S+): invalid (int|float) value: '(.*)'")
 _BUILT_IN_GROUPS = 2  # those of argparse: positional arguments and options
 
 
@@ -64,13 +66,14 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             RecipeError: If a word is not an argument, or if an argument is missing or has a value that does not fit.
         """
+        for word in words:  # argparse would first complain of a required option that is missing, or misspelt
+            if word.startswith("--") and word.partition("=")[0] not in self._option_string_actions:
+                self._refuse_option(word)
         args, rest = self.parse_known_args(list(words))
+        if rest and not rest[0].startswith("-"):
+            self.error(f"'{rest[0]}' is not an option: write options as --name value")
         if rest:
-            known = [text.lstrip("-") for action in self._actions for text in action.option_strings]
-            name = rest[0].lstrip("-").partition("=")[0]
-            if not rest[0].startswith("-"):
-                self.error(f"'{rest[0]}' is not an option: write options as --name value")
-            self.error(f"unknown option '{name}'{did_you_mean(name, known)}")
+            self._refuse_option(rest[0])
         return args
 
     def _get_values(self, action: argparse.Action, words: list[str]) -> object:
@@ -80,8 +83,19 @@ class CommandParser(argparse.ArgumentParser):
             return None
         return super()._get_values(action, words)
 
+    def _refuse_option(self, word: str) -> NoReturn:
+        name = word.lstrip("-").partition("=")[0]
+        known = [text.lstrip("-") for text in self._option_string_actions]
+        self.error(f"unknown option '{name}'{did_you_mean(name, known)}")
+
     def error(self, message: str) -> NoReturn:
         """Raise a mistake in the command line."""
+        message = message.removeprefix("argument ")
+        unfit = _UNFIT_NUMBER.fullmatch(message)
+        if unfit:
+            option, kind, value = unfit.groups()
+            needed = {"int": "a whole number", "float": "a number"}[kind]
+            message = f"{option} must be {needed}, got '{value}'{percent_hint(value) if kind == 'float' else ''}"
         hint = "" if message.endswith("?") else f"; {self.prog} --help shows how to use it"
         raise RecipeError(message.rstrip(".") + hint)
 

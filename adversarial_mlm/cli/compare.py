@@ -12,9 +12,10 @@ from adversarial_mlm.cli.endings import failed, stopped
 from adversarial_mlm.utils import interrupts
 from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import AdversarialMLMError, WritingError
+from adversarial_mlm.utils.spelling import nearest
 
 EXAMPLES = (
-    "adv-mlm compare compare_small --dry_run",
+    "adv-mlm compare my.yaml --dry_run",
     "adv-mlm compare my.yaml --output_dir runs/mine --learning_rate 3e-4",
     "adv-mlm compare my.yaml --selection_only",
 )
@@ -42,6 +43,19 @@ def whole_help(program: str) -> str:
     return f"{build_parser(program).format_help()}\n{of_training.format_help()}"
 
 
+def _misspelt(words: Sequence[str]) -> str:
+    """Return a sentence about the first word that is no option of `train`, but nearly one of this command."""
+    from adversarial_mlm.comparison.compare import build_parser
+    from adversarial_mlm.recipes.recipe import OPTIONS
+
+    own = [text.lstrip("-") for text in build_parser()._option_string_actions]
+    for name in (word[2:].partition("=")[0] for word in words if word.startswith("--")):
+        near = None if name in OPTIONS.fields else nearest(name, own)
+        if near:
+            return f"unknown option '{name}' on the command line; did you mean '{near}'?"
+    return ""
+
+
 def start(words: Sequence[str], program: str) -> int:
     """Make a comparison.
 
@@ -61,6 +75,9 @@ def start(words: Sequence[str], program: str) -> int:
     from adversarial_mlm.comparison.compare import compare, dry_run, meter, parse_arguments
 
     args, rest = parse_arguments(list(words), program)
+    misspelt = _misspelt(rest)
+    if misspelt:
+        return failed(program, misspelt, 2)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return failed(
             program,

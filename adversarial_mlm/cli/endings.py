@@ -11,6 +11,7 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
 
 
 def failed(program: str, sentence: str, status: int) -> int:

@@ -17,6 +17,7 @@ from adversarial_mlm.utils.errors import (
     RecipeError,
     WritingError,
     one_line,
+    shorten,
 )
 from adversarial_mlm.utils.tables import cell as cell  # the commands write their tables with it
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _ENDINGS = {".tsv": "\t", ".csv": ","}
+_SHORTEST_NUCLEOTIDES = 12
 
 
 def add_computation(parser: argparse.ArgumentParser) -> None:
@@ -93,11 +95,13 @@ def one_protein(text: str, option: str, identifier: str | None = None) -> tuple[
         identifier (`str`, *optional*): The id of the protein in a file of several.
 
     Raises:
-        CorpusError: If the file cannot be read, or does not contain exactly one protein (of this id).
+        CorpusError: If the file cannot be read, or does not contain exactly one protein (of this id), or if the
+            sequence is one of nucleotides.
     """
     if not is_file(text):
         if identifier is not None:
             raise CorpusError(f"--id is {identifier}, but {option} is a sequence: give a file, or remove --id.")
+        _refuse_nucleotides(text, option)
         return "", text
     proteins = proteins_of_file(text, first=None if identifier is not None else 2)
     if identifier is None:
@@ -109,6 +113,13 @@ def one_protein(text: str, option: str, identifier: str | None = None) -> tuple[
         number = "no protein" if not found else count(len(found), "protein")
         raise CorpusError(f"{text}: contains {number} of id {identifier}: --id must name one.")
     return found[0]
+
+
+def _refuse_nucleotides(text: str, option: str) -> None:
+    """Refuse DNA and RNA; a protein of a few kinds of residues, such as GAGAGA, passes."""
+    letters = text.upper()
+    if len(letters) >= _SHORTEST_NUCLEOTIDES and {*"ACG"} < {*letters} <= {*"ACGTUN"}:
+        raise CorpusError(f"{option} is {shorten(text)}, which seems to be nucleotides: give a protein.")
 
 
 def is_file(text: str) -> bool:

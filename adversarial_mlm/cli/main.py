@@ -103,7 +103,9 @@ def _no_command(words: Sequence[str]) -> str:
     if not words:
         return f"no command is given; there are {', '.join(COMMANDS)}; {PROGRAM} --help describes them"
     kind = "option" if words[0].startswith("-") else "command"
-    return f"there is no {kind} '{words[0]}'{did_you_mean(words[0], COMMANDS)}"
+    hint = did_you_mean(words[0], COMMANDS)
+    more = "" if hint.endswith("?") else f"; {PROGRAM} --help describes them"
+    return f"there is no {kind} '{words[0]}'{hint}{more}"
 
 
 def _run_module(module: ModuleType, parser: CommandParser, words: Sequence[str]) -> int:

@@ -27,6 +27,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapte
 from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.models.adapters import is_adapter, merged, read_adapter
+from adversarial_mlm.models.hub_address import check_hub_address
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 from adversarial_mlm.utils.errors import CheckpointError, clip
@@ -75,6 +76,7 @@ def load_encoder(
         merged(adapted)
         return model.requires_grad_(True), tokenizer
     check_no_adapter(subject, name_or_path, source)
+    _check_no_noiser(subject, name_or_path)
     with explaining_failure(subject, name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, **source)
         check_weight_files(subject, name_or_path, config, source)
@@ -110,6 +112,7 @@ def load_backbone(
         backbone = cast(PreTrainedModel, model.base_model).requires_grad_(True)
         return (new_backbone(backbone.config) if from_scratch else backbone), tokenizer
     check_no_adapter(subject, name_or_path, source)
+    _check_no_noiser(subject, name_or_path)
     with explaining_failure(subject, name_or_path):
         config = AutoConfig.from_pretrained(name_or_path, **source)
         if hasattr(config, "encoder_config"):
@@ -197,8 +200,7 @@ def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
     """
     subject = f"noiser_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
-    is_noiser = Path(name_or_path).is_dir() and _model_type(name_or_path) == NoiserModel.config_class.model_type
-    subfolder = "" if is_noiser else NOISER_FOLDER
+    subfolder = "" if _is_noiser(name_or_path) else NOISER_FOLDER
     path = os.path.join(name_or_path, subfolder) if subfolder else name_or_path
     if Path(name_or_path).is_dir() and not Path(path).is_dir():
         raise CheckpointError(f"{subject}, which is not a noiser and has none in {NOISER_FOLDER}/")
@@ -210,6 +212,15 @@ def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
         noiser, report = _load_strictly(NoiserModel, name_or_path, config=config, **source)
     _check_weights(subject, noiser, report)
     return noiser
+
+
+def _check_no_noiser(subject: str, name_or_path: str) -> None:
+    if _is_noiser(name_or_path):
+        raise CheckpointError(f"{subject}, which is a noiser and not an encoder: give the folder of the encoder")
+
+
+def _is_noiser(folder: str) -> bool:
+    return _model_type(folder) == NoiserModel.config_class.model_type
 
 
 def _model_type(folder: str) -> str | None:
@@ -224,6 +235,7 @@ def _source(name_or_path: str, revision: str | None, subject: str) -> dict[str, 
     if not Path(name_or_path).is_dir():
         if not _HUB_NAME.fullmatch(name_or_path) or Path(name_or_path).exists():
             raise CheckpointError(f"{subject}, but there is no such folder")
+        check_hub_address(subject, name_or_path, revision or "main")
     elif revision is not None:
         raise CheckpointError(f"{subject}, which is a folder; revision {revision} applies only to a name on the Hub")
     # trust_remote_code is explicit, because the library would otherwise ask at the terminal

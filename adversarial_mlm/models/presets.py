@@ -6,6 +6,7 @@ from transformers import BertConfig
 
 from adversarial_mlm.models.configuration_noiser import NoiserConfig
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
+from adversarial_mlm.utils.spelling import did_you_mean
 
 # `tape-38m` has the size of the transformer in TAPE's paper, which McDermott et al. say they match. `tape-92m` has the
 # size of TAPE's released PyTorch model. Both are BERTs. TAPE's own networks normalise before each layer, and the 38M
@@ -98,7 +99,7 @@ def game(name: str) -> dict:
     Raises:
         ValueError: If there is no preset of that name.
     """
-    return dict(_named(name, GAMES, "game"))
+    return dict(_named(name, GAMES, "preset"))
 
 
 def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **overrides) -> BertConfig:
@@ -113,7 +114,7 @@ def encoder_config(name: str, vocabulary: ResidueVocabulary | None = None, **ove
     Raises:
         ValueError: If there is no encoder of that name.
     """
-    sizes = _named(name, ENCODERS, "encoder")
+    sizes = _named(name, ENCODERS, "encoder preset")
     vocab_size, pad_token_id = (30, 0) if vocabulary is None else (vocabulary.vocab_size, vocabulary.pad_token_id)
     settings = {"vocab_size": vocab_size, "pad_token_id": pad_token_id, "type_vocab_size": 1, **sizes, **overrides}
     return BertConfig(**settings)
@@ -135,10 +136,10 @@ def noiser_config(name: str, vocabulary: ResidueVocabulary, **overrides) -> Nois
     Raises:
         ValueError: If there is no noiser of that name.
     """
-    return NoiserConfig.from_vocabulary(vocabulary, **{**_named(name, NOISERS, "noiser"), **overrides})
+    return NoiserConfig.from_vocabulary(vocabulary, **{**_named(name, NOISERS, "noiser preset"), **overrides})
 
 
 def _named(name: str, table: dict[str, dict], kind: str) -> dict:
     if name not in table:
-        raise ValueError(f"there is no {kind} preset '{name}'; there are {', '.join(table)}")
+        raise ValueError(f"there is no {kind} '{name}'{did_you_mean(name, table)}")
     return table[name]

@@ -1,6 +1,7 @@
 """Recipes that are part of the package and go by name, such as `demo`, with their proteins."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ FOLDER = Path(__file__).with_name("files")
 PROTEINS = Path(__file__).with_name("proteins")
 
 _PROTEINS_IN_A_CLONE = "examples/data/"
+_PROTEINS = re.compile(r"\.(fasta|fa|faa|fas|fsa|csv|tsv|parquet)(\.(gz|bz2|xz|lzma|zst|lz4|zip))?$")
 
 
 def shipped_recipes(comparison: bool) -> dict[str, str]:
@@ -49,6 +51,9 @@ def read_recipe(word: str, comparison: bool = False) -> dict[str, Any]:
     Raises:
         RecipeError: If there is no such file or recipe, or if it cannot be read.
     """
+    if _PROTEINS.search(word.lower()):
+        remedy = "name it in one, as train_data" if comparison else f"write `adv-mlm train quick --train_data {word}`"
+        raise RecipeError(f"{word} is a file of proteins and not a recipe: {remedy}")
     if not _is_name(word):
         return read_yaml(word)
     names = shipped_recipes(comparison)

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from adversarial_mlm.utils.errors import RecipeError, clip, redact
 from adversarial_mlm.utils.home import expand_home
 from adversarial_mlm.utils.spelling import did_you_mean, nearest
-from adversarial_mlm.utils.written_numbers import UnclearError, as_written, whole_number, with_null, with_numbers
+from adversarial_mlm.utils.written_numbers import (
+    UnclearError,
+    as_written,
+    percent_hint,
+    whole_number,
+    with_null,
+    with_numbers,
+)
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -274,6 +281,8 @@ def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str
         words.append("a mapping of names to values")
     of_a_list = not source.path and key.endswith("]") and isinstance(value, str) and "," in value
     hint = ": separate values by spaces" if of_a_list else ""
+    if float in members and isinstance(value, str):
+        hint = hint or percent_hint(value)
     source.refuse(key, f"must be {' or '.join(words)}, got {value!r}{hint}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 _DECIMAL = re.compile(r"[-+]?(\d+(_\d+)*(\.\d*)?|\.\d+)([eE][-+]?\d+)?")
 _WORDS_OF_NULL = ("null", "Null", "NULL")  # as in YAML, but for ~, which is the home folder
+_PERCENTAGE = re.compile(r"(\d+\.?\d*|\.\d+)\s*%")
 _HEXADECIMAL_OR_OCTAL = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
 
 
@@ -33,6 +34,12 @@ def number_or_text(text: str) -> int | float | str:
     if not _DECIMAL.fullmatch(text):
         return text
     return int(text) if text.lstrip("+-").replace("_", "").isdigit() else float(text)
+
+
+def percent_hint(text: str) -> str:
+    """Return the end of a sentence about a percentage where a share is needed; empty for any other text."""
+    percentage = _PERCENTAGE.fullmatch(text)
+    return f": write {float(percentage[1]) / 100:.12g} for {percentage[1]} %" if percentage else ""
 
 
 def written_number(text: str) -> int | float:

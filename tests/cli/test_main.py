@@ -31,6 +31,7 @@ def command(monkeypatch):
 def add_arguments(parser) -> None:
     parser.add_argument("file", nargs="?", help="the file")
     parser.add_argument("--size", type=int, default=3, help="how large (default: %(default)s)")
+    parser.add_argument("--share", type=float, help="which part")
     parser.add_argument_group("what few people need").add_argument("--rare", help="a rare option")
 
 
@@ -79,8 +80,11 @@ def test_the_version_is_printed(capsys):
         (["prepair"], "there is no command 'prepair'; did you mean 'prepare'?"),
         (["--verson"], "there is no option '--verson'"),
         (["try", "--siz", "4"], "unknown option 'siz'; did you mean 'size'?"),
-        (["try", "--size", "much"], "argument --size: invalid int value: 'much'; adv-mlm try --help shows how"),
-        (["try", "--size", "null"], "argument --size: invalid int value: 'null'"),
+        (["try", "--size", "much"], "--size must be a whole number, got 'much'; adv-mlm try --help shows how"),
+        (["try", "--share", "40%"], "--share must be a number, got '40%': write 0.4 for 40 %"),
+        (["embed", "--modle", "runs/mine"], "unknown option 'modle'; did you mean 'model'?"),
+        (["help"], "there is no command 'help'; there are train, "),
+        (["try", "--size", "null"], "--size must be a whole number, got 'null'"),
         (["try", "a", "b"], "'b' is not an option: write options as --name value"),
     ],
 )

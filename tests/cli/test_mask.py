@@ -70,6 +70,8 @@ def test_a_protein_of_a_file_is_chosen_by_its_id(mask, tmp_path):
     assert mask("--protein", "a.fasta", "--id", "b")[1] == mask("--protein", PROTEIN)[1]
     status, _, said = mask("--protein", "a.fasta")
     assert status == 2 and "a.fasta: contains several proteins: choose one with --id" in said
+    status, _, said = mask("--protein", "atggcgattaacgga")
+    assert status == 2 and "--protein is 'atggcgattaacgga', which seems to be nucleotides: give a protein" in said
 
 
 def test_a_long_protein_is_said_to_be_read_in_parts(mask):

@@ -28,6 +28,11 @@ def test_the_short_help_of_compare_has_all_of_its_own_options(capsys):
     assert len(own) == 9 and all(f"  {option}" in shown for option in own if option != "-h")
 
 
+def test_a_misspelt_option_of_compare_is_named_as_such(capsys):
+    assert main(["compare", "compare_small", "--dryrun"]) == 2
+    assert "unknown option 'dryrun' on the command line; did you mean 'dry_run'?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "title", "options"),
     [

@@ -35,7 +35,7 @@ def test_an_unknown_name_is_refused_with_the_known_ones(vocabulary):
 def test_a_game_may_not_be_changed_through_what_is_handed_out():
     presets.game("paper")["sampler"] = "logistic_topk"
     assert presets.game("paper")["sampler"] == "rss"
-    with pytest.raises(ValueError, match="no game preset 'chess'; there are paper"):
+    with pytest.raises(ValueError, match="no preset 'chess'; there are paper"):
         presets.game("chess")
 
 

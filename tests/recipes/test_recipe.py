@@ -130,7 +130,7 @@ GOOD = "train_data: a\noutput_dir: x\n"
         (GOOD + "max_steps: !!timestamp 2020-13-45\n", "line 3: a value does not fit its tag .month must be"),
         (GOOD + "max_steps: !!bool x\n", "line 3: a value does not fit its tag"),
         ("train_data: " + "[" * 3000, "cannot read the recipe .*: it is nested too deeply"),
-        (GOOD + "preset: chess\n", "recipe.yaml: there is no game preset 'chess'"),
+        (GOOD + "preset: chess\n", "recipe.yaml: there is no preset 'chess'"),
         (GOOD + "preset: paper\nnoiser_steps: 0\n", "recipe.yaml: noiser_steps must be at least 1"),
         (GOOD + "seed: " + "x" * 5000, r"seed must be a whole number, got 'x+\.\.\.$"),
     ],
@@ -217,7 +217,7 @@ def test_every_preset_can_be_run_and_saved(write, tmp_path, name):
 
 def test_an_unknown_preset_is_refused_with_the_known_ones(capsys):
     message = refusal(capsys, ["--train_data", "a", "--output_dir", "x", "--preset", "chess"])
-    assert "no game preset 'chess'; there are paper, paper-literal, blind" in message
+    assert "no preset 'chess'; there are paper, paper-literal, blind" in message
 
 
 def test_a_ramp_survives_yaml(write):

@@ -57,6 +57,11 @@ def test_in_a_clone_the_recipe_by_name_is_the_one_by_path(repository, monkeypatc
         ("demo.yaml", "cannot read the recipe demo.yaml: No such file"),
         ("./demo", "cannot read the recipe ./demo: No such file"),
         ("~/demo", "cannot read the recipe ~/demo: No such file"),
+        (
+            "a.fasta.gz",
+            "a.fasta.gz is a file of proteins and not a recipe: write `adv-mlm train quick --train_data a.f",
+        ),
+        ("a.csv", "a.csv is a file of proteins and not a recipe"),
         ("", "there is no file '', and the package has no recipe of this name"),
     ],
 )

@@ -233,6 +233,7 @@ def test_a_mistake_in_a_flat_file_names_file_and_option(content, sentence):
         (["--width"], "--width: expected one argument"),
         (["--numbers", "1", "b"], "--numbers[1] must be a number, got 'b'"),
         (["--numbers", "1,2"], "--numbers[0] must be a number, got '1,2': separate values by spaces"),
+        (["--numbers", "40%"], "--numbers[0] must be a number, got '40%': write 0.4 for 40 %"),
         (["--colour", "bleu"], "--colour must be one of red, blue, no, got 'bleu'; did you mean 'blue'?"),
         (["--extra_kwargs", "{a}"], "--extra_kwargs must be a mapping in JSON"),
         (["--width", "null"], "--width has no value: give one, or leave the option out to use the default"),

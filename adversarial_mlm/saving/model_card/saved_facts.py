@@ -47,6 +47,8 @@ def read_facts(folder: str | os.PathLike) -> tuple[CardFacts, dict[str, float]]:
         CheckpointError: If the run is not complete, is of an earlier version, or if a file cannot be read.
     """
     path = Path(folder, CARD_FACTS_FILE)
+    if not path.parent.is_dir():
+        raise CheckpointError(f"{folder}: there is no such folder; give the folder of a run")
     if not path.is_file():
         raise CheckpointError(
             f"{folder} has no {CARD_FACTS_FILE}, from which its card could be written anew: `adv-mlm train` writes it "

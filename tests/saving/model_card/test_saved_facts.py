@@ -113,4 +113,4 @@ def test_a_folder_without_facts_is_refused_in_one_sentence(folder, name, text, s
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path, capsys):
     assert main(["card", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere has no card_facts.json" in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
+    assert "nowhere: there is no such folder" in capsys.readouterr().err and not (tmp_path / "nowhere").exists()
