@@ -85,7 +85,8 @@ class MicroBatches:
         whole = packed and self.args.chunk_overhead is None
         if not self.collator().rules.gated:  # a row's masks then depend on the others of its batch
             whole = True
-        parts = [batch] if whole and len(batch["attention_mask"]) else cut_by_length(batch, self._overhead, self._multiple)
+        whole = whole and len(batch["attention_mask"]) > 0
+        parts = [batch] if whole else cut_by_length(batch, self._overhead, self._multiple)
         return self._described(parts, packed)
 
     def _described(self, parts: Sequence[dict[str, torch.Tensor]], packed: bool) -> list[dict[str, Any]]:
