@@ -9,6 +9,8 @@ from tests.helpers import temporary_folder
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = os.path.join(temporary_folder.take(), "hf")
+# compiled code is kept from session to session
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "torchinductor"))
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["HF_HOME"]
 
 import pytest  # noqa: E402
