@@ -140,13 +140,14 @@ class Tasks:
         data_dir (`str`): The folder with their data.
         of (`dict[str, TaskOptions]`): Options by task.
         budgets (`list[str]`, *optional*): Budgets whose runs are evaluated; by default all.
-        dtype (`str`, defaults to `"bfloat16"`): Precision of a probe's features: `bfloat16` or `float32`.
+        dtype (`str`, defaults to `"float32"`): Precision of a probe's features, the same for all runs on whatever
+            device: `float32`, or `bfloat16`, which is faster on GPUs that have it and slower on most CPUs.
     """
 
     data_dir: str = field(metadata={"path": True})
     of: dict[str, TaskOptions]
     budgets: list[str] | None = None
-    dtype: str = "bfloat16"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class DownstreamTasks:
         data, began = self.data(name), time.monotonic()
         model, tokenizer = load_backbone(str(encoder))
         settings = ProbeSettings(dtype=self.tasks.dtype, max_train_residues=options.max_train_residues)
-        probed = probe(data, on_device(model, device).eval(), tokenizer, settings)
+        probed = probe(data, on_device(model, device).eval(), tokenizer, settings, show_progress=True)
         of_probe = record(data, "probe", [probed.predictions], bootstrap_samples=0)
         found: dict[str, Any] = {"probe": {"figures": _figures(of_probe), "chosen": probed.settings}}
         if options.finetune is not None:

@@ -49,11 +49,12 @@ def test_tasks_that_are_added_later_are_done_and_those_that_are_done_stay(compar
     compare({"seeds": [0]})
     probe, probed = tasks_module.probe, []
 
-    def count(*args):
+    def count(*args, **options):
+        assert options == {"show_progress": True} and args[3].dtype == "float32"
         probed.append(args)
         if len(probed) == 3:
             raise KeyboardInterrupt
-        return probe(*args)
+        return probe(*args, **options)
 
     monkeypatch.setattr(tasks_module, "probe", count)
     with pytest.raises(KeyboardInterrupt):
