@@ -108,7 +108,7 @@ def _is_as_written(folder: ComparisonFolder, path: Path, noted: Mapping[str, Seq
         return False
     if noted is not None:
         return file_checksum(path) in noted.get(key, ())
-    # a comparison of an earlier version, which noted nothing: what can be made from study.json is compared with it
+    # an earlier version noted no checksums: compare with what study.json gives
     study = folder.read(STUDY_FILE)
     render = {TABLES_FILE: markdown, RUNS_FILE: runs_csv}.get(key)
     if study is None or path.parent != folder.path:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 ENCODER_STREAM, NOISER_STREAM = 0, 1
 _ORDER, _CROP = 0, 1
 
-# A block is read from disk together. A window is shuffled in memory; it is so large that a block's records spread out.
+# Records of a block are read from disk together. A window is shuffled in memory, and is large enough to spread the
+# records of a block.
 BLOCK, WINDOW = 64, 1 << 19
 
 

@@ -169,7 +169,7 @@ def _shared_rows(train: Dataset, held_out: Dataset) -> np.ndarray:
         (chunk for piece in column_pieces(held_out, "sequence") for chunk in piece.chunks), pa.string()
     )
     column = train.data.column("sequence")
-    # in one call, because each call hashes the held-out sequences again; the result is a byte per record
+    # in one call, because each call hashes the held-out sequences; the result has one byte per record
     shared = pc.is_in(column, value_set=sequences.cast(column.type)).to_numpy()
     return np.concatenate(
         [np.flatnonzero(shared[rows]) + start for start, rows in row_pieces(train)] or [np.empty(0, dtype=np.int64)]

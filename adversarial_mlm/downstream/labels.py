@@ -28,7 +28,7 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _OLD_VOCABULARY = tuple(token for token in VOCABULARY if token != "<unk>")
 _FIRST_RESIDUE = next(index for index, token in enumerate(_OLD_VOCABULARY) if len(token) == 1)
 
-# not "007", which may be a code; "1.0" is a whole number as pandas writes it in a column with missing values
+# not "007", which may be a code; but "1.0", because pandas writes whole numbers so next to missing values
 _WHOLE_NUMBER = re.compile(r"([+-]?)(0|[1-9][0-9]*)(?:\.0*)?")
 _IGNORED_NAME = "-100"
 

@@ -136,8 +136,8 @@ for _builtins in ("builtins", "__builtin__"):
     _ALLOWED[_builtins, "bytes"] = _ALLOWED[_builtins, "bytearray"] = _new_bytes
 
 
-# Python's own unpickler, because instructions can be removed from it. The one in C also allocates memory for any memo
-# index in the pickle.
+# Python's own unpickler: instructions can be removed from it, and it allocates no memory for a large memo index, as
+# the one in C does.
 class _PlainUnpickler(pickle._Unpickler):
     stack: list[Any]
     read: Callable[[int], bytes]
@@ -173,7 +173,7 @@ class _Finisher:
     """Convert what the unpickler has built into plain values, and refuse everything else."""
 
     def __init__(self, budget: int):
-        # every value takes at least a byte, unless a small pickle repeats one to become huge
+        # a value takes at least one byte; a small pickle could repeat a value until it is huge
         self.budget = budget
 
     def finish(self, value: Any, depth: int) -> Any:

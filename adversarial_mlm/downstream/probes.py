@@ -190,7 +190,7 @@ def _shown(shown_as: str | None, sequences: Sequence[str]) -> Iterator[OnBatch]:
 def _probe_proteins(data: TaskData, features: _Features, most_segments: int) -> ProbeResult:
     sequences = {split: dataset["sequence"][:] for split, dataset in data.splits.items()}
     lengths = {split: np.array([len(item) for item in found]) for split, found in sequences.items()}
-    # once for all splits, in an order of its own: other splits of the same proteins find them in the cache
+    # sorted and once for all splits, so other splits of the same proteins use the same cache
     distinct = sorted({sequence for found in sequences.values() for sequence in found})
     of_all, row = features.proteins(distinct, most_segments), {name: index for index, name in enumerate(distinct)}
     chosen = {split: [row[sequence] for sequence in found] for split, found in sequences.items()}

@@ -35,8 +35,8 @@ _LABEL_FEATURES = {
     "token_classification": List(Value("int64")),
 }
 
-# Cleaning removes these characters. In sequences with labels of residues they become unknown residues instead, because
-# a label may stand for them. White space has no label.
+# Cleaning removes these characters. Where each residue has a label, they become unknown residues, because they may
+# have a label. White space has none.
 _KEPT_IN_PLACE = re.compile(r"[*.\-]")
 
 

@@ -236,7 +236,7 @@ def write_results(folder: str | os.PathLike, results: Sequence[Mapping[str, Any]
 
 
 def _identity(result: Mapping[str, Any]) -> str:
-    # settings chosen on valid belong to the outcome: they differ if a checkpoint of the same name was trained further
+    # not the settings chosen on valid, which may change if a checkpoint of this name is trained further
     options = {name: value for name, value in result["settings"].items() if name != "chosen"}
     return json.dumps([options if name == "settings" else result[name] for name in _IDENTITY], sort_keys=True)
 
@@ -363,7 +363,7 @@ def eval_results(results: Sequence[Mapping[str, Any]]) -> list[EvalResult]:
                     dataset_name=f"{result['task']} {result['target']}, {split} ({proteins})",
                     dataset_config=f"{result['target']}-{result['method']}",
                     dataset_split=split,
-                    # keeps results on other data, or on a part, from replacing those on the whole
+                    # results on other data, or on a part of these, get an entry of their own
                     dataset_revision=result["data"]["fingerprints"][split],
                     metric_type=name,
                     metric_name=_METRIC_NAMES[name],

@@ -37,7 +37,7 @@ _NUCLEOTIDES = re.compile(r"(?:^|[\s:;,\[(])[cgmnor]\.")
 _TWO_ALLELES = re.compile(r"\][\s;,]*\[|\(;\)")
 _BRACKETS = re.compile(r"[\[\](){}'\"]")
 _LONGEST = 500  # characters in which a reason is looked for; the time grows with the square
-# in this order, as "delins" holds "ins" and a frameshift may name the stop that it leads to
+# the order matters: "delins" contains "ins", and a frameshift may name a stop
 _OTHERS = (
     (re.compile(r"[0-9].*fs|frameshift"), FRAMESHIFT),
     (re.compile(r"[0-9].*(?:ins|dup|ext)"), INSERTION),

@@ -21,8 +21,8 @@ from adversarial_mlm.utils.hardware import device_for, on_device
 POOLINGS = ("mean", "cls", "max")
 DTYPE_NAMES = {"float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16"}
 
-# A block of proteins is sorted by length and computed at once: the more residues, the less padding. A kill loses one
-# block, so a CPU has smaller ones. The bytes are those of the embeddings.
+# Proteins are sorted by length in blocks. Larger blocks have less padding, but a kill loses one block, so a CPU has
+# smaller ones. The bytes are those of a block's embeddings.
 _RESIDUES_PER_BLOCK = {"cpu": 1 << 18}
 _RESIDUES_PER_BLOCK_ON_ACCELERATORS = 1 << 22
 _BYTES_PER_BLOCK = 128 << 20

@@ -35,8 +35,8 @@ _MOST_STEPS = 40  # of a CPU
 _LEAST_TOLERANCE = 1e-13  # relative to the budget
 _LARGEST_DIFFERENCE = 1e6  # between the scores of a row, for the bisection
 _SURE = 7.0  # above this, exp(-exp(x)) is 0 even in float64
-# Two rounds narrow a bracket of 2 log n + the gap between the k-th score and the next to a thousandth. From there,
-# Newton's method squares the error in each step: about 1e-2, 1e-4, 1e-9, 1e-18.
+# The bracket is 2 log n plus the gap between the k-th score and the next. Two rounds narrow it to a thousandth. From
+# there, each Newton step squares the error: about 1e-2, 1e-4, 1e-9, 1e-18.
 _SECTIONS, _ROUNDS = 32, 2
 _WIDEST_GAP = 100.0  # exp(-100) is 0 in float32, and far below the tolerance in float64
 _NEWTON_STEPS = {torch.float32: 2, torch.float64: 4}

@@ -10,10 +10,9 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-# residues of a batch that are counted: all, those that the figures are about (the noiser's masks, or the random ones
-# without a noiser), and of the latter by option
+# counted residues: all, those reported (masked by the noiser; without one, at random), and the reported by option
 _RESIDUES, _REPORTED, _MASKED, _KEPT, _REPLACED = range(5)
-# with a noiser also: masked at random, those of them that became [MASK], and masked in any way
+# with a noiser also: masked at random, [MASK] among these, and masked in any way
 _RANDOM, _RANDOM_MASKED, _ANY = 5, 6, 7
 _OF_SCORES = 4  # sums of entropy and importance
 POSITION_BINS = 20  # from the N-terminus to the C-terminus, of equal length
@@ -32,7 +31,7 @@ class MaskingStatistics:
     def __init__(self, vocabulary: ResidueVocabulary, adversarial: bool, device: torch.device | str = "cpu"):
         self.vocabulary, self.adversarial = vocabulary, adversarial
         kinds = _ANY + 1 if adversarial else _REPLACED + 1
-        # for each kind of residue: their losses, their number, the rows that have one; then the number of batches
+        # sum of losses, number, and rows of each kind of residue; then the number of batches
         sizes = [3 * kinds, 1, 2 * vocabulary.vocab_size]
         if adversarial:
             pairs = len(vocabulary.residue_ids) * len(vocabulary.replacement_ids)

@@ -39,8 +39,8 @@ NOISER_FOLDER = "noiser"
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # read safetensors only, and return a report of what does not fit instead of printing it
 STRICTLY: dict[str, Any] = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-# Foreign and damaged files make the libraries raise any kind of error: a bare Exception from the tokenizers, an
-# ImportError for a quantiser, errors of validators.
+# Foreign or damaged files cause errors of many classes: Exception itself (tokenizers), ImportError (quantisers) and
+# others.
 LOADING_ERRORS = Exception
 _LONGEST_REASON = 300  # characters of a library's message; some messages quote a whole file
 

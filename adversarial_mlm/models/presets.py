@@ -8,9 +8,8 @@ from adversarial_mlm.models.configuration_noiser import NoiserConfig
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 from adversarial_mlm.utils.spelling import did_you_mean
 
-# `tape-38m` has the size of the transformer in TAPE's paper, which McDermott et al. say they match. `tape-92m` has the
-# size of TAPE's released PyTorch model. Both are BERTs. TAPE's own networks normalise before each layer, and the 38M
-# one has sinusoidal positions.
+# `tape-38m` has the size of the transformer in TAPE's paper, as in McDermott et al.; `tape-92m` that of TAPE's
+# released model. Both are BERTs. TAPE's own normalise before each layer; the 38M one has sinusoidal positions.
 ENCODERS: dict[str, dict[str, int]] = {
     "tape-38m": {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "intermediate_size": 2048},
     "tape-92m": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -65,7 +64,8 @@ GAMES["paper-literal"] = {
     "unmasked_weight": 1.0,
 }
 
-# An adversary that does not harm the encoder (docs/results.md), at little more than the cost of running the noiser.
+# An adversary that does not harm the encoder (docs/results.md). It costs little more than a noiser that is not
+# trained.
 GAMES["blind"] = {
     "masking": "adversarial",
     "adversarial_rate": 0.2,

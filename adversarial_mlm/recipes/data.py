@@ -103,7 +103,7 @@ def _check_holdout(args: DataArguments) -> None:
     if args.streaming and _holds_out(args):
         raise RecipeError("streaming cannot hold out proteins: use validation_data instead of the holdout options")
     if args.max_eval_records is not None and not (_holds_out(args) or args.validation_data):
-        # only a warning: the command line may turn off the held-out sets of a recipe that sets max_eval_records
+        # only a warning, because a recipe may set it and the command line turn off the held-out sets
         logger.warning("max_eval_records has no effect, because no proteins are held out")
 
 

@@ -57,7 +57,7 @@ def _check_content(folder: str, overwrite: bool, resumes: bool) -> None:
             f"output_dir {folder} contains another run ({', '.join(earlier)}): choose another folder, or set "
             "resume_from_checkpoint: latest or overwrite_output_dir: true"
         )
-    # a user who resumes, or starts again what was stopped at its start, may have changed the recipe: a copy is kept
+    # the recipe may have changed if a run is resumed, or was stopped at its start: a copy is kept
     may_change = (RECIPE_FILE,) if resumes or not earlier else ()
     others = [name for name in run.others(resumes) if name not in may_change]
     if others:

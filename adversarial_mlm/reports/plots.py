@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RANGE = (0.25, 4.0)  # of the colours of an enrichment
-_SMALL_RANGE = (0.5, 1.5)  # that bars of an enrichment show at least, so that small differences look small
+_SMALL_RANGE = (0.5, 1.5)  # least range of the bars, so small differences look small
 _SHADES = dict(zip(PARTS, (0.25, 0.8, 0.5, 1.0, 0.05, 0.65), strict=True))  # neighbours differ
 _WIDE = 6  # per cent of the time that a bar needs for its number
 _NATS = "cross-entropy, nats"

@@ -80,7 +80,7 @@ def write_state(
     for callback in callbacks:
         if isinstance(callback, ExportableState):
             name = type(callback).__name__
-            # declared as the list of callbacks that a state is made from; a state keeps a dictionary
+            # the declared type is a list of callbacks, but a state keeps a dictionary
             states = cast(dict[str, Any], state.stateful_callbacks)
             if isinstance(states[name], list):
                 states[name].append(callback.state())

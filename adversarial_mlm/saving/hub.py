@@ -41,7 +41,7 @@ WAIT_AFTER_SIGNAL = 10.0  # seconds; job schedulers kill a program about 30 s af
 SNAPSHOT_PREFIX = ".push-to-hub-"
 
 _ARGUMENTS_PICKLE = "training_args.bin"
-# what only resuming and `adv-mlm card` need, pickles, and names that are nobody's business
+# files that only resuming and `adv-mlm card` need, pickles, and files with private names
 _NOT_SENT = (
     *("*.pt", "*.pth", "*.bin", "trainer_state.json", MANIFEST_FILE, OPTIONS_FILE, SLOW_ENCODER_FILE, TEACHER_FILE),
     *(CARD_FACTS_FILE, EDITED_RECIPES, "_*", ".*"),

@@ -156,7 +156,7 @@ def _check_optimizer(subject: str, state: object, optimizer: torch.optim.Optimiz
             f"tensors, and those of this run have {_listed(ours)}; use the same trained_layers and the same noiser"
         )
     for saved, group in zip(groups, optimizer.param_groups, strict=True):
-        # both must lack some: a newer PyTorch only adds hyperparameters to an optimizer, and fills them in
+        # missing on one side only is no error: a newer PyTorch adds hyperparameters, with defaults
         lacking, more = sorted(group.keys() - saved.keys()), sorted(saved.keys() - group.keys() - {"initial_lr"})
         if lacking and more:
             raise CheckpointError(

@@ -35,7 +35,7 @@ from adversarial_mlm.utils.output_folders import visible
 
 _FORMAT = 1
 _LARGE = 1 << 20  # bytes
-# that a run writes before or beside its model; a model may have more files, which are listed when it is saved
+# files that a run writes before or next to its model; what else a model has is listed when it is saved
 USUAL_FILES = (
     *(
         RECIPE_FILE,

@@ -133,8 +133,8 @@ class CheckpointingTrainer(Trainer):
         return output
 
     def _init_training_state(self, max_steps, *args):
-        # Stock: takes the whole state from the checkpoint, with the intervals of logs, evaluations and saves and the
-        # size of batches, and warns if they have changed. Changed: those of this run count.
+        # Stock: takes the whole state from the checkpoint, also logging_steps, eval_steps, save_steps and the batch
+        # size, and warns of changes. Changed: the options of this run count.
         stock_log = logging.getLogger(compare_trainer_and_checkpoint_args.__module__)
         stock_log.addFilter(_is_not_about_options)
         try:
@@ -150,8 +150,8 @@ class CheckpointingTrainer(Trainer):
         return begin
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        # Stock: makes optimizer and schedule, unless an earlier call has, and loads their states, with the options
-        # that they had. Changed: the options of this run count, unless users have passed a schedule of their own.
+        # Stock: makes optimizer and schedule where there are none, and loads their states with their old options.
+        # Changed: the options of this run count, except for a schedule that the user has passed.
         if resume_from_checkpoint is not None and not self._optimizer_is_given:
             self.optimizer = None  # of an earlier call
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
@@ -168,8 +168,8 @@ class CheckpointingTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs) -> None:
-        # Stock: logs, evaluates and saves where that is due. Added: the save and stop after a signal. No callback can
-        # do that: with `save_strategy: best` the stock method sets `should_save` itself.
+        # Stock: logs, evaluates and saves when due. Added: save and stop after a signal. A callback cannot do that,
+        # because with `save_strategy: best` the stock method sets `should_save` itself.
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         if self._stop is None or self._stop.signal is None:
             return
@@ -179,9 +179,8 @@ class CheckpointingTrainer(Trainer):
         self.control.should_training_stop = True  # after the save, because a checkpoint keeps the control, too
 
     def _finalize_training(self, *args, **kwargs):
-        # Stock: logs the mean loss, loads the best model, removes checkpoints. Changed: our own store removes them
-        # (with a limit of 1 the stock trainer would remove the newest one in favour of the best). Added: the end of
-        # the pushes.
+        # Stock: logs the mean loss, loads the best model, removes checkpoints. Changed: our own store removes them,
+        # because with a limit of 1 the stock trainer keeps the best and not the newest. Added: wait for the pushes.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             output = super()._finalize_training(*args, **kwargs)
@@ -243,8 +242,8 @@ class CheckpointingTrainer(Trainer):
             self._write_card(output_folder(self.args))
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
-        # Stock: writes into the checkpoint's folder itself, each process a part. Replaced: process 0 writes all of it
-        # into a hidden folder, with a manifest, and then renames it; a failure is counted and ends nothing.
+        # Stock: every process writes its part into the checkpoint's folder. Replaced: process 0 writes all into a
+        # hidden folder with a manifest, then renames it. A failure is counted, and training continues.
         if self.hp_search_backend is None and trial is None:
             self.store_flos()
         store, step = CheckpointStore(self._get_output_dir(trial=trial)), self.state.global_step
@@ -349,7 +348,7 @@ class CheckpointingTrainer(Trainer):
             resume.warn_of_other_processes(checkpoint, self.args.world_size)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        # Stock: loads the encoder's weights, whatever fits of them. Replaced: both networks, and all of their tensors.
+        # Stock: loads those weights of the encoder that fit. Replaced: all tensors of both networks.
         read_ahead, self._read_ahead = self._read_ahead, None
         if read_ahead is not None and read_ahead[0] == resume_from_checkpoint:
             self._load_networks(resume_from_checkpoint, read_ahead[1])
@@ -358,7 +357,7 @@ class CheckpointingTrainer(Trainer):
         self._load_networks(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        # Stock: loads the encoder's weights, whatever fits of them. Replaced: both networks, and all of their tensors.
+        # Stock: loads those weights of the encoder that fit. Replaced: all tensors of both networks.
         best = self.state.best_model_checkpoint
         if best is not None:  # as the stock trainer has made sure
             self._load_networks(best)

@@ -68,8 +68,8 @@ def plain_loader(
         "multiprocessing_context": args.dataloader_multiprocessing_context,
         "worker_init_fn": functools.partial(spare_worker, workers_needed()),
         "prefetch_factor": args.dataloader_prefetch_factor,
-        # without it, a loader draws from the global generator when it starts, which would change dropout in runs that
-        # evaluate more often, have a noiser or were resumed
+        # without it, a loader draws from the global generator at its start, so an additional evaluation, a noiser or a
+        # resumption would change dropout
         "generator": torch.Generator().manual_seed(data_seed(args)),
     }
     drop_last = is_training and args.dataloader_drop_last and batch_size is not None

@@ -70,7 +70,7 @@ def evaluate_masks(
         ValueError: If no residue can be masked.
     """
     statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
-    # a schedule has no rate at an evaluation; figures of different steps are compared at one rate
+    # one mask rate for all evaluations, so figures of different steps can be compared
     of_noiser = {} if collator.rules.schedule is None else {"rules": collator.rules.without_schedule()}
     sums = torch.zeros(7, dtype=torch.float64, device=device)
     for batch in batches:

@@ -18,8 +18,8 @@ from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.training.packed_attention import packed_rows
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 
-# Estimates, which no GPU has confirmed: time in which the host launches forward and backward pass of a layer (85
-# operations of 7 µs), and FLOP/s of a GPU meanwhile
+# Estimates, not measured on a GPU: seconds to launch forward and backward pass of a layer (85 operations of 7 µs), and
+# the GPU's FLOP/s
 _SECONDS_OF_A_LAYER, _FLOPS = 6e-4, 1e14
 _WIDTH_MULTIPLE = 16  # attention kernels of GPUs copy masks of other widths
 

@@ -111,7 +111,7 @@ class NoiserGame:
             return
         self._wrapped = not_compiled(self.accelerator.prepare_model(self.noiser))
         self._frozen_encoder = compiled_as(self.accelerator, self.encoder)
-        # in training mode only while it is trained: in its own phase, or always with `reversal`
+        # `reversal` always trains it; otherwise its own phase sets the training mode
         self.noiser.train(self.args.noiser_update == "reversal")
         reward = REWARDS[self.args.noiser_reward].build(self.encoder, log_shares, self.args.slow_encoder_decay)
         if checkpoint is not None:
@@ -416,15 +416,15 @@ class NoiserGame:
     def quick_dropout(self) -> contextlib.AbstractContextManager:
         """Faster dropout in here, on a CPU (`quick_cpu_dropout`)."""
         args = self.args
-        # compiled networks have other kernels, and a checkpointed layer is computed twice with the same numbers
-        # (checkpointing may have been switched on before the trainer was made)
+        # not for compiled networks, which have other kernels, nor for checkpointed layers, which need the same numbers
+        # twice (also if checkpointing was switched on before the trainer was made)
         twice = any(getattr(module, "gradient_checkpointing", False) for module in self.encoder.modules())
         quick = args.quick_cpu_dropout and args.device.type == "cpu" and not args.torch_compile and not twice
         return QuickDropout() if quick else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _separate_dropout(self, update: int) -> Iterator[None]:
-        # dropout in the noiser's phase must not shift the encoder's, which draws from the global generator
+        # the noiser's phase must not change the random numbers of the encoder's dropout
         devices = [self.args.device] if self.args.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(self.args.seed + update)

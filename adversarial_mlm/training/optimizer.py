@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback
 
-# entries of a parameter group that follow from options; others may be a state of the optimizer
+# the entries of a parameter group that come from options; the others may be state
 _HYPERPARAMETERS = ("weight_decay", "betas", "eps")
 
 

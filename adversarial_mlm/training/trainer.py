@@ -159,8 +159,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     # ---- The run: where it begins and how it ends ----
 
     def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
-        # Stock: wraps the encoder, makes optimizer and scheduler, loads their states. Added: the noiser is wrapped and
-        # the reward built, when the encoder is where it belongs and has its weights.
+        # Stock: wraps the encoder, makes optimizer and scheduler, loads their states. Added: wrap the noiser and build
+        # the reward, once the encoder is on its device and has its weights.
         self.guard = UpdateGuard(
             self.args.max_skipped_updates, self.args.device, scaled=self.accelerator.scaler is not None
         )
@@ -171,7 +171,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return prepared
 
     def _finalize_training(self, *args, **kwargs):
-        # Stock: logs the mean loss. Changed: the mean is of the updates that were not left out.
+        # Stock: logs the mean loss. Changed: updates that were left out do not count in the mean.
         self._batches.close()
         self.guard.look()
         self._stop_if_too_many_skipped()
@@ -209,9 +209,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     def _get_dataloader(
         self, dataset, description, batch_size, sampler_fn=None, is_training=False, dataloader_key=None
     ) -> DataLoader:
-        # Stock: removes columns and lets accelerate divide the batches among the processes. Replaced: a loader of
-        # keyed records whose batch sampler knows the processes, so that it can begin anywhere. Batches stay on the
-        # CPU, where they are cut by length.
+        # Stock: removes columns, and accelerate divides the batches among the processes. Replaced: the batch sampler
+        # divides them, because it can begin at any update. Batches stay on the CPU, where they are cut by length.
         if not is_training:
             checks.check_dataset("eval_dataset", dataset)
         batch_sampler = self.position.batches if is_training else None
@@ -239,8 +238,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return self.position.passes.index(max_steps - 1) + 1, updates, examples, samples, batch, steps, max_steps
 
     def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, *args):
-        # Stock: the epoch, and the batches of it that a resumed run skips, by the size of an epoch. Replaced: the pass
-        # that the next update belongs to, of which nothing is skipped.
+        # Stock: computes the epoch, and how many of its batches a resumed run skips. Replaced: the pass of the next
+        # update. Nothing is skipped.
         begin = super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, *args)
         done = self.state.global_step
         if self.is_world_process_zero() and done:
@@ -250,8 +249,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return (num_train_epochs if done >= max_steps else self.position.passes.index(done)), 0
 
     def _run_epoch(self, *args, **inputs):
-        # Stock: one epoch. Replaced: one pass, which begins at any update and is an epoch to the stock loop. A run
-        # that has made all its updates makes no more, where the stock loop would make one.
+        # Stock: one epoch. Replaced: one pass, which may begin at any update. A run that has made all its updates
+        # makes no more; the stock loop would make one.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
@@ -318,7 +317,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             return loss + super().training_step(model, self.game.to_device(last), num_items_in_batch)
 
     def _prepare_inputs(self, inputs):
-        # Stock: moves a batch to the device. Left out: it is there already, but for numbers that the host works with.
+        # Stock: moves a batch to the device. Left out: it is there already, except for the numbers that the CPU needs.
         return inputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -357,9 +356,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        # Stock: the norm of the encoder's gradient. Called once before every step of the optimizer, when gradients are
-        # complete and no longer scaled. Added: the noiser's gradient is clipped, and the update is left out if either
-        # norm is not finite.
+        # Stock: returns the norm of the encoder's gradient, before each optimizer step, when gradients are complete
+        # and unscaled. Added: the noiser's gradient is clipped, and an update with a norm that is not finite is left
+        # out.
         norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
         of_noiser = self.game.clip_shared_gradient()
         if of_noiser is not None:

@@ -33,7 +33,7 @@ def _modules(before: str, names: tuple[str, ...]) -> str:
 
 def started_from(facts: CardFacts) -> str | None:
     """Folder or name on the Hub that training started from, as it was given; `None` for random weights."""
-    # with a recipe, the name of the encoder says nothing: it may have been loaded from the run's own output folder
+    # with a recipe, the encoder's name may be the run's own output folder
     if facts.base_model or facts.recipe is not None:
         return facts.base_model or None
     return facts.encoder.name
