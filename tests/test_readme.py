@@ -20,7 +20,7 @@ from tests.helpers.pages import pages
 READERS_PAGES = [page for page in pages() if not page.startswith("model_cards/")]
 OF_OTHER_PROGRAMS = {
     *("multi_gpu", "cpu", "num_processes", "num_machines", "machine_rank", "main_process_ip", "config_file"),
-    *("help", "version", "list", "exclude", "index", "no", "wheel", "signal", "requeue"),
+    *("help", "version", "list", "exclude", "index", "local", "no", "wheel", "signal", "requeue"),
 }
 
 

@@ -103,7 +103,13 @@ def one_protein(text: str, option: str, identifier: str | None = None) -> tuple[
             raise CorpusError(f"--id is {identifier}, but {option} is a sequence: give a file, or remove --id.")
         _refuse_nucleotides(text, option)
         return "", text
-    proteins = proteins_of_file(text, first=None if identifier is not None else 2)
+    name, sequence = _protein_of_file(text, identifier)
+    _refuse_nucleotides(sequence, f"{option} {text}")
+    return name, sequence
+
+
+def _protein_of_file(text: str, identifier: str | None) -> tuple[str, str]:
+    proteins = proteins_of_file(text, first=None if identifier is not None else 2, allow_nucleotides=True)
     if identifier is None:
         if len(proteins) > 1:
             raise CorpusError(f"{text}: contains several proteins: choose one with --id.")
@@ -116,9 +122,10 @@ def one_protein(text: str, option: str, identifier: str | None = None) -> tuple[
 
 
 def _refuse_nucleotides(text: str, option: str) -> None:
-    """Refuse DNA and RNA; a protein of a few kinds of residues, such as GAGAGA, passes."""
+    """Refuse DNA and RNA; a short peptide, or one of few kinds of residues, such as GAGAGA, passes."""
     letters = text.upper()
-    if len(letters) >= _SHORTEST_NUCLEOTIDES and {*"ACG"} < {*letters} <= {*"ACGTUN"}:
+    nucleotides = sum(letters.count(letter) for letter in "ACGTUN")
+    if len(letters) >= _SHORTEST_NUCLEOTIDES and {*"ACG"} < {*letters} and nucleotides > 0.95 * len(letters):
         raise CorpusError(f"{option} is {shorten(text)}, which seems to be nucleotides: give a protein.")
 
 
@@ -127,13 +134,15 @@ def is_file(text: str) -> bool:
     return os.path.exists(text) or "/" in text or "." in text
 
 
-def proteins_of_file(path: str, first: int | None = None) -> list[tuple[str, str]]:
+def proteins_of_file(path: str, first: int | None = None, allow_nucleotides: bool = False) -> list[tuple[str, str]]:
     """Return (id, sequence) of the first proteins of a file, by default of all."""
     from itertools import islice
 
     from adversarial_mlm.data.all_records import AllRecords
 
-    return [(record.id, record.sequence) for record in islice(AllRecords(path), first)]
+    return [
+        (record.id, record.sequence) for record in islice(AllRecords(path, allow_nucleotides=allow_nucleotides), first)
+    ]
 
 
 @contextlib.contextmanager

@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--figure", type=path_argument, help="figure to write, .png")
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --figure if they exist")
     parser.add_argument(
-        "--draws", type=int, default=32, help="candidate sets of a blind noiser to average over (default: %(default)s)"
+        "--draws",
+        type=int,
+        default=32,
+        help="random candidate sets, from which a blind noiser chooses, to average over (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
     rules = parser.add_argument_group("rules of masking (default: those of the recipe next to the model)")

@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--saturation", action="store_true", help="score all single substitutions of the wild type")
     parser.add_argument("--wild_type", type=path_argument, help="the wild type: a sequence, or a FASTA file")
     parser.add_argument("--offset", type=int, help="number to subtract from positions; 23 if they begin at 24")
-    parser.add_argument("--marginals", choices=_MARGINALS, help="of substitutions (default: masked)")
+    parser.add_argument(
+        "--marginals", choices=_MARGINALS, help="what the encoder reads to score a substitution (default: masked)"
+    )
     parser.add_argument(
         "--one_pass", action="store_true", help="proteins: read each once without masks, a cheap approximation"
     )
@@ -66,10 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tables.add_argument("--mutant_column", help="column with mutants such as A12T:G15S (default: mutant)")
     tables.add_argument("--wild_type_column", help="column with the wild type, or with its id in the file --wild_type")
     tables.add_argument("--keep_columns", nargs="+", default=[], help="columns of --mutants to copy into the result")
-    tables.add_argument("--sequence_column", default="sequence", help="table of --fasta: column with the proteins")
+    tables.add_argument("--sequence_column", help="table of --fasta: column with the proteins (default: sequence)")
     tables.add_argument("--id_column", help="table of --fasta: column with the ids")
     tables.add_argument("--id", help="id of the wild type in a file --wild_type of several proteins")
-    tables.add_argument("--allow_nucleotides", action="store_true", help="also accept files that look like DNA or RNA")
+    tables.add_argument(
+        "--allow_nucleotides", action="store_true", help="--fasta: also accept files that look like DNA or RNA"
+    )
     add_computation(parser)
 
 
@@ -100,7 +104,9 @@ def _check_options(args: argparse.Namespace) -> None:
         "mutant_column": ("mutants",),
         "wild_type_column": ("mutants",),
         "keep_columns": ("mutants",),
+        "sequence_column": ("fasta",),
         "id_column": ("fasta",),
+        "allow_nucleotides": ("fasta",),
         "id": ("mutants", "saturation"),
     }
     for name, to in applies.items():
@@ -126,7 +132,7 @@ def _score_proteins(args: argparse.Namespace) -> int:
 
     records = AllRecords(
         args.fasta,
-        sequence_column=args.sequence_column,
+        sequence_column=args.sequence_column or "sequence",
         id_column=args.id_column,
         allow_nucleotides=args.allow_nucleotides,
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "adv-mlm train demo",
-    "adv-mlm train pretrain --train_data my.fasta --output_dir runs/mine",
+    "adv-mlm train quick --train_data my.fasta --output_dir runs/mine",
     "accelerate launch -m adversarial_mlm train my.yaml --resume_from_checkpoint latest",
 )
 

@@ -70,8 +70,14 @@ def test_a_protein_of_a_file_is_chosen_by_its_id(mask, tmp_path):
     assert mask("--protein", "a.fasta", "--id", "b")[1] == mask("--protein", PROTEIN)[1]
     status, _, said = mask("--protein", "a.fasta")
     assert status == 2 and "a.fasta: contains several proteins: choose one with --id" in said
+
+
+def test_dna_is_not_taken_for_a_protein(mask, tmp_path):
     status, _, said = mask("--protein", "atggcgattaacgga")
     assert status == 2 and "--protein is 'atggcgattaacgga', which seems to be nucleotides: give a protein" in said
+    (tmp_path / "dna.fasta").write_text(">a\nATGGCGATTAACGGA\n")
+    status, _, said = mask("--protein", "dna.fasta")
+    assert status == 2 and "--protein dna.fasta is 'ATGGCGATTAACGGA', which seems to be nucleotides" in said
 
 
 def test_a_long_protein_is_said_to_be_read_in_parts(mask):

@@ -140,6 +140,12 @@ def test_without_a_file_the_table_goes_to_the_standard_output(score):
         (("--fasta", "a.fasta", "--wild_type", "MK"), "--wild_type does not apply to --fasta, only to --mutants and"),
         (("--fasta", "a.fasta", "--offset", "0"), "--offset does not apply to --fasta"),
         (("--saturation", "--wild_type", "MK", "--one_pass"), "--one_pass does not apply to --saturation"),
+        (("--saturation", "--wild_type", "MK", "--sequence_column", "s"), "--sequence_column does not apply to --sat"),
+        (
+            ("--saturation", "--wild_type", "MK", "--allow_nucleotides"),
+            "--allow_nucleotides does not apply to --satur",
+        ),
+        (("--saturation", "--wild_type", "ATGGCGATTAACGGA"), "'ATGGCGATTAACGGA', which seems to be nucleotides"),
         (("--fasta", "a.fasta", "--out", "a.txt"), "--out is a.txt, but must end in .tsv or .csv"),
         (("--saturation", "--wild_type", "MK", "--figure", "a.pdf"), "--figure is a.pdf, but must end in .png"),
         (("--fasta", "a.fasta", "--out", "old.tsv"), "--out is old.tsv, which exists: name another file, or add"),
