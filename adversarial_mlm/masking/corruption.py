@@ -19,18 +19,26 @@ from adversarial_mlm.masking.keyed_random import (
     RANDOM_OPTION,
     RANDOM_POSITION,
     RANDOM_RESIDUE,
+    counters,
     gumbel,
+    stream_keys,
     uniforms,
 )
 from adversarial_mlm.masking.losses import IGNORE_INDEX
 from adversarial_mlm.masking.positions import choose_positions
+from adversarial_mlm.masking.random_masks import (
+    NOT_MASKED,
+    RANDOM_STREAMS,
+    corruption_mix,
+    random_corruption,
+    random_masks,
+    replacement_ids_of,
+)
 from adversarial_mlm.masking.rules import MaskingRules
-from adversarial_mlm.masking.sampling import SAMPLERS, exact_budget, threshold_mask, topk_mask
+from adversarial_mlm.masking.sampling import SAMPLERS, exact_budget, ranks, threshold_mask, topk_mask
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE, NoiserOutput
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 from adversarial_mlm.utils.hardware import sent
-
-NOT_MASKED = -1
 
 
 @dataclass
@@ -133,6 +141,7 @@ def corrupt_batch(
     rules: MaskingRules,
     noiser: Callable[..., NoiserOutput] | None = None,
     one_hot: bool = False,
+    mask_at_random: Callable[..., tuple[torch.Tensor, ...]] | None = None,
 ) -> CorruptedBatch:
     """Corrupt a batch with the noiser's masks, if there is a noiser, and with random masks.
 
@@ -148,15 +157,21 @@ def corrupt_batch(
             0.
         one_hot (`bool`, *optional*, defaults to `False`): Whether to return `one_hot` with its straight-through
             gradient. Otherwise `rss` is only computed if the hard choice needs it.
+        mask_at_random (`Callable`, *optional*): In place of [`random_masks`], such as a compiled one. It is called
+            where there is no noiser and the rules choose positions by independent draws.
 
     Returns:
         [`CorruptedBatch`]
     """
     input_ids = batch["input_ids"]
     noiser = noiser if rules.adversarial_rate else None
+    if noiser is None and rules.positions == "random":
+        return _masked_at_random(batch, keys, vocabulary, rules, mask_at_random or random_masks)
     draws = _draws(batch, keys, rules, noiser is not None)
     choice, chosen, by_chance = _choose_positions(batch, keys, draws, vocabulary, rules, noiser, one_hot)
-    random_ids, random_option = _random_corruption(input_ids, draws, vocabulary, rules)
+    random_ids, random_option = random_corruption(
+        input_ids, draws[RANDOM_OPTION], draws[RANDOM_RESIDUE], *corruption_mix(vocabulary, rules, input_ids.device)
+    )
     noised_ids = torch.where(by_chance, random_ids, input_ids)
     option = torch.where(by_chance, random_option, NOT_MASKED)
     one_hots = None
@@ -189,11 +204,42 @@ def corrupt_batch(
     return corrupted
 
 
+def _masked_at_random(
+    batch: Mapping[str, torch.Tensor],
+    keys: torch.Tensor,
+    vocabulary: ResidueVocabulary,
+    rules: MaskingRules,
+    mask_at_random: Callable[..., tuple[torch.Tensor, ...]],
+) -> CorruptedBatch:
+    """Corrupt a batch with random masks on independent positions."""
+    input_ids = batch["input_ids"]
+    length, device = input_ids.shape[1], input_ids.device
+    by_chance, noised_ids, option, labels = mask_at_random(
+        input_ids,
+        batch["residue_mask"],
+        sent(rules.total_budget(batch["num_residues"], keys), device),
+        stream_keys(keys, RANDOM_STREAMS, device),
+        counters(length, device),
+        ranks(length, device),
+        *corruption_mix(vocabulary, rules, device),
+    )
+    corrupted = CorruptedBatch(
+        input_ids=noised_ids,
+        attention_mask=batch["attention_mask"],
+        labels=labels,
+        adversarial=torch.zeros_like(by_chance),
+        random=by_chance,
+        option=option,
+    )
+    corrupted.masked = by_chance
+    return corrupted
+
+
 def _draws(
     batch: Mapping[str, torch.Tensor], keys: torch.Tensor, rules: MaskingRules, has_noiser: bool
 ) -> dict[int, torch.Tensor]:
     """Uniform numbers `(batch, length)` of each stream that the rules need, drawn at once."""
-    streams = [RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE]
+    streams = list(RANDOM_STREAMS)
     if has_noiser:
         streams += [ANY_MASK, CANDIDATE] if rules.blind else [ANY_MASK]
     input_ids = batch["input_ids"]
@@ -277,36 +323,12 @@ def _importance(probabilities: torch.Tensor, candidates: torch.Tensor, numbers: 
     return torch.where(candidates & (masked > 0), rate / masked, 1)
 
 
-@functools.cache
-def _replacement_ids(vocabulary: ResidueVocabulary, device: torch.device) -> torch.Tensor:
-    # cached, because copying to a GPU waits for it
-    return torch.tensor(vocabulary.replacement_ids, device=device)
-
-
-@functools.cache
-def _option_ends(mask_share: float, both_shares: float, device: torch.device) -> torch.Tensor:
-    return torch.tensor([mask_share, both_shares], device=device, dtype=torch.float32)
-
-
-def _random_corruption(
-    input_ids: torch.Tensor, draws: Mapping[int, torch.Tensor], vocabulary: ResidueVocabulary, rules: MaskingRules
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the token of a random mask at each position, and its option; both `(batch, length)`."""
-    mask_share, keep_share, _ = rules.mask_options
-    ends = _option_ends(mask_share, mask_share + keep_share, input_ids.device)
-    option = torch.bucketize(draws[RANDOM_OPTION], ends, right=True)  # MASK, KEEP or REPLACE
-    replacements = _replacement_ids(vocabulary, input_ids.device)
-    letter = (draws[RANDOM_RESIDUE] * len(replacements)).long().clamp_max(len(replacements) - 1)
-    replaced = torch.where(option == REPLACE, replacements[letter], input_ids)
-    return torch.where(option == MASK, vocabulary.mask_token_id, replaced), option
-
-
 def _chosen_corruption(
     input_ids: torch.Tensor, noisy_options: torch.Tensor, vocabulary: ResidueVocabulary
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the token of the noiser's mask at each position, and the index of its option; both `(batch, length)`."""
     winner = noisy_options.detach().argmax(dim=-1)
-    replacements = _replacement_ids(vocabulary, input_ids.device)
+    replacements = replacement_ids_of(vocabulary, input_ids.device)
     replaced = torch.where(winner == KEEP, input_ids, replacements[(winner - REPLACE).clamp_min(0)])
     return torch.where(winner == MASK, vocabulary.mask_token_id, replaced), winner
 
@@ -341,7 +363,7 @@ def _straight_through(
             choice = hard + probabilities - probabilities.detach()  # (batch, length, 2 + replacements)
             masked = choice[..., MASK, None] * mask_token + choice[..., KEEP, None] * original
             # not a matrix product, whose precision depends on settings such as tf32
-            masked = masked.index_add(-1, _replacement_ids(vocabulary, device), choice[..., REPLACE:])
+            masked = masked.index_add(-1, replacement_ids_of(vocabulary, device), choice[..., REPLACE:])
         return (1 - mask_any) * base + mask_any * masked
 
 

@@ -9,7 +9,7 @@ for a noiser that is no longer trained, calling the collator does both.
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -272,6 +272,7 @@ class DataCollatorForRandomMLM:
         keys: torch.Tensor | None = None,
         *,
         rules: MaskingRules | None = None,
+        mask_at_random: Callable[..., tuple[torch.Tensor, ...]] | None = None,
     ) -> CorruptedBatch:
         """Mask a batch of the CPU stage.
 
@@ -281,12 +282,14 @@ class DataCollatorForRandomMLM:
                 [`keyed_random.row_keys`]. By default they are drawn from PyTorch's global generator.
             rules ([`MaskingRules`], *optional*): In place of the collator's, such as those of an update from
                 [`MaskingRules.at`].
+            mask_at_random (`Callable`, *optional*): See [`corrupt_batch`].
 
         Returns:
             [`CorruptedBatch`]
         """
         keys = _drawn_keys(batch) if keys is None else keys
-        return corrupt_batch(batch, keys, self.vocabulary, self.rules.at() if rules is None else rules)
+        rules = self.rules.at() if rules is None else rules
+        return corrupt_batch(batch, keys, self.vocabulary, rules, mask_at_random=mask_at_random)
 
 
 class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
@@ -387,6 +390,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
         noiser: torch.nn.Module | None = None,
         adversarial_share: float = 1.0,
         rules: MaskingRules | None = None,
+        mask_at_random: Callable[..., tuple[torch.Tensor, ...]] | None = None,
     ) -> CorruptedBatch:
         """Mask a batch of the CPU stage with the noiser.
 
@@ -403,6 +407,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 rest becomes random masks. With 0 the noiser is not called.
             rules ([`MaskingRules`], *optional*): In place of the collator's, such as those of an update from
                 [`MaskingRules.at`].
+            mask_at_random (`Callable`, *optional*): See [`corrupt_batch`].
 
         Returns:
             [`CorruptedBatch`]
@@ -415,4 +420,5 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
                 (self.rules.at() if rules is None else rules).with_adversarial_share(adversarial_share),
                 self.noiser if noiser is None else noiser,
                 one_hot=differentiable if one_hot is None else one_hot,
+                mask_at_random=mask_at_random,
             )

@@ -97,7 +97,7 @@ def uniform(keys: torch.Tensor, stream: int, length: int, channels: int = 1) -> 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, or `(batch, length, channels)` if `channels` is above 1; float32.
     """
-    numbers = _numbers(_mix(keys + _of_stream(stream)), length * channels)
+    numbers = numbers_of(_mix(keys + _of_stream(stream)), counters(length * channels, keys.device))
     return numbers if channels == 1 else numbers.view(len(keys), length, channels)
 
 
@@ -116,9 +116,14 @@ def uniforms(
     Returns:
         `dict[int, torch.Tensor]`: For each stream, numbers of shape `(batch, length)`; float32.
     """
-    rows = _mix(keys + _of_streams(tuple(streams), keys.device))  # (streams, batch)
-    rows = sent(rows, keys.device if device is None else device)
-    return dict(zip(streams, _numbers(rows, length).unbind(), strict=True))
+    rows = stream_keys(keys, streams, device)
+    return dict(zip(streams, numbers_of(rows, counters(length, rows.device)).unbind(), strict=True))
+
+
+def stream_keys(keys: torch.Tensor, streams: Sequence[int], device: torch.device | None = None) -> torch.Tensor:
+    """Return a key for each stream and row, `(streams, batch)`, int64, on a device; arguments as for [`uniforms`]."""
+    rows = _mix(keys + _of_streams(tuple(streams), keys.device))
+    return sent(rows, keys.device if device is None else device)
 
 
 def _of_stream(stream: int) -> int:
@@ -132,13 +137,24 @@ def _of_streams(streams: tuple[int, ...], device: torch.device) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _counters(count: int, device: torch.device) -> torch.Tensor:
+def counters(count: int, device: torch.device) -> torch.Tensor:
+    """Return the counters of a row's first numbers, `(count,)`, int64."""
     return torch.arange(1, count + 1, device=device) * _GOLDEN
 
 
-def _numbers(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """From the mixed keys of rows, of any shape, to that shape and `(count,)`."""
-    x = rows[..., None] + _counters(count, rows.device)
+def numbers_of(rows: torch.Tensor, counters: torch.Tensor) -> torch.Tensor:
+    """Return uniform numbers in the open interval (0, 1).
+
+    A compiled function must get the counters as an input: PyTorch 2.13 overflows if it computes them in the graph.
+
+    Args:
+        rows (`torch.Tensor`, int64): Mixed keys of rows, of any shape, such as [`stream_keys`].
+        counters (`torch.Tensor` of shape `(count,)`, int64): Result of [`counters`].
+
+    Returns:
+        `torch.Tensor` of the shape of `rows` and `(count,)`, float32.
+    """
+    x = rows[..., None] + counters
     # the last step of `_mix` does not reach the highest 33 bits
     x = (x ^ _shift_right(x, 30)) * _MIX_1
     x = (x ^ _shift_right(x, 27)) * _MIX_2

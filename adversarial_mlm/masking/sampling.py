@@ -55,7 +55,13 @@ def budget_of_parts(num_items: torch.Tensor, parts: int | torch.Tensor) -> torch
     return (num_items * parts + PARTS // 2) // PARTS
 
 
-def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, finite: bool = False) -> torch.Tensor:
+def topk_mask(
+    keys: torch.Tensor,
+    mask: torch.Tensor,
+    budget: torch.Tensor,
+    finite: bool = False,
+    positions: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Choose the `budget` largest keys of each row.
 
     With `keys = scores + Gumbel noise` this is a draw without replacement in proportion to `exp(scores)`. From a
@@ -68,6 +74,8 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, fini
         budget (`torch.Tensor` of shape `(batch,)`, int64): Number of positions to choose in each row. If a row has
             fewer, all are chosen.
         finite (`bool`, *optional*, defaults to `False`): Whether all keys are known to be finite, such as random ones.
+        positions (`torch.Tensor` of shape `(length,)`, int64, *optional*): Result of [`ranks`], for a compiled
+            function, which cannot use the cached one.
 
     Returns:
         `torch.Tensor` of shape `(batch, length)`, bool.
@@ -76,13 +84,15 @@ def topk_mask(keys: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor, fini
         keys = keys.clamp_min(torch.finfo(keys.dtype).min)
     keys = torch.where(mask, keys, -torch.inf)
     order = keys.argsort(dim=-1, descending=True, stable=True)
-    ranks = torch.empty_like(order)
-    ranks.scatter_(-1, order, _ranks(keys.shape[-1], keys.device).expand_as(order))
-    return (ranks < budget[:, None]) & mask
+    positions = ranks(keys.shape[-1], keys.device) if positions is None else positions
+    rank = torch.empty_like(order)
+    rank.scatter_(-1, order, positions.expand_as(order))
+    return (rank < budget[:, None]) & mask
 
 
 @functools.lru_cache(maxsize=64)
-def _ranks(length: int, device: torch.device) -> torch.Tensor:
+def ranks(length: int, device: torch.device) -> torch.Tensor:
+    """Return 0, 1, 2 …, `(length,)`, int64."""
     return torch.arange(length, device=device)
 
 

@@ -71,7 +71,7 @@ def evaluate_masks(
     """
     statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
     # one mask rate for all evaluations, so figures of different steps can be compared
-    of_noiser = {} if collator.rules.schedule is None else {"rules": collator.rules.without_schedule()}
+    of_noiser = None if collator.rules.schedule is None else collator.rules.without_schedule()
     sums = torch.zeros(7, dtype=torch.float64, device=device)
     for batch in batches:
         keys = row_keys(mask_seed, EVALUATION, 0, batch["row"])
@@ -79,7 +79,7 @@ def evaluate_masks(
         if context_gap:
             sums[5:] += _context_sums(encoder, collator, batch, keys)
         if collator.noiser is not None:
-            corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]), **of_noiser)
+            corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]), rules=of_noiser)
             losses = token_losses(_logits(encoder, corrupted), corrupted.labels)
             statistics.update(corrupted, losses, batch["input_ids"], batch["residue_mask"])
     loss, background, correct, masked, proteins, rise, compared = reduce(sums).tolist()

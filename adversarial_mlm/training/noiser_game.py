@@ -6,7 +6,7 @@ Algorithms 2 to 4 of the paper, apart from the encoder's own update, which is th
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,7 @@ from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_los
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.training.compiled_masks import compiled_random_masks
 from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
 from adversarial_mlm.training.metrics_log import Means
@@ -85,6 +86,7 @@ class NoiserGame:
         self.micro_batches = MicroBatches(args, lambda: self.collator, encoder, packs)
         self._wrapped: nn.Module | None = noiser
         self._frozen_encoder: nn.Module = encoder
+        self._compiled_masks: Callable[..., tuple[torch.Tensor, ...]] | None = None
         self._adversarial_share = Ramp(args.adversarial_share, "adversarial_share")
         self._reversal_strength = Ramp(args.reversal_strength, "reversal_strength")
 
@@ -105,6 +107,7 @@ class NoiserGame:
             CheckpointError: If the checkpoint has no state of the reward that fits.
         """
         self.max_steps = self.args.max_steps if max_steps is None else max_steps
+        self._compiled_masks = compiled_random_masks(self.accelerator, self.collator.rules)
         if self.teacher is not None:
             self.teacher.prepare(self.encoder, self.max_steps, checkpoint)
         if self.noiser is None:
@@ -233,9 +236,11 @@ class NoiserGame:
             step (`int`): Of the encoder.
             differentiable (`bool`, *optional*, defaults to `False`): Whether a gradient is to reach the noiser.
         """
-        scheduled = {} if self.collator.rules.schedule is None else {"rules": self.rules_at(step)}
+        options: dict[str, Any] = {} if self.collator.rules.schedule is None else {"rules": self.rules_at(step)}
+        if self._compiled_masks is not None:
+            options["mask_at_random"] = self._compiled_masks
         if not isinstance(self.collator, DataCollatorForAdversarialMLM):
-            return self.collator.corrupt(inputs, keys, **scheduled)
+            return self.collator.corrupt(inputs, keys, **options)
         return self.collator.corrupt(
             inputs,
             keys,
@@ -243,7 +248,7 @@ class NoiserGame:
             one_hot=differentiable and self.reward.through_encoder,
             noiser=self._wrapped if differentiable else None,
             adversarial_share=self._adversarial_share(step),
-            **scheduled,
+            **options,
         )
 
     def read(

@@ -138,7 +138,8 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
     - `remove_unused_columns` has no effect: the collator takes the columns that it needs.
     - `train_sampling_strategy: sequential` concerns the encoder. The noiser's batches are always shuffled.
     - `activation_checkpointing` and `torch_compile` concern the encoder, also while the noiser is trained. They do not
-      change the noiser. Activation checkpoints are never reentrant.
+      change the noiser. Activation checkpoints are never reentrant. `torch_compile` also compiles random masks, which
+      stay the same; the log says what is not compiled.
 
     Raises:
         ValueError: If a value is out of range, if options contradict each other, if an option is set that has no

@@ -55,6 +55,9 @@ def _ceilings(setting: Setting, cuda: str) -> list[Planned]:
 
 def _gates(setting: Setting, cuda: str) -> list[Planned]:
     rows = [Planned("masks are those of a CPU", 3, partial(gates.masks_are_those_of_the_cpu, setting.device))]
+    compiler = setting.compiler.get("torch_compile_backend", "inductor")
+    compiled = partial(gates.masks_are_those_of_the_cpu, setting.device, compiler)
+    rows.append(Planned("compiled masks are those of a CPU", _COMPILING, compiled))
     for precision, dtype in (("fp32", None), ("bf16", torch.bfloat16)):
         for shape in setting.shapes:
             measure = partial(gates.packed_is_padded, setting, shape, dtype)

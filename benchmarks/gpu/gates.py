@@ -5,6 +5,7 @@ from transformers import TrainerCallback
 
 from adversarial_mlm import DataCollatorForRandomMLM, build_protein_tokenizer
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
+from adversarial_mlm.masking.random_masks import random_masks
 from adversarial_mlm.training.packed_attention import packed_attention, packed_rows
 from adversarial_mlm.training.packing_check import pack_attention
 from adversarial_mlm.training.precision import set_tf32
@@ -52,14 +53,19 @@ def dropout_keeps_the_mean(device: torch.device, dtype: torch.dtype) -> dict:
     return {"farthest_in_standard_errors": farthest}
 
 
-def masks_are_those_of_the_cpu(device: torch.device) -> dict:
-    """Random masks are a function of the key, on every device."""
+def masks_are_those_of_the_cpu(device: torch.device, compiler: str | None = None) -> dict:
+    """Random masks are a function of the key, on every device, and compiled (by a backend of `torch.compile`)."""
     collator = DataCollatorForRandomMLM(build_protein_tokenizer())
     letters = "ACDEFGHIKLMNPQRSTVWY"
     batch = collator([{"sequence": letters * (1 + i % 7)} for i in range(64)])
     keys = row_keys(0, EVALUATION, 0, torch.arange(64))
     here = collator.corrupt(batch, keys)
-    there = collator.corrupt({name: x.to(device) for name, x in batch.items()}, keys.to(device))
+    on_device = {name: x.to(device) for name, x in batch.items()}
+    compiled = {}
+    if compiler is not None:
+        function = torch.compile(random_masks, dynamic=True, fullgraph=True, backend=compiler)
+        compiled = {"mask_at_random": function}
+    there = collator.corrupt(on_device, keys.to(device), **compiled)
     for name in ("input_ids", "labels", "option"):
         different = int((getattr(here, name) != getattr(there, name).cpu()).sum())
         assert not different, f"{different} of {here.labels.numel()} positions differ in {name}"

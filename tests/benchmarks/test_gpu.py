@@ -160,7 +160,8 @@ def test_a_kernel_whose_dropout_does_not_scale_fails_its_gate(kernels, monkeypat
 
 
 def test_masks_of_another_device_are_compared(monkeypatch):
-    assert gates.masks_are_those_of_the_cpu(SMALL.device)["different"] == 0
+    for compiler in (None, "eager"):
+        assert gates.masks_are_those_of_the_cpu(SMALL.device, compiler)["different"] == 0
     plain, calls = gates.DataCollatorForRandomMLM.corrupt, []
 
     def other_the_second_time(self, batch, keys):

@@ -78,8 +78,9 @@ def test_dropout_of_packed_attention_keeps_the_mean(device, dtype):
     assert gates.dropout_keeps_the_mean(device, dtype)["farthest_in_standard_errors"] <= gates.STANDARD_ERRORS
 
 
-def test_masks_are_those_of_a_cpu(device):
-    assert gates.masks_are_those_of_the_cpu(device)["different"] == 0
+@pytest.mark.parametrize("compiler", [None, "inductor"])
+def test_masks_are_those_of_a_cpu(device, compiler):
+    assert gates.masks_are_those_of_the_cpu(device, compiler)["different"] == 0
 
 
 def test_batches_are_pinned_and_a_copy_has_the_values_that_were_there(make_trainer, device):
