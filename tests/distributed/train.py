@@ -36,7 +36,15 @@ GAMES = {
     "checkpointed-reversal": {"noiser_update": "reversal", "noiser_every": 2, "activation_checkpointing": True},
     "compiled": {"noiser_steps": 3, "encoder_steps": 2, "torch_compile": True, "torch_compile_backend": "aot_eager"},
     # an epoch of 37 proteins has 5 updates of 8 (the last has 5), so the size changes within the second epoch
-    "stages": {"noiser_steps": 3, "encoder_steps": 2, "global_batch_size": ["8@0", "16@7"]},
+    "stages": {
+        "noiser_steps": 3,
+        "encoder_steps": 2,
+        "global_batch_size": ["8@0", "16@7"],
+        "teacher": "ema",
+        "teacher_decay": 0.6,
+        "loss_weights": "learnability",
+        "soft_targets": ["0.7@0", "0@80%"],
+    },
 }
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
