@@ -43,6 +43,8 @@ def read_records(
     path = os.path.expanduser(os.fspath(path))
     if not os.path.exists(path):
         raise CorpusError(f"{path}: there is no such file.")
+    if os.path.isdir(path) and not path.rstrip("/").endswith(".lmdb"):
+        raise CorpusError(f"{path}: this is a folder: name a file in it.")
     count, keys, names = 0, None, {}
     for where, record in _reader(path)(path, required, optional):
         count += 1

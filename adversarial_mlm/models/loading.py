@@ -337,6 +337,8 @@ def _load_tokenizer(
     except CheckpointError:
         raise
     except LOADING_ERRORS as error:
+        if str(error).startswith("Couldn't instantiate the backend tokenizer"):
+            raise CheckpointError(f"{subject}, which has no files of a tokenizer") from error
         raise CheckpointError(f"{subject}, whose tokenizer cannot be used ({first_sentence(error)})") from error
     return tokenizer
 
@@ -347,10 +349,13 @@ def _why_not_loaded(name_or_path: str, error: Exception) -> str:
     if not folder.is_dir():
         return f"which is not a folder on this machine and could not be loaded from the Hub ({first_sentence(error)})"
     if not (folder / "config.json").is_file():
-        return "which has no config.json"
+        inside = [path.parent for path in sorted(folder.glob("*/config.json")) if not _is_noiser(str(path.parent))]
+        return "which has no config.json" + (f"; did you mean {inside[0]}?" if inside else "")
     if not list(folder.glob("*.safetensors")):
         pickled = "; convert its pickled weights first" if list(folder.glob("*.bin")) else ""
         return f"which has no model.safetensors{pickled}"
+    if str(error).startswith("Unrecognized configuration class"):
+        return f"which is of the kind {_model_type(name_or_path)} and no masked language model"
     return f"which could not be loaded ({first_sentence(error)})"
 
 

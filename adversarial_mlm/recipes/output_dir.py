@@ -30,6 +30,8 @@ def check_output_dir(recipe: Recipe) -> str | None:
 
 def _check_output_dir(recipe: Recipe) -> str | None:
     folder, wanted = recipe.output_dir, recipe.training.resume_from_checkpoint
+    if not folder:
+        raise RecipeError("output_dir is empty: give the folder of the run")
     checkpoint = _find_checkpoint(folder, wanted) if wanted else None
     resumes = checkpoint is not None and is_inside(checkpoint, folder)
     _check_content(folder, recipe.run.overwrite_output_dir, resumes)  # before the lock is written into it

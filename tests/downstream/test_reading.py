@@ -234,6 +234,8 @@ def test_wrong_files_are_refused_by_name(tmp_path, case):
 def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(CorpusError, match="there is no such file"):
         read(tmp_path / "x.json")
+    with pytest.raises(CorpusError, match="this is a folder: name a file in it"):
+        read(tmp_path)
     (tmp_path / "y.lmdb").mkdir()
     with pytest.raises(CorpusError, match="could not be opened as an LMDB folder"):
         read(tmp_path / "y.lmdb")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTModel
 
 from adversarial_mlm.models import hub_address
 from adversarial_mlm.models.loading import CheckpointError, load_backbone, load_encoder, load_noiser
@@ -114,7 +115,10 @@ def with_a_layer_more(folder):
         (without("config.json"), "which has no config.json"),
         (with_text("config.json", "{"), "could not be loaded .*not a valid JSON file"),
         (lambda folder: change_config(folder, model_type="nonsense"), "model type `nonsense`"),
-        (lambda folder: change_config(folder, model_type="gpt2"), r"could not be loaded|lacks \d+ of its weights"),
+        (
+            lambda folder: change_config(folder, model_type="gpt2"),
+            r"of the kind gpt2 and no masked language model|lacks \d+ of its weights",
+        ),
         (lambda folder: change_config(folder, intermediate_size=64), r"is 32×16, not 64×16|is 32, not 64"),
         (without("model.safetensors"), "which has no model.safetensors$"),
         (with_pickled_weights, "convert its pickled weights first"),
@@ -236,6 +240,21 @@ def test_a_noiser_is_not_taken_for_an_encoder(make_noiser, tmp_path):
 def test_a_revision_of_a_folder_makes_no_sense(save_encoder):
     with pytest.raises(CheckpointError, match="which is a folder; revision v2 applies only to a name on the Hub"):
         load_encoder(save_encoder("bert"), revision="v2")
+
+
+def test_the_folder_above_a_model_is_told(save_encoder):
+    folder = save_encoder("bert")
+    with pytest.raises(CheckpointError, match=f"which has no config.json; did you mean {folder}\\?"):
+        load_encoder(str(Path(folder).parent))
+
+
+def test_a_model_of_images_is_refused(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="which is of the kind vit and no masked language model"):
+        load_encoder(str(tmp_path))
+    with pytest.raises(CheckpointError, match="which has no files of a tokenizer"):
+        load_backbone(str(tmp_path))
 
 
 def test_an_encoder_with_a_decoder_is_refused(tmp_path):

@@ -23,6 +23,11 @@ def test_a_folder_with_another_run_is_refused_unless_told(make_recipe, tmp_path)
     assert not (tmp_path / "run" / "noiser").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
 
 
+def test_no_folder_is_refused(make_recipe):
+    with pytest.raises(RecipeError, match="output_dir is empty: give the folder of the run"):
+        check_output_dir(make_recipe(output_dir=""))
+
+
 def test_overwriting_removes_what_a_run_wrote_and_nothing_else(make_recipe, tmp_path):
     folder = tmp_path / "run"
     pretrain(make_recipe(save_strategy="steps", save_steps=2))
