@@ -222,7 +222,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             batch_sampler=batch_sampler,
             is_training=is_training,
         )
-        if batch_sampler is not None:  # its batches are this process's own already
+        # its batches are this process's own already, or `numbered_batches` takes these out of a stream
+        if batch_sampler is not None or (isinstance(dataset, IterableDataset) and not is_training):
             return prepare_data_loader(loader, self.accelerator.device, 1, 0)
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 
