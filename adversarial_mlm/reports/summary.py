@@ -62,6 +62,8 @@ def summary(
         lines.append(
             f"COLLAPSED   at step {collapsed_at}: the encoder's loss on random masks rose; see `collapse` in the log"
         )
+    compared = [name for name in set_names(figures) if name != gate and f"eval_{name}_background_loss" in figures]
+    lines += [_learned_nothing(figures, name) for name in compared if not passes_gate(figures, name)]
     if gate is not None:
         lines.append(gate_line(figures, gate))
     return "\n".join(lines)
@@ -80,6 +82,14 @@ def gate_line(figures: dict[str, float], gate: str) -> str:
     return (
         f"FAILED      {gate}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}; "
         "the encoder predicts worse than the residues' frequencies"
+    )
+
+
+def _learned_nothing(figures: dict[str, float], name: str) -> str:
+    encoder, background = figures[f"eval_{name}_loss"], figures[f"eval_{name}_background_loss"]
+    return (
+        f"WARNING     {name}: cross-entropy {encoder:.3f} is not below the background predictor's {background:.3f}: "
+        "the encoder gains nothing from context there; train longer, or on more proteins"
     )
 
 

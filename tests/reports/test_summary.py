@@ -36,6 +36,14 @@ def test_the_gate_fails_at_the_background_and_above():
     assert "FAILED      members: cross-entropy 2.900" in summary(figures(2.9), LOG, "runs/x", gate="members")
 
 
+def test_an_encoder_that_is_not_below_the_background_predictor_is_told_without_a_gate():
+    assert (
+        "WARNING     members: cross-entropy 2.900 is not below the background predictor's 2.890: the encoder gains "
+        in (summary(figures(2.9), LOG, "runs/x"))
+    )
+    assert "WARNING" not in summary(figures(2.7), LOG, "runs/x") + summary(figures(2.9), LOG, "runs/x", gate="members")
+
+
 def test_without_noiser_or_held_out_proteins_nothing_is_claimed():
     assert "noiser" not in summary(figures(2.7, adversarial=False), [], "runs/x")
     assert "No proteins were held out" in summary({}, LOG, "runs/x")
