@@ -24,14 +24,15 @@ _SET_BY_THE_COMPARISON = (
     *("metric_for_best_model", "background_gate", "push_to_hub", "streaming", "global_batch_size"),
     *("probe_tasks", "probe_data_dir", "probe_steps", "probe_max_records"),
 )
-# options that must be equal to pair two arms: proteins, batches, network and evaluation
-_PAIRING = (
+PAIRING_OPTIONS = (
     *(item.name for item in dataclasses.fields(DataArguments)),
     *("encoder", "model_name_or_path", "model_revision", "trained_layers", "dropout"),
     *("peft", "lora_rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "train_sampling_strategy"),
     *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
 )
+"""Options that must be equal to pair two arms: proteins, batches, network and evaluation."""
+
 # options that do not change a run's result; proteins are compared by content
 _NOT_OF_THE_RESULT = (
     *("output_dir", "cache_dir", "train_data", "validation_data", "cluster_table", "seed", "data_seed", "max_steps"),
@@ -303,4 +304,4 @@ def pairing_facts(recipe: Recipe) -> dict[str, Any]:
 
 def _pairing_options(recipe: Recipe) -> dict[str, Any]:
     parts = (recipe.data, recipe.model, recipe.training)
-    return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in _PAIRING}
+    return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in PAIRING_OPTIONS}

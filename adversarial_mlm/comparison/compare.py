@@ -30,6 +30,7 @@ from adversarial_mlm.comparison.runs import (
 from adversarial_mlm.comparison.step_costs import StepCosts, measure
 from adversarial_mlm.comparison.study import build_study, check_results, merge_plan
 from adversarial_mlm.comparison.tasks import BASELINES_FILE, DownstreamTasks
+from adversarial_mlm.comparison.tuning import check_tune, cost_in_runs, earlier_search, tuned_recipe, with_winners
 from adversarial_mlm.models.loading import load_encoder
 from adversarial_mlm.recipes.recipe import Recipe
 from adversarial_mlm.utils.counts import count
@@ -123,7 +124,9 @@ def prepare(args: argparse.Namespace, words: list[str]) -> tuple[ComparisonRecip
         report_plot.check_available()
     elif args.plot is not None:
         raise RecipeError("--plot is given, but the recipe has plot: false: remove one of them")
-    return recipe, recipes, load_comparison_data(next(iter(recipes.values())).data, recipe.held_out)
+    data = load_comparison_data(next(iter(recipes.values())).data, recipe.held_out)
+    check_tune(recipe, words, data)
+    return recipe, recipes, data
 
 
 def _check_packages() -> None:
@@ -145,9 +148,13 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     recipe, recipes, data = prepare(args, words)
     flops = count_flops(recipe, recipes, data)
     folder = ComparisonFolder(recipe.output_dir) if Path(recipe.output_dir).is_dir() else None
-    before, results = None, {}
+    before, results, searches = None, {}, {}
     if folder is not None:
         folder.check()
+        found = earlier_search(recipe, folder)
+        recipe, searches = with_winners(recipe, found), found["searches"]
+        recipes = check_arms(recipe, words)
+        flops = count_flops(recipe, recipes, data)
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))
         before, results = _read_costs(folder, data), folder.results()
     costs = _measured(before, recipe, recipes, data, _ROUNDS_OF_A_DRY_RUN)
@@ -166,7 +173,18 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     ]
     if recipe.tasks is not None:
         lines.append(_tasks_that_are_left(recipe, recipe.tasks, plan, results))
+    lines.extend(_tuning_that_is_left(recipe, searches))
     return "\n".join(lines)
+
+
+def _tuning_that_is_left(recipe: ComparisonRecipe, searches: dict[str, Any]) -> list[str]:
+    tune = recipe.tune
+    if tune is None or len(searches) == 1 + len(tune.own):
+        return []
+    return [
+        f"tuning first: as much as {cost_in_runs(tune):.1f} runs of {count(tune.updates, 'update')}, less what is "
+        "done; the plan above has settings that are not tuned yet"
+    ]
 
 
 def meter(args: argparse.Namespace, words: list[str]) -> str:
@@ -219,6 +237,10 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
     folder.take()
     copies = _copies(args)
     report_files.check(folder, copies)
+    tuning = None
+    if recipe.tune is not None:
+        recipe, tuning = tuned_recipe(recipe, words, folder, data)
+        recipes = check_arms(recipe, words)
     flops = count_flops(recipe, recipes, data)
     with folder.lock("plan"):  # other processes wait, which keeps the timing undisturbed
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))  # checks before timing
@@ -246,6 +268,8 @@ def compare(args: argparse.Namespace, words: list[str]) -> Outcome:
         check_results(recipe, merged, results)
         confirmation = folder.read(CONFIRMATION_FILE) if args.selection_only else read_confirmation(comparison)
         study = build_study(recipe, merged, results, data, flops, costs, confirmation or {"runs": {}}, baselines)
+        if tuning is not None:
+            study["tuning"] = tuning
         return Outcome(*report_files.write(folder, study, recipe.plot, copies))
 
 

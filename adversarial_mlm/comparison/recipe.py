@@ -11,11 +11,13 @@ from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.downstream.modeling import check_head
 from adversarial_mlm.inference.frozen_encoder import DTYPES
 from adversarial_mlm.recipes.shipped import read_recipe
+from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass
 
 UNTRAINED, WARM_UP = "untrained", "warm_up"
 EQUAL = ("updates", "flops", "seconds")
+HELD_OUT_SETS = ("members", "families", "sample")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -77,6 +79,48 @@ class WarmUp:
 
     updates: int
     options: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """A search of settings before the comparison, by successive halving on the selection part.
+
+    Attributes:
+        baseline (`str`): The arm whose best settings all arms get.
+        options (`dict[str, list]`): Options of pre-training → values. Every combination is a trial.
+        updates (`int`): Updates of a trial in the last rung, with the batch size of the file. Trials with another
+            batch size read as many proteins.
+        own (`dict[str, dict[str, list]]`, defaults to none): Arms with a search of their own, of as many trials, after
+            that of the baseline.
+        trials (`int`, *optional*): Number of trials of each search, a random choice of the combinations; by default
+            all combinations of `options`.
+        rungs (`int`, defaults to 3): Rungs of halving. Each has half the trials and twice the updates of that before.
+        seed (`int`, defaults to 1000): Seed of all trials, and of the random choice. It must not be one of the arms'.
+        held_out_set (`str`, defaults to `"members"`): Held-out set whose cross-entropy decides: `members`, `families`
+            or `sample`.
+    """
+
+    baseline: str
+    options: dict
+    updates: int
+    own: dict = field(default_factory=dict)
+    trials: int | None = None
+    rungs: int = 3
+    seed: int = 1000
+    held_out_set: str = "members"
+
+    def values_of(self, arm: str) -> dict[str, list]:
+        """Return the options and values that are searched for an arm."""
+        return self.options if arm == self.baseline else self.own[arm]
+
+    def combinations(self, arm: str) -> int:
+        """Return how many combinations of values an arm has."""
+        return math.prod(len(values) for values in self.values_of(arm).values())
+
+    @property
+    def number_of_trials(self) -> int:
+        """Return the number of trials of each search."""
+        return self.combinations(self.baseline) if self.trials is None else self.trials
 
 
 @dataclass(frozen=True)
@@ -162,6 +206,7 @@ class ComparisonRecipe:
         common (`dict`): Options of a pre-training recipe, for all arms.
         arms (`dict[str, Arm]`): Arms by name.
         budgets (`dict[str, Budget]`): Budgets by name.
+        tune ([`Tune`], *optional*): Search of settings before the comparison; by default none.
         warm_up ([`WarmUp`], *optional*): Common pre-training of all arms of a seed; by default none.
         held_out ([`HeldOut`]): How held-out proteins are divided.
         tasks ([`Tasks`], *optional*): Downstream tasks; by default none.
@@ -176,6 +221,7 @@ class ComparisonRecipe:
     common: dict
     arms: dict[str, Arm]
     budgets: dict[str, Budget]
+    tune: Tune | None = None
     warm_up: WarmUp | None = None
     held_out: HeldOut = HeldOut()
     tasks: Tasks | None = None
@@ -235,6 +281,8 @@ def _check(recipe: ComparisonRecipe) -> None:
         _check_budget(recipe, name, budget)
     for name, arm in recipe.arms.items():
         _check_arm(recipe, name, arm)
+    if recipe.tune is not None:
+        _check_tune(recipe, recipe.tune)
     if recipe.warm_up is not None and recipe.warm_up.updates < 1:
         _refuse(recipe, f"warm_up.updates must be at least 1, got {recipe.warm_up.updates}")
     if not 0 < recipe.held_out.confirmation_share < 1:
@@ -307,6 +355,48 @@ def _check_arm(recipe: ComparisonRecipe, name: str, arm: Arm) -> None:
                 f"{key} has the {what} {missing[0]}, but its partner {arm.against} does not: add it there or "
                 "remove it",
             )
+
+
+def _check_tune(recipe: ComparisonRecipe, tune: Tune) -> None:
+    if recipe.warm_up is not None:
+        _refuse(recipe, "tune and warm_up cannot be combined: remove one of them")
+    _check_names(recipe, "tune.baseline", [tune.baseline], recipe.arms)
+    _check_search(recipe, tune, tune.baseline)
+    _check_names(recipe, "tune.own", list(tune.own), recipe.arms)
+    _check_names(recipe, "tune.held_out_set", [tune.held_out_set], HELD_OUT_SETS)
+    if tune.baseline in tune.own:
+        _refuse(recipe, f"tune.own names the baseline {tune.baseline}, whose search is tune.options: remove it there")
+    for key, value in (("updates", tune.updates), ("rungs", tune.rungs), ("trials", tune.number_of_trials)):
+        if value < 1:
+            _refuse(recipe, f"tune.{key} must be at least 1, got {value}")
+    if tune.rungs > 1 and tune.number_of_trials < 2 ** (tune.rungs - 1):
+        _refuse(
+            recipe,
+            f"tune.rungs {tune.rungs} halve the trials {tune.rungs - 1} times, but there are {tune.number_of_trials}: "
+            "use fewer rungs or more trials",
+        )
+    if any(tune.seed in recipe.seeds_of(arm) for arm in recipe.arms):
+        _refuse(recipe, f"tune.seed {tune.seed} is also a seed of an arm, which would be tuned to it: choose another")
+    for arm in tune.own:
+        _check_search(recipe, tune, arm)
+
+
+def _check_search(recipe: ComparisonRecipe, tune: Tune, arm: str) -> None:
+    key = "tune.options" if arm == tune.baseline else f"tune.own.{arm}"
+    values = tune.values_of(arm)
+    if not isinstance(values, dict) or not values:
+        _refuse(recipe, f"{key} must be a mapping of options to lists of values, got {values!r}")
+    for name, choices in values.items():
+        if not isinstance(choices, list) or not choices:
+            _refuse(recipe, f"{key}.{name} must be a list of values, got {choices!r}")
+        if arm == tune.baseline and name in recipe.arms[arm].options:
+            _refuse(recipe, f"{key}.{name} is also an option of arm {arm}, which would override it: remove it there")
+    if tune.combinations(arm) < tune.number_of_trials:
+        _refuse(
+            recipe,
+            f"{key} has {count(tune.combinations(arm), 'combination')} of values, but a search has "
+            f"{count(tune.number_of_trials, 'trial')}, for each arm the same number: add values, or set tune.trials",
+        )
 
 
 def _check_tasks(recipe: ComparisonRecipe, tasks: Tasks) -> None:

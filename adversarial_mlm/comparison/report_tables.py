@@ -26,6 +26,7 @@ from adversarial_mlm.comparison.report_cells import (
     scale,
     verdict,
 )
+from adversarial_mlm.comparison.report_tuning import bar_section, tuning_section
 from adversarial_mlm.downstream.results import PAPER
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.tables import markdown_table
@@ -53,7 +54,9 @@ def markdown(study: Study) -> str:
     sections = [
         _head(study),
         _conclusions(study),
+        bar_section(study),
         _setup(study),
+        tuning_section(study),
         *(_losses(study, budget, entries) for budget, entries in by_budget(study)),
         _differences(study, "How do the arms differ on the selection part?", _loss_metrics(study, ""), _LESS),
         _differences(
