@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adversarial_mlm.comparison.arms import PAIRING_OPTIONS, arm_recipe, difference_of_masks, masks_of
+from adversarial_mlm.comparison.arms import PAIRING_OPTIONS, arm_recipe, difference_of_masks, fingerprint, masks_of
 from adversarial_mlm.comparison.folder import RESULT_FILE, ComparisonFolder, read_json
 from adversarial_mlm.comparison.held_out import ComparisonData
 from adversarial_mlm.comparison.plan import Plan, Run, count_flops
@@ -295,13 +295,21 @@ def _made(comparison: Comparison, runs: list[Run]) -> Iterator[tuple[Run, Mappin
     folder = comparison.folder
     for wait in (False, True):
         for run in runs:
-            if folder.is_done(run):
+            if _is_made(comparison, run):
                 continue
             with folder.lock(run.name, wait=wait) as ours:
-                if ours and not folder.is_done(run):
+                if ours and not _is_made(comparison, run):
                     make_run(comparison, run)
     for run in runs:
         yield run, read_json(folder.of(run) / RESULT_FILE)["metrics"]
+
+
+def _is_made(comparison: Comparison, run: Run) -> bool:
+    """Whether a trial is complete; one that was made with other options is not."""
+    if not comparison.folder.is_done(run):
+        return False
+    made_with = read_json(comparison.folder.of(run) / RESULT_FILE)["fingerprint"]
+    return made_with == fingerprint(arm_recipe(comparison.recipe, run.arm, words=comparison.words))
 
 
 def _slope(rungs: list[dict[str, Any]]) -> float | None:

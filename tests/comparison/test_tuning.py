@@ -44,7 +44,7 @@ def test_trials_are_all_combinations_or_a_choice_of_them_that_repeats():
 
 
 def test_the_best_setting_of_the_baseline_is_that_of_all_arms_with_as_many_proteins(compare, tmp_path):
-    compare({"tune": _TUNE})
+    compare({"tune": _TUNE, "seeds": [0]})
     search = _read(tmp_path)["searches"]["random"]
     rungs = {trial["name"]: trial["rungs"] for trial in search["trials"]}
     batches = {trial["name"]: trial["options"]["per_device_train_batch_size"] for trial in search["trials"]}
@@ -66,8 +66,8 @@ def test_the_best_setting_of_the_baseline_is_that_of_all_arms_with_as_many_prote
 
 
 def test_an_arm_is_searched_as_often_after_the_baseline_and_marked_if_its_rate_differs(compare, tmp_path):
-    own = {"game": {"noiser_learning_rate": [1e-4, 1e-2], "mask_rate": ["30%", "35%"]}}
-    compare({"tune": {**_TUNE, "own": own}})
+    of_both = {"rungs": 1, "options": {"learning_rate": [1e-3, 1e-2]}, "own": {"game": {"mask_rate": ["30%", "35%"]}}}
+    compare({"tune": {**_TUNE, **of_both}, "seeds": [0]})
     searches = _read(tmp_path)["searches"]
     assert list(searches) == ["random", "game"]
     assert len(searches["game"]["trials"]) == len(searches["random"]["trials"])
