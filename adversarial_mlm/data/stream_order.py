@@ -1,4 +1,4 @@
-"""The order of streamed training data, where the number of records is unknown.
+"""The order of streamed data, where the number of records is unknown.
 
 A stream can only be read from its beginning. Its order is still a function of (seed, stream, epoch, position), like
 that of an indexable dataset (see `order`). In each epoch the parts of the source are permuted, and their records pass
@@ -9,6 +9,7 @@ up to it; nothing has to be saved.
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import datasets
 import numpy as np
@@ -130,3 +131,40 @@ class StreamBatches(IterableDataset):
         generator = np.random.default_rng([_SHUFFLE, self.seed, self.stream, epoch])
         permuted = (parts[index]() for index in generator.permutation(len(parts)).tolist())
         return shuffled(itertools.chain.from_iterable(permuted), generator, BUFFER)
+
+
+class HeldOutBatches(IterableDataset):
+    """Yield the batches of one process out of a held-out set that is streamed: every record once, and no fillers.
+
+    Records are numbered, so a protein that is too long has the same window in every evaluation. Processes and workers
+    read as those of [`StreamBatches`].
+
+    Args:
+        dataset: See [`stream_parts`].
+        batch_size (`int`): Number of records in a batch on one process.
+        num_processes (`int`): Number of processes.
+        process_index (`int`): Index of this process.
+    """
+
+    def __init__(self, dataset: IterableDataset, batch_size: int, num_processes: int, process_index: int):
+        self.dataset, self.batch_size = dataset, batch_size
+        self.num_processes, self.process_index = num_processes, process_index
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        info = get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        rows = itertools.chain.from_iterable(part() for part in stream_parts(self.dataset))
+        records = (_numbered(row, number) for number, row in enumerate(rows))
+        first = self.process_index * self.batch_size
+        for number in itertools.count():
+            batch = list(itertools.islice(records, self.batch_size * self.num_processes))
+            if not batch:
+                return
+            own = batch[first : first + self.batch_size]
+            if own and number % workers == worker:
+                yield own
+
+
+def _numbered(row: Any, number: int) -> Any:
+    # the collator refuses another row in a sentence
+    return {**row, "epoch": 0, "record": number} if isinstance(row, Mapping) else row

@@ -18,7 +18,7 @@ from adversarial_mlm.data.order import (
     data_seed,
     global_rows,
 )
-from adversarial_mlm.data.stream_order import StreamBatches
+from adversarial_mlm.data.stream_order import HeldOutBatches, StreamBatches
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM, SequenceEncoder
 from adversarial_mlm.training.micro_batches import width_multiple
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
@@ -133,6 +133,28 @@ def stream_batches(
     first = first_update * args.gradient_accumulation_steps * args.train_batch_size * world
     batches = StreamBatches(dataset, data_seed(args), stream, args.train_batch_size, world, rank, first, shuffle)
     yield from plain_loader(batches, args, sequence_encoder, None)
+
+
+def held_out_stream(
+    dataset: IterableDataset,
+    args: TrainingArguments,
+    sequence_encoder: SequenceEncoder,
+    batch_size: int,
+    world: int,
+    rank: int,
+) -> DataLoader:
+    """The loader of one process for a held-out set that is streamed, see [`HeldOutBatches`].
+
+    Args:
+        dataset (`IterableDataset`): The held-out set.
+        args (`TrainingArguments`): Workers, seeds.
+        sequence_encoder ([`SequenceEncoder`]): CPU stage of the collator.
+        batch_size (`int`): Proteins per batch of one process.
+        world (`int`): Number of processes.
+        rank (`int`): Rank of this process.
+    """
+    batches = HeldOutBatches(dataset, batch_size, world, rank)
+    return plain_loader(batches, args, sequence_encoder, None, is_training=False)
 
 
 class TrainingBatches:

@@ -1,6 +1,5 @@
 """Evaluate an encoder on masked residues: with random masks that all runs share, and with the noiser's masks."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import cast
@@ -140,15 +139,14 @@ def numbered_batches(loader: DataLoader, batch_size: int, world: int, rank: int)
     Rows that only fill up the last batches of the processes are removed.
 
     Args:
-        loader (`DataLoader`): The loader of this process; of a stream, that of all batches, of which this process
-            takes its own.
+        loader (`DataLoader`): The loader of this process.
         batch_size (`int`): Proteins per batch of one process.
         world (`int`): Number of processes.
         rank (`int`): Rank of this process.
     """
-    streamed = isinstance(loader.dataset, IterableDataset)
-    records = len(cast(Sized, loader.dataset)) if not streamed else None
-    for step, batch in enumerate(itertools.islice(loader, rank, None, world) if streamed else loader):
+    # a stream has no such rows, see `HeldOutBatches`
+    records = None if isinstance(loader.dataset, IterableDataset) else len(cast(Sized, loader.dataset))
+    for step, batch in enumerate(loader):
         batch = {**batch, "row": global_rows(batch_size, len(batch["input_ids"]), step, world, rank)}
         if records is not None:
             real = batch["row"] < records

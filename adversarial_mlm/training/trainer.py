@@ -48,7 +48,7 @@ from adversarial_mlm.training.callbacks import (
 from adversarial_mlm.training.card_facts import card_facts
 from adversarial_mlm.training.checkpointing_trainer import CheckpointingTrainer
 from adversarial_mlm.training.collapse import CollapseAlarm, collapse_figures
-from adversarial_mlm.training.data_loading import TrainingBatches, plain_loader, sequence_encoder_for
+from adversarial_mlm.training.data_loading import TrainingBatches, held_out_stream, plain_loader, sequence_encoder_for
 from adversarial_mlm.training.data_position import DataPosition
 from adversarial_mlm.training.encoder_checks import prepare_encoder
 from adversarial_mlm.training.evaluation import (
@@ -211,19 +211,17 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     ) -> DataLoader:
         # Stock: removes columns, and accelerate divides the batches among the processes. Replaced: the batch sampler
         # divides them, because it can begin at any update. Batches stay on the CPU, where they are cut by length.
+        sequence_encoder = sequence_encoder_for(self.data_collator, self.args, is_training)
         if not is_training:
             checks.check_dataset("eval_dataset", dataset)
+            if isinstance(dataset, IterableDataset):
+                world, rank = self.accelerator.num_processes, self.accelerator.process_index
+                return held_out_stream(dataset, self.args, sequence_encoder, batch_size, world, rank)
         batch_sampler = self.position.batches if is_training else None
         loader = plain_loader(
-            dataset,
-            self.args,
-            sequence_encoder_for(self.data_collator, self.args, is_training),
-            batch_size,
-            batch_sampler=batch_sampler,
-            is_training=is_training,
+            *(dataset, self.args, sequence_encoder, batch_size), batch_sampler=batch_sampler, is_training=is_training
         )
-        # its batches are this process's own already, or `numbered_batches` takes these out of a stream
-        if batch_sampler is not None or (isinstance(dataset, IterableDataset) and not is_training):
+        if batch_sampler is not None:  # its batches are this process's own already
             return prepare_data_loader(loader, self.accelerator.device, 1, 0)
         return self.accelerator.prepare_data_loader(loader, device_placement=False)
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from adversarial_mlm.data import load_corpus, stream_order
 from adversarial_mlm.data.order import ENCODER_STREAM, NOISER_STREAM
-from adversarial_mlm.data.stream_order import StreamBatches, shuffled
+from adversarial_mlm.data.stream_order import HeldOutBatches, StreamBatches, shuffled
 
 RECORDS, BATCH = 90, 4
 LETTERS = "ACDEFGHIKLMNPQRSTVWY"
@@ -106,6 +106,21 @@ def test_the_buffer_gives_back_what_it_took(rows, buffer_size):
     found = list(shuffled(iter(range(rows)), np.random.default_rng(0), buffer_size))
     assert sorted(found) == list(range(rows))
     assert (found != list(range(rows))) == (rows > buffer_size > 1 or 3 <= rows <= 5)
+
+
+@pytest.mark.parametrize(("workers", "world"), [(0, 3), (2, 1)])
+def test_a_held_out_stream_is_read_once_in_order_whatever_reads_it(stream, workers, world):
+    found = [
+        list(
+            DataLoader(HeldOutBatches(stream, BATCH, world, r), batch_size=None, num_workers=workers, collate_fn=same)
+        )
+        for r in range(world)
+    ]
+    rounds = [of_rank[number] for number in range(len(found[0])) for of_rank in found if number < len(of_rank)]
+    assert [row["record"] for batch in rounds for row in batch] == list(range(RECORDS))
+    assert [row["id"] for batch in rounds for row in batch] == [f"r{number}" for number in range(RECORDS)]
+    assert {row["epoch"] for batch in rounds for row in batch} == {0}
+    assert [len(batch) for batch in rounds] == [BATCH] * 22 + [2]
 
 
 def test_a_stream_without_records_is_refused():

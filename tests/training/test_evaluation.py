@@ -74,21 +74,21 @@ def test_how_the_set_is_cut_into_batches_does_not_matter(tokenizer, make_encoder
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_every_held_out_protein_counts_once_in_several_processes(make_trainer, dataset, streamed):
-    held_out = dataset.select(range(9))  # in batches of 4, the second process has none of the last
-    held_out = held_out.to_iterable_dataset() if streamed else held_out
+    whole = dataset.select(range(9))  # in batches of 4, the second process has none of the last; all are cut
 
-    def figures():
+    def figures(streamed: bool = streamed):
         trainer = make_trainer("random", data=dataset, per_device_eval_batch_size=4)
         try:
-            found = trainer.evaluate(held_out)
+            found = trainer.evaluate(whole.to_iterable_dataset() if streamed else whole)
         except Exception as error:  # an error would leave the test waiting
             return repr(error)
         return {name: found[f"eval_{name}"] for name in ("loss", "masked_residues")}
 
-    alone = figures()
+    expected = figures(streamed=False)
+    assert figures() == expected
     with forked_launch(2, figures) as outcomes:
         for outcome, _ in outcomes:
-            assert outcome == pytest.approx(alone)
+            assert outcome == pytest.approx(expected)
 
 
 def test_the_context_gap_compares_the_same_residues_at_both_rates(tokenizer, make_batches, vocabulary):
