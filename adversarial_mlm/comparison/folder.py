@@ -12,6 +12,7 @@ from typing import Any
 from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.utils import atomic_files, output_folders
 from adversarial_mlm.utils.errors import RecipeError, WritingError
+from adversarial_mlm.utils.locks import unlock_all_below
 
 if sys.platform != "win32":  # on Windows there are no locks: use one process
     import fcntl
@@ -100,6 +101,9 @@ class ComparisonFolder:
     def lock(self, name: str, wait: bool = True) -> Iterator[bool]:
         """Hold a lock while the context is open.
 
+        The lock of a run includes its folder, which the run locks itself. This process gives it up first, or another
+        one would take the run while its folder is still locked.
+
         Args:
             name (`str`): Name of the lock.
             wait (`bool`, defaults to `True`): Whether to wait until another process releases it.
@@ -118,7 +122,11 @@ class ComparisonFolder:
             except BlockingIOError:
                 yield False
                 return
-            yield True  # closing the file releases the lock
+            try:
+                yield True
+            finally:
+                unlock_all_below(os.fspath(self.path / _RUNS / name))
+            # closing the file releases the lock
 
 
 def read_json(path: Path) -> Any:

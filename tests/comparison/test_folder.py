@@ -1,6 +1,8 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -8,6 +10,7 @@ from adversarial_mlm.comparison.folder import ComparisonFolder
 from adversarial_mlm.comparison.plan import Run
 from adversarial_mlm.comparison.runs import _remove
 from adversarial_mlm.recipes.recipe import RecipeError
+from adversarial_mlm.utils.locks import try_lock
 
 
 def _hold(path, ready):
@@ -31,6 +34,21 @@ def test_one_process_at_a_time_and_a_killed_one_leaves_no_lock_behind(tmp_path):
     other.join()
     with folder.lock("run", wait=False) as ours:
         assert ours
+
+
+def test_a_run_that_was_stopped_gives_up_its_folder_before_another_process_takes_the_run(tmp_path):
+    folder, run = ComparisonFolder(str(tmp_path)), Run("game", 3, 7)
+    folder.of(run).mkdir(parents=True)
+    take = "import sys; from adversarial_mlm.utils.locks import try_lock; sys.exit(not try_lock(sys.argv[1]))"
+
+    def another_process_can_take_it() -> bool:
+        return subprocess.run([sys.executable, "-c", take, str(folder.of(run))], check=False).returncode == 0
+
+    with pytest.raises(KeyboardInterrupt), folder.lock(run.name):
+        assert try_lock(str(folder.of(run)))
+        assert not another_process_can_take_it()
+        raise KeyboardInterrupt
+    assert another_process_can_take_it()
 
 
 def test_a_run_is_complete_with_its_result(tmp_path):
