@@ -4,6 +4,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +13,7 @@ from datasets import Dataset, DatasetDict, IterableDataset
 from adversarial_mlm.data.formats import Columns, Shard, resolve_columns
 from adversarial_mlm.data.text_files import COMPRESSED_ENDINGS, without_compression
 from adversarial_mlm.utils.errors import CorpusError, one_line, shorten
+from adversarial_mlm.utils.hub_address import host_without_address
 
 _FORMATS = dict.fromkeys((".fasta", ".fa", ".faa", ".fas", ".fsa"), "fasta")
 _FORMATS |= {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "tsv"}
@@ -118,6 +120,13 @@ def _load_dataset(
     if os.path.isdir(name):
         _refuse_option("dataset_config", config, None, f"{name} is a folder")
         return _load_folder(name, split)
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE)
+    host = None if any(cache.glob(f"{name.split('/')[0]}___*")) else host_without_address()
+    if host is not None:
+        raise CorpusError(
+            f"{name}: no file or folder of this name exists, and {host} cannot be found to look for it on the Hub: "
+            "check the name, or the network."
+        )
     try:
         return datasets.load_dataset(name, config, split=split, streaming=streaming, cache_dir=cache_dir)
     except Exception as error:  # network, authentication, name, split and format errors have many classes

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from transformers import (
     MODEL_MAPPING,
     AutoConfig,
@@ -23,14 +24,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from adversarial_mlm.models.adapters import is_adapter, merged, read_adapter
-from adversarial_mlm.models.hub_address import check_hub_address
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 from adversarial_mlm.utils.errors import CheckpointError, clip
+from adversarial_mlm.utils.hub_address import host_without_address
 
 logger = transformers_logging.get_logger(__name__)
 
@@ -235,11 +236,24 @@ def _source(name_or_path: str, revision: str | None, subject: str) -> dict[str, 
     if not Path(name_or_path).is_dir():
         if not _HUB_NAME.fullmatch(name_or_path) or Path(name_or_path).exists():
             raise CheckpointError(f"{subject}, but there is no such folder")
-        check_hub_address(subject, name_or_path, revision or "main")
+        _check_hub(subject, name_or_path, revision or "main")
     elif revision is not None:
         raise CheckpointError(f"{subject}, which is a folder; revision {revision} applies only to a name on the Hub")
     # trust_remote_code is explicit, because the library would otherwise ask at the terminal
     return {"revision": revision or "main", "trust_remote_code": False}
+
+
+def _check_hub(subject: str, name: str, revision: str) -> None:
+    """Refuse a name on the Hub if the Hub cannot be found, and the model is not in the cache."""
+    host = host_without_address()
+    if host is None:
+        return
+    if not isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
+        raise CheckpointError(
+            f"{subject}, which is not a folder on this machine, and {host} cannot be found to look for it on the Hub: "
+            "check the name of the folder, or the network"
+        )
+    logger.warning(f"{host} cannot be found, so {name} comes from the cache: HF_HUB_OFFLINE=1 is faster")
 
 
 @contextlib.contextmanager

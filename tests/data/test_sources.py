@@ -4,7 +4,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from adversarial_mlm.data import CorpusError, load_corpus
+from adversarial_mlm.data import CorpusError, load_corpus, sources
 
 
 def test_globs_and_lists_of_files(tmp_path, rows_of):
@@ -123,3 +123,11 @@ def test_failing_hub_name_says_that_neither_exists(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     with pytest.raises(CorpusError, match=r"owner/name: no file or folder.*Hub dataset.*ConnectionError: Couldn't"):
         load_corpus("owner/name")
+
+
+def test_a_dataset_is_not_asked_for_where_the_hub_cannot_be_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "host_without_address", lambda: "hub.example")
+    with pytest.raises(
+        CorpusError, match="^corpora/mine: no file or folder of this name exists, and hub.example cannot"
+    ):
+        load_corpus("corpora/mine", cache_dir=str(tmp_path))
