@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from adversarial_mlm.masking.mask_rate import MaskRate
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.configuration_noiser import NoiserConfig
 from adversarial_mlm.recipes.recipe import MaskingArguments
@@ -14,16 +15,19 @@ from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass
 
-# a noiser's masks are shown at the rates themselves, without a schedule
 _NOT_RULES = (
     *("preset", "masking", "mask_rate", "mask_rate_curve", "span_length", "mask_weights", "mask_weights_column"),
 )
+_RATES = ("adversarial_rate", "random_rate")
 
 
 def saved_rules(
     name_or_path: str, config: NoiserConfig, revision: str | None = None, **given: Any
 ) -> tuple[MaskingRules, str]:
     """Return the rules of a noiser's training, and the file that they are from.
+
+    If `mask_rate` was one rate, the rules have it, unless another rate is given. If it was a range or changed during
+    the run, they have `adversarial_rate` and `random_rate` themselves, as in evaluation.
 
     Args:
         name_or_path (`str`): Folder or Hub name of the model. For a checkpoint, the recipe of its run is read.
@@ -49,7 +53,10 @@ def saved_rules(
     chosen = {name: value for name, value in dataclasses.asdict(masking).items() if name not in _NOT_RULES}
     chosen |= {name: value for name, value in given.items() if value is not None}
     try:
-        return MaskingRules(blind=config.view == "blind", **chosen), path
+        if masking.mask_rate and all(given.get(name) is None for name in _RATES):
+            rate = MaskRate(masking.mask_rate, masking.mask_rate_curve)
+            chosen |= {"rate_schedule": masking.mask_rate} if rate.lowest == rate.highest else {}
+        return MaskingRules(blind=config.view == "blind", **chosen).at(), path
     except ValueError as error:
         raise RecipeError(f"{path}: {error}" if path and not any(given.values()) else str(error)) from error
 

@@ -42,6 +42,22 @@ def test_given_options_override_the_recipe(run):
     assert (rules.adversarial_rate, rules.sampler, rules.learned_options) == (0.3, "logistic_topk", True)
 
 
+@pytest.mark.parametrize(
+    ("mask_rate", "given", "rates"),
+    [
+        ('"40%"', {}, (0.32, 0.08)),
+        ('"40%"', {"adversarial_rate": 0.3}, (0.3, 0.05)),
+        ('["75%@0", "15%@100%"]', {}, (0.2, 0.05)),
+        ('"10%-90%"', {}, (0.2, 0.05)),
+    ],
+)
+def test_one_mask_rate_of_the_run_is_that_of_the_rules(run, mask_rate, given, rates):
+    (run / "recipe.yaml").write_text(f"{RECIPE}mask_rate: {mask_rate}\n")
+    rules, _ = saved_rules(str(run), NoiserConfig(), **given)
+    assert (rules.adversarial_rate, rules.random_rate) == pytest.approx(rates)
+    assert rules.schedule is None and rules.lowest_rate is None
+
+
 def test_recipes_that_do_not_fit_are_refused_in_one_sentence(run):
     with pytest.raises(RecipeError, match="adversarial_rate must be at least 0"):
         saved_rules(str(run), NoiserConfig(), adversarial_rate=2.0)
