@@ -159,20 +159,22 @@ def _in_fixed_steps(
     least_chosen = ordered.gather(-1, rank - 1)
     gap = least_chosen - ordered.gather(-1, rank.clamp_max(x.shape[-1] - 1))
     low = -least_chosen - margin
-    width = torch.add(gap.clamp_max(_WIDEST_GAP), margin, alpha=2) / _SECTIONS
+    width = torch.add(gap.clamp_max(_WIDEST_GAP), margin, alpha=2)
     inner = _inner_ends(x.device)
     for _ in range(_ROUNDS):
+        width = width / _SECTIONS
         shifts = torch.addcmul(low, width, inner)  # (batch, sections − 1)
         sums = law.probability(x[:, None] + shifts[..., None]).sum(dim=-1)
         below = (sums < wanted).sum(dim=-1, keepdim=True, dtype=x.dtype)
-        low, width, last = torch.addcmul(low, width, below), width / _SECTIONS, width
-    high = low + last
-    shift = torch.add(low, last, alpha=0.5)
+        low = torch.addcmul(low, width, below)
+    high = low + width
+    shift = torch.add(low, width, alpha=0.5)
     for _ in range(steps):
         probabilities, slope = law.with_slope(x + shift)
-        missing, slope = wanted - probabilities.sum(dim=-1, keepdim=True), slope.sum(dim=-1, keepdim=True)
-        # nothing can be gained where the slope is 0: the sum is constant there
-        shift = torch.clamp(shift + torch.nan_to_num(missing / slope), low, high)
+        missing = wanted - probabilities.sum(dim=-1, keepdim=True)
+        # where the slope is 0, the sum is constant, and so is the shift if nothing is missing
+        slope = slope.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
+        shift = torch.clamp(torch.addcdiv(shift, missing, slope), low, high)
     return law.with_slope(x + shift)
 
 

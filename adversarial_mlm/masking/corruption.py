@@ -319,7 +319,7 @@ def _importance(probabilities: torch.Tensor, candidates: torch.Tensor, numbers: 
     by_chance = random_budget / (positions - budget).clamp_min(1)
     rate = (budget + random_budget) / positions.clamp_min(1)
     by_chance, rate = sent(torch.stack([by_chance, rate])[..., None], probabilities.device).unbind()
-    masked = probabilities + (1 - probabilities) * by_chance
+    masked = torch.addcmul(probabilities, 1 - probabilities, by_chance)
     return torch.where(candidates & (masked > 0), rate / masked, 1)
 
 
@@ -370,6 +370,6 @@ def _straight_through(
 def _relative_entropy(scores: torch.Tensor, residues: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Entropy of the softmax over `residues`, of which a row has `numbers` `(batch,)`; it may be on the host."""
     least = torch.finfo(scores.dtype).min
-    log_p = torch.log_softmax(torch.where(residues, scores, least), dim=-1).clamp_min(least)
-    entropy = -torch.where(residues, log_p.exp() * log_p, 0.0).sum(dim=-1)
+    p = torch.softmax(torch.where(residues, scores, least), dim=-1)
+    entropy = (torch.special.entr(p) * residues).sum(dim=-1)
     return entropy / sent(torch.log(numbers.clamp_min(2).to(entropy.dtype)), scores.device)

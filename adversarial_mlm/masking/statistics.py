@@ -37,6 +37,7 @@ class MaskingStatistics:
             pairs = len(vocabulary.residue_ids) * len(vocabulary.replacement_ids)
             sizes += [_OF_SCORES, 2 * POSITION_BINS, pairs]
             self._no_scores = torch.zeros(_OF_SCORES, dtype=torch.float64, device=device)
+            self._no_pairs = torch.zeros(pairs, dtype=torch.float64, device=device)
             self._row_of = _indices(vocabulary, vocabulary.residue_ids, device)
             self._column_of = _indices(vocabulary, vocabulary.replacement_ids, device)
         self._sizes = sizes
@@ -93,7 +94,7 @@ class MaskingStatistics:
     def _replacements(self, corrupted: CorruptedBatch, true_ids: torch.Tensor, replaced: torch.Tensor) -> torch.Tensor:
         """How often the noiser wrote one residue in place of another."""
         if corrupted.choice is None or corrupted.choice.winner is None:  # it did not choose how to mask
-            return torch.zeros(self._sizes[-1], dtype=torch.float64, device=true_ids.device)
+            return self._no_pairs
         pairs = self._row_of[true_ids] * len(self.vocabulary.replacement_ids) + self._column_of[corrupted.input_ids]
         return _counts(pairs, replaced.flatten()[:, None].double(), self._sizes[-1])
 

@@ -120,9 +120,10 @@ class Means:
             **values: Scalars.
         """
         for name, value in values.items():
-            counted = (value - value == 0) * weight  # 0 for nan
+            finite = value - value == 0
+            parts = torch.stack([torch.where(finite, value, 0), finite.to(value.dtype)])
             self._sums[self.names.index(name)].add_(
-                torch.stack([torch.where(counted > 0, value * weight, 0), counted.to(value.dtype)])
+                parts if isinstance(weight, float) and weight == 1 else parts * weight
             )
 
     def read(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:

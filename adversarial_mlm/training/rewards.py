@@ -121,8 +121,8 @@ class CreditReward(NoiserReward):
 
     def direct(self, corrupted: CorruptedBatch, losses: torch.Tensor) -> torch.Tensor:
         choice = _choice(corrupted)
-        value = torch.where(corrupted.masked, self.value(corrupted, losses), 0)
-        at_random = (value * corrupted.random).sum(dim=-1) / corrupted.random.sum(dim=-1).clamp_min(1)
+        value, random = self.value(corrupted, losses), corrupted.random
+        at_random = torch.where(random, value, 0).sum(dim=-1) / random.sum(dim=-1).clamp_min(1)
         advantage = torch.where(corrupted.adversarial, value - at_random[:, None], 0)
         log_probability = choice.probabilities.clamp_min(torch.finfo(choice.probabilities.dtype).tiny).log()
         if choice.winner is not None:
