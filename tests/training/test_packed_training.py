@@ -16,6 +16,7 @@ from tests.helpers.trainer_helpers import largest_difference, log_of, parameters
 BLIND = {"noiser_config": {"view": "blind"}, "masking_rules": {"sampler": "gumbel_topk", "learned_options": False}}
 RUNS = {
     "random": {"masking": "random"},
+    "taught": {"masking": "random", "teacher": "ema", "loss_weights": "learnability", "soft_targets": ["0.5"]},
     "paper": {},
     "paper, accumulated, in chunks": {"gradient_accumulation_steps": 2, "chunk_overhead": 30},
     "paper by reversal": {"noiser_update": "reversal"},
@@ -24,7 +25,7 @@ RUNS = {
     "literal": {"masking_rules": {"selection": "threshold", "gated": False}},
     "reducible": {"noiser_reward": "reducible"},
 }
-USUAL = ("random", "paper, accumulated, in chunks", "blind", "reducible")  # one of each kind
+USUAL = ("taught", "paper, accumulated, in chunks", "blind", "reducible")  # one of each kind
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ def test_the_run_is_that_of_padded_rows(make_trainer, with_kernels, run):
     assert sorted(packed.masks) == sorted(padded.masks)  # chunks have another order of the rows
     assert largest_difference(parameters_of(packed), parameters_of(padded)) < 1e-10
     for a, b in zip(log_of(packed), log_of(padded), strict=True):
-        for key in ("loss", "grad_norm", "noiser_reward", "noiser_grad_norm", "mask_rate", "gap"):
+        for key in ("loss", "grad_norm", "noiser_reward", "noiser_grad_norm", "mask_rate", "gap", "learnability"):
             assert a.get(key, 0) == pytest.approx(b.get(key, 0), rel=1e-6, abs=1e-9)
-    # one row each, and no token of padding; the slow copy of the encoder reads padded rows
-    own = [(rows, columns) for rows, columns in packed.shapes if rows == 1 or run != "reducible"]
+    # one row each, and no token of padding; a slow copy of the encoder and a teacher read padded rows
+    own = [(rows, columns) for rows, columns in packed.shapes if rows == 1 or run not in ("reducible", "taught")]
     assert {rows for rows, _ in own} == {1} != {rows for rows, _ in padded.shapes}
     assert sum(columns for _, columns in packed.shapes) < sum(rows * columns for rows, columns in padded.shapes)
 
