@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import tomllib
+import typing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,12 @@ from accelerate.commands.launch import launch_command_parser
 from adversarial_mlm.cli.command_parser import build_parser
 from adversarial_mlm.cli.main import COMMANDS, PROGRAM
 from adversarial_mlm.comparison.compare import parse_arguments
-from adversarial_mlm.comparison.recipe import read_comparison
+from adversarial_mlm.comparison.recipe import ComparisonRecipe, read_comparison
 from adversarial_mlm.downstream.arguments import OPTIONS as EVALUATE_OPTIONS
 from adversarial_mlm.recipes.recipe import OPTIONS as TRAIN_OPTIONS
 from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.recipes.yaml_file import read_yaml
-from adversarial_mlm.utils.options import OptionSet, Source
+from adversarial_mlm.utils.options import OptionSet, Source, read_value
 from benchmarks.__main__ import NAMES as BENCHMARKS
 from benchmarks.gpu import command as gpu_benchmark
 
@@ -158,7 +159,7 @@ def _check_python(code: str) -> None:
 
 
 def _check_yaml(text: str) -> None:
-    """Its keys are options of a recipe, or those of a comparison."""
+    """Its keys are options of a recipe, or those of a comparison, which may be a part of one."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -167,6 +168,9 @@ def _check_yaml(text: str) -> None:
         content = read_yaml(str(path))
         if "arms" in content:
             read_comparison(str(path))
+        elif content.keys() <= (hints := typing.get_type_hints(ComparisonRecipe)).keys():
+            for name, value in content.items():
+                read_value(hints[name], value, Source(str(path)), name)
         else:
             TRAIN_OPTIONS.read(content, Source(str(path)))
 
