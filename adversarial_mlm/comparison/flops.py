@@ -10,6 +10,8 @@ A backward pass costs the same for the gradients of the inputs, and once more fo
 recomputed activations do not count. `trained_layers` is ignored: the encoder counts as trained as a whole.
 """
 
+import bisect
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +106,7 @@ class ArmFlops:
         noiser (`PreTrainedModel`, *optional*): The arm's noiser.
         tokens ([`Tokens`]): Tokens of an update.
         teacher (`PreTrainedModel`, *optional*): The `reference_model`; a moving average has the size of the encoder.
-            It counts in every update, unless `soft_targets` with steps in numbers of updates are 0.
+            It counts in the updates in which it is used.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class ArmFlops:
         network = Network.of(encoder, encoder.config.num_hidden_layers)
         self.encoder_update = network.training(tokens)
         self._args, self.teaching = args, 0.0
+        self._soft_targets = functools.cache(args.soft_target_ramp)
         if args.has_teacher:
             taught_by = network if teacher is None else Network.of(teacher, teacher.config.num_hidden_layers)
             self.teaching = taught_by.forward(tokens)
@@ -142,9 +145,9 @@ class ArmFlops:
         reading = network.forward(tokens) + (network.input_gradient(tokens) + soft if through else 0.0)
         self.noiser_update = training + extra + reading
 
-    def update(self, step: int) -> float:
-        """Return the FLOPs of encoder update number `step`, with the noiser updates before it and its masking."""
-        total = self.encoder_update + (self.teaching if self._is_taught(step) else 0.0)
+    def update(self, step: int, updates: int) -> float:
+        """Return the FLOPs of encoder update number `step` of `updates`, with the noiser updates before and masking."""
+        total = self.encoder_update + (self.teaching if self._is_taught(step, updates) else 0.0)
         if self.noiser is None or self._share(step) == 0:
             return total
         total += self.masking
@@ -154,22 +157,24 @@ class ArmFlops:
             total += len(self._alternation.noiser_updates_before(step)) * self.noiser_update
         return total
 
-    def _is_taught(self, step: int) -> bool:
-        in_shares = any("%" in point for point in self._args.soft_targets)
-        return self._args.loss_weights != "uniform" or in_shares or self._args.soft_target_ramp()(step) > 0
+    def _is_taught(self, step: int, updates: int) -> bool:
+        if not self.teaching:
+            return False
+        return self._args.loss_weights != "uniform" or self._soft_targets(updates)(step) > 0
 
     def of(self, updates: int) -> float:
         """Return the FLOPs of the first `updates` encoder updates."""
-        return math.fsum(self.update(step) for step in range(updates))
+        return math.fsum(self.update(step, updates) for step in range(updates))
 
     def updates_for(self, amount: float) -> int:
         """Return the number of encoder updates, at least one, whose FLOPs are nearest to `amount`."""
-        done, step = 0.0, 0
-        while True:
-            after = done + self.update(step)
-            if after >= amount:
-                return max(step + (after - amount <= amount - done), 1)
-            done, step = after, step + 1
+        most = 1
+        while self.of(most) < amount:
+            most *= 2
+        # the least number that reaches the amount; what an update costs may depend on the number
+        updates = bisect.bisect_left(range(most), amount, key=self.of)
+        before, after = amount - self.of(updates - 1), self.of(updates) - amount
+        return max(updates - (before < after), 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: FLOPs of an encoder update, of masking, of a noiser update."""

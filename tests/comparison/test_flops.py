@@ -79,7 +79,18 @@ def test_the_nearest_number_of_updates_spends_a_budget(make_encoder, make_noiser
     flops = ArmFlops(recipe, make_encoder(), make_noiser(), tokens)
     for updates in (1, 2, 5, 30):
         assert flops.updates_for(flops.of(updates)) == updates
-    assert flops.updates_for(flops.of(4) + 0.4 * flops.update(4)) == 4
-    assert flops.updates_for(flops.of(4) + 0.6 * flops.update(4)) == 5
+    assert flops.updates_for(flops.of(4) + 0.4 * flops.update(4, 10)) == 4
+    assert flops.updates_for(flops.of(4) + 0.6 * flops.update(4, 10)) == 5
     assert flops.updates_for(1.0) == 1
-    assert flops.of(2) == flops.update(0) + flops.update(1) and flops.update(0) > flops.update(1)
+    assert flops.of(2) == flops.update(0, 2) + flops.update(1, 2) and flops.update(0, 2) > flops.update(1, 2)
+
+
+def test_the_teacher_counts_only_while_soft_targets_use_it(make_encoder):
+    options = {"train_data": ["x"], "masking": "random", "use_cpu": True, "report_to": "none", "teacher": "ema"}
+    taught = recipe_of({**options, "soft_targets": ["0.7@0", "0@50%"]}, [], "test")
+    flops = ArmFlops(taught, make_encoder(), None, Tokens(100.0, 1000.0))
+    assert flops.teaching > 0
+    for updates in (10, 40):
+        whole = updates * (flops.encoder_update + flops.teaching)
+        assert flops.of(updates) == pytest.approx(whole - updates / 2 * flops.teaching)
+        assert flops.updates_for(flops.of(updates)) == updates

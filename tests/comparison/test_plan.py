@@ -46,7 +46,7 @@ def test_equal_flops_are_equal_within_half_an_update(planned):
         plan, flops = planned({"budgets.flops": budget})
         wanted = 1e9 if "flops" in budget else flops["random"].of(50)
         for arm, updates in plan.updates["flops"].items():
-            assert abs(flops[arm].of(updates) - wanted) <= flops[arm].update(updates) / 2
+            assert abs(flops[arm].of(updates) - wanted) <= flops[arm].update(updates, updates) / 2
         assert plan.updates["flops"]["game"] < plan.updates["flops"]["random"]
 
 

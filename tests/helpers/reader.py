@@ -125,10 +125,11 @@ def _write_benchmarks(folder: Path) -> None:
 def make_runs(folder: Path) -> None:
     """Train the runs that the pages name, in the current folder: a noiser's (`mine`, `demo`), and random masks."""
     small = _given(SMALL_RUN | SMALL_NETWORKS, [])
-    assert main(["train", "pretrain", "--train_data", "my.fasta", "--output_dir", "runs/mine", *small]) == 0
+    noiser = ["--preset", "blind", "--output_dir", "runs/mine"]
+    assert main(["train", "pretrain", "--train_data", "my.fasta", *noiser, *small]) == 0
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "demo")
     shutil.copytree(folder / "runs" / "mine", folder / "runs" / "better")
-    random = ["--masking", "random", "--output_dir", "runs/baseline"]
+    random = ["--output_dir", "runs/baseline"]
     assert main(["train", "pretrain", "--train_data", "my.fasta", *random, *small]) == 0
 
 
