@@ -151,8 +151,8 @@ def dry_run(args: argparse.Namespace, words: list[str]) -> str:
     before, results, searches = None, {}, {}
     if folder is not None:
         folder.check()
-        found = earlier_search(recipe, folder)
-        recipe, searches = with_winners(recipe, found), found["searches"]
+        found = earlier_search(recipe, words, folder, data)
+        recipe, searches = with_winners(recipe, words, found), found["searches"]
         recipes = check_arms(recipe, words)
         flops = count_flops(recipe, recipes, data)
         _merged(folder, recipe, recipes, words, data, make_plan(recipe, flops, None))

@@ -146,7 +146,7 @@ class ArmFlops:
         self.noiser_update = training + extra + reading
 
     def update(self, step: int, updates: int) -> float:
-        """Return the FLOPs of encoder update number `step` of `updates`, with the noiser updates before and masking."""
+        """Return the FLOPs of encoder update `step` of `updates`, with its masking and the noiser updates before."""
         total = self.encoder_update + (self.teaching if self._is_taught(step, updates) else 0.0)
         if self.noiser is None or self._share(step) == 0:
             return total

@@ -65,14 +65,20 @@ def rung_sizes(trials: int, rungs: int) -> list[int]:
     return sizes
 
 
-def earlier_search(recipe: ComparisonRecipe, folder: ComparisonFolder) -> dict[str, Any]:
-    """Return the content of `tuning.json`, without searches if there is none.
+def earlier_search(
+    recipe: ComparisonRecipe, words: list[str], folder: ComparisonFolder, data: ComparisonData
+) -> dict[str, Any]:
+    """Return the content of `tuning.json`, with no `searches` if there is none yet. The arguments are those of
+    [`tuned_recipe`].
 
-    Args:
-        recipe ([`ComparisonRecipe`]): The comparison.
-        folder ([`ComparisonFolder`]): Its folder.
+    Raises:
+        RecipeError: As [`tuned_recipe`].
     """
-    return (folder.read(TUNING_FILE) or {"searches": {}}) if recipe.tune is not None else {"searches": {}}
+    earlier = folder.read(TUNING_FILE)
+    if recipe.tune is None or earlier is None:
+        return {"searches": {}}
+    _check_unchanged(recipe, folder, earlier, _what_is_searched(recipe, words, data))
+    return earlier
 
 
 def cost_in_runs(tune: Tune) -> float:
@@ -136,26 +142,27 @@ def tuned_recipe(
         Interrupted: If a signal arrives; a later call goes on.
     """
     tune = required(recipe.tune, "tune")
-    found = _begin(recipe, tune, words, folder, data)
+    found = _begin(recipe, words, folder, data)
     for arm in (tune.baseline, *tune.own):
         if arm not in found["searches"]:
-            comparison = _of_trials(with_winners(recipe, found), tune, arm, words, folder, data)
+            comparison = _of_trials(with_winners(recipe, words, found), tune, arm, words, folder, data)
             search = _search(comparison, tune, arm, _rows(recipe, arm, words))
             with folder.lock("tuning"):
                 found = required(folder.read(TUNING_FILE), TUNING_FILE)
                 found["searches"][arm] = search
                 folder.write(TUNING_FILE, found)
             logger.info("tuned %s: %s", arm, _in_words(search["winner"]))
-    return with_winners(recipe, found), found
+    return with_winners(recipe, words, found), found
 
 
-def with_winners(recipe: ComparisonRecipe, found: Mapping[str, Any]) -> ComparisonRecipe:
+def with_winners(recipe: ComparisonRecipe, words: list[str], found: Mapping[str, Any]) -> ComparisonRecipe:
     """Return the recipe with the settings that won so far; the same recipe if there are none.
 
     The baseline's go into `common`. Numbers of updates are adapted, so that as many proteins are read.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison, as its file says.
+        words (`list[str]`): Options on the command line, for all arms.
         found (`Mapping`): Content of `tuning.json`.
     """
     tune, searches = recipe.tune, found["searches"]
@@ -163,7 +170,7 @@ def with_winners(recipe: ComparisonRecipe, found: Mapping[str, Any]) -> Comparis
         return recipe
     common = {**recipe.common, **searches[tune.baseline]["winner"]}
     tuned = dataclasses.replace(recipe, common=common)
-    share = _rows(recipe, tune.baseline) / _rows(tuned, tune.baseline)
+    share = _rows(recipe, tune.baseline, words) / _rows(tuned, tune.baseline, words)
     arms = {
         name: dataclasses.replace(arm, options={**arm.options, **searches[name]["winner"]})
         if name != tune.baseline and name in searches
@@ -171,17 +178,17 @@ def with_winners(recipe: ComparisonRecipe, found: Mapping[str, Any]) -> Comparis
         for name, arm in recipe.arms.items()
     }
     budgets = {name: _scaled(budget, share) for name, budget in recipe.budgets.items()}
-    return _with_marks(dataclasses.replace(tuned, arms=arms, budgets=budgets))
+    return _with_marks(dataclasses.replace(tuned, arms=arms, budgets=budgets), words)
 
 
-def _with_marks(recipe: ComparisonRecipe) -> ComparisonRecipe:
+def _with_marks(recipe: ComparisonRecipe, words: list[str]) -> ComparisonRecipe:
     """Mark arms whose search led to another mask rate than their partner's, and unmark those that now match."""
     tune = required(recipe.tune, "tune")
 
     def marked(name: str, arm: Arm) -> Arm:
         if arm.against is None or not (arm.unmatched or name in tune.own):
             return arm
-        own, partners = (masks_of(arm_recipe(recipe, which)) for which in (name, arm.against))
+        own, partners = (masks_of(arm_recipe(recipe, which, words=words)) for which in (name, arm.against))
         return dataclasses.replace(arm, unmatched=bool(difference_of_masks(own, partners)))
 
     return dataclasses.replace(recipe, arms={name: marked(name, arm) for name, arm in recipe.arms.items()})
@@ -193,36 +200,43 @@ def _scaled(budget: Budget, share: float) -> Budget:
     return dataclasses.replace(budget, updates=max(round(budget.updates * share), 1))
 
 
-def _rows(recipe: ComparisonRecipe, arm: str, words: list[str] | None = None) -> int:
+def _rows(recipe: ComparisonRecipe, arm: str, words: list[str]) -> int:
     """Proteins of an update."""
     args = arm_recipe(recipe, arm, words=words).training
     return args.per_device_train_batch_size * args.gradient_accumulation_steps
 
 
-def _begin(
-    recipe: ComparisonRecipe, tune: Tune, words: list[str], folder: ComparisonFolder, data: ComparisonData
-) -> dict[str, Any]:
-    """Write down what is searched, or check that it is what earlier trials were made for."""
-    arms = {name: recipe.arms[name].options for name in (tune.baseline, *tune.own)}
-    now = {
+def _what_is_searched(recipe: ComparisonRecipe, words: list[str], data: ComparisonData) -> dict[str, Any]:
+    tune = required(recipe.tune, "tune")
+    return {
         "tune": dataclasses.asdict(tune),
         "common": dict(recipe.common),
-        "arms": arms,
+        "arms": {name: recipe.arms[name].options for name in (tune.baseline, *tune.own)},
         "words": list(words),
         "data": data.fingerprint,
     }
+
+
+def _begin(
+    recipe: ComparisonRecipe, words: list[str], folder: ComparisonFolder, data: ComparisonData
+) -> dict[str, Any]:
+    """Write down what is searched, or check that it is what earlier trials were made for."""
+    now = _what_is_searched(recipe, words, data)
     with folder.lock("tuning"):
-        earlier = folder.read(TUNING_FILE)
-        if earlier is None:
-            earlier = {**now, "searches": {}}
-            folder.write(TUNING_FILE, earlier)
-    changed = [name for name, value in now.items() if _plain(earlier[name]) != _plain(value)]
+        if folder.read(TUNING_FILE) is None:
+            folder.write(TUNING_FILE, {**now, "searches": {}})
+    earlier = required(folder.read(TUNING_FILE), TUNING_FILE)
+    _check_unchanged(recipe, folder, earlier, now)
+    return earlier
+
+
+def _check_unchanged(recipe: ComparisonRecipe, folder: ComparisonFolder, earlier: dict, now: dict) -> None:
+    changed = [name for name, value in now.items() if _plain(earlier.get(name)) != _plain(value)]
     if changed:
         raise RecipeError(
             f"{recipe.path}: {' and '.join(changed)} {verb(len(changed), 'differs', 'differ')} from those of the "
             f"trials in {folder.path / TUNING_FILE}: set the old values again, or choose another output_dir"
         )
-    return earlier
 
 
 def _plain(value: Any) -> Any:

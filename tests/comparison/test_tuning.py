@@ -105,7 +105,7 @@ def test_a_search_that_was_stopped_goes_on_and_one_that_ended_is_not_repeated(co
 def test_a_search_that_changed_is_refused(prepared, tmp_path):
     def begin(tune: dict) -> dict:
         now = prepared({"tune": tune})
-        return tuning._begin(now.recipe, now.recipe.tune, [], ComparisonFolder(str(tmp_path / "study")), now.data)
+        return tuning._begin(now.recipe, [], ComparisonFolder(str(tmp_path / "study")), now.data)
 
     assert begin(_TUNE) == begin(_TUNE)
     with pytest.raises(RecipeError, match=r"tune differs? from those of the trials in .*tuning\.json"):
