@@ -6,8 +6,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adversarial_mlm.comparison import report_plot
+from adversarial_mlm.comparison.difference_plot import difference_figure
 from adversarial_mlm.comparison.differences import Study
 from adversarial_mlm.comparison.folder import ComparisonFolder
 from adversarial_mlm.comparison.report_csv import runs_csv
@@ -17,7 +19,11 @@ from adversarial_mlm.utils.counts import verb
 from adversarial_mlm.utils.errors import RecipeError, WritingError
 from adversarial_mlm.utils.hashing import file_checksum
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 STUDY_FILE, TABLES_FILE, RUNS_FILE, PLOT_FILE = "study.json", "study.md", "runs.csv", "study.png"
+DIFFERENCES_FILE = "differences.png"
 
 Copies = Mapping[str, Path]
 """Name of a file of the report → where a copy of it goes."""
@@ -34,7 +40,7 @@ def check(folder: ComparisonFolder, copies: Copies) -> None:
         RecipeError: If it would replace another file. The message names it.
     """
     noted = output_folders.noted_files(os.fspath(folder.path))
-    own = [folder.path / name for name in (STUDY_FILE, TABLES_FILE, RUNS_FILE, PLOT_FILE)]
+    own = [folder.path / name for name in (STUDY_FILE, TABLES_FILE, RUNS_FILE, PLOT_FILE, DIFFERENCES_FILE)]
     others = [
         os.fspath(path)
         for path in (*own, *copies.values())
@@ -71,9 +77,8 @@ def write(folder: ComparisonFolder, study: Study, plot: bool, copies: Copies) ->
     tables = markdown(study)
     contents = {STUDY_FILE: text.encode(), TABLES_FILE: tables.encode(), RUNS_FILE: runs_csv(study).encode()}
     if plot:
-        picture = io.BytesIO()
-        report_plot.figure_of(study).savefig(picture, format="png", dpi=150)
-        contents[PLOT_FILE] = picture.getvalue()
+        figures = {PLOT_FILE: report_plot.figure_of(study), DIFFERENCES_FILE: difference_figure(study)}
+        contents |= {name: _png(figure) for name, figure in figures.items() if figure is not None}
     files = {folder.path / name: content for name, content in contents.items()}
     files |= {path: contents[name] for name, path in copies.items()}
     sums = {_key(folder, path): hashlib.sha256(content).hexdigest() for path, content in files.items()}
@@ -91,6 +96,12 @@ def write(folder: ComparisonFolder, study: Study, plot: bool, copies: Copies) ->
             f"the report could not be written to {error.filename or folder.path} ({error.strerror or error})"
         ) from error
     return tables, list(files)
+
+
+def _png(figure: "Figure") -> bytes:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    return picture.getvalue()
 
 
 def _note(folder: ComparisonFolder, files: Mapping[str, Sequence[str]]) -> None:
