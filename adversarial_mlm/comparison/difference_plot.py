@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from adversarial_mlm.comparison.differences import Study, by_budget, values
-from adversarial_mlm.comparison.report_cells import metric_words
+from adversarial_mlm.comparison.report_cells import is_significant, metric_words
 from adversarial_mlm.comparison.report_tables import held_out_sets
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _BETTER, _WORSE, _UNCLEAR = "#0072b2", "#d55e00", "#5c5c5c"  # of Okabe and Ito
 def difference_figure(study: Study) -> "Figure | None":
     """Draw the differences in cross-entropy of all pairs, with a row of panels for each budget.
 
-    The confirmation part is drawn if it was read, else the selection part.
+    The confirmation part is drawn if it was read, else the selection part. Gray: p is not below 0.05 after correction.
 
     Args:
         study (`Mapping`): The content of `study.json`.
@@ -39,9 +39,8 @@ def difference_figure(study: Study) -> "Figure | None":
         for metric, axis in zip(metrics, axes, strict=True):
             _draw(axis, study, budget, found[metric])
             axis.set_title(f"{metric_words(metric)}, equal {study['budgets'][budget]['equal']}", fontsize=9)
-    figure.supxlabel(
-        "difference in cross-entropy, nats; left of 0 is better (● seeds, | mean, — 95 % interval)", fontsize=8
-    )
+    label = "difference in cross-entropy, nats; left of 0 is better (● seeds, | mean, — 95 % interval"
+    figure.supxlabel(f"{label}; gray: unclear after correction for the number of arms)", fontsize=8)
     return figure
 
 
@@ -58,6 +57,7 @@ def _draw(axis: "Axes", study: Study, budget: str, rows: Sequence[Mapping[str, A
     axis.set_yticks(range(len(rows)), labels, fontsize=8)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.tick_params(labelsize=8)
+    axis.locator_params(axis="x", nbins=5)
     axis.grid(axis="x", linewidth=0.4)
     axis.set_axisbelow(True)
     axis.axvline(0, color="black", linewidth=1)
@@ -73,6 +73,6 @@ def _draw(axis: "Axes", study: Study, budget: str, rows: Sequence[Mapping[str, A
 
 
 def _colour(row: Mapping[str, Any]) -> str:
-    if row["low"] is None or row["low"] <= 0 <= row["high"]:
+    if not is_significant(row):
         return _UNCLEAR
     return _BETTER if row["mean"] < 0 else _WORSE

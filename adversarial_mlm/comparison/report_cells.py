@@ -1,6 +1,7 @@
 """Cells of the report: metrics, differences and their names in words."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from adversarial_mlm.comparison.differences import Entry, is_task, mean_and_deviation, values
@@ -61,7 +62,7 @@ def verdict(row: dict[str, Any]) -> str:
     return f"{'better' if (row['mean'] > 0) == more_is_better else 'worse'} ({amount})"
 
 
-def is_significant(row: dict[str, Any]) -> bool:
+def is_significant(row: Mapping[str, Any]) -> bool:
     """Whether p is below 0.05 after correction for the number of arms."""
     return row["adjusted_p"] is not None and row["adjusted_p"] < _SIGNIFICANT
 

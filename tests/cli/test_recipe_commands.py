@@ -52,7 +52,7 @@ def test_the_whole_help_has_every_option_in_groups(command, title, options, caps
 def test_recipes_are_listed(capsys):
     assert main(["train", "--list"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == [
-        "demo", "evotune", "family_study", "pretrain", "quick", "tape-38m",
+        "demo", "evotune", "family_study", "oracle_tuned", "pretrain", "quick", "tape-38m",
     ]  # fmt: skip
     assert main(["compare", "--list"]) == 0
     assert "compare_small " in capsys.readouterr().out

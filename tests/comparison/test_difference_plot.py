@@ -45,7 +45,7 @@ def test_budgets_have_their_own_panels_and_without_confirmation_the_selection_pa
 
 def test_a_pair_that_lacks_an_interval_is_drawn_by_its_points(study):
     for row in study["differences"]:
-        row["low"] = row["high"] = None
+        row["low"] = row["high"] = row["adjusted_p"] = None
     axis = _axes(study)["members, confirmation, equal updates"]
     assert {line.get_color() for line in axis.lines[1:]} == {"#5c5c5c"}
 

@@ -49,3 +49,15 @@ def test_recommended_is_an_arm_of_the_study_that_none_was_shown_to_beat(reposito
     ]
     assert len({row["arm"] for row in shown}) >= 3
     assert not [row for row in shown if row["mean"] < 0 and row["adjusted_p"] < 0.05]
+
+
+def test_recommended_masks_as_the_tuned_baseline_that_no_arm_was_shown_to_beat_in_equal_time(repository):
+    study = json.loads((repository / "model_cards" / "study_tuned.json").read_text())
+    options = presets.game("recommended")
+    baseline = next(entry for entry in study["arms"] if entry["name"] == "random")
+    assert baseline["masks"]["rate"] == options["adversarial_rate"] + options["random_rate"]
+    assert baseline["masks"]["mix"] == options["mask_options"] and options["masking"] == "random"
+    shown = [row for row in study["differences"] if row["metric"] == "confirmation_members_loss"]
+    shown = [row for row in shown if row["budget"] == "seconds"]
+    assert len(shown) == 9 and {len(row["pairs"]) for row in shown} == {5}
+    assert not [row for row in shown if row["mean"] < 0 and row["adjusted_p"] < 0.05]

@@ -9,8 +9,8 @@ from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source
 
-SINGLE = {"demo", "evotune", "family_study", "pretrain", "quick", "tape-38m"}
-COMPARISONS = {"compare_small", "compare_stability"}
+SINGLE = {"demo", "evotune", "family_study", "oracle_tuned", "pretrain", "quick", "tape-38m"}
+COMPARISONS = {"compare_small", "compare_stability", "compare_tuned"}
 
 
 def test_the_recipes_of_the_package_have_a_sentence_each():
@@ -52,7 +52,7 @@ def test_in_a_clone_the_recipe_by_name_is_the_one_by_path(repository, monkeypatc
     ("word", "sentence"),
     [
         ("deno", "there is no file 'deno', and the package has no recipe of this name; there are demo, .*'demo'\\?"),
-        ("mine", "there are demo, evotune, family_study, pretrain, quick, tape-38m$"),
+        ("mine", "there are demo, evotune, family_study, oracle_tuned, pretrain, quick, tape-38m$"),
         ("compare_small", "it with `adv-mlm compare compare_small`"),
         ("demo.yaml", "cannot read the recipe demo.yaml: No such file"),
         ("./demo", "cannot read the recipe ./demo: No such file"),
