@@ -27,6 +27,8 @@ _INTRODUCTION = (
 _FOLDER = Path(__file__).parent
 _PRIVATE: dict[str, Any] = {"api_visibility": "private"}  # the page is for people, and has no public interface
 _QUICK: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last"}
+# an event that Gradio defers loses its data, so clicks are answered one after the other
+_EVERY_CLICK: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", "concurrency_limit": 1}
 
 
 def build_page(store: NetworkStore) -> "Blocks":
@@ -131,7 +133,7 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
         return write(found, "")
 
     start.click(show, [model, protein], [track, shown, positions, answers], show_progress_on=track, **_PRIVATE)
-    track.choose(choose, shown, [positions, answers], **_QUICK, **_PRIVATE)
+    track.choose(choose, shown, [positions, answers], **_EVERY_CLICK, **_PRIVATE)
     positions.submit(write, [shown, positions], [positions, answers, track], **_QUICK, **_PRIVATE)
     clear.click(clear_all, shown, [positions, answers, track], **_QUICK, **_PRIVATE)
 

@@ -96,6 +96,15 @@ def test_a_pasted_protein_is_shown_and_clicks_mask_its_residues(open_page):
     assert page.locator('#track [aria-pressed="true"]').count() == 0
 
 
+def test_no_click_is_lost_while_an_earlier_one_is_answered(open_page):
+    page = open_page()
+    show(page, PROTEIN)
+    residue(page, "M1").wait_for()
+    page.evaluate("document.querySelectorAll('#track button[data-position]').forEach((one) => one.click())")
+    page.locator("#answers").get_by_text("all 32 masked").wait_for()
+    assert page.get_by_role("textbox", name="Residues that you mask").input_value() == "1-32"
+
+
 def test_positions_can_be_written_and_are_forgotten_with_the_next_protein(open_page):
     page = open_page()
     show(page, PROTEIN)
