@@ -3,14 +3,13 @@
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.batches import DataCollatorForTask
-from adversarial_mlm.inference.cpu_threads import map_batches
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
@@ -145,8 +144,7 @@ class FrozenEncoder:
     ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
         """Yield the hidden states of parts of proteins in batches, long parts first.
 
-        On a CPU, each core reads its own batches, see [`map_batches`]. PyTorch's autocast and gradient mode are those
-        of this method until the iterator is used up.
+        PyTorch's autocast and gradient mode are those of this method until the iterator is used up.
 
         Args:
             sequences (`Sequence[str]`): The proteins, of residues only.
@@ -160,33 +158,20 @@ class FrozenEncoder:
         Raises:
             RecipeError: If the layer does not exist, or if an output is not finite.
         """
+        device = self.model.device
         special = self.max_length - self.max_residues
-        batches = list(batches_by_length(parts[:, 2] - parts[:, 1] + special, self.batch_tokens))
-
-        def read(model: PreTrainedModel, rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-            examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
-            with self._mode():
-                return rows, *self._read_batch(model, examples)
-
-        with self._mode():
-            yield from map_batches(read, self.model, batches)
-
-    @contextmanager
-    def _mode(self) -> Iterator[None]:
-        """Autocast and gradient mode of this thread."""
-        autocast = torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.dtype == "bfloat16")
+        autocast = torch.autocast(device.type, torch.bfloat16) if self.dtype == "bfloat16" else nullcontext()
         # not inference mode: tensors that a module caches, such as rotary tables, may be used in training later
         with torch.no_grad(), autocast:
-            yield
-
-    def _read_batch(self, model: PreTrainedModel, examples: list[dict[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
-        batch = {name: tensor.to(model.device) for name, tensor in self.collator(examples).items()}
-        residue_mask = batch.pop("residue_mask")
-        output = model(**batch, output_hidden_states=self.layer not in (None, -1))
-        hidden = _of_layer(output, self.layer)
-        if not hidden[residue_mask].isfinite().all():
-            raise RecipeError("the encoder's output is not finite: its weights may be damaged, or try float32")
-        return hidden, residue_mask
+            for rows in batches_by_length(parts[:, 2] - parts[:, 1] + special, self.batch_tokens):
+                examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
+                batch = {name: tensor.to(device) for name, tensor in self.collator(examples).items()}
+                residue_mask = batch.pop("residue_mask")
+                output = self.model(**batch, output_hidden_states=self.layer not in (None, -1))
+                hidden = _of_layer(output, self.layer)
+                if not hidden[residue_mask].isfinite().all():
+                    raise RecipeError("the encoder's output is not finite: its weights may be damaged, or try float32")
+                yield rows, hidden, residue_mask
 
 
 def _of_layer(output, layer: int | None) -> torch.Tensor:

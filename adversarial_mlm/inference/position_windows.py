@@ -1,19 +1,13 @@
 """Read single positions of a protein with a masked language model, in windows where the protein is too long."""
 
-import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adversarial_mlm.inference.cpu_threads import map_batches
 from adversarial_mlm.inference.frozen_encoder import check_max_length, default_batch_tokens, default_max_length
 from adversarial_mlm.models.tokenization_protein import ByteTable
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class PositionReader:
@@ -56,22 +50,6 @@ class PositionReader:
                 f"at least {self.special + 1}"
             )
         self.batch_tokens = batch_tokens or default_batch_tokens(model.device)
-
-    def map(self, function: Callable[["PositionReader", T], R], batches: Sequence[T]) -> Iterator[R]:
-        """Yield `function(reader, batch)` for each batch, in their order, without gradients; see [`map_batches`].
-
-        Args:
-            function (`Callable`): Called with a reader of its own, in other threads.
-            batches (`Sequence`): What the function is called with.
-        """
-
-        def read(model: PreTrainedModel, batch: T) -> R:
-            own = copy.copy(self)
-            own.model = model
-            with torch.no_grad():
-                return function(own, batch)
-
-        return map_batches(read, self.model, batches)
 
     def width(self, residues: int) -> int:
         """Return the number of residues in a window of a protein."""

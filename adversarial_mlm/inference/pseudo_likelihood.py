@@ -15,18 +15,18 @@ from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import check_sequences
 from adversarial_mlm.inference.batches import DataCollatorForTask
-from adversarial_mlm.inference.cpu_threads import most_workers
 from adversarial_mlm.inference.frozen_encoder import batches_by_length
 from adversarial_mlm.inference.position_windows import PositionReader
 from adversarial_mlm.inference.variant_effects import AMBIGUOUS_RESIDUES, letters_with_token
 from adversarial_mlm.inference.windows import window_starts
 
 _PROTEINS_AT_ONCE = 256  # proteins among which those of similar length share a batch
-_BATCHES_AT_ONCE = 4  # with masks, for each core: positions that fill them do not wait for further proteins
+_BATCHES_AT_ONCE = 4  # with masks: more positions than this many batches hold do not wait for further proteins
 
 
 class PseudoLikelihood(NamedTuple):
@@ -104,18 +104,19 @@ def _counted_positions(sequence: str, counted: frozenset[str]) -> np.ndarray:
 def _enough_for_batches(reader: PositionReader, sequences: Iterable[str]) -> Iterator[list[str]]:
     """Yield proteins in groups whose positions fill several batches, so that short proteins share them."""
     some: list[str] = []
-    tokens, at_once = 0, _BATCHES_AT_ONCE * most_workers(reader.model)
+    tokens = 0
     for sequence in sequences:
         check_sequences([sequence])
         some.append(sequence)
         tokens += len(sequence) * (reader.width(len(sequence)) + reader.special)
-        if tokens >= at_once * reader.batch_tokens or len(some) == _PROTEINS_AT_ONCE:
+        if tokens >= _BATCHES_AT_ONCE * reader.batch_tokens or len(some) == _PROTEINS_AT_ONCE:
             yield some
             some, tokens = [], 0
     if some:
         yield some
 
 
+@torch.no_grad()
 def _masked_sums(
     reader: PositionReader, padding: int, sequences: Sequence[str], positions: Sequence[np.ndarray]
 ) -> np.ndarray:
@@ -130,22 +131,19 @@ def _masked_sums(
     if not len(owners):
         return sums
     at = np.concatenate(positions)
-
-    def read(own: PositionReader, rows: np.ndarray) -> np.ndarray:
+    for rows in batches_by_length(widths[owners], reader.batch_tokens):
         of_rows, places = [encoded[owner] for owner in owners[rows]], at[rows]
-        starts = np.array([own.starts(place, len(ids)) for place, ids in zip(places, of_rows, strict=True)])
-        batch, mask = own.padded_batch(zip(of_rows, starts.tolist(), strict=True), padding)
-        row, column = np.arange(len(rows)), own.column(places, starts)
-        batch[row, column] = own.mask_token_id
+        starts = np.array([reader.starts(place, len(ids)) for place, ids in zip(places, of_rows, strict=True)])
+        batch, mask = reader.padded_batch(zip(of_rows, starts.tolist(), strict=True), padding)
+        row, column = np.arange(len(rows)), reader.column(places, starts)
+        batch[row, column] = reader.mask_token_id
+        logs = reader.read(batch, row, column, mask)
         true = np.array([ids[place] for ids, place in zip(of_rows, places, strict=True)])
-        return own.read(batch, row, column, mask)[row, true]
-
-    batches = list(batches_by_length(widths[owners], reader.batch_tokens))
-    for rows, logs in zip(batches, reader.map(read, batches), strict=True):
-        np.add.at(sums, owners[rows], logs)
+        np.add.at(sums, owners[rows], logs[row, true])
     return sums
 
 
+@torch.no_grad()
 def _one_pass(
     reader: PositionReader, collator: DataCollatorForTask, sequences: Iterator[str], counted: frozenset[str]
 ) -> Iterator[PseudoLikelihood]:
@@ -167,8 +165,7 @@ def _one_pass_sums(
         windows += [(owner, int(start), of_protein[starts == start]) for start in np.unique(starts)]
     sums = np.zeros(len(sequences))
     lengths = np.array([min(reader.room, len(sequences[owner])) + reader.special for owner, _, _ in windows])
-
-    def read(own: PositionReader, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for rows in batches_by_length(lengths, reader.batch_tokens):
         examples = [
             {"sequence": sequences[owner][start : start + reader.room]}
             for owner, start, _ in map(windows.__getitem__, rows)
@@ -176,14 +173,13 @@ def _one_pass_sums(
         batch = collator(examples)
         counts = [len(windows[row][2]) for row in rows]
         row = np.repeat(np.arange(len(rows)), counts)
-        column = np.concatenate([own.column(windows[index][2], windows[index][1]) for index in rows])
-        device = own.model.device
-        logs = own.read(batch["input_ids"].to(device), row, column, batch["attention_mask"].to(device))
+        column = np.concatenate([reader.column(windows[index][2], windows[index][1]) for index in rows])
+        logs = reader.read(
+            batch["input_ids"].to(reader.model.device), row, column, batch["attention_mask"].to(reader.model.device)
+        )
+        of_true = logs[np.arange(len(row)), batch["input_ids"].numpy()[row, column]]
         owners = np.array([windows[index][0] for index in rows])
-        return owners[row], logs[np.arange(len(row)), batch["input_ids"].numpy()[row, column]]
-
-    for owners, logs in reader.map(read, list(batches_by_length(lengths, reader.batch_tokens))):
-        np.add.at(sums, owners, logs)
+        np.add.at(sums, owners[row], of_true)
     return sums
 
 

@@ -10,6 +10,7 @@ from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.data.cleaning import check_sequences, clean_sequence
@@ -29,6 +30,7 @@ NO_TOKEN = "with a residue that the tokenizer lacks"
 AMBIGUOUS_RESIDUES = frozenset("?BJXZ")
 
 
+@torch.no_grad()
 def marginals(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -71,12 +73,9 @@ def marginals(
         raise ValueError("there is no position to read: the protein or positions is empty")
     found: np.ndarray | None = None
     at_once = reader.at_once(len(ids))
-    batches = [read[begin : begin + at_once] for begin in range(0, len(read), at_once)]
-
-    def logs_of(own: PositionReader, chosen: np.ndarray) -> np.ndarray:
-        return own.read_masked(ids, chosen) if masked else own.read_visible(ids, chosen)
-
-    for chosen, logs in zip(batches, reader.map(logs_of, batches), strict=True):
+    for begin in range(0, len(read), at_once):
+        chosen = read[begin : begin + at_once]
+        logs = reader.read_masked(ids, chosen) if masked else reader.read_visible(ids, chosen)
         if found is None:
             found = np.full((len(ids), logs.shape[-1]), np.nan)
         found[chosen] = logs
@@ -270,6 +269,7 @@ def score_substitutions(
     return scores
 
 
+@torch.no_grad()
 def _mutant_marginals(
     reader: PositionReader,
     wild_type: np.ndarray,
@@ -282,24 +282,20 @@ def _mutant_marginals(
     A variant of a long protein is read in a window around each substitution. The positions of a variant ascend.
     """
     at_once = reader.at_once(len(wild_type))
-
-    def read(own: PositionReader, begin: int) -> list[np.ndarray]:
+    for begin in range(0, len(positions), at_once):
         windows: list[tuple[np.ndarray, int]] = []
         row, column, counts = [], [], []
         for at, to in zip(positions[begin : begin + at_once], new[begin : begin + at_once], strict=True):
             variant = wild_type.copy()
             variant[at] = to
-            starts, of_start = np.unique(own.starts(at, len(variant)), return_inverse=True)
+            starts, of_start = np.unique(reader.starts(at, len(variant)), return_inverse=True)
             row.append(len(windows) + of_start)
-            column.append(own.column(at, starts[of_start]))
+            column.append(reader.column(at, starts[of_start]))
             counts.append(len(at))
             windows.extend((variant, start) for start in starts)
-        logs = _read_in_parts(own, windows, np.concatenate(row), np.concatenate(column), at_once)
-        return np.split(logs, np.cumsum(counts)[:-1])
-
-    for of_variants in reader.map(read, range(0, len(positions), at_once)):
-        on_batch(len(of_variants))
-        yield from of_variants
+        logs = _read_in_parts(reader, windows, np.concatenate(row), np.concatenate(column), at_once)
+        on_batch(len(counts))
+        yield from np.split(logs, np.cumsum(counts)[:-1])
 
 
 def _read_in_parts(
