@@ -158,7 +158,7 @@ def tuned_recipe(
 def with_winners(recipe: ComparisonRecipe, words: list[str], found: Mapping[str, Any]) -> ComparisonRecipe:
     """Return the recipe with the settings that won so far; the same recipe if there are none.
 
-    The baseline's go into `common`. Numbers of updates are adapted, so that as many proteins are read.
+    The baseline's go into `common`. Numbers of updates are adapted: as many proteins are read as before.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison, as its file says.

@@ -16,17 +16,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
+from adversarial_mlm.utils import written_numbers
 from adversarial_mlm.utils.errors import RecipeError, clip, redact
 from adversarial_mlm.utils.home import expand_home
 from adversarial_mlm.utils.spelling import did_you_mean, nearest
-from adversarial_mlm.utils.written_numbers import (
-    UnclearError,
-    as_written,
-    percent_hint,
-    whole_number,
-    with_null,
-    with_numbers,
-)
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -40,7 +33,6 @@ _WORDS_OF_NO = ("no", "off", "false")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _NOTHING: tuple[Any, ...] = (None, "", "none", [])
 _NOT_SAID = object()
-
 T = TypeVar("T")
 
 
@@ -141,7 +133,7 @@ def _to_int(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise _UnfitError
     try:
-        return whole_number(value) if isinstance(value, str) else int(value)
+        return written_numbers.whole_number(value) if isinstance(value, str) else int(value)
     except ValueError:
         raise _UnfitError from None
 
@@ -161,7 +153,7 @@ def _to_float(value: Any) -> float:
 def _to_text(value: Any) -> str:
     if value is None or isinstance(value, Mapping | list | tuple | set | bytes):
         raise _UnfitError
-    return as_written(value)
+    return written_numbers.as_written(value)
 
 
 _PLAIN: dict[Any, tuple[Callable[[Any], Any], str]] = {
@@ -207,7 +199,7 @@ def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterabl
         except _UnfitError:
             continue
     if list[str] in members and not isinstance(value, bytes | set):
-        return [as_written(value)]
+        return [written_numbers.as_written(value)]
     _refuse_unfit(members, value, source, key)
 
 
@@ -231,7 +223,7 @@ def _choices(members: tuple[Any, ...]) -> list[str]:
 
 def _read_choice(members: tuple[Any, ...], known: list[str], value: Any, source: Source, key: str) -> Any:
     value = value.value if isinstance(value, enum.Enum) else value
-    text = as_written(value)
+    text = written_numbers.as_written(value)
     if text not in known and text.lower() in _WORDS_OF_NO and "no" in known:
         text = "no"
     if text not in known:
@@ -280,9 +272,8 @@ def _refuse_unfit(members: tuple[Any, ...], value: Any, source: Source, key: str
     if any(_is_mapping(member) or dataclasses.is_dataclass(member) for member in members):
         words.append("a mapping of names to values")
     of_a_list = not source.path and key.endswith("]") and isinstance(value, str) and "," in value
-    hint = ": separate values by spaces" if of_a_list else ""
-    if float in members and isinstance(value, str):
-        hint = hint or percent_hint(value)
+    of_a_number = written_numbers.percent_hint(str(value)) if float in members else ""
+    hint = ": separate values by spaces" if of_a_list else of_a_number
     source.refuse(key, f"must be {' or '.join(words)}, got {value!r}{hint}")
 
 
@@ -435,8 +426,7 @@ class OptionSet:
         """Read the options of a command line, in any order. If an option is given twice, the last value counts.
 
         Args:
-            words (`Iterable[str]`): `--name value` or `--name=value`; for booleans also `--name` and `--no_name`. The
-                value `null` means what it means in a file: none, for an option that is empty by default.
+            words (`Iterable[str]`): `--name value` or `--name=value`; for booleans also `--name`, `--no_name`; null: none.
             parser (`HfArgumentParser`, *optional*): Result of [`parser`][OptionSet.parser].
 
         Raises:
@@ -451,7 +441,7 @@ class OptionSet:
         if rest:
             self._refuse_word(rest[0])
         said = {name: value for name, value in vars(found).items() if value is not _NOT_SAID}
-        return {name: self._read_said(name, with_null(value)) for name, value in said.items()}
+        return {name: self._read_said(name, written_numbers.with_null(value)) for name, value in said.items()}
 
     def _read_said(self, name: str, value: Any) -> Any:
         """Read a value of the command line, where `null` is the default of an option that is empty by default."""
@@ -503,8 +493,8 @@ def _fields_of(part: type) -> list[dataclasses.Field]:
 def _plain_mapping(mapping: Mapping[str, Any], source: Source, key: str) -> dict[str, Any]:
     """Convert a mapping to plain values. It holds arguments of other libraries, whose types are not known here."""
     try:
-        return with_numbers(json.loads(json.dumps(mapping)), key)
-    except UnclearError as error:
+        return written_numbers.with_numbers(json.loads(json.dumps(mapping)), key)
+    except written_numbers.UnclearError as error:
         source.refuse(error.key, f"is {error}, which may be a boolean or a text: write true or false")
     except (TypeError, ValueError) as error:
         source.refuse(key, f"contains a value that JSON does not support ({error})")
