@@ -426,7 +426,7 @@ class OptionSet:
         """Read the options of a command line, in any order. If an option is given twice, the last value counts.
 
         Args:
-            words (`Iterable[str]`): `--name value`, `--name=value`; booleans also `--name`, `--no_name`; `null` is none.
+            words (`Iterable[str]`): `--name value`, `--name=value`; booleans also `--name`, `--no_name`; `null`: none.
             parser (`HfArgumentParser`, *optional*): Result of [`parser`][OptionSet.parser].
 
         Raises:
