@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers import temporary_folder
@@ -20,6 +21,7 @@ from transformers import BertForMaskedLM  # noqa: E402
 from adversarial_mlm import NoiserConfig, NoiserModel, build_protein_tokenizer, presets  # noqa: E402
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary  # noqa: E402
 from tests.helpers.foreign_encoders import BUILDERS  # noqa: E402
+from tests.helpers.preloaded import Preloaded, preloaded  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,6 +37,13 @@ def sigint_reaches_the_tests():
     """A job in the background of a shell starts with SIGINT ignored, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[Preloaded]:
+    """Starts programs in processes of their own, without the time that their imports take."""
+    with preloaded() as interpreter:
+        yield interpreter
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,12 @@
 """A global batch of 8 proteins of different lengths, split over processes and accumulation in every way."""
 
 import json
-import sys
 
 import pytest
 from safetensors.torch import load_file
 
 from tests.helpers.exhaustive import exhaustive
-from tests.helpers.launching import ROOT, accelerate, run
+from tests.helpers.launching import ROOT
 
 GAMES = ("alternate", "reversal", "credit", "stages")
 CHECKPOINTED = ("checkpointed", "checkpointed-reversal")
@@ -21,18 +20,15 @@ LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(interpreter, tmp_path_factory):
     """Start games on some processes with some batch sizes; returns the folder of the runs."""
 
     def train(processes: int, batch_sizes: dict[str, int]) -> str:
         folder = str(tmp_path_factory.mktemp("splits"))
-        launch = [sys.executable]
-        if processes > 1:
-            launch = accelerate("cpu.yaml", "--num_processes", str(processes))
         words = [f"{game}={size}" for game, size in batch_sizes.items()]
-        script = str(ROOT / "tests" / "distributed" / "train.py")
-        result = run([*launch, script, folder, str(processes), *words], 900)
-        assert result.returncode == 0, result.stderr[-3000:]
+        script = ROOT / "tests" / "distributed" / "train.py"
+        for result in interpreter.launch(processes, script, folder, str(processes), *words, timeout=900):
+            assert result.returncode == 0, result.stderr[-3000:]
         return folder
 
     return train

@@ -1,16 +1,18 @@
-import json
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
+from tests.faults import nan_on_one_rank
+
 
 @pytest.mark.slow
-def test_nan_on_one_process_of_two_skips_the_update_on_both_and_leaves_them_identical(repository, tmp_path):
-    script = repository / "tests" / "faults" / "nan_on_one_rank.py"
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=600)
-    assert done.stdout, done.stderr[-3000:]
-    assert json.loads(done.stdout) == {
+def test_nan_on_one_process_of_two_skips_the_update_on_both_and_leaves_them_identical(interpreter, tmp_path):
+    def launch(folder: Path) -> int:
+        both = interpreter.launch(2, nan_on_one_rank.PROCESS, folder)
+        assert {one.returncode for one in both} == {1}, both[0].stderr[-3000:]
+        return 1
+
+    assert nan_on_one_rank.run(tmp_path, launch) == {
         "skipped": [1, 1],  # updates of the encoder and of the noiser
         "ranks_identical": True,
         "equals_left_out": True,
@@ -18,4 +20,3 @@ def test_nan_on_one_process_of_two_skips_the_update_on_both_and_leaves_them_iden
         "ranks_named": [0, 1],
         "ok": True,
     }
-    assert done.returncode == 0

@@ -20,7 +20,8 @@ from adversarial_mlm import (
 )
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
-UPDATES = 11
+UPDATES = 7
+PROTEINS = 21
 GAMES = {
     "alternate": {"noiser_steps": 3, "encoder_steps": 2},
     "stream": {"noiser_steps": 3, "encoder_steps": 2},
@@ -35,11 +36,11 @@ GAMES = {
     "checkpointed": {"noiser_steps": 3, "encoder_steps": 2, "activation_checkpointing": True},
     "checkpointed-reversal": {"noiser_update": "reversal", "noiser_every": 2, "activation_checkpointing": True},
     "compiled": {"noiser_steps": 3, "encoder_steps": 2, "torch_compile": True, "torch_compile_backend": "aot_eager"},
-    # an epoch of 37 proteins has 5 updates of 8 (the last has 5), so the size changes within the second epoch
+    # an epoch of 21 proteins has 3 updates of 8 (the last has 5), so the size changes within the second epoch
     "stages": {
         "noiser_steps": 3,
         "encoder_steps": 2,
-        "global_batch_size": ["8@0", "16@7"],
+        "global_batch_size": ["8@0", "16@4"],
         "teacher": "ema",
         "teacher_decay": 0.6,
         "loss_weights": "learnability",
@@ -75,7 +76,7 @@ def main(output_dir: str, world_size: int, batch_size: int, game: str) -> None:
     letters = "ACDEFGHIKLMNPQRSTVWY"
     proteins = [
         "".join(letters[i] for i in torch.randint(20, (int(n),), generator=generator))
-        for n in torch.randint(20, 60, (37,), generator=generator)
+        for n in torch.randint(20, 60, (PROTEINS,), generator=generator)
     ]
     data = datasets.Dataset.from_dict({"sequence": proteins})
     tokenizer = build_protein_tokenizer()

@@ -1,16 +1,16 @@
 """The script as users start it."""
 
 import json
-import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import yaml
 from transformers.utils import logging as transformers_logging
+
+from tests.helpers.preloaded import Program
 
 
 @pytest.fixture
@@ -51,25 +51,20 @@ def recipe(repository, tmp_path):
 
 
 @pytest.fixture
-def start(repository, recipe, tmp_path):
-    def start(*words: str) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
-        script = str(repository / "examples" / "compare_masking.py")
-        return subprocess.Popen(
-            [sys.executable, script, str(recipe), *words],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        )  # fmt: skip
+def start(interpreter, repository, recipe, tmp_path):
+    def start(*words: str) -> Program:
+        return interpreter.start(repository / "examples" / "compare_masking.py", recipe, *words, folder=tmp_path)
 
     return start
 
 
-def finish(process: subprocess.Popen, status: int = 0) -> tuple[str, str]:
-    said = process.communicate(timeout=300)
+def finish(process: Program, status: int = 0) -> tuple[str, str]:
+    said = process.communicate()
     assert process.returncode == status, said[1]
     return said
 
 
-def wait_for(path_of, process: subprocess.Popen) -> None:
+def wait_for(path_of, process: Program) -> None:
     end = time.monotonic() + 200
     while not path_of() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)

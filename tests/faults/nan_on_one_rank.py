@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,11 +22,30 @@ CONFIG = ROOT / "examples" / "accelerate_configs" / "cpu.yaml"
 PROCESS = Path(__file__).parent / "nan_run.py"
 
 
-def run(folder: str | Path) -> dict:
+def launch(folder: Path) -> int:
+    """Train on two processes, started by accelerate; returns the exit status of the last of the three runs.
+
+    Raises:
+        RuntimeError: If the first two did not come to their end; with the end of what the processes said.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
+    command += ["--main_process_port", str(port), str(PROCESS), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if not (folder / "always" / "nonfinite_records.json").exists():
+        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-3000:]}")
+    return done.returncode
+
+
+def run(folder: str | Path, launch: Callable[[Path], int] = launch) -> dict:
     """Train and compare.
 
     Args:
         folder (`str` or `Path`): For the runs; made where it is not there.
+        launch (`Callable`, *optional*): Trains on two processes in another way.
 
     Returns:
         `dict`: `skipped` (updates of the encoder and of the noiser, by the log), `ranks_identical` (parameters,
@@ -34,7 +54,7 @@ def run(folder: str | Path) -> dict:
         its file names) and `ok` (all is as it should be).
     """
     folder = Path(folder)
-    status = _launch(folder)
+    status = launch(folder)
     states = {(mode, rank): load_file(folder / mode / f"rank{rank}.safetensors")
               for mode in ("spoiled", "left_out") for rank in range(2)}  # fmt: skip
     with open(folder / "spoiled" / "metrics.jsonl") as file:
@@ -58,24 +78,6 @@ def run(folder: str | Path) -> dict:
 
 def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def _launch(folder: Path) -> int:
-    """Train on two processes; returns the exit status of the last of the three runs.
-
-    Raises:
-        RuntimeError: If the first two did not come to their end; with the end of what the processes said.
-    """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIG)]
-    command += ["--main_process_port", str(port), str(PROCESS), str(folder)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    if not (folder / "always" / "nonfinite_records.json").exists():
-        raise RuntimeError(f"exit status {done.returncode}: {done.stderr[-3000:]}")
-    return done.returncode
 
 
 def main() -> int:

@@ -57,10 +57,12 @@ class HubServer:
     """The server; a context manager. All state may be read after, or between, the requests of a client.
 
     Attributes:
+        port: Where it listens; 0 is any free port. A socket that only keeps the port may have it, too.
         branches: Repository → branch → its commits, oldest first.
         events: What happened, in order: `"commit"` and so on when a request arrives, and what a client reported.
     """
 
+    port: int = 0
     branches: dict[str, dict[str, list[Commit]]] = field(default_factory=dict)
     events: list[str] = field(default_factory=list)
 
@@ -69,8 +71,7 @@ class HubServer:
         self._blobs: dict[str, bytes] = {}
         self._faults: dict[str, list] = {}
         self._held: dict[str, str] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", self.port), _Handler)
         self._server.hub = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -118,6 +119,12 @@ class HubServer:
         with self._lock:
             faults = self._faults.get(kind)
             return faults.pop(0) if faults else "fine"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_port = True
+    hub: HubServer
 
 
 class _Handler(BaseHTTPRequestHandler):

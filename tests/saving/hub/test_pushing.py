@@ -28,7 +28,9 @@ def lines_about_pushes(result) -> list[str]:
     return [line for line in result.stderr.splitlines() if line.startswith("push_to_hub")]
 
 
-def test_every_push_is_one_commit_of_what_was_saved_however_slow_the_hub(server, train, run, tmp_path):
+def test_every_push_is_one_commit_of_what_was_saved_however_slow_the_hub(
+    server, train, interpreter_with_hub, tmp_path
+):
     # nothing is answered until training is over; meanwhile older checkpoints are removed and the log grows
     server.hold("step-3", until="preupload")
     server.hold("preupload", until="saved-6")
@@ -58,7 +60,7 @@ def test_every_push_is_one_commit_of_what_was_saved_however_slow_the_hub(server,
     assert not lines_about_pushes(result)
     assert_no_token(server, folder)
 
-    loaded = run(str(HERE / "load.py"), REPO, str(tmp_path / "loaded.safetensors"), HF_TOKEN="")
+    loaded = interpreter_with_hub.run(HERE / "load.py", REPO, tmp_path / "loaded.safetensors", HF_TOKEN="")
     assert loaded.returncode == 0, loaded.stderr[-2000:]
     parameters, networks = (
         load_file(tmp_path / "loaded.safetensors"),
