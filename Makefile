@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-newest install-optional demo test test-fast test-all gpu-test browser coverage fuzz faults bench docs lint imports types clean
+.PHONY: help install install-newest install-oldest install-optional demo test test-fast test-all gpu-test browser coverage fuzz faults bench docs lint imports types clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -23,6 +23,16 @@ $(STAMP): pyproject.toml constraints.txt
 install-newest: ## Create .venv with the newest versions that pyproject.toml allows (`make clean install` goes back)
 	$(CREATE_VENV)
 	$(BIN)/python -m pip install --upgrade --upgrade-strategy eager -e '.[dev]'
+	$(BIN)/python -m pip list
+	@touch $(STAMP)
+
+# "name[extra]>=1.2" of pyproject.toml becomes the constraint "name==1.2"
+install-oldest: ## Create .venv with the oldest versions that pyproject.toml allows, where it sets a limit
+	$(CREATE_VENV)
+	grep -oE '"[A-Za-z0-9_.-]+(\[[a-z]+\])? *>= *[0-9.]+' pyproject.toml | \
+		sed -E 's/"//; s/\[.*\]//; s/ *>= */==/' | sort -u >$(VENV)/oldest.txt
+	$(BIN)/python -m pip install -c $(VENV)/oldest.txt torch
+	$(BIN)/python -m pip install -c $(VENV)/oldest.txt -e '.[dev]'
 	$(BIN)/python -m pip list
 	@touch $(STAMP)
 

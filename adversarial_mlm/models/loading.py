@@ -24,10 +24,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file, find_adapter_config_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, cached_file
 from transformers.utils import logging as transformers_logging
 
-from adversarial_mlm.models.adapters import is_adapter, merged, read_adapter
+from adversarial_mlm.models.adapters import ADAPTER_CONFIG, is_adapter, merged, read_adapter
 from adversarial_mlm.models.modeling_noiser import NoiserModel
 from adversarial_mlm.models.tokenization_protein import ByteTable, ResidueVocabulary
 from adversarial_mlm.utils.errors import CheckpointError, clip
@@ -305,7 +305,7 @@ def quiet_transformers() -> Iterator[None]:
 def check_no_adapter(subject: str, name_or_path: str, source: dict[str, Any]) -> None:
     """Refuse an adapter before anything is loaded, because its configuration may name any model to download."""
     with explaining_failure(subject, name_or_path):
-        if find_adapter_config_file(name_or_path, **_subfolder_and_revision(source)) is not None:
+        if _file_if_any(name_or_path, ADAPTER_CONFIG, source) is not None:
             raise CheckpointError(
                 f"{subject}, which is an adapter; merge it into its model first (merge_and_unload of peft, then "
                 "save_pretrained) and give that folder"
@@ -317,13 +317,7 @@ def check_weight_files(subject: str, name_or_path: str, config: PreTrainedConfig
     if getattr(config, "quantization_config", None) is not None:
         raise CheckpointError(f"{subject}, which is quantised (quantization_config in config.json); use full weights")
     names = [getattr(config, "transformers_weights", None) or ""]  # replaces model.safetensors
-    index = cached_file(
-        name_or_path,
-        SAFE_WEIGHTS_INDEX_NAME,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **_subfolder_and_revision(source),
-    )
+    index = _file_if_any(name_or_path, SAFE_WEIGHTS_INDEX_NAME, source)
     if index is not None:
         names += json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
     for name in names:
@@ -331,8 +325,16 @@ def check_weight_files(subject: str, name_or_path: str, config: PreTrainedConfig
             raise CheckpointError(f"{subject}, whose weights are in {shortened(name)}; use safetensors files")
 
 
-def _subfolder_and_revision(source: dict[str, Any]) -> dict:
-    return {name: source[name] for name in ("revision", "subfolder") if source.get(name)}
+def _file_if_any(name_or_path: str, filename: str, source: dict[str, Any]) -> str | None:
+    """Return the path of a file of a model, or `None` if it has none or cannot be reached."""
+    return cached_file(
+        name_or_path,
+        filename,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{name: source[name] for name in ("revision", "subfolder") if source.get(name)},
+    )
 
 
 def _load_tokenizer(
