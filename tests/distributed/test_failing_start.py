@@ -4,11 +4,12 @@ import pytest
 
 from tests.helpers.launching import ROOT, accelerate, run
 
-SMALL = ["--encoder", "tiny", "--noiser", "tiny", "--max_steps", "1"]
+SMALL = ["--encoder", "tiny", "--noiser", "tiny", "--max_steps", "1", "--per_device_train_batch_size", "2"]
+SMALL += ["--max_length", "32", "--holdout_random", "0", "--report", "false", "--disable_tqdm", "true"]
 
 
 @pytest.mark.slow
-def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words(tmp_path):
+def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words_until_both_train(tmp_path):
     data = ["--train_data", str(ROOT / "examples" / "data" / "demo.fasta"), *SMALL]
     script = str(ROOT / "tests" / "distributed" / "fail.py")
     began = time.perf_counter()
@@ -19,6 +20,7 @@ def test_what_stops_one_process_at_the_start_stops_the_other_with_the_same_words
         assert f"{name}, rank {1 - rank}: process {rank} stopped: the Hub does not take the token" in result.stderr
     for rank in range(2):
         assert f"both, rank {rank}: nowhere.fasta: there is no such file" in result.stderr
+        assert f"neither, rank {rank}: trained 1\n" in result.stderr
 
 
 @pytest.mark.exhaustive

@@ -1,8 +1,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -96,11 +94,11 @@ def test_encoders_of_other_people_are_fine_tuned_too(save_encoder, task, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_saved_model_predicts_the_same_in_a_fresh_interpreter(save_encoder, task, tmp_path):
+def test_a_saved_model_predicts_the_same_in_another_process(interpreter, save_encoder, task, tmp_path):
     data, out = task(), tmp_path / "out"
     result = finetune(data, save_encoder("bert"), str(out), settings())
     (tmp_path / "proteins.json").write_text(json.dumps(data.splits["test"]["sequence"][:]))
-    script = (
+    (tmp_path / "predict.py").write_text(
         "import json, sys, transformers, adversarial_mlm.downstream.modeling\n"
         "from adversarial_mlm.inference.batches import DataCollatorForTask\n"
         "from adversarial_mlm.downstream.task_trainer import predict\n"
@@ -109,8 +107,9 @@ def test_a_saved_model_predicts_the_same_in_a_fresh_interpreter(save_encoder, ta
         "collator = DataCollatorForTask(tokenizer, model.config.kind, model.config.max_length)\n"
         "print(json.dumps(predict(model, json.load(open(sys.argv[2])), collator, 7).tolist()))\n"
     )
-    arguments = [sys.executable, "-c", script, str(out), str(tmp_path / "proteins.json")]
-    found = json.loads(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    result_there = interpreter.run(tmp_path / "predict.py", out, tmp_path / "proteins.json")
+    assert result_there.returncode == 0, result_there.stderr
+    found = json.loads(result_there.stdout.splitlines()[-1])
     np.testing.assert_allclose(found, result.predictions["test"], rtol=1e-5)
 
 

@@ -68,7 +68,7 @@ def assert_two_processes_trained(output: str, status: int, folder) -> None:
     assert "2 of 2 encoder updates, batch size 8 (4 per device, 1 accumulation step, 2 processes)" in card
 
 
-@pytest.mark.exhaustive  # tests/distributed starts one machine, too
+@pytest.mark.exhaustive  # tests/distributed/test_failing_start.py starts one machine, too
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["one_machine.yaml", "cpu.yaml"])
 def test_one_machine_starts(start, port, tmp_path, name):

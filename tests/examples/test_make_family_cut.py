@@ -1,22 +1,15 @@
-import os
-import subprocess
-import sys
-
 import pytest
 
 from adversarial_mlm.data import load_corpus, read_cluster_table
 
 
 @pytest.fixture
-def cut(repository, tmp_path):
+def cut(interpreter, repository, tmp_path):
     data = repository / "examples" / "data"
 
     def run(*options: str):
-        script = repository / "examples" / "make_family_cut.py"
-        sources = [str(data / "demo.fasta"), str(data / "demo_clusters.tsv"), str(tmp_path / "cut")]
-        environment = {**os.environ, "PYTHONPATH": str(repository)}
-        command = [sys.executable, str(script), *sources, *options]
-        return subprocess.run(command, capture_output=True, text=True, env=environment)
+        sources = (data / "demo.fasta", data / "demo_clusters.tsv", tmp_path / "cut")
+        return interpreter.run(repository / "examples" / "make_family_cut.py", *sources, *options)
 
     return run
 

@@ -5,7 +5,6 @@ import os
 import re
 import runpy
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,23 +14,6 @@ from adversarial_mlm.saving import checkpoint_manifest
 from adversarial_mlm.saving.hub import files_of_model
 from adversarial_mlm.saving.run_folder import RunFolder
 from tests.helpers.exhaustive import exhaustive
-
-
-@pytest.fixture
-def run(repository, tmp_path):
-    def run(*words: str, launcher: bool = False) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1"]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        script = [str(repository / "examples" / "run_adv_mlm.py"), *words]
-        return subprocess.run(
-            (command if launcher else [sys.executable]) + script,
-            cwd=repository,
-            env={**os.environ, "PYTHONPATH": str(repository)},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
 
 
 @pytest.fixture
@@ -51,12 +33,12 @@ def call(repository, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_demo_prints_its_block_and_fails_when_it_has_learned_nothing(run, tmp_path):
-    result = run(
-        "examples/recipes/demo.yaml", "--max_steps", "2", "--eval_strategy", "no", "--max_eval_records", "30",
+def test_the_demo_prints_its_block_and_fails_when_it_has_learned_nothing(interpreter, tmp_path):
+    result = interpreter.run(
+        "examples/run_adv_mlm.py", "examples/recipes/demo.yaml",
+        "--max_steps", "2", "--eval_strategy", "no", "--max_eval_records", "30",
         "--per_device_train_batch_size", "4", "--logging_steps", "1", "--output_dir", str(tmp_path / "run"),
         "--noiser_steps", "1",
-        launcher=True,
     )  # fmt: skip
     assert result.returncode == 1, result.stderr[-2000:]
     for words in (
@@ -115,15 +97,12 @@ def words_of(tmp_path, **more) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_signal_ends_training_with_a_checkpoint_one_sentence_and_its_status(repository, tmp_path):
-    command = [sys.executable, "examples/run_adv_mlm.py", *words_of(tmp_path, max_steps=100_000)]
-    process = subprocess.Popen(
-        command, cwd=repository, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.PIPE, text=True
-    )
+def test_a_signal_ends_training_with_a_checkpoint_one_sentence_and_its_status(interpreter, tmp_path):
+    process = interpreter.start("examples/run_adv_mlm.py", *words_of(tmp_path, max_steps=100_000))
     while not (tmp_path / "run" / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate()
     assert process.returncode == 143, said[-2000:]
     found = re.search(r"stopped by SIGTERM after step (\d+) of 100,000; to resume from (\S+), run: python (.*)", said)
     assert found and "Traceback" not in said
