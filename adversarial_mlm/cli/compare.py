@@ -64,8 +64,12 @@ def start(words: Sequence[str], program: str) -> int:
         program (`str`): The program's name, for messages.
 
     Returns:
-        `int`, the exit status: 0 if this process is done, even if others are still training; 1 if a result could not
-        be written; 2 for a mistake in the input; 143 after SIGTERM; 130 after SIGINT.
+        `int`, the exit status:
+
+        - 0: this process is done. Others may still be training.
+        - 1: a result could not be written.
+        - 2: a mistake in the input.
+        - 143 after SIGTERM, 130 after SIGINT.
     """
     if recipe_list.asks_for_list(words):
         print(recipe_list.recipe_list(comparison=True))
@@ -73,6 +77,7 @@ def start(words: Sequence[str], program: str) -> int:
     from transformers.utils import logging as transformers_logging
 
     from adversarial_mlm.comparison.compare import compare, dry_run, meter, parse_arguments
+    from adversarial_mlm.recipes.shipped import with_instructions
 
     args, rest = parse_arguments(list(words), program)
     misspelt = _misspelt(rest)
@@ -96,7 +101,7 @@ def start(words: Sequence[str], program: str) -> int:
                 return 0
             outcome = compare(args, rest)
     except AdversarialMLMError as error:
-        return failed(program, str(error), 1 if isinstance(error, WritingError) else 2)
+        return failed(program, with_instructions(str(error), args.recipe), 1 if isinstance(error, WritingError) else 2)
     except KeyboardInterrupt as stop:
         return stopped(program, stop, "start the same command to resume")
     if outcome.elsewhere:

@@ -72,9 +72,13 @@ def start(words: Sequence[str], program: str) -> int:
         program (`str`): The program's name, for messages.
 
     Returns:
-        `int`, the exit status: 0 if the run is complete; 1 if it missed its gate, was stopped by the collapse alarm
-        or by updates that were not finite, could not be written, or could not be pushed to the Hub; 2 for a mistake in
-        the input; 143 after SIGTERM; 130 after SIGINT.
+        `int`, the exit status:
+
+        - 0: the run is complete.
+        - 1: it missed its gate, could not be written, or could not be pushed to the Hub. Or it was stopped by the
+          collapse alarm, or by updates that were not finite.
+        - 2: a mistake in the input.
+        - 143 after SIGTERM, 130 after SIGINT.
     """
     if recipe_list.asks_for_list(words):
         print(recipe_list.recipe_list(comparison=False))
@@ -85,6 +89,7 @@ def start(words: Sequence[str], program: str) -> int:
     from transformers.utils import logging as transformers_logging
 
     from adversarial_mlm.recipes.recipe import parse_recipe
+    from adversarial_mlm.recipes.shipped import with_instructions
 
     recipe = parse_recipe(list(words), program)
     transformers_logging.disable_progress_bar()  # of loading and saving, not of training
@@ -98,7 +103,7 @@ def start(words: Sequence[str], program: str) -> int:
         return 1
     except AdversarialMLMError as error:
         status = 1 if isinstance(error, WritingError) else 2
-        return status if error.told_elsewhere else failed(program, str(error), status)
+        return status if error.told_elsewhere else failed(program, with_instructions(str(error), words[0]), status)
     except KeyboardInterrupt as stop:
         folder = recipe.training.output_dir
         return stopped(program, stop, f"all files in {folder} are complete", "before or after training")

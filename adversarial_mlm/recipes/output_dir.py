@@ -22,8 +22,8 @@ def check_output_dir(recipe: Recipe) -> str | None:
         the newest complete checkpoint in `output_dir`.
 
     Raises:
-        RecipeError: If the folder is not free, if the run would overwrite files that no run wrote, if another process
-            uses the folder, if it cannot be written to, or if the checkpoint is missing or damaged.
+        RecipeError: If the folder is not free, cannot be written to, or is used by another process. If the run would
+            overwrite files that no run wrote. If the checkpoint is missing or damaged.
     """
     return distributed.on_main_process(lambda: _check_output_dir(recipe))
 

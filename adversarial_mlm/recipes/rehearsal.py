@@ -1,7 +1,7 @@
 """A rehearsal of the start of training, before anything of an earlier run is touched.
 
-Libraries find out late that an option has a value they do not take: a loader when its first batch is asked for, an
-optimizer and a schedule when they are made. Here they are made once and given up again.
+Libraries find out late that an option has a value they do not take. A loader does so when its first batch is asked
+for, an optimizer and a schedule when they are made. Here all of them are made once and given up again.
 """
 
 import contextlib

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,36 @@ def read_recipe(word: str, comparison: bool = False) -> dict[str, Any]:
     hint = did_you_mean(word, names)
     listed = "" if hint.startswith("; there are") else f"; there are {', '.join(names)}"
     raise RecipeError(f"there is no file '{word}', and the package has no recipe of this name{listed}{hint}")
+
+
+def with_instructions(message: str, word: str) -> str:
+    """Add to the message of an error where a recipe of the package says how to make a file that is missing.
+
+    Args:
+        message (`str`): The message.
+        word (`str`): Path or name of the recipe.
+
+    Returns:
+        `str`: The message alone, if the recipe is not of the package, or if the message is not about a file or folder
+        that the recipe names and that does not exist.
+    """
+    path = FOLDER / f"{word}.yaml" if _is_name(word) else Path(word)
+    if not path.is_file() or path.resolve().parent != FOLDER.resolve():
+        return message
+    content = {option: value for option, value in read_yaml(str(path)).items() if option != "output_dir"}
+    missing = (text for text in _texts(content) if "/" in text and not os.path.exists(text))
+    if not any(text in message for text in missing):
+        return message
+    return f"{message.rstrip('.')}. The comment at the top of {path} says how to make the files of this recipe"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in the content of a YAML file."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
 
 
 def _is_name(word: str) -> bool:

@@ -1,8 +1,10 @@
 """The report on one or several runs: one page with all pictures, and the pictures as files."""
 
 import base64
+import glob
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +28,7 @@ from adversarial_mlm.saving.run_files import (
 )
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.utils import atomic_files
-from adversarial_mlm.utils.counts import count
+from adversarial_mlm.utils.counts import count, verb
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.extras import require
 from adversarial_mlm.utils.version import __version__
@@ -78,10 +80,13 @@ def read_subjects(folders: Sequence[str]) -> Subjects:
             raise RecipeError(f"{folder} is given twice")
         seen.add(path)
         subjects.names.append(os.path.basename(path.removesuffix(os.sep + METRICS_FILE)))
-        if os.path.isfile(os.path.join(folder, METRICS_FILE)) or not _is_comparison(folder):
+        if os.path.isfile(os.path.join(folder, METRICS_FILE)):
             subjects.runs.append(read_run(folder))
-        else:
+        elif _is_comparison(folder):
             _add_comparison(subjects, Path(folder))
+        else:
+            _refuse_folder_of_runs(folder)
+            subjects.runs.append(read_run(folder))
     _make_names_unique(subjects.runs)
     for run in subjects.runs:
         subjects.notes += [f"{run.name}: {remark}." for remark in run.remarks]
@@ -193,6 +198,18 @@ def _base64(content: bytes) -> str:
 
 def _is_comparison(folder: str) -> bool:
     return any(os.path.isfile(os.path.join(folder, name)) for name in (_STUDY, _PLAN))
+
+
+def _refuse_folder_of_runs(folder: str) -> None:
+    """Name the runs and comparisons in a folder that is neither."""
+    paths = sorted(glob.glob(os.path.join(glob.escape(folder), "*")))
+    inside = [path for path in paths if _is_comparison(path) or os.path.isfile(os.path.join(path, METRICS_FILE))]
+    if inside:
+        named, more = " and ".join(inside[:2]), f" (and {len(inside) - 2} more)" if len(inside) > 2 else ""
+        raise RecipeError(
+            f"{folder} is not the folder of a run or of a comparison, but {named}{more} "
+            f"{verb(len(inside), 'is', 'are')}: adv-mlm report {shlex.quote(inside[0])}"
+        )
 
 
 def _add_comparison(subjects: Subjects, folder: Path) -> None:

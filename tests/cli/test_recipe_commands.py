@@ -7,6 +7,7 @@ from adversarial_mlm.cli.main import COMMANDS, main
 from adversarial_mlm.comparison.compare import build_parser
 from adversarial_mlm.downstream import arguments
 from adversarial_mlm.recipes import recipe
+from adversarial_mlm.recipes.shipped import FOLDER
 
 OF_TRANSFORMERS = {"output_dir", "max_steps", "per_device_train_batch_size", "resume_from_checkpoint"}
 
@@ -100,3 +101,18 @@ def test_completion_knows_commands_recipes_and_options():
         assert ("--noiser_reward" in commands.choices["train"]._option_string_actions) == has_it
     pytest.importorskip("argcomplete")
     assert "demo" in recipes.completer("") and "compare_small" not in recipes.completer("")
+
+
+@pytest.mark.parametrize(
+    "words", [("compare", "compare_small", "--dry_run"), ("train", "family_study", "--use_cpu", "1")]
+)
+def test_without_the_proteins_of_a_study_one_sentence_says_where_to_read_how_to_make_them(
+    words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(list(words)) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("adv-mlm: runs/") and "there is no such file" in last
+    assert last.endswith(
+        f"The comment at the top of {FOLDER / words[1]}.yaml says how to make the files of this recipe"
+    )

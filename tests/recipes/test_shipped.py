@@ -1,16 +1,19 @@
 """Recipes that go by name."""
 
+import itertools
+import re
+
 import pytest
 
 from adversarial_mlm.comparison.recipe import read_comparison
 from adversarial_mlm.recipes.recipe import OPTIONS
-from adversarial_mlm.recipes.shipped import FOLDER, PROTEINS, read_recipe, shipped_recipes
+from adversarial_mlm.recipes.shipped import FOLDER, PROTEINS, read_recipe, shipped_recipes, with_instructions
 from adversarial_mlm.recipes.yaml_file import read_yaml
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source
 
 SINGLE = {"demo", "evotune", "family_study", "oracle_tuned", "pretrain", "quick", "tape-38m"}
-COMPARISONS = {"compare_small", "compare_stability", "compare_tuned"}
+COMPARISONS = {"compare_falling", "compare_small", "compare_stability", "compare_tuned"}
 
 
 def test_the_recipes_of_the_package_have_a_sentence_each():
@@ -78,3 +81,41 @@ def test_a_file_comes_before_a_name_and_a_folder_does_not(tmp_path, monkeypatch)
     (tmp_path / "demo").rmdir()
     (tmp_path / "demo").write_text("seed: 3")
     assert read_recipe("demo") == {"seed": 3}
+
+
+def head_of(path) -> str:
+    """The comment at the top of a recipe."""
+    return "\n".join(itertools.takewhile(lambda line: line.startswith("#"), path.read_text().split("\n")))
+
+
+def heads_of(path) -> str:
+    """That comment, with those of the recipes that it refers to."""
+    return "\n".join(map(head_of, {path, *(FOLDER / name for name in re.findall(r"\w+\.yaml", head_of(path)))}))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_if_a_file_of_a_recipe_is_missing_the_message_says_where_the_recipe_tells_how_to_make_it(
+    path, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    content = read_recipe(path.stem, comparison=path.stem in COMPARISONS)
+    of_data = {**content, **content.get("common", {})}
+    for file in filter(None, (*of_data.get("train_data", []), of_data.get("cluster_table"))):
+        if str(PROTEINS) in file:
+            continue
+        message = f"{file}: there is no such file."
+        where = f"there is no such file. The comment at the top of {path} says how to make the files of this recipe"
+        assert with_instructions(message, path.stem).endswith(where)
+        assert with_instructions(message, str(path)).endswith(where)
+        assert file.rpartition("/")[0] in heads_of(path)
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+        assert with_instructions(message, path.stem) == message  # it is there
+
+
+@pytest.mark.parametrize("word", ["family_study", "mine.yaml", "nothing", "--train_data"])
+def test_other_messages_and_recipes_get_no_such_sentence(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("train_data: [runs/cut/proteins.fasta]")
+    message = "runs/family_study cannot be written" if word == "family_study" else "runs/cut/proteins.fasta is missing"
+    assert with_instructions(message, word) == message
