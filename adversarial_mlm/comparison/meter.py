@@ -1,8 +1,8 @@
 """A meter: how much an update by a way of masking helps, measured by gradients at one checkpoint, without training.
 
-An update along P g, with g the gradient of one batch and P the optimizer's metric, lowers the held-out loss by
-⟨g, P G⟩ at first order, where G is the gradient of the held-out loss. Its noise costs ⟨g, P g⟩. At the best learning
-rate, the gain is proportional to the *efficiency*
+Let g be the gradient of one batch, G that of the held-out loss, and P the optimizer's metric. An update along P g
+lowers the held-out loss by ⟨g, P G⟩ at first order. Its noise costs ⟨g, P g⟩. At the best learning rate, the gain is
+proportional to the *efficiency*
 
     e = ⟨E g, P G⟩² / E⟨g, P g⟩.
 

@@ -58,7 +58,7 @@ def trials_of(tune: Tune, arm: str) -> list[Trial]:
 
 
 def rung_sizes(trials: int, rungs: int) -> list[int]:
-    """Return how many trials each rung has: half of those before, rounded up."""
+    """Return how many trials each rung has: half as many as the rung before, rounded up."""
     sizes = [trials]
     while len(sizes) < rungs:
         sizes.append(math.ceil(sizes[-1] / 2))
@@ -68,8 +68,9 @@ def rung_sizes(trials: int, rungs: int) -> list[int]:
 def earlier_search(
     recipe: ComparisonRecipe, words: list[str], folder: ComparisonFolder, data: ComparisonData
 ) -> dict[str, Any]:
-    """Return the content of `tuning.json`, with no `searches` if there is none yet. The arguments are those of
-    [`tuned_recipe`].
+    """Return the content of `tuning.json`; without such a file, an empty `searches`.
+
+    The arguments are those of [`tuned_recipe`].
 
     Raises:
         RecipeError: As [`tuned_recipe`].
@@ -158,7 +159,8 @@ def tuned_recipe(
 def with_winners(recipe: ComparisonRecipe, words: list[str], found: Mapping[str, Any]) -> ComparisonRecipe:
     """Return the recipe with the settings that won so far; the same recipe if there are none.
 
-    The baseline's go into `common`. Numbers of updates are adapted: as many proteins are read as before.
+    The settings of the baseline go into `common`. Numbers of updates are adapted, so that as many proteins are read as
+    before.
 
     Args:
         recipe ([`ComparisonRecipe`]): The comparison, as its file says.
@@ -220,7 +222,7 @@ def _what_is_searched(recipe: ComparisonRecipe, words: list[str], data: Comparis
 def _begin(
     recipe: ComparisonRecipe, words: list[str], folder: ComparisonFolder, data: ComparisonData
 ) -> dict[str, Any]:
-    """Write down what is searched, or check that it is what earlier trials were made for."""
+    """Write down what is searched; if there are earlier trials, check that they were made for the same search."""
     now = _what_is_searched(recipe, words, data)
     with folder.lock("tuning"):
         if folder.read(TUNING_FILE) is None:
@@ -250,7 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 def _search(comparison: Comparison, tune: Tune, arm: str, rows: int) -> dict[str, Any]:
-    """Make the trials of an arm. `rows`: proteins of an update in the file, by which numbers of updates are given."""
+    """Make the trials of an arm. `rows`: proteins of an update in the file; its numbers of updates refer to these."""
     recipe, trials = comparison.recipe, {trial.name: trial for trial in trials_of(tune, arm)}
     reported: dict[str, dict[str, Any]] = {
         name: {"name": name, "options": trial.options, "rungs": []} for name, trial in trials.items()

@@ -70,8 +70,9 @@ def _brief(text: str) -> str:
 def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
     r"""Yield (line number, fields) of each row, header first. All rows have as many fields as the header.
 
-    The columns are separated by commas, tabs, semicolons or `|`: by what gives the wanted columns, or by what a first
-    line `sep=;` says, as Excel writes it. Blank lines are skipped, and also rows of several fields that are all blank.
+    The columns are separated by commas, tabs, semicolons or `|`. The separator is what a first line `sep=;` says, as
+    Excel writes it, or else what gives the wanted columns. Blank lines are skipped, and also rows of several fields
+    that are all blank.
 
     In a table with tabs, a quotation mark only counts if it encloses a field, because most such tables do not quote.
     With other separators, quotation marks hide separators and line ends, as in RFC 4180.
@@ -83,8 +84,8 @@ def csv_rows(path: str, wanted: Sequence[str] = (), delimiter: str | None = None
             header has one, else a comma.
 
     Raises:
-        [`CorpusError`]: If the file cannot be read, if a row has more or fewer fields than the header or repeats it,
-            or if a quotation mark may have taken in whole rows.
+        [`CorpusError`]: If the file cannot be read. If a row has more or fewer fields than the header, or repeats it.
+            If a quotation mark may have taken in whole rows.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     lines = read_lines(path, newline="")

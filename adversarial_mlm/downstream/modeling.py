@@ -116,8 +116,8 @@ class TaskModelOutput(ModelOutput):
 
     Attributes:
         loss (`torch.Tensor`, *optional*): A scalar, if labels are given.
-        logits (`torch.Tensor`): For regression `(batch,)` in the task's units; for proteins `(batch, classes)`; for
-            residues `(batch, length, classes)`, undefined at other tokens. At least float32.
+        logits (`torch.Tensor`): `(batch,)` in the task's units for regression, `(batch, classes)` for classes of
+            proteins, and `(batch, length, classes)` for residues, undefined at other tokens. At least float32.
     """
 
     loss: torch.Tensor | None = None

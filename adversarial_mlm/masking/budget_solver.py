@@ -148,10 +148,10 @@ def _in_fixed_steps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sections of a bracket, then Newton's method within it; the number of steps follows from the dtype alone.
 
-    With c = −s_(k) − log n, where s_(k) is the k-th largest score, the k − 1 largest count less than 1 each and the
+    Let s_(k) be the k-th largest score. With c = −s_(k) − log n, the k − 1 largest count less than 1 each and the
     others at most 1 / n, so the sum is below k. With c = −s_(k+1) + log n, the k + 1 largest miss at most 1 / n each,
-    so the sum is above k. If the k-th score is far above the next, the sum is k throughout most of this bracket, so
-    that a part of it suffices.
+    so the sum is above k. If the k-th score is far above the next, the sum is k in most of this bracket. Then a part
+    of it suffices.
     """
     ordered = x.sort(dim=-1, descending=True).values.clamp_min(-_LARGEST_DIFFERENCE)
     rank = wanted.long().clamp_min(1)  # the (k + 1)-th is at index k

@@ -147,8 +147,8 @@ def corrupt_batch(
 
     Args:
         batch (`Mapping[str, torch.Tensor]`): `input_ids`, `attention_mask` and `residue_mask` (bool, true at
-            residues), each `(batch, length)`, and `num_residues` `(batch,)`, which may be on the host; see
-            [`positions.choose_positions`] for what ways of choosing positions need in addition.
+            residues), each `(batch, length)`, and `num_residues` `(batch,)`, which may be on the host. Some ways of
+            choosing positions need more, see [`positions.choose_positions`].
         keys (`torch.Tensor` of shape `(batch,)`, int64): Keys of the rows' noise, see [`keyed_random.row_keys`]; they
             may be on the host.
         vocabulary ([`ResidueVocabulary`]): Residues, replacements and the mask token.

@@ -35,8 +35,8 @@ def loss_weights(
     Args:
         masked (`torch.Tensor` of shape `(batch, length)`, bool): Residues that are masked in any way.
         residues (`torch.Tensor` of shape `(batch, length)`, bool): Positions with a residue.
-        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, the mask rate divided by the
-            probability that residue i is masked; see [`corruption.NoiserChoice`].
+        importance (`torch.Tensor` of shape `(batch, length)`, *optional*): ρ / q_i, see [`corruption.NoiserChoice`]:
+            the mask rate divided by the probability that residue i is masked.
         importance_exponent (`float`, *optional*, defaults to 0.0): β of (ρ / q_i)^β. With 1 the weighted sum over
             masked residues has the expectation of uniform masking (Horvitz and Thompson 1952).
         unmasked_weight (`float`, *optional*, defaults to 0.0): Weight of the residues that are not masked.

@@ -170,11 +170,14 @@ def rss(
 class _RelaxedSubset(torch.autograd.Function):
     """[`rss`] of keys, with a manual backward pass.
 
-    It uses weights w = exp(keys / t) instead of keys, which avoids an exponential and a logarithm in every draw:
-    a = w / Σ w is added to the result, and the next draw starts from a (1 − a)^(1 / t). With h, the gradient of the
-    keys after a draw, and g, the gradient of the result, the gradient of the keys before the draw is
-    h + a (u − ⟨a, u⟩) / t with u = g − h / (1 − a). Such weights need float64, and so does 1 − a at a position with
-    nearly all weight. Tensors are allocated before the loops, because allocation takes longer than the arithmetic.
+    It uses weights w = exp(keys / t) instead of keys, which avoids an exponential and a logarithm in every draw.
+    A draw adds a = w / Σ w to the result, and the next draw starts from a (1 − a)^(1 / t).
+
+    Let h be the gradient of the keys after a draw, and g that of the result. With u = g − h / (1 − a), the gradient of
+    the keys before the draw is h + a (u − ⟨a, u⟩) / t.
+
+    Such weights need float64, and so does 1 − a at a position with nearly all weight. Tensors are allocated before the
+    loops, because allocation takes longer than the arithmetic.
     """
 
     @staticmethod
@@ -261,11 +264,12 @@ def _leave(spent: torch.Tensor, spend: torch.Tensor | None, left: torch.Tensor) 
 def gumbel_topk_marginals(scores: torch.Tensor, mask: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
     """Return the probability that the top k of `scores + Gumbel noise` contains each position, in closed form.
 
-    π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k: every position has an exponential waiting time
-    of rate e^{s_i}, and about k of them end before τ (Rosén 1972, "successive sampling"). It is exact for k = 0, k = n
-    and equal scores. Otherwise it is an approximation, which is better for longer rows (docs/algorithm.md).
+    π_i = 1 − exp(−τ e^{s_i}), with the τ of each row for which Σ π = k. Every position has an exponential waiting time
+    of rate e^{s_i}, and about k of these times end before τ (Rosén 1972, "successive sampling"). It is exact for
+    k = 0, k = n and equal scores. Otherwise it is an approximation, which is better for longer rows
+    (docs/algorithm.md).
 
-    It is differentiable in `scores` once; the backward pass keeps one tensor. The result is float32, independent of
+    It is differentiable in `scores` once. The backward pass keeps one tensor. The result is float32, independent of
     autocast, or float64 for float64 scores.
 
     Args:

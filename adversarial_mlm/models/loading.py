@@ -63,10 +63,10 @@ def load_encoder(
         `PreTrainedModel` (from `AutoModelForMaskedLM`) and `PreTrainedTokenizerBase`.
 
     Raises:
-        CheckpointError: If there is no such model, if it is not an encoder for masked-language modelling, if its files
-            are damaged, do not fit its configuration or lack weights of the encoder, if there are no safetensors, if
-            it is quantised, an adapter on the Hub or one without its encoder, if its tokenizer cannot be used for
-            proteins, or if it needs its own code.
+        CheckpointError: If there is no such model, or if it is not an encoder for masked-language modelling. If its
+            files are damaged, do not fit its configuration, lack weights of the encoder, or are not safetensors. If
+            it is quantised, needs its own code, or has a tokenizer that cannot be used for proteins. If it is an
+            adapter on the Hub, or one without its encoder.
     """
     subject = f"model_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)

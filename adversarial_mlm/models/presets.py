@@ -83,7 +83,7 @@ GAMES["fast"] = {**GAMES["blind"], "noiser": "small", "noiser_backbone": "conv"}
 # What the studies support (docs/study.md, docs/study_stability.md, docs/study_tuned.md): random masks, mostly [MASK],
 # at a higher mask rate than the paper's. Cross-entropy on held-out members, with 95 % intervals: 40 % is 0.042 (0.029
 # to 0.054) better than 20 %. In equal time, at tuned settings, no way of masking was better after correction for nine
-# arms; closest was a rate that falls from 75 to 15 %, with 0.033 (0.004 to 0.061) before the correction.
+# arms. Closest was a rate that falls from 75 to 15 %, with 0.033 (0.004 to 0.061) before the correction.
 GAMES["recommended"] = {
     "masking": "random",
     "adversarial_rate": 0.2,

@@ -37,9 +37,12 @@ def draw_masks(view: MaskView, path: Path, title: str = "", resolution: int = 15
 def mask_figure(view: MaskView, title: str = "") -> "Figure":
     """Draw a protein in rows of 60 residues.
 
-    Each row shows the probability that the noiser masks a residue (bars, in the colour of its favourite corruption; a
-    letter above names the residue that replaces it),
-    the residues, and below them the encoder's loss and entropy, whose colours end at their 2nd and 98th percentiles.
+    Each row shows, from top to bottom:
+
+    - Bars: the probability that the noiser masks a residue, in the colour of its most frequent corruption. A letter
+      above a bar names the residue that replaces it.
+    - The residues.
+    - The encoder's loss and entropy. Their colours end at their 2nd and 98th percentiles.
 
     Args:
         view ([`MaskView`]): Result of [`view_masks`].

@@ -64,7 +64,7 @@ def card_facts(trainer: Described) -> CardFacts:
     Args:
         trainer ([`AdversarialMLMTrainer`]): The trainer. Its `run_facts` may contain `recipe` ([`Recipe`]), `data`
             (the content of `data.json`), `command` (the command that started the run) and `base_model` (folder or Hub
-            name that training started from; without a recipe, the name that the encoder was loaded from is used).
+            name that training started from). Without a recipe, the name that the encoder was loaded from is used.
     """
     args, run, best = trainer.args, trainer.run_facts, trainer.loaded_best_step
     recipe = run.get("recipe")

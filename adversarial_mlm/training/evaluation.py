@@ -51,8 +51,8 @@ def evaluate_masks(
         encoder (`nn.Module`): The encoder, in evaluation mode.
         collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Masks the batches. If it has a
             noiser, the noiser's masks are evaluated, too.
-        batches (`Iterable[Mapping[str, torch.Tensor]]`): Output of the collator's CPU stage, on the device, with `row`
-            `(batch,)`, int64: the index of each protein in the held-out set, which is the key of its masks.
+        batches (`Iterable[Mapping[str, torch.Tensor]]`): Output of the collator's CPU stage, on the device. `row`
+            `(batch,)`, int64, is the index of each protein in the held-out set, and the key of its masks.
         mask_rate (`float`): Share of each protein's residues that is replaced by [MASK] at random.
         mask_seed (`int`): Seed of the masks.
         log_shares (`torch.Tensor` of shape `(vocab,)`, *optional*): See [`background_log_shares`].

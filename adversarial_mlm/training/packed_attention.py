@@ -83,9 +83,12 @@ def packed_rows(batch: Mapping[str, torch.Tensor]) -> dict:
         batch (`Mapping[str, torch.Tensor]`): A batch with `attention_mask` `(batch, length)`, padded on the right.
 
     Returns:
-        `dict`: `index` `(tokens,)`, int64, the index of every token in the flattened batch; `positions` `(tokens,)`,
-        int64, its position in its protein; `offsets` `(batch + 1,)`, int32, the first token of each protein and the
-        end of the last one; `longest` (`int`), an upper bound for the lengths in tokens.
+        `dict`:
+
+        - `index` `(tokens,)`, int64: the index of every token in the flattened batch.
+        - `positions` `(tokens,)`, int64: its position in its protein.
+        - `offsets` `(batch + 1,)`, int32: the first token of each protein, and the end of the last one.
+        - `longest` (`int`): an upper bound for the lengths in tokens.
     """
     attention_mask = batch["attention_mask"]
     lengths = attention_mask.sum(dim=1)

@@ -1,8 +1,11 @@
 """Rewards: what the noiser maximises.
 
-A reward has up to two parts: the encoder's loss, whose gradient passes through the encoder and straight-through
-one-hot vectors (`through_encoder`), and a term whose gradient goes directly to the noiser's scores
-([`NoiserReward.direct`]). To add a reward, write a class and add it to `REWARDS`.
+A reward has one or two parts:
+
+- The encoder's loss. Its gradient passes through the encoder and straight-through one-hot vectors (`through_encoder`).
+- A term whose gradient goes directly to the noiser's scores ([`NoiserReward.direct`]).
+
+To add a reward, write a class and add it to `REWARDS`.
 
 | name | what the noiser maximises | gradient |
 | --- | --- | --- |

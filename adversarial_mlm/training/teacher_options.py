@@ -15,8 +15,8 @@ class TeacherOptions:
 
     Args:
         loss_weights (`str`, *optional*, defaults to `"uniform"`): Weights of masked residues in the encoder's loss.
-            With `"learnability"`, w = (1 − β) + β u / mean u, where u is the KL divergence from the teacher's
-            prediction to the encoder's over the 20 residues. The mean is that of the previous update; u counts at
+            With `"learnability"`, w = (1 − β) + β u / mean u. Here u is the KL divergence from the teacher's
+            prediction to the encoder's over the 20 residues. The mean is that of the previous update. u counts at
             most 10 times the mean.
         learnability_share (`float`, *optional*, defaults to 0.5): β, from 0 to 1.
         soft_targets (ramp from 0 to 1, *optional*, defaults to 0): λ of (1 − λ) · cross-entropy with the true residue

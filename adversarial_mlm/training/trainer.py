@@ -12,7 +12,7 @@ update, optimizer, evaluation, log. The work is done by objects that can be buil
 | `uploads` | [`HubUploader`] | pushes to the Hub |
 
 Overrides of private methods of `Trainer`, here and in [`checkpointing_trainer`], were checked with transformers
-5.23.0. A comment in each says which stock behaviour it replaces; a test fails if one changes its signature upstream.
+5.23.0. A comment in each says which stock behaviour it replaces. A test fails if one changes its signature upstream.
 """
 
 import contextlib
@@ -73,8 +73,8 @@ from adversarial_mlm.utils.ramp import Ramp
 class AdversarialMLMTrainer(CheckpointingTrainer):
     """Trains a masked language model against the noiser of its data collator (Algorithms 4 and 5 of the paper).
 
-    A step of this trainer is one update of the *encoder*: `max_steps`, the schedule, logging, evaluation and saving
-    count those. With `noiser_update: alternate`, the noiser makes `noiser_steps` updates before every `encoder_steps`
+    A step of this trainer is one update of the *encoder*. `max_steps`, the schedule, logging, evaluation and saving
+    count steps. With `noiser_update: alternate`, the noiser makes `noiser_steps` updates before every `encoder_steps`
     of the encoder. It maximises its reward on batches that the encoder does not train on, and the encoder's weights
     get no gradient. With `reversal`, the noiser learns from the encoder's own batch and backward pass. In both cases
     the encoder sees the same batches at the same steps as it would without a noiser.
@@ -97,9 +97,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         batch_stages (`list[BatchStage]`): Accumulation of every stage of the run (`global_batch_size`).
 
     Raises:
-        ValueError: If the collator is not one of this package, if encoder, noiser and tokenizer do not fit together,
-            if an option needs what the data, the encoder or the masking rules do not have, or if several devices are
-            used in another way than by a process for each (see [`launch_checks`]).
+        ValueError: If the collator is not one of this package. If encoder, noiser and tokenizer do not fit together.
+            If an option needs what the data, the encoder or the masking rules do not have. If several devices are used
+            in another way than by a process for each (see [`launch_checks`]).
     """
 
     args: AdversarialMLMTrainingArguments
@@ -355,9 +355,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        # Stock: returns the norm of the encoder's gradient, before each optimizer step, when gradients are complete
-        # and unscaled. Added: the noiser's gradient is clipped, and an update with a norm that is not finite is left
-        # out.
+        # Stock: returns the norm of the encoder's gradient, before each optimizer step. Gradients are complete and
+        # unscaled then. Added: clip the noiser's gradient, and leave out an update with a norm that is not finite.
         norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
         of_noiser = self.game.clip_shared_gradient()
         if of_noiser is not None:
@@ -407,9 +406,9 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
     ) -> EvalLoopOutput:
         """Figures under fixed random masks and under the noiser's masks, see [`evaluation.evaluate_masks`].
 
-        The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`, whatever the
-        run's seed, the batch size, the number of processes and the masks used in training. Every run sees the same
-        window of a protein that is too long.
+        The random masks are the same in every run with the same `eval_mask_seed` and `eval_mask_rate`. The run's seed,
+        batch size, number of processes and masks in training do not change them. Every run sees the same window of a
+        protein that is too long.
 
         Returns:
             `EvalLoopOutput` whose `metrics` are those figures with the prefix. `background_loss` is that of the

@@ -72,7 +72,7 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
         unmasked_weight (`float`, *optional*, defaults to 1.0): With `loss_scope: all`: weight of a residue that is not
             masked. A masked one has the weight 1.
         importance_exponent (`float`, *optional*, defaults to 0.0): β of the importance weights (ρ / q_i)^β of masked
-            residues, where ρ is the mask rate and q_i the probability that residue i is masked, by the noiser or at
+            residues. Here ρ is the mask rate, and q_i the probability that residue i is masked, by the noiser or at
             random. With 1, the expected loss is that of uniform masking if the loss of a residue does not depend on
             the other masks. With 0 there are no weights. No gradient passes through the weights.
         noiser_learning_rate (`float`, *optional*, defaults to 1e-4): Peak learning rate of the noiser. It follows the
@@ -106,17 +106,17 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
             [MASK].
         eval_mask_seed (`int`, *optional*, defaults to 2021): Seed of evaluation: of its masks and of the windows of
             proteins that are too long. Runs with the same rate and seed are evaluated on the same residues.
-        eval_context_gap (`bool`, *optional*, defaults to `False`): In evaluations, also compute how much higher the
-            cross-entropy is if 50 % of a protein is hidden, and not 15 %. It takes two more passes.
-        collapse_margin (`float`, *optional*, defaults to 0.05): A collapse is reported if the loss on random masks
-            (mean of three log entries) is more than this above its best, in nats, and `enrichment_max` is above
-            `collapse_enrichment`.
+        eval_context_gap (`bool`, *optional*, defaults to `False`): In evaluations, also compute the cross-entropy with
+            50 % of a protein hidden minus that with 15 % hidden. It takes two more passes.
+        collapse_margin (`float`, *optional*, defaults to 0.05): Rise of the loss on random masks (mean of three log
+            entries) above its best, in nats. A collapse is reported if the rise is larger than this, and if
+            `enrichment_max` is above `collapse_enrichment`.
         collapse_enrichment (`float`, *optional*, defaults to 2.0): See `collapse_margin`. `enrichment_max` says how
             many times as often as its share the most masked residue is masked. A high value alone does no harm.
         on_collapse (`str`, *optional*, defaults to `"warn"`): What to do at a collapse: `"warn"`, or `"stop"` the run.
         max_skipped_updates (`int`, *optional*, defaults to 20): Updates with a loss or gradient that is not finite are
             skipped on all processes and counted. If the last n updates of a network were all skipped, the run stops
-            at the next log entry and lists the records of their batches in `nonfinite_records.json`. 0 for never. With
+            at the next log entry. It lists the records of their batches in `nonfinite_records.json`. 0 for never. With
             `fp16`, up to 16 skipped updates in a row are normal: the scaler halves its scale from 65,536 until it
             fits.
         noiser_cosine_steps (`int`, *optional*, defaults to 100): Every n steps, compare the noiser's gradients on two

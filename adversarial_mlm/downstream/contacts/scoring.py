@@ -36,9 +36,9 @@ def precisions(scores: np.ndarray, labels: np.ndarray, length: int, counted: int
         counted (`int`): L: residues with a known place.
 
     Returns:
-        `np.ndarray` of shape `(metrics,)`: for each of [`METRICS`] the share of contacts among the ⌊L / k⌋ pairs (at
-        least 1) of the highest score, or among all if there are fewer. It is nan if there is no pair in the range,
-        or if all have the same score.
+        `np.ndarray` of shape `(metrics,)`: for each of [`METRICS`] the share of contacts among the ⌊L / k⌋ pairs of
+        the highest score. These are at least one pair, and all pairs if there are fewer. The share is nan if there is
+        no pair in the range, or if all have the same score.
     """
     found = np.full(len(METRICS), np.nan)
     for row, wanted in enumerate(_in_ranges(labels, length)):

@@ -32,9 +32,9 @@ class Chain(NamedTuple):
 
     Attributes:
         id (`str`): Name of the file without its ending, and of the chain, such as `1abc_A`.
-        sequence (`str`): The whole sequence, also of residues without coordinates; `X` for residues without a letter.
-        coordinates (`np.ndarray` of shape `(residues, 3)`, float32): Ångström, of Cβ, and of Cα for glycine; nan where
-            the atom is missing.
+        sequence (`str`): The whole sequence, also of residues without coordinates. Residues without a letter are `X`.
+        coordinates (`np.ndarray` of shape `(residues, 3)`, float32): Ångström, of Cβ, and of Cα for glycine. They are
+            nan where the atom is missing.
         whole (`bool`): Whether the file says which residues are missing. If not, the sequence consists of the residues
             with coordinates.
     """

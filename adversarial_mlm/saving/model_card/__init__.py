@@ -4,10 +4,18 @@ The card contains no absolute paths and no tokens. Two identical runs give ident
 
 A card is made from [`CardFacts`] alone; `trainer.card_facts()` returns those of a run.
 
-Each module imports only from those listed before it: `facts`, `architecture` (reads an encoder into facts), `text`
-(tables, paths, the command line), `origin` (what training started from, adapters), `training` (networks, game,
-options, environment), `data` (sources, counts, held-out sets), `results` (figures and `model-index`), `limits`,
-`rendering`, `saved_facts` (writes the card of a complete run anew).
+Each module imports only from those listed before it:
+
+- `facts`: what a card is made from.
+- `architecture`: reads an encoder into facts.
+- `text`: tables, paths, the command line.
+- `origin`: what training started from, adapters.
+- `training`: networks, game, options, environment.
+- `data`: sources, counts, held-out sets.
+- `results`: figures and `model-index`.
+- `limits`: what the model cannot do.
+- `rendering`: fills the template.
+- `saved_facts`: writes the card of a complete run anew.
 """
 
 from adversarial_mlm.saving.model_card.facts import CardFacts
