@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm import build_protein_tokenizer
 from adversarial_mlm.comparison.flops import Network
-from adversarial_mlm.inference.protein_embeddings import embed_proteins
+from adversarial_mlm.inference.protein_embeddings import EmbeddingOptions, ProteinEmbedder, embed_proteins
 
 from .measuring import Row, alternate, compare, timed
 from .training import MAX_LENGTH, fresh_encoder, proteins
@@ -26,7 +26,7 @@ def run(repetitions: int = 5, corpus: str | None = None) -> list[Row]:
     encoder does unless it is told otherwise.
 
     The operations that padding costs are a note of each row. In the same precision no order of the proteins can save
-    more than that.
+    more than that. A compiled encoder (`torch_compile`) is measured after it was compiled; its peer is not compiled.
     """
     whole = proteins(corpus).shuffle(seed=0)
     rows = []
@@ -47,19 +47,25 @@ def _rows(size: str, dtype: str, pairs: Sequence[tuple[str, str]], repetitions: 
     def ours() -> list:
         return list(embed_proteins(model, pairs, tokenizer=tokenizer, dtype=dtype))
 
-    jobs = [ours, *(_peer(model, tokenizer, sequences, *settings) for settings in peers.values())]
+    compiled = ProteinEmbedder(model, tokenizer, EmbeddingOptions(dtype=dtype, torch_compile=True))
+    jobs = [
+        ours,
+        lambda: compiled.embed(sequences),
+        *(_peer(model, tokenizer, sequences, *settings) for settings in peers.values()),
+    ]
     rates = [[len(pairs) / spent for spent in series] for series in alternate(timed(*jobs), repetitions)]
     of = f"embed, {size}, {dtype}, {len(pairs):,} proteins"
     return [
         compare(
-            f"{of}: ours ÷ {name}",
-            rates[0],
+            f"{of}: {name} ÷ {peer_name}",
+            rate,
             peer,
             "proteins/s",
             _TARGET if settings[1] == _BATCH else "",
             note=f"{_operations(model, sequences, settings[1]):.2f} × the operations without padding",
         )
-        for (name, settings), peer in zip(peers.items(), rates[1:], strict=True)
+        for name, rate in (("ours", rates[0]), ("ours, compiled,", rates[1]))
+        for (peer_name, settings), peer in zip(peers.items(), rates[2:], strict=True)
     ]
 
 

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--overlap", type=int, help="residues that windows over a long protein share (default: half)")
     more.add_argument("--output_dtype", default="float32", help="float32 (default), or float16 for half the size")
     more.add_argument("--batch_tokens", type=int, help="tokens in a batch (default: 4,096 on a CPU, 65,536 on a GPU)")
+    more.add_argument(
+        "--torch_compile", action="store_true", help="compile the encoder first: a minute, worth it for large files"
+    )
     more.add_argument("--device", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     more.add_argument("--revision", help="branch, tag or commit on the Hub")
     more.add_argument("--sequence_column", default="sequence", help="column of a table with the sequences")
@@ -85,6 +88,7 @@ def _embed(args: argparse.Namespace) -> "Summary":
             overlap=args.overlap,
             dtype=args.dtype,
             batch_tokens=args.batch_tokens,
+            torch_compile=args.torch_compile,
         ),
         output_dtype=args.output_dtype,
         overwrite=args.overwrite,

@@ -41,7 +41,7 @@ from adversarial_mlm.utils.version import __version__
 # Part of the name of every part. Raise it when the same encoder, options and proteins give other embeddings.
 EMBEDDINGS_VERSION = 1
 
-_NOT_THE_RESULT = ("batch_tokens",)  # it changes no embedding but for rounding
+_NOT_THE_RESULT = ("batch_tokens", "torch_compile")  # they change no embedding but for rounding
 _ATTEMPT_FILE = "attempt.json"
 
 logger = logging.getLogger(__name__)

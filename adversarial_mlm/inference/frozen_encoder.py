@@ -2,8 +2,9 @@
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
-from adversarial_mlm.utils.errors import RecipeError
+from adversarial_mlm.utils.errors import RecipeError, one_line
 from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ AUTO = "auto"
 _LONGEST_BY_DEFAULT = 1024
 _BATCH_TOKENS = {"cpu": 4096}
 _BATCH_TOKENS_ON_ACCELERATORS = 65_536
+_LONGEST_REASON = 200  # characters of a message of PyTorch
 
 
 def default_max_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -97,6 +99,8 @@ class FrozenEncoder:
         dtype (`str`, defaults to `"float32"`): Precision of the computation, see [`resolved_dtype`].
         layer (`int`, *optional*): Layer to read: 0 for the embeddings, -1 for the last layer; by default the
             encoder's output, which is that of the last layer.
+        torch_compile (`bool`, defaults to `False`): Compile the encoder when it reads the first batch. On a CPU, its
+            weights are constants of the compiled code: train it no further with this object.
 
     Attributes:
         collator ([`DataCollatorForTask`]): Turns residues into tensors.
@@ -115,8 +119,10 @@ class FrozenEncoder:
         batch_tokens: int | None = None,
         dtype: str = "float32",
         layer: int | None = None,
+        torch_compile: bool = False,
     ):
         self.model = model
+        self._forward = _compiled(model) if torch_compile else model
         self.max_length = default_max_length(model, tokenizer) if max_length is None else max_length
         check_max_length(model, self.max_length)
         self.dtype = resolved_dtype(dtype, model.device)
@@ -167,11 +173,29 @@ class FrozenEncoder:
                 examples = [{"sequence": sequences[index][start:stop]} for index, start, stop in parts[rows]]
                 batch = {name: tensor.to(device) for name, tensor in self.collator(examples).items()}
                 residue_mask = batch.pop("residue_mask")
-                output = self.model(**batch, output_hidden_states=self.layer not in (None, -1))
+                output = self._forward(**batch, output_hidden_states=self.layer not in (None, -1))
                 hidden = _of_layer(output, self.layer)
                 if not hidden[residue_mask].isfinite().all():
                     raise RecipeError("the encoder's output is not finite: its weights may be damaged, or try float32")
                 yield rows, hidden, residue_mask
+
+
+def _compiled(model: PreTrainedModel) -> Callable[..., Any]:
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    # one graph for batches of all sizes; frozen weights can be laid out for the CPU's matrix products beforehand
+    graph = torch.compile(model, dynamic=True, options={"freezing": model.device.type == "cpu"})
+
+    def forward(**batch: Any) -> Any:
+        try:
+            return graph(**batch)
+        except TorchDynamoException as error:
+            reason = one_line(str(error).strip().split("\n")[0])[:_LONGEST_REASON]
+            raise RecipeError(
+                f"torch_compile is set, but the encoder cannot be compiled here ({reason}): leave it out"
+            ) from error
+
+    return forward
 
 
 def _of_layer(output, layer: int | None) -> torch.Tensor:

@@ -66,6 +66,8 @@ class EmbeddingOptions:
             `"fp32"` and `"bf16"` are the same.
         batch_tokens (`int`, *optional*): Tokens in a batch, including padding; by default 4,096 on a CPU and 65,536
             elsewhere.
+        torch_compile (`bool`, defaults to `False`): Compile the encoder first. That takes about a minute, and pays for
+            large files.
     """
 
     per_residue: bool = False
@@ -75,6 +77,7 @@ class EmbeddingOptions:
     overlap: int | None = None
     dtype: str = "float32"
     batch_tokens: int | None = None
+    torch_compile: bool = False
 
 
 class ProteinEmbedder:
@@ -111,6 +114,7 @@ class ProteinEmbedder:
                 batch_tokens=options.batch_tokens,
                 dtype=DTYPE_NAMES[options.dtype],
                 layer=options.layer,
+                torch_compile=options.torch_compile,
             )
         except RecipeError:
             raise
@@ -127,6 +131,7 @@ class ProteinEmbedder:
             overlap=self.overlap,
             dtype=self.encoder.dtype,
             batch_tokens=self.encoder.batch_tokens,
+            torch_compile=options.torch_compile,
         )
 
     def blocks(self, records: Iterable[ProteinRecord]) -> Iterator[list[ProteinRecord]]:

@@ -64,7 +64,7 @@ GAMES["paper-literal"] = {
     "unmasked_weight": 1.0,
 }
 
-# An adversary that does not harm the encoder (docs/results.md). It costs little more than a noiser that is not
+# An adversary that does not harm the encoder (docs/results_earlier.md). It costs little more than a noiser that is not
 # trained.
 GAMES["blind"] = {
     "masking": "adversarial",

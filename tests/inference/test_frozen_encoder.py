@@ -1,5 +1,7 @@
 import logging
+import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,3 +31,33 @@ def test_an_encoder_tells_the_precision_that_auto_stands_for(make_encoder, token
     assert FrozenEncoder(make_encoder().bert, tokenizer, dtype="auto").dtype == "float32"
     with pytest.raises(RecipeError, match="dtype must be one of bfloat16, float32, auto, got 'int8'"):
         FrozenEncoder(make_encoder().bert, tokenizer, dtype="int8")
+
+
+def read_all(encoder: FrozenEncoder) -> list[torch.Tensor]:
+    """The residues of five proteins, in batches of one to three."""
+    proteins = ["MKTAYIAKQR", "MKV", "GSHMLEDPVA", "ACDEFGHIKLMNPQRSTVWY" * 2, "WW"]
+    parts = np.array([[index, 0, len(protein)] for index, protein in enumerate(proteins)])
+    return [hidden[mask] for _, hidden, mask in encoder.read(proteins, parts)]
+
+
+@pytest.mark.exhaustive  # a compiler of C++ takes its time
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the compiler of torch.compile needs g++ on a CPU")
+def test_a_compiled_encoder_reads_the_same_in_one_graph_for_all_sizes(make_encoder, tokenizer):
+    model = make_encoder().bert.eval()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = read_all(FrozenEncoder(model, tokenizer, batch_tokens=40, torch_compile=True))
+    for found, expected in zip(compiled, read_all(FrozenEncoder(model, tokenizer, batch_tokens=40)), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    # a batch of one row is a graph of its own
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.exhaustive  # the compiler needs seconds to find out
+def test_an_encoder_that_cannot_be_compiled_ends_in_a_sentence(make_encoder, tokenizer, monkeypatch):
+    torch._dynamo.reset()
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/nowhere/g++",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    with pytest.raises(RecipeError, match=r"torch_compile is set, but .* \(.*compiler.*\): leave it out"):
+        read_all(FrozenEncoder(make_encoder().bert.eval(), tokenizer, torch_compile=True))
