@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adversarial_mlm.inference.batches import DataCollatorForTask
 from adversarial_mlm.models.encoders import number_of_positions
-from adversarial_mlm.utils.errors import RecipeError, one_line
+from adversarial_mlm.utils.errors import RecipeError, clip, one_line
 from adversarial_mlm.utils.hardware import auto_bf16, has_fast_bf16
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def _compiled(model: PreTrainedModel) -> Callable[..., Any]:
         try:
             return graph(**batch)
         except TorchDynamoException as error:
-            reason = one_line(str(error).strip().split("\n")[0])[:_LONGEST_REASON]
+            reason = clip(one_line(error), _LONGEST_REASON)
             raise RecipeError(
                 f"torch_compile is set, but the encoder cannot be compiled here ({reason}): leave it out"
             ) from error
