@@ -184,11 +184,10 @@ def with_winners(recipe: ComparisonRecipe, words: list[str], found: Mapping[str,
 
 
 def _with_marks(recipe: ComparisonRecipe, words: list[str]) -> ComparisonRecipe:
-    """Mark arms whose search led to another mask rate than their partner's, and unmark those that now match."""
-    tune = required(recipe.tune, "tune")
+    """Mark arms that have other masks than their partner after the search, and unmark those that now match."""
 
     def marked(name: str, arm: Arm) -> Arm:
-        if arm.against is None or not (arm.unmatched or name in tune.own):
+        if arm.against is None:
             return arm
         own, partners = (masks_of(arm_recipe(recipe, which, words=words)) for which in (name, arm.against))
         return dataclasses.replace(arm, unmatched=bool(difference_of_masks(own, partners)))

@@ -9,7 +9,7 @@ from adversarial_mlm.comparison import compare as compare_module
 from adversarial_mlm.comparison import tuning
 from adversarial_mlm.comparison.folder import ComparisonFolder
 from adversarial_mlm.comparison.recipe import Tune
-from adversarial_mlm.comparison.tuning import TUNING_FILE, cost_in_runs, rung_sizes, trials_of
+from adversarial_mlm.comparison.tuning import TUNING_FILE, cost_in_runs, rung_sizes, trials_of, with_winners
 from adversarial_mlm.utils.errors import RecipeError
 
 _TUNE = {
@@ -74,6 +74,16 @@ def test_an_arm_is_searched_as_often_after_the_baseline_and_marked_if_its_rate_d
     study = json.loads((tmp_path / "study" / "study.json").read_text())
     game = next(arm for arm in study["arms"] if arm["name"] == "game")
     assert game["unmatched"] and game["options"]["mask_rate"] == searches["game"]["winner"]["mask_rate"]
+
+
+def test_an_arm_with_a_rate_of_its_own_is_marked_once_the_baseline_has_another(prepared):
+    masks = {"masking": "random"}
+    arms = {"random": {"options": masks}, "fixed": {"options": {**masks, "mask_rate": "20%"}, "against": "random"}}
+    tune = {**_TUNE, "rungs": 1, "options": {"mask_rate": ["20%", "40%"]}}
+    now = prepared({"tune": tune, "arms": arms})
+    for rate, unmatched in (("20%", False), ("40%", True)):
+        tuned = with_winners(now.recipe, [], {"searches": {"random": {"winner": {"mask_rate": rate}}}})
+        assert tuned.arms["fixed"].unmatched is unmatched
 
 
 @pytest.mark.exhaustive
