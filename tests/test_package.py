@@ -85,7 +85,7 @@ LAUNCH += ("no", "--dynamo_backend", "no", "-m", "adversarial_mlm")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [LAUNCH, exhaustive(("adversarial_mlm",))])
+@pytest.mark.parametrize("launcher", [("adversarial_mlm",), exhaustive(LAUNCH)])
 def test_the_demo_runs_from_a_wheel_in_an_empty_folder(installed, launcher):
     start, target, empty = installed
     result = start(

@@ -9,6 +9,7 @@ import pytest
 from adversarial_mlm.models.tokenization_protein import STANDARD_RESIDUES
 from adversarial_mlm.space.pasted import EXAMPLES
 from tests.helpers.browser import chromium, served
+from tests.helpers.exhaustive import exhaustive
 
 PROTEIN = "MKTAYIAKQRQISFVKSHFSRQLEERLGAVWC"
 PATIENCE = 60_000  # milliseconds; an idle machine needs one or two seconds
@@ -124,7 +125,7 @@ def test_positions_can_be_written_and_are_forgotten_with_the_next_protein(open_p
     assert page.locator("#track button").count() == 77 and pressed.count() == 0 and positions.input_value() == ""
 
 
-@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("width", [360, exhaustive(1280)])
 def test_wrong_input_is_answered_by_a_sentence_and_the_page_goes_on(open_page, width):
     page = open_page(width)
     for text, sentence in (
