@@ -64,6 +64,12 @@ def proteins(demo_fasta) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory) -> str:
+    """Where recipes keep their memory-mapped copies of proteins: tests of one session share them."""
+    return str(tmp_path_factory.mktemp("proteins") / "cache")
+
+
+@pytest.fixture(scope="session")
 def tokenizer():
     return build_protein_tokenizer()
 

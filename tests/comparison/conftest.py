@@ -17,7 +17,7 @@ _GAME = {
 
 
 @pytest.fixture
-def options(repository, tmp_path, monkeypatch) -> dict:
+def options(repository, cache_dir, tmp_path, monkeypatch) -> dict:
     """What a small recipe says."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setitem(presets.ENCODERS, "tiny", sizes)
@@ -35,7 +35,7 @@ def options(repository, tmp_path, monkeypatch) -> dict:
             "holdout_families": 0.1,
             "holdout_members": 0.1,
             "max_eval_records": 60,
-            "cache_dir": str(tmp_path / "cache"),
+            "cache_dir": cache_dir,
             "max_length": 64,
             "encoder": "tiny",
             "per_device_train_batch_size": 4,

@@ -5,7 +5,7 @@ from adversarial_mlm.recipes.recipe import parse_recipe
 
 
 @pytest.fixture
-def make_recipe(repository, tmp_path, monkeypatch):
+def make_recipe(repository, cache_dir, tmp_path, monkeypatch):
     """The demo in miniature: networks of a few thousand parameters, a few steps."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setitem(presets.ENCODERS, "tiny", sizes)
@@ -16,7 +16,7 @@ def make_recipe(repository, tmp_path, monkeypatch):
     def make(**changes):
         settings = {
             "output_dir": tmp_path / "run",
-            "cache_dir": tmp_path / "cache",
+            "cache_dir": cache_dir,
             "max_steps": 4,
             "encoder_steps": 2,
             "noiser_steps": 1,

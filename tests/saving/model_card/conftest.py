@@ -159,7 +159,7 @@ def card_of(tmp_path):
 
 
 @pytest.fixture
-def make_recipe(repository, tmp_path, monkeypatch):
+def make_recipe(repository, cache_dir, tmp_path, monkeypatch):
     """The demo in miniature."""
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     monkeypatch.setitem(presets.ENCODERS, "tiny", sizes)
@@ -168,7 +168,7 @@ def make_recipe(repository, tmp_path, monkeypatch):
     def make(**changes):
         settings = {
             "output_dir": tmp_path / "run",
-            "cache_dir": tmp_path / "cache",
+            "cache_dir": cache_dir,
             **{"max_steps": 4, "encoder_steps": 2, "noiser_steps": 1, "eval_steps": 2, "logging_steps": 2},
             **{"max_eval_records": 60, "per_device_train_batch_size": 4, "disable_tqdm": True, "use_cpu": True},
             **changes,
