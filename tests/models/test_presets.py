@@ -51,6 +51,20 @@ def test_recommended_is_an_arm_of_the_study_that_none_was_shown_to_beat(reposito
     assert not [row for row in shown if row["mean"] < 0 and row["adjusted_p"] < 0.05]
 
 
+def test_on_other_families_no_rate_was_shown_to_beat_that_of_recommended(repository):
+    study = json.loads((repository / "model_cards" / "study_falling.json").read_text())
+    options = presets.game("recommended")
+    own = next(entry for entry in study["arms"] if entry["name"] == "random_40")
+    assert own["masks"]["rate"] == options["adversarial_rate"] + options["random_rate"]
+    of_seconds = [row for row in study["differences"] if row["budget"] == "seconds"]
+    shown = {row["arm"]: row for row in of_seconds if row["metric"] == "confirmation_members_loss"}
+    assert shown["random_40"]["against"] == shown["falling"]["against"] == "random"
+    assert {len(shown[name]["pairs"]) for name in ("random_40", "falling")} == {8}
+    # the falling rate did not beat the best constant rate, and 40 % did not lose to it
+    assert not (shown["falling"]["mean"] < 0 and shown["falling"]["adjusted_p"] < 0.05)
+    assert not (shown["random_40"]["mean"] > 0 and shown["random_40"]["adjusted_p"] < 0.05)
+
+
 def test_recommended_masks_as_the_tuned_baseline_that_no_arm_was_shown_to_beat_in_equal_time(repository):
     study = json.loads((repository / "model_cards" / "study_tuned.json").read_text())
     options = presets.game("recommended")
