@@ -1,5 +1,6 @@
 """Statistics of the masks and of the encoder's losses on them, from sums over batches."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -17,6 +18,7 @@ _RANDOM, _RANDOM_MASKED, _ANY = 5, 6, 7
 _OF_SCORES = 4  # sums of entropy and importance
 POSITION_BINS = 20  # from the N-terminus to the C-terminus, of equal length
 _MOST_MASKED = 5  # residues that `most_masked` names
+_ERRORS = 3  # standard errors that chance rarely exceeds
 
 
 class MaskingStatistics:
@@ -125,6 +127,8 @@ class MaskingStatistics:
               by their number.
             - `enrichment_A` etc.: share of a residue among the masked ones, divided by its share among all;
               `enrichment_max`: the largest of the standard residues.
+            - `certain_enrichment`: what one of the standard residues has at least: the largest lower end, three
+              standard errors (Poisson) below its enrichment; 0 if no residue was masked more than nine times.
         """
         return self.figures_and_counts(reduce)[0]
 
@@ -217,12 +221,18 @@ class MaskingStatistics:
             for token in self.vocabulary.residue_ids
             if background[token]
         }
-        standard = [
-            enrichment[key]
+        standard = {
+            token: enrichment[key]
             for token in self.vocabulary.replacement_ids
             if (key := f"enrichment_{self.vocabulary.residue_letters[token]}") in enrichment
-        ]
-        return {**enrichment, "enrichment_max": max(standard, default=0.0)}
+        }
+        # a count of n has the standard error √n
+        certain = [value * (1 - _ERRORS / math.sqrt(chosen[token])) for token, value in standard.items() if value]
+        return {
+            **enrichment,
+            "enrichment_max": max(standard.values(), default=0.0),
+            "certain_enrichment": max([0.0, *certain]),
+        }
 
 
 def _counts(index: torch.Tensor, where: torch.Tensor, size: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ def random_loss_above_best(random_losses: Sequence[float]) -> float:
     return means[-1] - min(means) if means else 0.0
 
 
-def has_collapsed(above_best: float, enrichment_max: float, margin: float, enrichment: float) -> bool:
+def has_collapsed(above_best: float, certain_enrichment: float, margin: float, enrichment: float) -> bool:
     """Whether training has collapsed: the loss on random masks has risen, and the noiser prefers one residue.
 
     Neither alone is a collapse. Together they show that the encoder predicts residues from the choice of positions
@@ -33,11 +33,12 @@ def has_collapsed(above_best: float, enrichment_max: float, margin: float, enric
 
     Args:
         above_best (`float`): Rise of the loss, see [`random_loss_above_best`].
-        enrichment_max (`float`): How many times as often as its share the most masked residue is masked.
+        certain_enrichment (`float`): How many times as often as its share one residue is masked at least. In an entry
+            of few proteins, the most masked residue of a noiser without any preference has more than twice its share.
         margin (`float`): Limit of the first (`collapse_margin`).
         enrichment (`float`): Limit of the second (`collapse_enrichment`).
     """
-    return above_best > margin and enrichment_max > enrichment
+    return above_best > margin and certain_enrichment > enrichment
 
 
 def collapse_figures(
@@ -59,11 +60,11 @@ def collapse_figures(
         `dict[str, float]`: `random_loss_above_best` (nats) and `collapse` (0 or 1); empty without a noiser or without
         random masks.
     """
-    if not {"random_loss", "enrichment_max"} <= logs.keys():
+    if not {"random_loss", "certain_enrichment"} <= logs.keys():
         return {}
     earlier = [e["random_loss"] for e in history if "random_loss" in e and e.get("step", since + 1) > since]
     above = random_loss_above_best([*earlier, logs["random_loss"]])
-    collapsed = has_collapsed(above, logs["enrichment_max"], args.collapse_margin, args.collapse_enrichment)
+    collapsed = has_collapsed(above, logs["certain_enrichment"], args.collapse_margin, args.collapse_enrichment)
     return {"random_loss_above_best": above, "collapse": float(collapsed)}
 
 

@@ -110,9 +110,9 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
             50 % of a protein hidden minus that with 15 % hidden. It takes two more passes.
         collapse_margin (`float`, *optional*, defaults to 0.05): Rise of the loss on random masks (mean of three log
             entries) above its best, in nats. A collapse is reported if the rise is larger than this, and if
-            `enrichment_max` is above `collapse_enrichment`.
-        collapse_enrichment (`float`, *optional*, defaults to 2.0): See `collapse_margin`. `enrichment_max` says how
-            many times as often as its share the most masked residue is masked. A high value alone does no harm.
+            `certain_enrichment` is above `collapse_enrichment`.
+        collapse_enrichment (`float`, *optional*, defaults to 2.0): See `collapse_margin`. `certain_enrichment` says
+            how many times as often as its share one residue is masked at least. A high value alone does no harm.
         on_collapse (`str`, *optional*, defaults to `"warn"`): What to do at a collapse: `"warn"`, or `"stop"` the run.
         max_skipped_updates (`int`, *optional*, defaults to 20): Updates with a loss or gradient that is not finite are
             skipped on all processes and counted. If the last n updates of a network were all skipped, the run stops

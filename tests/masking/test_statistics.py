@@ -52,6 +52,16 @@ def test_figures_are_those_counted_by_hand(counted, vocabulary):
     assert "enrichment_W" not in figures  # never seen, so nothing to compare
 
 
+@pytest.mark.parametrize(("batches", "at_least"), [(2, 0), (32, 3.333 * (1 - 3 / 64**0.5))])
+def test_an_enrichment_is_certain_once_there_are_many_masks(counted, vocabulary, batches, at_least):
+    statistics = MaskingStatistics(vocabulary, adversarial=True)
+    for _ in range(batches):  # two A in each
+        statistics.update(*counted)
+    figures = statistics.figures()
+    assert figures["enrichment_max"] == pytest.approx(3.333, rel=1e-3)
+    assert figures["certain_enrichment"] == pytest.approx(at_least, rel=1e-3)
+
+
 def test_counts_of_the_noiser_are_those_counted_by_hand(counted, vocabulary):
     corrupted, losses, ids, residues = counted
     corrupted.input_ids = ids.clone()

@@ -28,10 +28,17 @@ def test_only_a_rise_together_with_an_obsession_is_a_collapse():
 def test_losses_on_other_masks_are_not_compared():
     args = SimpleNamespace(collapse_margin=0.05, collapse_enrichment=2.0)
     history = [{"step": step, "random_loss": 2.0 if step <= 4 else 2.9} for step in range(1, 8)]
-    entry = {"random_loss": 2.9, "enrichment_max": 3.0}
+    entry = {"random_loss": 2.9, "enrichment_max": 3.4, "certain_enrichment": 3.0}
     assert collapse_figures(entry, history, args)["collapse"] == 1
     resumed = collapse_figures(entry, history, args, since=4)  # with more masks, which are harder
     assert resumed == {"random_loss_above_best": 0.0, "collapse": 0.0}
+
+
+def test_what_chance_does_in_an_entry_of_few_proteins_is_no_obsession():
+    args = SimpleNamespace(collapse_margin=0.05, collapse_enrichment=2.0)
+    history = [{"step": step, "random_loss": 2.0} for step in range(1, 5)]
+    entry = {"random_loss": 2.9, "enrichment_max": 5.0, "certain_enrichment": 0.4}
+    assert collapse_figures(entry, history, args)["collapse"] == 0
 
 
 def test_the_message_names_the_options_that_help():
