@@ -116,6 +116,7 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     clear = gradio.Button("Show all again", size="sm", elem_id="clear")
     answers = gradio.HTML("", apply_default_css=False, elem_id="answers")
     shown = gradio.State(None)
+    newest = gradio.State(0)  # number of the last click that was answered
     answer = itertools.count()
 
     def show(name: str, text: str, bar: Any = gradio.Progress()) -> tuple:  # noqa: B008
@@ -126,14 +127,16 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
         words, html, masked = logic.mask_written(found, text)
         return words, html, gradio.HTML(masked={"answer": next(answer), "positions": masked})
 
-    def choose(found: Any, event: gradio.EventData) -> tuple:
-        return logic.mask_chosen(found, event.positions)
+    def choose(found: Any, newest: int, event: gradio.EventData) -> tuple:
+        if event.number < newest:
+            return gradio.skip(), gradio.skip(), newest
+        return (*logic.mask_chosen(found, event.positions), event.number)
 
     def clear_all(found: Any) -> tuple:
         return write(found, "")
 
     start.click(show, [model, protein], [track, shown, positions, answers], show_progress_on=track, **_PRIVATE)
-    track.choose(choose, shown, [positions, answers], **_EVERY_CLICK, **_PRIVATE)
+    track.choose(choose, [shown, newest], [positions, answers, newest], **_EVERY_CLICK, **_PRIVATE)
     positions.submit(write, [shown, positions], [positions, answers, track], **_QUICK, **_PRIVATE)
     clear.click(clear_all, shown, [positions, answers, track], **_QUICK, **_PRIVATE)
 

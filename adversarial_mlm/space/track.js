@@ -25,13 +25,16 @@ function inNextLine(residue, direction) {
   return line[0][0];
 }
 
+let clicks = 0;
+
 element.addEventListener("click", (event) => {
   const residue = residueOf(event);
   if (!residue) return;
   residue.setAttribute("aria-pressed", String(!isMasked(residue)));
   makeTabStop(residue);
   const positions = residues().filter(isMasked).map((one) => Number(one.dataset.position));
-  trigger("choose", { positions });
+  clicks += 1; // a browser may deliver quick clicks in another order
+  trigger("choose", { positions, number: clicks });
 });
 
 element.addEventListener("keydown", (event) => {

@@ -221,8 +221,8 @@ def test_surprise_is_refused_on_a_stream(make_trainer, dataset):
 def test_a_collapse_is_named_logged_and_can_stop_the_run(make_trainer, caplog):
     # an encoder that forgets, by a learning rate that is far too high, beside a noiser that likes one residue
     trainer = make_trainer(
-        max_steps=40, logging_steps=1, learning_rate=0.5, max_grad_norm=0.0, on_collapse="stop",
-        noiser_learning_rate=0.0, collapse_margin=0.5, collapse_enrichment=1.2, lr_scheduler_type="constant",
+        max_steps=40, logging_steps=4, learning_rate=0.5, max_grad_norm=0.0, on_collapse="stop",
+        noiser_learning_rate=0.0, collapse_margin=0.1, collapse_enrichment=1.2, lr_scheduler_type="constant",
     )  # fmt: skip
     trainer.noiser.score.weight.data *= 10
     trainer.train()
