@@ -29,6 +29,7 @@ from adversarial_mlm.saving.checkpoint_store import CheckpointStore
 from adversarial_mlm.saving.run_files import METRICS_FILE
 from adversarial_mlm.saving.run_folder import RunFolder
 from adversarial_mlm.training.evaluation import background_log_shares
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError, Interrupted, NonFiniteError, RecipeError
 from adversarial_mlm.utils.hardware import on_device
@@ -246,6 +247,7 @@ def _save_untrained(comparison: Comparison, run: Run) -> Recipe:
     folder = comparison.folder.of(run)
     encoder.save_pretrained(folder)
     save_tokenizer(collator.tokenizer, folder, collator.sequence_encoder.max_length)
+    atomic_files.share(folder)
     return recipe
 
 

@@ -28,6 +28,7 @@ from adversarial_mlm.models.adapters import LORA_OPTIONS, lora_settings
 from adversarial_mlm.models.encoders import number_of_positions
 from adversarial_mlm.models.loading import load_backbone, quiet_transformers
 from adversarial_mlm.models.tokenization_protein import save_tokenizer
+from adversarial_mlm.utils import atomic_files
 from adversarial_mlm.utils.errors import DivergenceError
 from adversarial_mlm.utils.hardware import on_device
 from adversarial_mlm.utils.hashing import fingerprint, state_checksum
@@ -91,6 +92,7 @@ def finetune(
         save_and_merge(trainer.model, start.backbone.tokenizer, output_dir, start.max_length)
         trainer.model.save_pretrained(output_dir)
         save_tokenizer(start.backbone.tokenizer, output_dir, start.max_length)
+        atomic_files.share(output_dir)
         model = on_device(_saved_model(output_dir, start.config), trainer.args.device)
     predictions = {
         split: predict(model, data.splits[split]["sequence"][:], start.collator, start.settings.batch_size)

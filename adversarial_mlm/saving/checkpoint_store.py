@@ -85,6 +85,7 @@ class CheckpointStore:
         Raises:
             OSError: If that fails; the earlier one then has its name again.
         """
+        atomic_files.share(staging)
         atomic_files.sync_tree(staging)
         try:
             if os.path.lexists(folder):

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,29 @@ def sync_tree(folder: str | Path) -> None:
         sync(root)
 
 
+def share(folder: str | Path) -> None:
+    """Give all files below a folder at least the permissions that new files of this process get.
+
+    Safetensors 0.8 writes weights that only their owner can read, whatever the umask is.
+
+    Permissions that may not be changed stay as they are.
+
+    Raises:
+        OSError: If the folder is not writable.
+    """
+    sample = Path(folder, ".permissions")
+    with open(sample, "wb") as file:
+        usual = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    os.remove(sample)
+    for root, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(root, name)
+            mode = stat.S_IMODE(os.stat(path).st_mode)
+            if mode | usual != mode:
+                with contextlib.suppress(PermissionError):  # a file that is hard to read is better than none
+                    os.chmod(path, mode | usual)
+
+
 @contextlib.contextmanager
 def replacing_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Yield a new binary file, which replaces `path` when the block ends without an error.
@@ -127,6 +151,7 @@ def replacing_files(folder: str) -> Iterator[str]:
     try:
         with _folder_beside(folder) as new:
             yield new
+            share(new)
             sync_tree(new)
             for path in sorted(Path(new).rglob("*")):
                 target = Path(folder, path.relative_to(new))

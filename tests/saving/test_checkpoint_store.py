@@ -55,6 +55,19 @@ def kill_at(monkeypatch, call: int) -> None:
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
 
 
+def test_weights_in_a_checkpoint_can_be_read_by_those_who_can_read_its_other_files(run):
+    def fill(folder):
+        for name in ("model.safetensors", "trainer_state.json"):
+            with open(os.path.join(folder, name), "w"):
+                pass
+        os.chmod(os.path.join(folder, "model.safetensors"), 0o600)  # as safetensors 0.8 leaves it
+
+    assert CheckpointStore(run).write(2, fill, processes=1) is None
+    folder = CheckpointStore(run).folder_of(2)
+    modes = {os.stat(os.path.join(folder, name)).st_mode for name in os.listdir(folder)}
+    assert len(modes) == 1
+
+
 @pytest.mark.parametrize("step", [4, 6], ids=["a new one", "one that takes another's place"])
 def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(run, monkeypatch, step):
     kills = 0

@@ -53,6 +53,19 @@ def test_what_the_libraries_raise_is_known_as_a_failure_to_write(tmp_path):
     assert not atomic_files.is_about_writing(RuntimeError("CUDA error: out of memory"))
 
 
+@pytest.mark.parametrize("umask, expected", [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_get_the_permissions_of_other_files(tmp_path, umask, expected):
+    before = os.umask(umask)
+    try:
+        with atomic_files.replacing_files(str(tmp_path / "run")) as folder:
+            os.mkdir(os.path.join(folder, "noiser"))
+            save_file({"a": torch.zeros(1)}, os.path.join(folder, "noiser", "model.safetensors"))
+    finally:
+        os.umask(before)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["noiser"]
+    assert (tmp_path / "run" / "noiser" / "model.safetensors").stat().st_mode & 0o777 == expected
+
+
 def test_a_file_takes_its_place_when_it_is_complete(tmp_path):
     path = tmp_path / "new folder" / "a.txt"
     with atomic_files.replacing_file(path) as file:
