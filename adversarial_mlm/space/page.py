@@ -128,9 +128,10 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
         return words, html, gradio.HTML(masked={"answer": next(answer), "positions": masked})
 
     def choose(found: Any, newest: int, event: gradio.EventData) -> tuple:
-        if event.number < newest:
+        number = _sent(event, "number")
+        if type(number) is not int or number < newest:
             return gradio.skip(), gradio.skip(), newest
-        return (*logic.mask_chosen(found, event.positions), event.number)
+        return (*logic.mask_chosen(found, _sent(event, "positions")), number)
 
     def clear_all(found: Any) -> tuple:
         return write(found, "")
@@ -162,6 +163,14 @@ def _add_substitutions(logic: PageLogic, model: Any, protein: Any) -> None:
         return logic.substitutions(name, text, _progress(bar))
 
     start.click(score, [model, protein], heat_map, **_PRIVATE)
+
+
+def _sent(event: Any, name: str) -> Any:
+    """Return a value that came with an event of the browser, of any type; `None` if there is none."""
+    try:
+        return getattr(event, name)
+    except (AttributeError, TypeError):  # the latter where the event is no mapping
+        return None
 
 
 def _progress(bar: Any) -> Progress:

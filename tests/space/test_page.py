@@ -8,7 +8,7 @@ import pytest
 from adversarial_mlm.space.networks import NetworkStore
 from adversarial_mlm.utils.errors import RecipeError
 
-pytest.importorskip("gradio")
+gradio = pytest.importorskip("gradio")
 
 from adversarial_mlm.space.page import LOCAL, build_page, launch  # noqa: E402
 
@@ -34,6 +34,16 @@ def test_every_field_has_a_label_and_every_button_a_text(page):
 
 def test_no_event_can_be_called_from_outside_of_the_page(page):
     assert {event["api_visibility"] for event in page.config["dependencies"]} == {"private"}
+
+
+@pytest.mark.parametrize(
+    "sent", [None, 3, [1], {}, {"number": "2"}, {"number": 2.5}, {"number": None}, {"number": True}]
+)
+def test_a_click_without_a_number_changes_nothing(page, sent):
+    choose = next(event.fn for event in page.fns.values() if event.name == "choose")
+    assert choose(None, 1, gradio.EventData(None, sent)) == (gradio.skip(), gradio.skip(), 1)
+    assert choose(None, 1, gradio.EventData(None, {"number": 2}))[2] == 2  # positions are missing
+    assert choose(None, 3, gradio.EventData(None, {"number": 2, "positions": [1]}))[2] == 3
 
 
 def test_a_public_page_has_no_field_for_a_model(trained):
