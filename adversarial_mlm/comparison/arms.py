@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from adversarial_mlm.comparison.recipe import WARM_UP, ComparisonRecipe
+from adversarial_mlm.comparison.recipe import WARM_UP, Arm, ComparisonRecipe
 from adversarial_mlm.data.sources import file_shards
 from adversarial_mlm.masking.mask_rate import MaskRate
 from adversarial_mlm.masking.rules import SELECTIONS
@@ -32,6 +32,12 @@ PAIRING_OPTIONS = (
     *("dataloader_drop_last", "eval_mask_rate", "eval_mask_seed"),
 )
 """Options that must be equal to pair two arms: proteins, batches, network and evaluation."""
+
+# options on which `masks_of` depends
+_MASK_OPTIONS = {
+    *("preset", "masking", "selection", "learned_options", "mask_options"),
+    *("adversarial_rate", "random_rate", "mask_rate", "mask_rate_curve", "adversarial_share"),
+}
 
 # options that do not change a run's result; proteins are compared by content
 _NOT_OF_THE_RESULT = (
@@ -239,11 +245,21 @@ def check_arms(recipe: ComparisonRecipe, words: list[str] | None = None) -> dict
                 f"matched ({difference}), so the choice of positions is not their only difference. Choose another "
                 "partner in against, or set unmatched: true, which marks the pair in every table"
             )
-        if arm.unmatched and not difference:
+        if arm.unmatched and not difference and not _may_be_unmatched_by_search(recipe, arm, name):
             raise RecipeError(
                 f"{recipe.path}: arm {name} has unmatched: true, but its masks match those of {arm.against}: remove it"
             )
     return resolved
+
+
+def _may_be_unmatched_by_search(recipe: ComparisonRecipe, arm: Arm, name: str) -> bool:
+    """Whether a search before the comparison can change the masks of an arm or of its partner."""
+    if recipe.tune is None:
+        return False
+    searched = set(recipe.tune.options)  # the winning settings of the baseline are those of all arms
+    for which in (name, arm.against):
+        searched.update(recipe.tune.own.get(which, {}))
+    return not searched.isdisjoint(_MASK_OPTIONS)
 
 
 def _masks_of_arm(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> Masks:

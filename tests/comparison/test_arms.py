@@ -68,6 +68,27 @@ def test_unmatched_arms_are_refused_unless_they_are_said_to_be(write):
         check_arms(read_comparison(write({"arms.game.unmatched": True})))
 
 
+_OWN = {"own": {"game": {"adversarial_rate": [0.1, 0.3]}}}
+
+
+@pytest.mark.parametrize(
+    "searched, allowed",
+    [
+        ({"options": {"mask_rate": ["20%", "40%"]}}, True),
+        ({"options": {"learning_rate": [1e-3, 1e-2]}, **_OWN}, True),
+        ({"options": {"learning_rate": [1e-3, 1e-2]}}, False),
+    ],
+)
+def test_an_arm_that_a_search_may_unmatch_can_be_declared_before(write, searched, allowed):
+    tune = {"baseline": "random", "updates": 4, "rungs": 1, **searched}
+    recipe = read_comparison(write({"tune": tune, "arms.game.unmatched": True}))
+    if allowed:
+        assert check_arms(recipe)
+    else:
+        with pytest.raises(RecipeError, match="arm game has unmatched: true, but its masks match"):
+            check_arms(recipe)
+
+
 @pytest.mark.parametrize(
     "option, value",
     [("max_length", 32), ("per_device_train_batch_size", 8), ("eval_mask_seed", 1), ("encoder", "small")],
