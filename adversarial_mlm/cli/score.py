@@ -256,9 +256,13 @@ def _read_mutants(args: argparse.Namespace, column: str) -> list[tuple[str, str,
     from adversarial_mlm.downstream.reading import read_records
     from adversarial_mlm.utils.errors import one_line
 
-    wanted = [column, *([args.wild_type_column] if args.wild_type_column else []), *args.keep_columns]
+    wanted = {column: "--mutant_column"}
+    if args.wild_type_column:
+        wanted.setdefault(args.wild_type_column, "--wild_type_column")
+    for kept in args.keep_columns:
+        wanted.setdefault(kept, "--keep_columns")
     rows = []
-    for where, values in read_records(args.mutants, list(dict.fromkeys(wanted))):
+    for where, values in read_records(args.mutants, wanted):
         name = column
         try:
             mutant = read_words(values[column])

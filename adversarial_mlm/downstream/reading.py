@@ -1,7 +1,7 @@
 """Read records from files: TAPE's JSON lists and LMDB folders, JSON lines, CSV, TSV and Parquet."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ _Reader = Callable[..., Iterator[tuple[str, Any]]]
 
 
 def read_records(
-    path: str | os.PathLike, required: Sequence[str], optional: Sequence[str] = ()
+    path: str | os.PathLike, required: Collection[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, Record]]:
     """Yield every record of a file, with the requested columns only.
 
@@ -28,7 +28,8 @@ def read_records(
             each also compressed; a file `.parquet`; or a folder `.lmdb` as published by TAPE (needs the package
             `lmdb`). Nothing in an LMDB folder is executed, see [`load_plain`]. But the library may crash on a
             manipulated file.
-        required (`list[str]`): columns that every record must have.
+        required (`list[str]` or `dict[str, str]`): columns that every record must have; as a mapping, with the options
+            that name them, for messages.
         optional (`list[str]`, defaults to none): columns to keep if a record has them. Columns that are not asked for
             may repeat or lack a name.
 
@@ -58,11 +59,12 @@ def read_records(
 
 
 def _asked_columns(
-    location: str, columns: Sequence[Any], required: Sequence[str], optional: Sequence[str]
+    location: str, columns: Sequence[Any], required: Collection[str], optional: Sequence[str]
 ) -> dict[str, Any]:
     """Return the name in the file of every column that is asked for and present."""
     texts = [name if isinstance(name, str) else repr(name) for name in columns]
-    names = {asked: columns[column_index(location, texts, asked)] for asked in required}
+    options = required if isinstance(required, Mapping) else {}
+    names = {asked: columns[column_index(location, texts, asked, options.get(asked, ""))] for asked in required}
     found = ((asked, find_column(location, texts, asked)) for asked in optional)
     return names | {asked: columns[index] for asked, index in found if index is not None}
 
@@ -80,12 +82,12 @@ def _reader(path: str) -> _Reader:
     return _READERS[ending]
 
 
-def _json_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    return json_records(path, required or optional)
+def _json_records(path: str, required: Collection[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    return json_records(path, [*required] or optional)
 
 
-def _csv_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    rows = csv_rows(path, required or optional, "\t" if without_compression(path).endswith(".tsv") else ",")
+def _csv_records(path: str, required: Collection[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    rows = csv_rows(path, [*required] or optional, "\t" if without_compression(path).endswith(".tsv") else ",")
     header = next(rows, (0, []))[1]
     names = _asked_columns(path, header, required, optional)
     places = [(name, header.index(name)) for name in names.values()]
@@ -93,7 +95,7 @@ def _csv_records(path: str, required: Sequence[str], optional: Sequence[str]) ->
         yield f"line {number:,}", {name: fields[at] for name, at in places}
 
 
-def _parquet_records(path: str, required: Sequence[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _parquet_records(path: str, required: Collection[str], optional: Sequence[str]) -> Iterator[tuple[str, Any]]:
     number = 0
     try:
         check_parquet(path)

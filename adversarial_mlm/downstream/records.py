@@ -114,7 +114,9 @@ def read_split(
     if task.id_column:
         required.append(optional.pop(0))
     optional = [column for column in optional if column not in required]
-    return collect(task, path, read_records(path, required, optional), (*remarks, *required_remarks))
+    own = {} if task.file_prefix else {task.sequence_column: "sequence_column", task.target: "target"}
+    options = {column: own.get(column, "") for column in required}
+    return collect(task, path, read_records(path, options, optional), (*remarks, *required_remarks))
 
 
 def collect(

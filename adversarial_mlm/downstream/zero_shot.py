@@ -197,7 +197,9 @@ def _own_variants(args: TapeArguments) -> _Variants:
         raise CorpusError("wild_type is missing: mode zero_shot needs it for your own table.")
     wild_type = check_wild_type(args.wild_type)
     table = _VariantTable(file, task.sequence_column, wild_type, args.offset)
-    for number, (where, values) in enumerate(read_records(file, [task.sequence_column, target, *grouped])):
+    of_variants = "mutations_column" if args.mutations_column else "sequence_column"
+    columns = {task.sequence_column: of_variants, target: "target", **dict.fromkeys(grouped, "group_column")}
+    for number, (where, values) in enumerate(read_records(file, columns)):
         column = target
         try:
             label = read_number(values[target])

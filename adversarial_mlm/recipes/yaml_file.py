@@ -111,6 +111,9 @@ def _check_key(node: yaml.ScalarNode, lines: dict[str, int]) -> None:
 def _yaml_reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         hint = ": use spaces instead of tabs" if "'\\t'" in str(error.problem) else ""
+        if error.context == "while scanning a simple key" and error.context_mark is not None:
+            # PyYAML finds the mistake only where the next line begins
+            return f"line {error.context_mark.line + 1}: write `option: value`, with a colon and a space"
         return f"line {error.problem_mark.line + 1}: {error.problem}{hint}"
     if isinstance(error, yaml.reader.ReaderError):
         return f"it contains the character U+{error.character:04X}, which YAML does not allow"

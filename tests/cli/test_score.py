@@ -159,7 +159,7 @@ def test_without_a_file_the_table_goes_to_the_standard_output(score):
         (("--mutants", "m.csv", "--wild_type", "none.fasta"), "none.fasta: there is no such file"),
         (("--mutants", "m.csv", "--wild_type", "a.fasta"), "a.fasta: contains several proteins"),
         (("--mutants", "m.csv", "--wild_type", "M*K"), "wild_type is 'M*K', but must be a protein"),
-        (("--mutants", "a.csv", "--wild_type", "MK"), 'there is no column "mutant"'),
+        (("--mutants", "a.csv", "--wild_type", "MK"), 'there is no column "mutant" (--mutant_column); the'),
         (("--mutants", "m.csv", "--wild_type", "MK", "--wild_type_column", "w"), "must be a file with the proteins"),
         (("--mutants", "m.csv", "--wild_type_column", "w", "--id", "a"), "--id and --wild_type_column both name"),
         (("--saturation", "--wild_type", "a.fasta", "--id", "c"), "a.fasta: contains no protein of id c"),

@@ -217,10 +217,12 @@ class TestTargets:
         plain, decimals = (load_own_task(SCORE, tmp_path / name).facts for name in ("a.csv", "a.parquet"))
         assert plain["fingerprints"] == decimals["fingerprints"]
 
-    @pytest.mark.parametrize("column", ["score", "sequence", "name"])
-    def test_an_unknown_column_is_refused_by_name(self, tmp_path, column):
+    @pytest.mark.parametrize(
+        ("column", "option"), [("score", r" \(target\)"), ("sequence", r" \(sequence_column\)"), ("name", "")]
+    )
+    def test_an_unknown_column_is_refused_by_name(self, tmp_path, column, option):
         rows = [{key: value for key, value in row.items() if key != column} for row in rows_of(9)]
-        with pytest.raises(CorpusError, match=rf'a\.csv: there is no column "{column}"; the columns are "'):
+        with pytest.raises(CorpusError, match=rf'a\.csv: there is no column "{column}"{option}; the columns are "'):
             load_own_task(SCORE, write_csv(tmp_path / "a.csv", rows))
 
     def test_constant_labels_are_refused(self, tmp_path):

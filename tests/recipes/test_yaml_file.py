@@ -112,6 +112,7 @@ def test_names_are_what_was_written(tmp_path):
         ("a: &x [1]\nb: *x\n", "line 1: aliases of lists and mappings are not supported"),
         ("a: &x {c: 1}\nb:\n  <<: *x\n", "line 1: aliases of lists and mappings are not supported"),
         ("a:\n\t- 1\n", "line 2: found character"),
+        ("a: 1\nlearning_rate 3\nb: 2\n", "line 2: write `option: value`, with a colon and a space"),
         ("a: !!int 99:x\n", "line 1: a value does not fit its tag"),
         ("b: 1\na: !!python/name:os.system x\n", "line 2: could not determine a constructor"),
         ("a: 1\n---\nb: 2\n", "line 2: but found another document"),
