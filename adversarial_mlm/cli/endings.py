@@ -7,10 +7,10 @@ from adversarial_mlm.utils import interrupts
 
 
 def set_up_logging() -> None:
-    """Log plain sentences to stderr, but not the requests to the Hub."""
+    """Log plain sentences to stderr, but neither the requests to the Hub nor what matplotlib does with fonts."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)
+    for library in ("httpx", "httpx2", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its warnings itself
 
 

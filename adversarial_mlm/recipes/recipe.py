@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,9 +23,18 @@ from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.saving.model_card.licenses import LICENSES
 from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
+from adversarial_mlm.utils.counts import verb
 from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import OptionSet, Source, option, refuse, required
 from adversarial_mlm.utils.spelling import nearest
+
+logger = logging.getLogger(__name__)
+
+# options without an effect where no noiser masks, beside those whose names begin with noiser
+_OF_A_NOISER = (
+    *("learned_options", "sampler", "selection", "gated", "temperature", "candidate_rate"),
+    *("adversarial_share", "reversal_strength", "importance_exponent"),
+)
 
 
 @dataclass
@@ -260,9 +270,26 @@ def parse_recipe(argv: list[str], program: str | None = None) -> Recipe:
         if words and not words[0].startswith("-"):
             path = words.pop(0)
             from_file = OPTIONS.read(read_recipe(path), Source(path))
-        return build_recipe(from_file, OPTIONS.read_words(words, parser), path)
+        said = OPTIONS.read_words(words, parser)
+        recipe = build_recipe(from_file, said, path)
     except RecipeError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    _warn_of_no_effect(recipe, said)
+    return recipe
+
+
+def _warn_of_no_effect(recipe: Recipe, said: Mapping[str, Any]) -> None:
+    """Name options of the command line that are for a noiser, if there is none."""
+    way = recipe.masking.masking
+    unused = [f"--{name}" for name in said if name.startswith("noiser") or name in _OF_A_NOISER]
+    if way != "adversarial" and unused:
+        # only a warning, because one command line may be used with several presets
+        logger.warning(
+            "%s %s no effect, because masking is %s, without a noiser",
+            " and ".join(unused),
+            verb(len(unused), "has", "have"),
+            way,
+        )
 
 
 def recipe_of(options: Mapping[str, Any], words: list[str], source: str) -> Recipe:

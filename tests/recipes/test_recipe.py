@@ -206,6 +206,18 @@ def test_a_preset_comes_before_everything_that_is_said_singly(write, tmp_path):
     assert parse_recipe([saved, "--preset", "paper-literal"]).training.loss_scope == "all"
 
 
+def test_options_of_a_noiser_that_is_not_there_are_named(write, caplog):
+    path = write("train_data: a.fasta\nnoiser_learning_rate: 1e-3\npreset: blind\noutput_dir: x\n")
+    words = ["--noiser_learning_rate", "1e-2", "--sampler", "rss"]
+    parse_recipe([path, *words])
+    parse_recipe([path, "--preset", "recommended"])  # a file may be for several presets
+    assert not caplog.messages
+    parse_recipe([path, "--preset", "recommended", *words])
+    assert caplog.messages == [
+        "--noiser_learning_rate and --sampler have no effect, because masking is random, without a noiser"
+    ]
+
+
 @pytest.mark.parametrize("name", presets.GAMES)
 def test_every_preset_can_be_run_and_saved(write, tmp_path, name):
     recipe = parse_recipe(["--train_data", "a.fasta", "--output_dir", str(tmp_path), f"--preset={name}"])
