@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from adversarial_mlm.utils.counts import count
 from adversarial_mlm.utils.errors import CheckpointError
-from adversarial_mlm.utils.home import expand_home, path_argument
+from adversarial_mlm.utils.home import path_argument
 
 if TYPE_CHECKING:
     from adversarial_mlm.inference.embed_file import Summary
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=path_argument,
         help="FASTA files, or tables (.csv, .tsv, .jsonl, .parquet) with a column sequence",
     )
-    parser.add_argument("--out", required=True, type=expand_home, help="file to write: .parquet, .npz or .h5")
+    parser.add_argument("--out", required=True, type=path_argument, help="file to write: .parquet, .npz or .h5")
     parser.add_argument("--per_residue", action="store_true", help="keep a vector for every residue")
     parser.add_argument("--pooling", help="mean (default), max or cls: how residues become one vector")
     parser.add_argument("--layer", type=int, default=-1, help="0 for the embeddings, -1 for the last layer (default)")

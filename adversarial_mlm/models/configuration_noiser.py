@@ -122,7 +122,7 @@ class NoiserConfig(PreTrainedConfig):
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`): It must have a mask token, a padding token and the 20 standard
-            residues.
+                residues.
             **kwargs: Any other argument of [`NoiserConfig`].
 
         Raises:

@@ -59,6 +59,7 @@ def test_one_protein_is_said_in_the_singular(folder, tmp_path, capsys):
         ((), 'there is no column "sequence" (sequence_column); the columns are "name", "seq"'),
         ((*TABLE, "--layer", "9"), "layer is 9, but must be 0 to 3"),
         ((*TABLE, "--device", "abacus"), "device is abacus"),
+        ((*TABLE, "--out", "~no_such_user/a.npz"), "begins with ~, but there is no user 'no_such_user'"),
         ((*TABLE, "--model", "no/such/folder"), "--model is no/such/folder, but there is no such folder"),
     ],
 )
