@@ -1,5 +1,6 @@
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,12 @@ def test_every_public_name_is_there():
     for name in adversarial_mlm.__all__:
         assert getattr(adversarial_mlm, name) is not None
     assert set(adversarial_mlm.__all__) <= set(dir(adversarial_mlm))
+
+
+def test_the_api_pages_show_every_public_name(repository):
+    pages = "\n".join(path.read_text() for path in (repository / "docs").glob("api_*.md"))
+    shown = set(re.findall(r"^::: adversarial_mlm\.(?:\w+\.)*(\w+)$", pages, re.MULTILINE))
+    assert set(adversarial_mlm.__all__) - {"__version__"} <= shown
 
 
 def test_no_module_imports_the_packages_of_the_extras_at_its_start(repository):

@@ -61,6 +61,8 @@ class Outcome:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.endswith("are required: recipe"):
+            message = "no recipe is given: name a file, or a recipe of the package (--list lists them)"
         self.exit(2, f"{self.prog}: {message}\n")
 
 

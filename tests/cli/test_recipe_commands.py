@@ -71,7 +71,7 @@ def test_recipes_are_listed(capsys):
         (["train", "compare_small"], "compare_small is the recipe of a comparison: start it with `adv-mlm compare"),
         (["evaluate"], "task is missing"),
         (["evaluate", "--tusk", "all"], "unknown option 'tusk' on the command line; did you mean 'task'?"),
-        (["compare"], "the following arguments are required: recipe"),
+        (["compare"], "no recipe is given: name a file, or a recipe of the package (--list lists them)"),
         (["compare", "demo"], "demo is the recipe of a single run: start it with `adv-mlm train demo`"),
     ],
 )
