@@ -47,12 +47,16 @@ _LONGEST_REASON = 300  # characters of a library's message; some messages quote 
 
 
 def load_encoder(
-    name_or_path: str, revision: str | None = None, *, needs_head: bool = False, keep_adapter: bool = False
+    name_or_path: str | os.PathLike[str],
+    revision: str | None = None,
+    *,
+    needs_head: bool = False,
+    keep_adapter: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a masked language model and its tokenizer, in float32.
 
     Args:
-        name_or_path (`str`): A folder, or the name of a model on the Hub.
+        name_or_path (`str` or path): A folder, or the name of a model on the Hub.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         needs_head (`bool`, *optional*, defaults to `False`): Whether to refuse a model without a masked-language-
             modelling head. By default, there is a warning and the head starts with random weights.
@@ -68,6 +72,7 @@ def load_encoder(
             it is quantised, needs its own code, or has a tokenizer that cannot be used for proteins. If it is an
             adapter on the Hub, or one without its encoder.
     """
+    name_or_path = os.fspath(name_or_path)
     subject = f"model_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
     if is_adapter(name_or_path):
@@ -90,12 +95,12 @@ def load_encoder(
 
 
 def load_backbone(
-    name_or_path: str, revision: str | None = None, *, from_scratch: bool = False
+    name_or_path: str | os.PathLike[str], revision: str | None = None, *, from_scratch: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load an encoder without a head, and its tokenizer, in float32.
 
     Args:
-        name_or_path (`str`): A folder, or the name of a model on the Hub; any model that `AutoModel` supports.
+        name_or_path (`str` or path): A folder, or the name of a model on the Hub; any model that `AutoModel` supports.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
         from_scratch (`bool`, *optional*, defaults to `False`): Use only the configuration, with random weights.
 
@@ -105,6 +110,7 @@ def load_backbone(
     Raises:
         CheckpointError: As [`load_encoder`], and if the model is a task model with an encoder in it.
     """
+    name_or_path = os.fspath(name_or_path)
     subject = f"model_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
     if is_adapter(name_or_path):
@@ -189,16 +195,18 @@ def _check_no_decoder(subject: str, model: PreTrainedModel) -> None:
         raise CheckpointError(f"{subject}, a {type(model).__name__}, which has a decoder; only encoders are supported")
 
 
-def load_noiser(name_or_path: str, revision: str | None = None) -> NoiserModel:
+def load_noiser(name_or_path: str | os.PathLike[str], revision: str | None = None) -> NoiserModel:
     """Load a trained noiser.
 
     Args:
-        name_or_path (`str`): The folder of a noiser, or the folder or Hub name of a model with a noiser in `noiser/`.
+        name_or_path (`str` or path): The folder of a noiser, or the folder or Hub name of a model with a noiser in
+            `noiser/`.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
 
     Raises:
         CheckpointError: If there is no noiser, or if its files are damaged or do not fit its configuration.
     """
+    name_or_path = os.fspath(name_or_path)
     subject = f"noiser_name_or_path is {name_or_path}"
     source = _source(name_or_path, revision, subject)
     subfolder = "" if _is_noiser(name_or_path) else NOISER_FOLDER

@@ -203,6 +203,16 @@ def test_a_folder_that_is_not_there_is_named(name):
         load_encoder(name)
 
 
+def test_a_path_object_is_as_good_as_its_text(save_encoder, make_noiser, tmp_path):
+    folder = Path(save_encoder("bert"))
+    assert load_encoder(folder)[0].config.model_type == load_backbone(folder)[0].config.model_type == "bert"
+    make_noiser().save_pretrained(tmp_path / "noiser")
+    assert load_noiser(tmp_path / "noiser").config.model_type == "adversarial_mlm_noiser"
+    for load in (load_encoder, load_backbone, load_noiser):
+        with pytest.raises(CheckpointError, match="not/there, but there is no such folder"):
+            load(tmp_path / "not" / "there")
+
+
 def test_a_name_that_the_hub_does_not_give_is_named():
     with pytest.raises(CheckpointError, match="someone/something, which is not a folder on this machine"):
         load_encoder("someone/something")
