@@ -15,6 +15,21 @@ _HELP_WORDS = ("--help", "-h")
 _UNFIT_NUMBER = re.compile(r"(\S+): invalid (int|float) value: '(.*)'")
 _BUILT_IN_GROUPS = 2  # those of argparse: positional arguments and options
 
+# what options are called in other commands and tools
+_OTHER_NAMES: dict[str, tuple[str, ...]] = {
+    "model": ("model_name_or_path", "model_path", "model_name", "encoder", "checkpoint"),
+    "fasta": ("input", "input_file", "fasta_file", "proteins", "sequences", "train_data", "data"),
+    "protein": ("fasta", "fasta_file", "sequence", "input"),
+    "mutants": ("mutation", "mutations", "variants", "dms"),
+    "wild_type": ("wt",),
+    "out": ("output", "output_file", "output_path", "output_dir"),
+    "output_dir": ("out", "out_dir"),
+    "batch_tokens": ("batch_size",),
+    "device": ("cpu", "use_cpu", "gpu", "cuda"),
+    "revision": ("model_revision",),
+    "workers": ("num_workers", "num_proc", "jobs"),
+}
+
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that shows the arguments of its groups on request, and raises mistakes.
@@ -86,7 +101,8 @@ class CommandParser(argparse.ArgumentParser):
     def _refuse_option(self, word: str) -> NoReturn:
         name = word.lstrip("-").partition("=")[0]
         known = [text.lstrip("-") for text in self._option_string_actions]
-        self.error(f"unknown option '{name}'{did_you_mean(name, known)}")
+        other_names = {other: own for own in known for other in _OTHER_NAMES.get(own, ())}
+        self.error(f"unknown option '{name}'{did_you_mean(name, known, other_names)}")
 
     def error(self, message: str) -> NoReturn:
         """Raise a mistake in the command line."""
