@@ -281,7 +281,7 @@ def parse_recipe(argv: list[str], program: str | None = None) -> Recipe:
 def _warn_of_no_effect(recipe: Recipe, said: Mapping[str, Any]) -> None:
     """Name options of the command line that are for a noiser, if there is none."""
     way = recipe.masking.masking
-    unused = [f"--{name}" for name in said if name.startswith("noiser") or name in _OF_A_NOISER]
+    unused = sorted(f"--{name}" for name in said if name.startswith("noiser") or name in _OF_A_NOISER)
     if way != "adversarial" and unused:
         # only a warning, because one command line may be used with several presets
         logger.warning(
