@@ -83,7 +83,9 @@ def arm_recipe(
     of_arm = recipe.arms[arm].options if warm_up is None else warm_up.options
     where = f"{recipe.path} ({arm})"
     given = OPTIONS.read_words(words or [])
-    for name in (*recipe.common, *of_arm, *given):
+    for name in (*given, *recipe.common, *of_arm):
+        if name in _SET_BY_THE_COMPARISON and name in given:
+            raise RecipeError(f"--{name} is given, but {name} is set by the comparison itself: remove it")
         if name in _SET_BY_THE_COMPARISON:
             raise RecipeError(
                 f"{where}: {name} is set by the comparison itself and cannot be an option of an arm: remove it"

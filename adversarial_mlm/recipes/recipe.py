@@ -385,7 +385,7 @@ def _check_masks(masking: MaskingArguments) -> None:
         if getattr(masking, name) and masking.masking != of:
             raise RecipeError(f"{name} only applies to masking: {of}, but masking is {masking.masking}: remove it")
     if masking.masking == "weighted" and not masking.mask_weights:
-        raise RecipeError("masking: weighted needs mask_weights, tables with the weights of the residues")
+        raise RecipeError("masking is weighted, but mask_weights is missing: give tables with weights of residues")
     if masking.mask_weights_column != "weights" and not masking.mask_weights:
         raise RecipeError("mask_weights_column is given, but mask_weights is not: remove it, or set mask_weights")
     if masking.mask_rate:

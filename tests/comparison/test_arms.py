@@ -103,7 +103,7 @@ def test_what_the_comparison_decides_is_no_option_of_an_arm(write, option, value
     for changes in ({f"common.{option}": value}, {f"arms.game.options.{option}": value}):
         with pytest.raises(RecipeError, match=f"{option} is set by the comparison"):
             check_arms(read_comparison(write(changes)))
-    with pytest.raises(RecipeError, match=f"{option} is set by the comparison"):
+    with pytest.raises(RecipeError, match=f"^--{option} is given, but {option} is set by the comparison itself"):
         check_arms(read_comparison(write()), [f"--{option}", str(value)])
 
 

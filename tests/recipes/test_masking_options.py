@@ -23,7 +23,10 @@ def read(**options):
         ({"mask_rate_curve": "square"}, "mask_rate_curve must be one of linear, cosine, step, got .square"),
         ({"span_length": 3.0}, "span_length only applies to masking: span, but masking is adversarial: remove it"),
         ({"masking": "span", "mask_weights": "w.csv"}, "mask_weights only applies to masking: weighted, but .* span"),
-        ({"masking": "weighted"}, "masking: weighted needs mask_weights, tables with the weights of the residues"),
+        (
+            {"masking": "weighted"},
+            "masking is weighted, but mask_weights is missing: give tables with weights of residues",
+        ),
         ({"mask_weights_column": "x"}, "mask_weights_column is given, but mask_weights is not"),
         ({"masking": "spans"}, "masking .*spans"),
     ],
