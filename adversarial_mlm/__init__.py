@@ -11,6 +11,7 @@ _PLACES = {
     "AdversarialMLMTrainingArguments": "training.training_args",
     "BrightAndDark": "downstream.metrics",
     "DataCollatorForAdversarialMLM": "masking.data_collator",
+    "DataCollatorForChosenProteinsMLM": "masking.protein_collator",
     "DataCollatorForRandomMLM": "masking.data_collator",
     "HomologyAccuracy": "downstream.metrics",
     "MeanSquaredError": "downstream.metrics",
@@ -31,6 +32,7 @@ __all__ = [
     "AdversarialMLMTrainingArguments",
     "BrightAndDark",
     "DataCollatorForAdversarialMLM",
+    "DataCollatorForChosenProteinsMLM",
     "DataCollatorForRandomMLM",
     "HomologyAccuracy",
     "MeanSquaredError",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     )
     from adversarial_mlm.inference.protein_embeddings import embed_proteins
     from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+    from adversarial_mlm.masking.protein_collator import DataCollatorForChosenProteinsMLM
     from adversarial_mlm.models import presets
     from adversarial_mlm.models.configuration_noiser import NoiserConfig
     from adversarial_mlm.models.modeling_noiser import NoiserModel

@@ -177,7 +177,7 @@ def masks_of(recipe: Recipe) -> Masks:
             return Masks(None, None, why)
         rate = mean
     mask, keep, replace = shares
-    if masking.masking != "adversarial":
+    if not masking.chooses_positions:
         return Masks(rate, (mask, keep, replace))
     share = Ramp(recipe.training.adversarial_share, "adversarial_share").values
     if not SELECTIONS[masking.selection]:
@@ -275,7 +275,7 @@ def _check_budgets(recipe: ComparisonRecipe, name: str, of_arm: Recipe) -> None:
     """Refuse budgets that cannot be computed for an arm."""
     equal = {recipe.budgets[budget].equal: budget for budget in recipe.budgets_of(name)}
     share = Ramp(of_arm.training.adversarial_share, "adversarial_share").values
-    if "seconds" in equal and of_arm.masking.masking == "adversarial" and min(share) == 0 < max(share):
+    if "seconds" in equal and of_arm.masking.chooses_positions and min(share) == 0 < max(share):
         raise RecipeError(
             f"{recipe.path}: arm {name} has an adversarial_share of 0 in some updates, which therefore cost less. "
             f"Budget {equal['seconds']} (equal: seconds) measures only a few updates: use equal: flops, which counts "
@@ -322,4 +322,8 @@ def pairing_facts(recipe: Recipe) -> dict[str, Any]:
 
 def _pairing_options(recipe: Recipe) -> dict[str, Any]:
     parts = (recipe.data, recipe.model, recipe.training)
-    return {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in PAIRING_OPTIONS}
+    found = {name: next(getattr(part, name) for part in parts if hasattr(part, name)) for name in PAIRING_OPTIONS}
+    share = recipe.masking.trained_share
+    if share != 1:  # of the proteins that it reads
+        found["per_device_train_batch_size"] = round(share * found["per_device_train_batch_size"], 6)
+    return found

@@ -53,6 +53,10 @@ class Tokens:
         share = records / records.sum()
         return cls(rows * float(lengths @ share), rows * float(lengths**2 @ share))
 
+    def times(self, share: float) -> "Tokens":
+        """Those of an update with a share of the rows, drawn at random."""
+        return Tokens(share * self.count, share * self.squares)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -119,12 +123,13 @@ class ArmFlops:
     ):
         args = recipe.training
         network = Network.of(encoder, encoder.config.num_hidden_layers)
-        self.encoder_update = network.training(tokens)
+        trained = tokens.times(recipe.masking.trained_share)
+        self.encoder_update = network.training(trained)
         self._args, self.teaching = args, 0.0
         self._soft_targets = functools.cache(args.soft_target_ramp)
-        if args.has_teacher:
-            taught_by = network if teacher is None else Network.of(teacher, teacher.config.num_hidden_layers)
-            self.teaching = taught_by.forward(tokens)
+        taught_by = network if teacher is None else Network.of(teacher, teacher.config.num_hidden_layers)
+        if args.teaches_encoder:
+            self.teaching = taught_by.forward(trained)
         self.noiser = None
         self._mode, self._every = args.noiser_update, args.noiser_every
         self._share = Ramp(args.adversarial_share, "adversarial_share")
@@ -136,14 +141,19 @@ class ArmFlops:
         self.masking = self.noiser.forward(tokens)
         # straight-through gradient: one-hot vectors times the embedding table, forward and backward
         soft = 4.0 * encoder.config.vocab_size * encoder.get_input_embeddings().embedding_dim * tokens.count
-        training, extra = self.noiser.training(tokens), 0.0
         reward = REWARDS[args.noiser_reward]
-        if reward.has_slow_encoder:
-            extra += network.forward(tokens)
+        beside = [network] if reward.has_slow_encoder else [taught_by] if reward.needs_teacher else []
         through = reward.through_encoder
-        self.one_backward = training - self.masking + extra + (soft if through else 0.0)
+        self.one_backward = self._with_graph(trained, beside) + (soft if through else 0.0)
+        if recipe.masking.chooses_positions:  # with the graph in place of the pass without one
+            self.one_backward -= self.masking
         reading = network.forward(tokens) + (network.input_gradient(tokens) + soft if through else 0.0)
-        self.noiser_update = training + extra + reading
+        self.noiser_update = self._with_graph(tokens, beside) + reading
+
+    def _with_graph(self, tokens: Tokens, beside: list[Network]) -> float:
+        """FLOPs of the noiser's passes over a batch, and of those of networks that its reward needs."""
+        assert self.noiser is not None  # it has a reward
+        return self.noiser.training(tokens) + sum(network.forward(tokens) for network in beside)
 
     def update(self, step: int, updates: int) -> float:
         """Return the FLOPs of encoder update `step` of `updates`, with its masking and the noiser updates before."""

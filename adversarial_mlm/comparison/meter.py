@@ -238,7 +238,7 @@ def meter_table(
     """
     games, sizes = {}, {}
     for name, recipe in recipes.items():
-        if recipe.masking.masking == "adversarial":
+        if recipe.masking.has_noiser:
             continue
         collator: DataCollatorForRandomMLM = build_collator(recipe, tokenizer)
         args = recipe.training

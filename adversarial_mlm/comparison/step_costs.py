@@ -145,7 +145,7 @@ def _cycle(recipe: Recipe) -> int:
 
 
 def _has_noiser(recipe: Recipe) -> bool:
-    return recipe.masking.masking == "adversarial"
+    return recipe.masking.has_noiser
 
 
 @contextlib.contextmanager

@@ -126,6 +126,15 @@ class NoiserChoice:
         return _importance(self.probabilities.detach(), self.candidates, self.numbers)
 
     @functools.cached_property
+    def log_learnable(self) -> torch.Tensor:
+        """Mean any-mask score of the candidates of each row, `(batch,)`; 0 in a row without candidates.
+
+        With `masking: chosen_proteins`, it is the logarithm of what the noiser predicts can be learned from the row.
+        """
+        scores = torch.where(self.candidates, self.scores.any_mask_scores, 0).sum(dim=1)
+        return scores / sent(self.numbers[2], scores.device).clamp_min(1)
+
+    @functools.cached_property
     def entropy(self) -> torch.Tensor:
         """Entropy of the softmax over the candidates of a row, divided by the logarithm of their number, `(batch,)`.
 

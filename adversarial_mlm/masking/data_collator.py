@@ -203,6 +203,8 @@ class DataCollatorForRandomMLM:
     """
 
     noiser: NoiserModel | None = None
+    chooses_positions = False
+    """Whether a noiser chooses which residues are masked."""
 
     def __init__(
         self,
@@ -324,6 +326,7 @@ class DataCollatorForAdversarialMLM(DataCollatorForRandomMLM):
     """
 
     noiser: NoiserModel
+    chooses_positions = True
 
     def __init__(
         self,

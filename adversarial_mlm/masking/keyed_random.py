@@ -18,7 +18,7 @@ from adversarial_mlm.utils.hardware import sent
 
 # purpose of a draw: streams of one row never share numbers
 ANY_MASK, MASK_OPTION, RANDOM_POSITION, RANDOM_OPTION, RANDOM_RESIDUE, CANDIDATE, ROW_RATE = range(7)
-SPAN_CUT, SPAN_FIRST, SPAN_ORDER, STRATUM_HEAD, STRATUM_BODY, WEIGHTED = range(7, 13)
+SPAN_CUT, SPAN_FIRST, SPAN_ORDER, STRATUM_HEAD, STRATUM_BODY, WEIGHTED, PROTEIN = range(7, 14)
 
 # part of a run that a row belongs to; RECORD is of a record in all of its epochs
 ENCODER_PHASE, NOISER_PHASE, EVALUATION, RECORD = range(4)

@@ -188,9 +188,15 @@ def weighted_mask(
     Returns:
         `torch.Tensor` of shape `(batch, length)`, bool.
     """
+    return weighted_choice(uniform(keys, WEIGHTED, residues.shape[1]), weights, residues, budget)
+
+
+def weighted_choice(
+    draws: torch.Tensor, weights: torch.Tensor, residues: torch.Tensor, budget: torch.Tensor
+) -> torch.Tensor:
+    """As [`weighted_mask`], with uniform numbers `(batch, length)` in place of keys."""
     wanted = inclusion_probabilities(weights, residues, budget)
-    noise = _PARETO.noise(uniform(keys, WEIGHTED, residues.shape[1]))
-    return topk_mask(torch.logit(wanted) + noise, residues, budget)
+    return topk_mask(torch.logit(wanted) + _PARETO.noise(draws), residues, budget)
 
 
 def inclusion_probabilities(weights: torch.Tensor, residues: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:

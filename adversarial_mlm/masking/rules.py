@@ -59,6 +59,8 @@ class MaskingRules:
             `"random"`, `"span"`, `"stratified"` or `"weighted"`, see [`positions`]. Only `"random"` goes with a
             noiser.
         span_length (`float`, *optional*): With `positions="span"`: mean length of the spans; 3 by default.
+        protein_share (`float`, *optional*): Share of the proteins of an update that are trained on, if a noiser
+            chooses them (`masking: chosen_proteins`).
 
     Raises:
         ValueError: If a rate, share or name is out of range, or if two options contradict each other.
@@ -79,6 +81,7 @@ class MaskingRules:
     lowest_rate: float | None = None
     positions: str = "random"
     span_length: float | None = None
+    protein_share: float | None = None
 
     def __post_init__(self):
         for name in ("random_rate", "adversarial_rate", "temperature", "candidate_rate"):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from adversarial_mlm.masking.corruption import CorruptedBatch
+from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM
 from adversarial_mlm.models.modeling_noiser import KEEP, MASK, REPLACE
 from adversarial_mlm.models.tokenization_protein import ResidueVocabulary
 
@@ -233,6 +234,11 @@ class MaskingStatistics:
             "enrichment_max": max(standard.values(), default=0.0),
             "certain_enrichment": max([0.0, *certain]),
         }
+
+
+def statistics_for(collator: DataCollatorForRandomMLM, device: torch.device | str = "cpu") -> MaskingStatistics:
+    """Return empty statistics of a collator's masks: of the noiser's, if it has one that chooses positions."""
+    return MaskingStatistics(collator.vocabulary, collator.chooses_positions, device)
 
 
 def _counts(index: torch.Tensor, where: torch.Tensor, size: int) -> torch.Tensor:

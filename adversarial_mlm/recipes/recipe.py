@@ -12,6 +12,7 @@ import yaml
 
 from adversarial_mlm.downstream import probe_callback
 from adversarial_mlm.masking.mask_rate import CURVES, MaskRate
+from adversarial_mlm.masking.protein_choice import PROTEIN_SHARE
 from adversarial_mlm.masking.rules import SELECTIONS
 from adversarial_mlm.masking.sampling import SAMPLERS
 from adversarial_mlm.models import presets
@@ -116,19 +117,27 @@ class ModelArguments:
     )
 
 
+WITH_NOISER = ("adversarial", "chosen_proteins")
+"""Values of `masking` that use a noiser."""
+
+
 @dataclass
 class MaskingArguments:
     """Which residues are masked, and how."""
 
     preset: str | None = option(
         None,
-        "A set of options: paper, paper-literal, blind, fast, or recommended (random masks). Options given next to it "
-        "override it.",
+        "A set of options: paper, paper-literal, blind, fast, chosen-proteins, or recommended (random masks). Options "
+        "given next to it override it.",
     )
-    masking: Literal["adversarial", "random", "span", "stratified", "weighted"] = option(
+    masking: Literal["adversarial", "random", "span", "stratified", "weighted", "chosen_proteins"] = option(
         "adversarial",
         "`random` is the baseline: random masks only, at the sum of both rates. Others without a noiser: `span` "
-        "(neighbours), `stratified` (all residues of a protein in turn), `weighted` (by mask_weights).",
+        "(neighbours), `stratified` (all residues of a protein in turn), `weighted` (by mask_weights). "
+        "`chosen_proteins`: random masks in proteins that a noiser chooses.",
+    )
+    protein_share: float | None = option(
+        None, "masking chosen_proteins: share of the proteins of an update that are trained on; 0.5 by default."
     )
     span_length: float | None = option(None, "masking span: mean length of the spans; 3 by default.")
     mask_weights: list[str] = option(
@@ -154,6 +163,23 @@ class MaskingArguments:
     candidate_rate: float | None = option(
         None, "noiser_view blind: share of candidates; by default random_rate + 2 adversarial_rate."
     )
+
+    @property
+    def has_noiser(self) -> bool:
+        """Whether a noiser masks."""
+        return self.masking in WITH_NOISER
+
+    @property
+    def trained_share(self) -> float:
+        """Share of the proteins of an update that are trained on."""
+        if self.masking != "chosen_proteins":
+            return 1.0
+        return PROTEIN_SHARE if self.protein_share is None else self.protein_share
+
+    @property
+    def chooses_positions(self) -> bool:
+        """Whether a noiser chooses which residues are masked."""
+        return self.masking == "adversarial"
 
 
 @dataclass
@@ -381,7 +407,8 @@ def _check_adapters(model: ModelArguments) -> None:
 
 
 def _check_masks(masking: MaskingArguments) -> None:
-    for name, of in (("span_length", "span"), ("mask_weights", "weighted")):
+    of_one = (("span_length", "span"), ("mask_weights", "weighted"), ("protein_share", "chosen_proteins"))
+    for name, of in of_one:
         if getattr(masking, name) and masking.masking != of:
             raise RecipeError(f"{name} only applies to masking: {of}, but masking is {masking.masking}: remove it")
     if masking.masking == "weighted" and not masking.mask_weights:

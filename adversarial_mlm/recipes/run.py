@@ -17,6 +17,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from adversarial_mlm.downstream.probe_callback import ProbeCallback
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from adversarial_mlm.masking.protein_collator import DataCollatorForChosenProteinsMLM
 from adversarial_mlm.models import presets
 from adversarial_mlm.models.adapters import add_lora, lora_settings
 from adversarial_mlm.models.encoders import config_with_dropout, train_last_layers, with_dropout
@@ -67,10 +68,18 @@ def build_collator(
         "seed": recipe.training.seed,
     }
     if noiser is None:
-        way = "random" if masking.masking == "adversarial" else masking.masking
+        way = "random" if masking.has_noiser else masking.masking
         common |= {"masking": way, "span_length": masking.span_length, "mask_weights": weights_of(recipe)}
         return DataCollatorForRandomMLM(
             tokenizer, random_rate=masking.random_rate + masking.adversarial_rate, **common
+        )
+    if not masking.chooses_positions:
+        return DataCollatorForChosenProteinsMLM(
+            tokenizer,
+            noiser=noiser,
+            random_rate=masking.random_rate + masking.adversarial_rate,
+            protein_share=masking.trained_share,
+            **common,
         )
     names = ("adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated", "temperature")
     chosen: dict[str, Any] = {name: getattr(masking, name) for name in (*names, "candidate_rate")}
@@ -90,7 +99,7 @@ def build_networks(recipe: Recipe) -> tuple[PreTrainedModel, DataCollatorForRand
         _check_networks(recipe)
         encoder, tokenizer = _build_encoder(recipe)
         noiser = None
-        if recipe.masking.masking == "adversarial":
+        if recipe.masking.has_noiser:
             noiser = _build_noiser(recipe.model, ResidueVocabulary.from_tokenizer(tokenizer))
         collator = build_collator(recipe, tokenizer, noiser)
         check_encoder(encoder, collator)  # before reading the data, which takes long
@@ -114,9 +123,10 @@ def _check_networks(recipe: Recipe) -> None:
     for name in ("model_revision", "trained_layers"):
         if getattr(model, name) is not None and not model.model_name_or_path:
             raise RecipeError(f"{name} is given, but only applies to model_name_or_path, which is missing: remove it")
-    way = recipe.masking.masking
-    if model.noiser_name_or_path and way != "adversarial":
-        raise RecipeError(f"noiser_name_or_path is given, but masking: {way} uses no noiser: remove one")
+    if model.noiser_name_or_path and not recipe.masking.has_noiser:
+        raise RecipeError(
+            f"noiser_name_or_path is given, but masking: {recipe.masking.masking} uses no noiser: remove one"
+        )
 
 
 def _build_encoder(recipe: Recipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -17,6 +17,7 @@ from adversarial_mlm.utils.options import Source, read_dataclass
 
 _NOT_RULES = (
     *("preset", "masking", "mask_rate", "mask_rate_curve", "span_length", "mask_weights", "mask_weights_column"),
+    "protein_share",
 )
 _RATES = ("adversarial_rate", "random_rate")
 
@@ -48,8 +49,9 @@ def saved_rules(
     masking = read_dataclass(
         MaskingArguments, {name: value for name, value in content.items() if name in names}, Source(path)
     )
-    if masking.masking != "adversarial":
-        raise RecipeError(f"{path}: masking is {masking.masking}, so this run had no noiser")
+    if not masking.chooses_positions:
+        had = "no noiser" if not masking.has_noiser else "a noiser that chooses no positions"
+        raise RecipeError(f"{path}: masking is {masking.masking}, so this run had {had}")
     chosen = {name: value for name, value in dataclasses.asdict(masking).items() if name not in _NOT_RULES}
     chosen |= {name: value for name, value in given.items() if value is not None}
     try:

@@ -45,6 +45,12 @@ _OF_THE_NOISER = {
     *("encoder_steps", "shared_phase_counter", "reversal_strength", "slow_encoder_decay", "importance_exponent"),
     *("encoder_dropout_in_noiser_phase", "collapse_margin", "collapse_enrichment", "on_collapse"),
 } - {"random_rate", "adversarial_rate", "mask_options", "mask_rate", "mask_rate_curve", *OF_POSITIONS}
+_OF_PROTEINS = {"protein_share"}
+# options that have no effect where a noiser does not choose positions
+_OF_THE_CHOICE = _OF_THE_NOISER - {
+    *_OF_PROTEINS,
+    *("encoder_steps", "shared_phase_counter", "reversal_strength", "encoder_dropout_in_noiser_phase"),
+}
 # options of the masks that came after 0.1.0, with their defaults
 _LATER: dict[str, Any] = {"mask_rate": None, "mask_rate_curve": "linear"}
 # schedules whose learning rate is part of their state
@@ -205,13 +211,19 @@ def _resolve_networks(found: dict[str, Any]) -> None:
     loaded, loaded_noiser = found.get("model_name_or_path"), found.get("noiser_name_or_path")
     if "encoder" in found:
         found["encoder"] = None if loaded else found["encoder"] or presets.DEFAULT_ENCODER
-    if found["masking"] != "adversarial":
+    chooses_positions = found["masking"] == "adversarial"
+    if not chooses_positions:
         found["random_rate"] = round((found.get("random_rate") or 0) + (found.get("adversarial_rate") or 0), 9)
-        for name in [name for name in found if name.startswith("noiser") or name in _OF_THE_NOISER]:
-            del found[name]
         found.pop("adversarial_rate", None)
         if found.get("mask_rate"):  # which replaces it
             found.pop("random_rate")
+    has_noiser = chooses_positions or found["masking"] == "chosen_proteins"
+    without_effect = _OF_PROTEINS if chooses_positions else _OF_THE_CHOICE if has_noiser else _OF_THE_NOISER
+    for name in [name for name in found if name in without_effect]:
+        del found[name]
+    if not has_noiser:
+        for name in [name for name in found if name.startswith("noiser")]:
+            del found[name]
         return
     if "noiser" in found:
         found["noiser"] = None if loaded_noiser else found["noiser"] or presets.DEFAULT_NOISER

@@ -121,17 +121,20 @@ def _optimization(trainer: Described) -> OptimizationFacts:
 
 
 def _teacher(args: AdversarialMLMTrainingArguments) -> str:
-    if not args.has_teacher:
+    if not args.teaches_encoder:
         return ""
     told = []
     if args.loss_weights == "learnability":
         told.append(f"residues weighted by learnability (share {args.learnability_share:g})")
     if max(args.soft_target_ramp().values) > 0:
         told.append(f"soft targets (share {' '.join(args.soft_targets)})")
-    of = f"a moving average of the encoder (decay {args.teacher_decay:g})"
-    if args.teacher != "ema":
-        of = f"`{without_paths(str(args.reference_model))}`"
-    return f"{' and '.join(told)}, by the teacher: {of}"
+    return f"{' and '.join(told)}, by the teacher: {_name_of_teacher(args)}"
+
+
+def _name_of_teacher(args: AdversarialMLMTrainingArguments) -> str:
+    if args.teacher == "ema":
+        return f"a moving average of the encoder (decay {args.teacher_decay:g})"
+    return f"`{without_paths(str(args.reference_model))}`"
 
 
 def _noiser(trainer: Described) -> NoiserFacts | None:
@@ -152,7 +155,8 @@ def _noiser(trainer: Described) -> NoiserFacts | None:
         adversarial_share=_points(args.adversarial_share),
         reward=args.noiser_reward,
         reward_description=reward.description
-        + (f" (decay {args.slow_encoder_decay:g})" if reward.has_slow_encoder else ""),
+        + (f" (decay {args.slow_encoder_decay:g})" if reward.has_slow_encoder else "")
+        + (f", measured by the teacher: {_name_of_teacher(args)}" if reward.needs_teacher else ""),
         learning_rate=args.noiser_learning_rate,
         learning_rate_factor=_points(args.noiser_learning_rate_factor),
         weight_decay=args.noiser_weight_decay,

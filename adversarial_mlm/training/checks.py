@@ -16,6 +16,7 @@ from adversarial_mlm.training.rewards import REWARDS
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.arguments import check_class, class_of
 from adversarial_mlm.utils.errors import AdversarialMLMError, CorpusError, shorten
+from adversarial_mlm.utils.ramp import Ramp
 
 _UNSUPPORTED = {"compute_loss_func", "compute_metrics", "model_init", "preprocess_logits_for_metrics"}
 
@@ -42,8 +43,8 @@ def check_fit(model: PreTrainedModel, args: AdversarialMLMTrainingArguments, dat
     check_class("args", args, AdversarialMLMTrainingArguments)
     if not isinstance(data_collator, DataCollatorForRandomMLM):
         raise AdversarialMLMError(
-            "data_collator must be DataCollatorForAdversarialMLM or DataCollatorForRandomMLM, "
-            f"got {class_of(data_collator)}"
+            "data_collator must be DataCollatorForRandomMLM, DataCollatorForAdversarialMLM or "
+            f"DataCollatorForChosenProteinsMLM, got {class_of(data_collator)}"
         )
     if getattr(data_collator, "frozen", False):
         raise AdversarialMLMError(
@@ -186,6 +187,11 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
             "stream: use streaming: false, or another reward"
         )
     rules = data_collator.rules
+    if reward.needs_teacher == data_collator.chooses_positions:
+        _refuse_reward(args)
+    if not data_collator.chooses_positions:
+        _check_chosen_proteins(args)
+        return
     through = reward.through_encoder
     if through and args.has_teacher and args.noiser_update == "reversal":
         raise AdversarialMLMError(
@@ -219,6 +225,34 @@ def check_game(args: AdversarialMLMTrainingArguments, data_collator, train_datas
             f"{option} needs the probability of each mask, which has no closed form with selection: "
             f"{rules.selection}; use selection: topk"
         )
+
+
+def _refuse_reward(args: AdversarialMLMTrainingArguments) -> None:
+    if args.noiser_reward == "learnability":
+        raise AdversarialMLMError("noiser_reward: learnability only has an effect with masking: chosen_proteins")
+    if args.noiser_update != "none":
+        raise AdversarialMLMError(
+            f"masking: chosen_proteins needs noiser_reward: learnability, but it is {args.noiser_reward}"
+        )
+
+
+def _check_chosen_proteins(args: AdversarialMLMTrainingArguments) -> None:
+    """Refuse options of a noiser that chooses positions."""
+    if args.noiser_update == "alternate":
+        raise AdversarialMLMError(
+            "masking: chosen_proteins needs noiser_update: reversal, because the noiser learns from the encoder's own "
+            "updates (or none), but it is alternate"
+        )
+    values = Ramp(args.adversarial_share, "adversarial_share").values
+    for name, value, is_default in (
+        ("adversarial_share", " ".join(args.adversarial_share), values == [1.0]),
+        ("importance_exponent", f"{args.importance_exponent:g}", not args.importance_exponent),
+        ("on_collapse", args.on_collapse, args.on_collapse == "warn"),
+    ):
+        if not is_default:
+            raise AdversarialMLMError(
+                f"{name} is {value}, but with masking: chosen_proteins all positions are random: leave it out"
+            )
 
 
 def check_stream(args: AdversarialMLMTrainingArguments, train_dataset, rules: MaskingRules | None = None) -> None:

@@ -13,7 +13,7 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForRandomMLM, SequenceEncoder
 from adversarial_mlm.masking.keyed_random import EVALUATION, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, token_losses
-from adversarial_mlm.masking.statistics import MaskingStatistics
+from adversarial_mlm.masking.statistics import statistics_for
 
 _BACKGROUND_RECORDS = 10_000
 _RECORDS_AT_ONCE = 1000
@@ -50,7 +50,7 @@ def evaluate_masks(
     Args:
         encoder (`nn.Module`): The encoder, in evaluation mode.
         collator ([`DataCollatorForRandomMLM`] or [`DataCollatorForAdversarialMLM`]): Masks the batches. If it has a
-            noiser, the noiser's masks are evaluated, too.
+            noiser that chooses positions, its masks are evaluated, too.
         batches (`Iterable[Mapping[str, torch.Tensor]]`): Output of the collator's CPU stage, on the device. `row`
             `(batch,)`, int64, is the index of each protein in the held-out set, and the key of its masks.
         mask_rate (`float`): Share of each protein's residues that is replaced by [MASK] at random.
@@ -70,7 +70,7 @@ def evaluate_masks(
     Raises:
         ValueError: If no residue can be masked.
     """
-    statistics = MaskingStatistics(collator.vocabulary, collator.noiser is not None, device)
+    statistics = statistics_for(collator, device)
     # one mask rate for all evaluations, so figures of different steps can be compared
     of_noiser = None if collator.rules.schedule is None else collator.rules.without_schedule()
     sums = torch.zeros(7, dtype=torch.float64, device=device)
@@ -79,7 +79,7 @@ def evaluate_masks(
         sums[:5] += _sums(encoder, collator.hide_at_random(batch, keys, mask_rate), log_shares)
         if context_gap:
             sums[5:] += _context_sums(encoder, collator, batch, keys)
-        if collator.noiser is not None:
+        if collator.chooses_positions:
             corrupted = collator.corrupt(batch, row_keys(mask_seed, EVALUATION, 1, batch["row"]), rules=of_noiser)
             losses = token_losses(_logits(encoder, corrupted), corrupted.labels)
             statistics.update(corrupted, losses, batch["input_ids"], batch["residue_mask"])

@@ -20,9 +20,11 @@ from adversarial_mlm.masking.corruption import CorruptedBatch
 from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, NOISER_PHASE, row_keys
 from adversarial_mlm.masking.losses import IGNORE_INDEX, loss_weights, token_losses
+from adversarial_mlm.masking.protein_collator import DataCollatorForChosenProteinsMLM
 from adversarial_mlm.masking.rules import MaskingRules
 from adversarial_mlm.models.attention_masks import encoder_mask
 from adversarial_mlm.models.modeling_noiser import NoiserModel
+from adversarial_mlm.training.chosen_proteins import ChoiceLearner, ProteinChoice
 from adversarial_mlm.training.compiled_masks import compiled_random_masks
 from adversarial_mlm.training.cpu_dropout import QuickDropout
 from adversarial_mlm.training.gradients import cosine, frozen, soft_embeddings
@@ -62,7 +64,8 @@ class NoiserGame:
         max_steps (`int`): Steps of the run, to which the points of `mask_rate` may refer.
         teacher ([`Teacher`], *optional*): Weights residues and gives soft targets.
         micro_batches ([`MicroBatches`]): Cuts the rows of an update into what is read at once.
-        figures ([`Means`]): `noiser_reward`, `noiser_grad_norm` and `noiser_cosine` since they were last read.
+        figures ([`Means`]): `noiser_reward`, `noiser_grad_norm`, `noiser_cosine` and `choice_lift` since they were
+            last read.
     """
 
     def __init__(
@@ -79,9 +82,11 @@ class NoiserGame:
         self.args, self.accelerator = args, accelerator
         self.alternation = Alternation(args.noiser_steps, args.encoder_steps, args.shared_phase_counter)
         self.max_steps = args.max_steps
-        self.teacher = Teacher(args, collator, accelerator) if args.has_teacher else None
+        has_teacher = args.teaches_encoder if noiser is None else args.has_teacher
+        self.teacher = Teacher(args, collator, accelerator) if has_teacher else None
         self._reward: NoiserReward | None = None
-        self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", device=args.device)
+        self._choice_learner: ChoiceLearner | None = None
+        self.figures = Means("noiser_reward", "noiser_grad_norm", "noiser_cosine", "choice_lift", device=args.device)
         # as the noiser's updates call them: wrapped for distributed training, compiled with `torch_compile`
         self.micro_batches = MicroBatches(args, lambda: self.collator, encoder, packs)
         self._wrapped: nn.Module | None = noiser
@@ -120,6 +125,8 @@ class NoiserGame:
         if checkpoint is not None:
             reward.load(checkpoint)
         self._reward = reward
+        if isinstance(self.collator, DataCollatorForChosenProteinsMLM) and self.teacher is not None:
+            self._choice_learner = ChoiceLearner(self.collator, self.teacher, self.accelerator)
 
     @property
     def reward(self) -> NoiserReward:
@@ -155,6 +162,9 @@ class NoiserGame:
 
     def shares_backward(self, step: int) -> bool:
         """Whether the noiser learns from the encoder's own backward pass at this step (`noiser_update: reversal`)."""
+        return self.collator.chooses_positions and self._learns_at(step)
+
+    def _learns_at(self, step: int) -> bool:
         args = self.args
         return args.noiser_update == "reversal" and step % args.noiser_every == 0 and self.is_trained(step)
 
@@ -226,6 +236,38 @@ class NoiserGame:
             return sent(items.clamp_min(1), self.args.device)
         items = sent(items, self.args.device)
         return self.accelerator.reduce(items, reduction="sum").clamp_min(1)
+
+    def chosen_proteins(self, batches: list[dict], step: int) -> list[dict]:
+        """What an encoder update trains on: with `masking: chosen_proteins`, the noiser's choice, else all.
+
+        Args:
+            batches (`list[dict]`): Micro-batches of this process, on the host, with `row` `(batch,)`.
+            step (`int`): Of the encoder.
+        """
+        choice = self._protein_choice()
+        if choice is None or not batches:
+            return batches
+        chosen, lift = choice.of_update(batches, step, self.rules_at(step))
+        self.figures.add(choice_lift=torch.tensor(lift, device=self.args.device))
+        return chosen
+
+    def measure(self, inputs: dict, corrupted: CorruptedBatch, outputs: MaskedLMOutput, step: int) -> None:
+        """With `masking: chosen_proteins`, measure what the noiser learns from, see [`ChoiceLearner`]."""
+        if self._choice_learner is not None and self._learns_at(step):
+            self._choice_learner.measure(inputs, corrupted, cast(torch.Tensor, outputs.logits))
+
+    def learn_choice(self) -> None:
+        """Train the noiser on what was measured in an update of the encoder, before the optimizer's step."""
+        if self._choice_learner is None or self._wrapped is None:
+            return
+        reward = self._choice_learner.backward(self._wrapped)
+        if reward is not None:
+            self.figures.add(noiser_reward=reward)
+
+    def _protein_choice(self) -> ProteinChoice | None:
+        if not isinstance(self.collator, DataCollatorForChosenProteinsMLM):
+            return None
+        return ProteinChoice(self.collator, self.args.seed, self.accelerator, self.to_device)
 
     def corrupt(self, inputs: dict, keys: torch.Tensor, step: int, differentiable: bool = False) -> CorruptedBatch:
         """Mask a batch (Algorithms 2 and 3).
@@ -385,10 +427,10 @@ class NoiserGame:
     def compare_half_batches(self, batch: dict, step: int) -> None:
         """Every `noiser_cosine_steps`, log the cosine between the noiser's gradients on two halves of a micro-batch.
 
-        The run itself is not changed.
+        The run itself is not changed. A noiser that chooses proteins is not trained on parts of a batch.
         """
         every = self.args.noiser_cosine_steps
-        if not every or step % every or len(batch["row"]) < 2:
+        if not every or step % every or len(batch["row"]) < 2 or not self.collator.chooses_positions:
             return
         noiser, inputs, wrapped, encoder = self._learner, self.to_device(batch), self._wrapped, self._frozen_encoder
         keys = row_keys(self.args.seed, NOISER_PHASE, step, inputs["row"])

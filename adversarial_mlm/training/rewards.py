@@ -14,6 +14,7 @@ To add a reward, write a class and add it to `REWARDS`.
 | `surprise` | as `credit`, minus the loss of the background predictor, −log of the residue's frequency | direct |
 | `reducible` | as `credit`, minus the loss of a slow copy of the encoder | direct |
 | `predictor` | minus the error of its predictions of the loss; it masks where it predicts a high loss | direct |
+| `learnability` | how well it predicts what can be learned from each protein (`masking: chosen_proteins`) | direct |
 """
 
 import os
@@ -41,6 +42,7 @@ class NoiserReward:
         needs_mask_probability (`bool`): Whether it needs the closed-form probability of each mask.
         needs_background (`bool`): Whether it needs the frequencies of residues in the training data.
         has_slow_encoder (`bool`): Whether it has a slow copy of the encoder (`slow_encoder_decay`).
+        needs_teacher (`bool`): Whether it needs a [`Teacher`].
     """
 
     description = "the encoder's loss over all masked residues"
@@ -48,6 +50,7 @@ class NoiserReward:
     needs_mask_probability = False
     needs_background = False
     has_slow_encoder = False
+    needs_teacher = False
 
     @classmethod
     def build(
@@ -231,6 +234,17 @@ class PredictorReward(NoiserReward):
         return -((predicted - centred(losses)) ** 2).sum()
 
 
+class LearnabilityReward(NoiserReward):
+    """How well the noiser predicts from which proteins the encoder can learn most, for `masking: chosen_proteins`.
+
+    It compares all proteins of an update, see [`chosen_proteins.ChoiceLearner`], so it is no sum over batches.
+    """
+
+    description = "how well it predicts from which proteins the encoder can learn most"
+    through_encoder = False
+    needs_teacher = True
+
+
 def _choice(corrupted: CorruptedBatch) -> NoiserChoice:
     if corrupted.choice is None:
         raise ValueError("the batch was corrupted without a noiser, so there is no choice to reward")
@@ -244,4 +258,5 @@ REWARDS: dict[str, type[NoiserReward]] = {
     "reducible": ReducibleReward,
     "credit": CreditReward,
     "predictor": PredictorReward,
+    "learnability": LearnabilityReward,
 }

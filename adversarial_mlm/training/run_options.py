@@ -16,7 +16,7 @@ _SAMPLED = 16  # records of a dataset that are compared
 
 _OF_RULES = (
     *("mask_options", "adversarial_rate", "random_rate", "learned_options", "sampler", "selection", "gated"),
-    *("temperature", "candidate_rate", "span_length"),
+    *("temperature", "candidate_rate", "span_length", "protein_share"),
 )
 
 
@@ -32,7 +32,7 @@ def options_of(
     """
     noiser = collator.noiser
     found = {
-        "masking": collator.rules.positions if noiser is None else "adversarial",
+        "masking": _way_of_masking(collator),
         "max_length": collator.sequence_encoder.max_length,
         **{name: getattr(collator.rules, name) for name in _OF_RULES},
         "mask_rate": list(collator.rules.rate_schedule),
@@ -44,6 +44,12 @@ def options_of(
     if noiser is not None:  # also the form of one that was loaded
         found |= {"noiser_view": noiser.config.view, "noiser_backbone": noiser.config.backbone}
     return found
+
+
+def _way_of_masking(collator: DataCollatorForRandomMLM) -> str:
+    if collator.noiser is None:
+        return collator.rules.positions
+    return "adversarial" if collator.chooses_positions else "chosen_proteins"
 
 
 def identity_of_data(train: Any, held_out: Any) -> dict[str, Any]:

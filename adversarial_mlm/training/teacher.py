@@ -51,6 +51,8 @@ class Teacher:
       the first update, and after one in which ū was below 1e-6, as where the teacher is still the encoder itself.
     - `soft_targets` λ: (1 − λ) · cross-entropy + λ · (−Σ p_T log p).
 
+    With `noiser_reward: learnability` it measures u for the noiser.
+
     Args:
         args ([`AdversarialMLMTrainingArguments`]): Arguments.
         collator ([`DataCollatorForRandomMLM`]): Its vocabulary has the 20 residues.
@@ -123,6 +125,33 @@ class Teacher:
         """Whether the teacher reads the batches of a step."""
         return self.args.loss_weights == "learnability" or self.soft_share(step) > 0
 
+    @torch.no_grad()
+    def learnability(self, corrupted: CorruptedBatch, logits: torch.Tensor) -> torch.Tensor:
+        """Return u of every residue, `(batch, length)`, in nats, and count it in the mean of this update.
+
+        Args:
+            corrupted ([`CorruptedBatch`]): What the encoder has read.
+            logits (`torch.Tensor` of shape `(batch, length, vocab)`): The encoder's.
+        """
+        return self._measured(corrupted, logits)[1]
+
+    def _measured(self, corrupted: CorruptedBatch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The teacher's logits, and what [`learnability`] returns."""
+        masked = corrupted.masked
+        with self.accelerator.autocast():
+            taught = logits_of(self.network, corrupted)
+        with torch.autocast(logits.device.type, enabled=False):
+            gain = learnability(taught, logits.detach(), self._residues)
+            count = masked.sum()
+            total = torch.where(masked, gain, 0).double().sum()
+            self._pending += torch.stack([total, count.double()])
+            truth = torch.log_softmax(taught.to(gain.dtype), dim=-1).gather(
+                -1, corrupted.labels.clamp_min(0)[..., None]
+            )
+            taught_loss = -torch.where(masked, truth[..., 0], 0).double().sum()
+            self.figures.add(count, learnability=total / count, teacher_loss=taught_loss / count)
+        return taught, gain
+
     def applied(
         self,
         outputs: MaskedLMOutput,
@@ -147,18 +176,9 @@ class Teacher:
             return losses, weights
         masked, share = corrupted.masked, self.soft_share(step)
         logits = cast(torch.Tensor, outputs.logits)
-        with torch.no_grad(), self.accelerator.autocast():
-            taught = logits_of(self.network, corrupted)
+        with torch.no_grad():
+            taught, gain = self._measured(corrupted, logits)
         with torch.autocast(logits.device.type, enabled=False):
-            gain = learnability(taught, logits.detach(), self._residues)
-            count = masked.sum()
-            total = torch.where(masked, gain, 0).double().sum()
-            self._pending += torch.stack([total, count.double()])
-            truth = torch.log_softmax(taught.to(gain.dtype), dim=-1).gather(
-                -1, corrupted.labels.clamp_min(0)[..., None]
-            )
-            taught_loss = -torch.where(masked, truth[..., 0], 0).double().sum()
-            self.figures.add(count, learnability=total / count, teacher_loss=taught_loss / count)
             if share:
                 soft = soft_target_losses(taught, logits, self._residues)
                 losses = torch.where(masked, (1 - share) * losses + share * soft, losses)

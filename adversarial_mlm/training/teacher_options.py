@@ -8,6 +8,8 @@ from adversarial_mlm.utils.ramp import Ramp
 LOSS_WEIGHTS = ("uniform", "learnability")
 TEACHERS = ("reference", "ema")
 
+_USES = "loss_weights: learnability, soft_targets or noiser_reward: learnability"
+
 
 @dataclass
 class TeacherOptions:
@@ -53,9 +55,14 @@ class TeacherOptions:
     teacher_decay: float = field(default=0.999, metadata={"help": "teacher ema: decay of the moving average."})
 
     @property
+    def teaches_encoder(self) -> bool:
+        """Whether a teacher is used in the encoder's loss in any update."""
+        return self.loss_weights != "uniform" or max(self.soft_target_ramp().values) > 0
+
+    @property
     def has_teacher(self) -> bool:
         """Whether a teacher is used in any update."""
-        return self.loss_weights != "uniform" or max(self.soft_target_ramp().values) > 0
+        return self.teaches_encoder
 
     def soft_target_ramp(self, max_steps: int = 1) -> Ramp:
         """The share of soft targets by step, in a run of `max_steps`."""
@@ -86,14 +93,15 @@ class TeacherOptions:
         if self.teacher == "ema" and self.reference_model:
             raise AdversarialMLMError("teacher is ema, but reference_model is also given: remove one")
         if self.teacher != "ema" and not self.reference_model:
-            used = "loss_weights: learnability" if self.loss_weights != "uniform" else "soft_targets"
+            used = "soft_targets" if max(values) > 0 else "noiser_reward: learnability"
+            used = "loss_weights: learnability" if self.loss_weights != "uniform" else used
             raise AdversarialMLMError(f"{used} needs a teacher: set reference_model, or teacher: ema")
 
     def _refuse_without_teacher(self) -> None:
         defaults = {item.name: item.default for item in fields(TeacherOptions)}
         for name, needed, of in (
-            ("teacher", self.has_teacher, "loss_weights: learnability or soft_targets"),
-            ("reference_model", self.has_teacher, "loss_weights: learnability or soft_targets"),
+            ("teacher", self.has_teacher, _USES),
+            ("reference_model", self.has_teacher, _USES),
             ("learnability_share", self.loss_weights == "learnability", "loss_weights: learnability"),
             ("teacher_decay", self.teacher == "ema", "teacher: ema"),
         ):

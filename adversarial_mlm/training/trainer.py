@@ -27,12 +27,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedModel
 from transformers.trainer_utils import EvalLoopOutput
 
-from adversarial_mlm.masking.data_collator import (
-    DataCollatorForAdversarialMLM,
-    DataCollatorForRandomMLM,
-)
+from adversarial_mlm.masking.data_collator import DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
 from adversarial_mlm.masking.keyed_random import ENCODER_PHASE, row_keys
-from adversarial_mlm.masking.statistics import MaskingStatistics
+from adversarial_mlm.masking.statistics import statistics_for
 from adversarial_mlm.saving import model_card
 from adversarial_mlm.saving.options_record import comparable_from
 from adversarial_mlm.saving.run_files import METRICS_FILE
@@ -132,7 +129,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         self.guard = UpdateGuard(self.args.max_skipped_updates, self.args.device)
         self._batches = self._training_batches()
         self._background: torch.Tensor | None = None
-        self._statistics = MaskingStatistics(data_collator.vocabulary, self.noiser is not None, self.args.device)
+        self._statistics = statistics_for(data_collator, self.args.device)
         self._mask_counts: dict = {}  # of the log entry that is being written
         self._clock = Clock()
         self._add_callbacks()
@@ -151,7 +148,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
             self.add_callback(RewardTracker(self.game, lambda: self.guard.skipped))
             self._noiser_rate = LearningRateOf(self.noiser)
             self.add_callback(self._noiser_rate)
-            self.add_callback(CollapseAlarm(self.noiser.config.view, stop=self.args.on_collapse == "stop"))
+            if self.data_collator.chooses_positions:
+                self.add_callback(CollapseAlarm(self.noiser.config.view, stop=self.args.on_collapse == "stop"))
         # before all callbacks that read `state.epoch` or take time
         marker = EpochMarker(lambda updates: self.position.epochs_after(updates))
         self.callback_handler.callbacks[:0] = [marker, StepTimer(self._clock)]
@@ -271,6 +269,8 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         with self._clock("data"):
             batches = self._batches.of_encoder(step, epoch_iterator, num_batches)
             batches = self._batches.numbered(self.guard.record(ENCODER, step, batches))
+        with self._clock("encoder"):
+            batches = self.game.chosen_proteins(batches, step)
             num_items = self.game.count_items(batches, step)
         # what a skipped update adds to these is taken back
         self._sums_before = self._statistics.sums, self._tr_loss.clone()
@@ -340,6 +340,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         corrupted = game.corrupt(inputs, keys, step, differentiable=shared)
         outputs, losses, weights = game.read(model, corrupted, inputs, reversal=strength if shared else None)
         self._statistics.update(corrupted, losses, inputs["input_ids"], inputs["residue_mask"])
+        game.measure(inputs, corrupted, outputs, step)
         items = num_items_in_batch
         if items is None:  # of this batch alone, so that the number of processes is taken out again
             items = weights.sum().clamp_min(1) * self.accelerator.num_processes
@@ -349,14 +350,14 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         loss = game.normalised((taught * counted).sum(), items)
         if shared:
             reward = game.normalised(game.reward.direct(corrupted, losses.detach()), items)
-            reward = reward if strength == 1 else strength * reward
-            loss = loss - (reward - reward.detach())  # a gradient for the noiser, and nothing for the log
+            loss = loss - strength * (reward - reward.detach())  # a gradient for the noiser, and nothing for the log
         loss = spoil_gradient(loss)
         return (loss, outputs) if return_outputs else loss
 
     def _get_grad_norm(self, model, grad_norm=None):
         # Stock: returns the norm of the encoder's gradient, before each optimizer step. Gradients are complete and
-        # unscaled then. Added: clip the noiser's gradient, and leave out an update with a norm that is not finite.
+        # unscaled then. Added: get and clip the noiser's gradient, leave out an update with a norm that is not finite.
+        self.game.learn_choice()
         norms = {ENCODER: super()._get_grad_norm(model, grad_norm)}
         of_noiser = self.game.clip_shared_gradient()
         if of_noiser is not None:
@@ -469,7 +470,7 @@ class AdversarialMLMTrainer(CheckpointingTrainer):
         figures, self._mask_counts = self._statistics.figures_and_counts(self._sum_over_processes)
         seconds = self._clock.read()
         figures["residues_per_second"] = figures.pop("residues", 0.0) / max(sum(seconds.values()), 1e-9)
-        figures.update({f"seconds_{phase}": value for phase, value in seconds.items()})
+        figures |= {f"seconds_{phase}": value for phase, value in seconds.items()}
         figures.update(self.game.figures_of_options(self.state.global_step - 1, self._sum_over_processes))
         if self.noiser is not None:  # each process holds its share of the loss, times the number of processes
             figures.update(self.game.figures.read(self._sum_over_processes))

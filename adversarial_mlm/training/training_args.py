@@ -60,7 +60,8 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
             noiser chooses the positions. The rest is chosen at random, so the mask rate does not change. While it is
             0, the noiser is neither run nor trained.
         noiser_reward (`str`, *optional*, defaults to `"loss"`): What the noiser maximises: `"loss"`, `"surprise"`,
-            `"reducible"`, `"credit"` or `"predictor"`, see [`rewards`].
+            `"reducible"`, `"credit"`, `"predictor"` or `"learnability"`, see [`rewards`]. The last one is that of
+            `masking: chosen_proteins`.
         slow_encoder_decay (`float`, *optional*, defaults to 0.99): With `noiser_reward: reducible`: decay of the
             moving average of the encoder's weights.
         encoder_dropout_in_noiser_phase (`bool`, *optional*, defaults to `False`): With `noiser_update: alternate`:
@@ -379,6 +380,11 @@ class AdversarialMLMTrainingArguments(TeacherOptions, StockArguments):
     def loading_config(self) -> AcceleratorConfig:
         """`accelerator_config` as the object that `TrainingArguments` makes from it."""
         return cast(AcceleratorConfig, self.accelerator_config)
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher is used in any update, of the encoder or of the noiser."""
+        return self.teaches_encoder or REWARDS[self.noiser_reward].needs_teacher
 
     @property
     def overhead_of_a_chunk(self) -> int:

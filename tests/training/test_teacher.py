@@ -166,7 +166,7 @@ def test_with_a_noiser_its_reward_is_the_plain_loss(make_trainer):
         ({"soft_targets": ["0.5@9", "0@50%"], "teacher": "ema"}, "soft_targets must be one number, or value@step"),
         (
             {"teacher": "ema"},
-            "teacher only has an effect with loss_weights: learnability or soft_targets: leave it out",
+            "teacher only has an effect with loss_weights: learnability, soft_targets or noiser_reward: learnability",
         ),
         ({"reference_model": "x"}, "reference_model only has an effect with"),
         (

@@ -47,6 +47,7 @@ def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.
         name=facts.name,
         version=facts.environment.versions["adversarial-mlm"],
         noiser=facts.noiser is not None,
+        chooses_proteins=facts.rules.protein_share is not None,
         noiser_is_trained=facts.noiser is not None and facts.noiser.update != "none",
         adapter=origin.adapter_summary(facts),
         base_model=origin.base_model(facts),

@@ -133,29 +133,18 @@ def noiser_facts(facts: CardFacts) -> list[str]:
     if noiser is None:
         return []
     config = noiser.config
-    candidates = ""
-    if rules.blind:
-        rate = rules.candidate_rate
-        if rate is None and rules.schedule is not None:
-            times = 1 + rules.adversarial_rate / rules.mask_rate
-            candidates = f" (candidate set: {times:g} times the mask rate)"
-        else:
-            rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
-            candidates = f" (candidate set: {percent(rate)} of the residues)"
-    chooses = "positions and how to mask them" if rules.learned_options else "positions only and always uses [MASK]"
-    share = _ramp(noiser.adversarial_share)
+    if rules.protein_share is not None:
+        of_masks = [
+            f"it chooses {percent(rules.protein_share)} of the proteins that an update reads, in proportion to what "
+            "it predicts can be learned from them; it does not see the masked residues"
+        ]
+    else:
+        of_masks = _choice_of_positions(noiser, rules)
     told = [
         f"`{config.backbone}` with {millions(noiser.parameters)} parameters "
         f"(embedding size {config.embedding_size}, hidden size {config.hidden_size}, "
         f"{count(config.num_hidden_layers, 'layer')})",
-        f"view `{config.view}`: {_VIEWS[config.view]}{candidates}",
-        f"adversarial masks: {_adversarial_rate(rules)}"
-        + (" or fewer (`selection: threshold`)" if rules.selection == "threshold" else "")
-        + f", in addition to the random masks; the noiser chooses {chooses}"
-        + (f"; its share of these masks: {share}, the rest was random" if share else ""),
-        f"sampler `{rules.sampler}`, selection `{rules.selection}`"
-        + ("" if rules.gated else ", not gated")
-        + (f", temperature {rules.temperature:g}" if rules.temperature != 1 else ""),
+        *of_masks,
         _updates(noiser),
     ]
     if noiser.update == "none":
@@ -167,6 +156,30 @@ def noiser_facts(facts: CardFacts) -> list[str]:
         f"peak learning rate {noiser.learning_rate:g}, with the schedule of the encoder"
         + (f" times {factor}" if factor else "")
         + f", weight decay {noiser.weight_decay:g}, {_clip(noiser.max_grad_norm)}",
+    ]
+
+
+def _choice_of_positions(noiser: NoiserFacts, rules: MaskingRules) -> list[str]:
+    candidates = ""
+    if rules.blind:
+        rate = rules.candidate_rate
+        if rate is None and rules.schedule is not None:
+            times = 1 + rules.adversarial_rate / rules.mask_rate
+            candidates = f" (candidate set: {times:g} times the mask rate)"
+        else:
+            rate = min(rules.random_rate + 2 * rules.adversarial_rate, 1) if rate is None else rate
+            candidates = f" (candidate set: {percent(rate)} of the residues)"
+    chooses = "positions and how to mask them" if rules.learned_options else "positions only and always uses [MASK]"
+    share = _ramp(noiser.adversarial_share)
+    return [
+        f"view `{noiser.config.view}`: {_VIEWS[noiser.config.view]}{candidates}",
+        f"adversarial masks: {_adversarial_rate(rules)}"
+        + (" or fewer (`selection: threshold`)" if rules.selection == "threshold" else "")
+        + f", in addition to the random masks; the noiser chooses {chooses}"
+        + (f"; its share of these masks: {share}, the rest was random" if share else ""),
+        f"sampler `{rules.sampler}`, selection `{rules.selection}`"
+        + ("" if rules.gated else ", not gated")
+        + (f", temperature {rules.temperature:g}" if rules.temperature != 1 else ""),
     ]
 
 
