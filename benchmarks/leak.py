@@ -91,6 +91,47 @@ def laws_of_masks(
     return laws
 
 
+@torch.no_grad()
+def laws_of_choices(
+    noiser: NoiserModel, tokenizer: PreTrainedTokenizerBase, probability: Mapping[tuple[str, ...], float]
+) -> dict[tuple[str, ...], Law]:
+    """Return the law of the masks that are trained on, where a noiser chooses proteins (`masking: chosen_proteins`).
+
+    Two residues are masked at random. The protein is then chosen in proportion to exp(mean any-mask score of both).
+
+    Args:
+        noiser ([`NoiserModel`]): Chooses the proteins. With the view `blind` it does not see the masked residues.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        probability (`Mapping`): Result of [`protein_probabilities`].
+
+    Returns:
+        As for [`laws_of_masks`], in relation to how often a protein is chosen in the mean.
+    """
+    ids = tokenizer(["".join(protein) for protein in WORLD], return_tensors="pt")["input_ids"]
+    pairs = list(itertools.combinations(range(LENGTH), 2))
+    laws: dict[tuple[str, ...], Law] = {protein: {} for protein in WORLD}
+    for masked in pairs:
+        hidden = masked if noiser.config.view == "blind" else ()
+        scores = _preferences(noiser, ids, hidden, tokenizer.mask_token_id)
+        for protein, given in zip(WORLD, scores, strict=True):
+            chosen = math.sqrt(given[masked[0]] * given[masked[1]]) / len(pairs)
+            laws[protein][(frozenset(masked), masked[0])] = (chosen, dict.fromkeys(masked, chosen))
+    mean = sum(probability[protein] * happens for protein, law in laws.items() for happens, _ in law.values())
+    return {
+        protein: {
+            outcome: (happens / mean, {i: count / mean for i, count in counts.items()})
+            for outcome, (happens, counts) in law.items()
+        }
+        for protein, law in laws.items()
+    }
+
+
+def measure_choice(view: str, seed: int) -> float:
+    """Return the leak of one random noiser that chooses proteins, in nats."""
+    tokenizer, probability = build_protein_tokenizer(), protein_probabilities()
+    return leak(probability, laws_of_choices(random_noiser(tokenizer, view, seed), tokenizer, probability))
+
+
 def leak(probability: Mapping[tuple[str, ...], float], laws: Mapping[tuple[str, ...], Law]) -> float:
     """Return the mean KL divergence from the true conditional to the loss-optimal prediction of a masked residue.
 
@@ -143,5 +184,13 @@ def row(view: str, seeds: int = SEEDS) -> str:
     return f"| `{view}` | {' | '.join(cells)} |"
 
 
+def row_of_choice(view: str, seeds: int = SEEDS) -> str:
+    """As [`row`], for a noiser that chooses proteins."""
+    values = [measure_choice(view, seed) for seed in range(seeds)]
+    is_zero = max(map(abs, values)) < 1e-12
+    return f"| `{view}` | {'0' if is_zero else f'{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}'} |"
+
+
 if __name__ == "__main__":
     print("| view | unweighted | weighted, β = 1 |\n| --- | --- | --- |", *map(row, VIEWS), sep="\n")
+    print("\n| view | choice of proteins |\n| --- | --- |", *map(row_of_choice, ("full", "blind")), sep="\n")

@@ -5,12 +5,18 @@ import pytest
 from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from adversarial_mlm import AdversarialMLMTrainer, DataCollatorForAdversarialMLM, DataCollatorForRandomMLM
+from adversarial_mlm import (
+    AdversarialMLMTrainer,
+    DataCollatorForAdversarialMLM,
+    DataCollatorForChosenProteinsMLM,
+    DataCollatorForRandomMLM,
+)
 from adversarial_mlm.comparison.flops import ArmFlops, Tokens
 from adversarial_mlm.recipes.recipe import recipe_of
 from tests.helpers.exhaustive import exhaustive
 
 _ROWS, _RESIDUES = 4, 30
+CHOICE = {"noiser_update": "reversal", "noiser_reward": "learnability", "teacher": "ema"}
 
 
 @pytest.fixture
@@ -31,7 +37,10 @@ def counted(make_encoder, make_noiser, tokenizer, proteins, tmp_path):
             network = make_noiser(**noiser)
             if network.config.backbone == "transformer":
                 network.backbone.transformer.set_attn_implementation("eager")
-            collator = DataCollatorForAdversarialMLM(tokenizer, network, 64, sampler=recipe.masking.sampler)
+            if recipe.masking.chooses_positions:
+                collator = DataCollatorForAdversarialMLM(tokenizer, network, 64, sampler=recipe.masking.sampler)
+            else:
+                collator = DataCollatorForChosenProteinsMLM(tokenizer, network, 64)
         trainer = AdversarialMLMTrainer(
             model=encoder,
             args=recipe.training,
@@ -55,6 +64,7 @@ def counted(make_encoder, make_noiser, tokenizer, proteins, tmp_path):
         (None, {"teacher": "ema", "soft_targets": ["0.5@0", "0@2"]}),
         ({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2}),
         ({"backbone": "conv"}, {"noiser_update": "reversal", "noiser_reward": "credit", "noiser_every": 2}),
+        ({"backbone": "conv", "view": "blind"}, {"masking": "chosen_proteins", "noiser_every": 2, **CHOICE}),
         ({"backbone": "transformer", "num_attention_heads": 2}, {"noiser_steps": 1, "encoder_steps": 1}),
         ({"backbone": "conv"}, {"noiser_update": "reversal", "adversarial_share": ["0@0", "0@1", "1@2"]}),
         exhaustive({"backbone": "gru"}, {"noiser_steps": 2, "encoder_steps": 2, "noiser_reward": "credit"}),

@@ -21,6 +21,11 @@ def test_a_blind_choice_reveals_nothing():
     assert max(map(abs, leak.measure("blind", seed=0))) < 1e-12
 
 
+def test_a_choice_of_proteins_reveals_nothing_if_the_masked_residues_are_hidden(repository):
+    assert max(abs(leak.measure_choice("blind", seed)) for seed in range(3)) < 1e-12
+    assert leak.row_of_choice("full") in (repository / "docs" / "algorithm.md").read_text()
+
+
 @pytest.mark.parametrize(("view", "at_least"), [("full", 0.05), ("context", 0.005)])
 def test_weights_of_single_positions_remove_a_part_of_the_leak_only(view, at_least):
     # what the other mask reveals has no weight

@@ -29,6 +29,11 @@ def read(**options):
         ),
         ({"mask_weights_column": "x"}, "mask_weights_column is given, but mask_weights is not"),
         ({"masking": "spans"}, "masking .*spans"),
+        (
+            {"protein_share": 0.5},
+            "protein_share only applies to masking: chosen_proteins, but masking is adversarial: remove it",
+        ),
+        ({"masking": "chosen_proteins", "noiser_reward": "learnability"}, "learnability needs a teacher: set"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_in_a_sentence(options, message):
@@ -50,6 +55,28 @@ def test_a_teacher_is_an_option_of_a_recipe():
         read(loss_weights="learnability")
     with pytest.raises(RecipeError, match="teacher .*reference, ema"):
         read(loss_weights="learnability", teacher="profile")
+
+
+def test_a_preset_has_a_noiser_choose_the_proteins(repository, tmp_path):
+    fasta = repository / "examples" / "data" / "demo.fasta"
+    options = {"train_data": [str(fasta)], "output_dir": str(tmp_path / "run"), "preset": "chosen-proteins"}
+    options |= {"encoder": "tiny", "max_length": 64, "holdout_random": 0.02, "max_steps": 6, "use_cpu": True}
+    options |= {"per_device_train_batch_size": 8, "protein_share": 0.25, "noiser_every": 2, "logging_steps": 2}
+    options |= {"cache_dir": str(tmp_path / "cache"), "report": False, "report_to": "none", "disable_tqdm": True}
+    trainer = pretrain(recipe_of(options, [], "test")).trainer
+    assert trainer.noiser.config.view == "blind" and trainer.data_collator.rules.protein_share == 0.25
+    training = [entry for entry in log_of(trainer) if "choice_lift" in entry]
+    assert [entry["step"] for entry in training] == [2, 4, 6] and training[-1]["choice_lift"] > 0
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert (
+        "chose the proteins of each update" in card and "it chooses 25 % of the proteins that an update reads" in card
+    )
+    assert "measured by the teacher: a moving average of the encoder (decay 0.999)" in card
+    assert "adv-mlm mask" not in card
+    # the same run without a noiser: the options of the noiser have no effect
+    options |= {"masking": "random", "protein_share": None, "output_dir": str(tmp_path / "random")}
+    trainer = pretrain(recipe_of(options, [], "test")).trainer
+    assert trainer.noiser is None and trainer.game.teacher is None
 
 
 @pytest.fixture
