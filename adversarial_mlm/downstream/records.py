@@ -1,5 +1,6 @@
 """One split: turn the records of a file into sequences, labels and remarks, and into a dataset."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -253,13 +254,19 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
     Names that are whole numbers are ordered by number, so classes 0, 1, 2, ... keep their numbers.
 
     Raises:
-        [`CorpusError`]: if all labels of train are the same.
+        [`CorpusError`]: if all labels of train are the same, or if those of a classification are measured numbers.
     """
     if task.kind == "regression":
         # in the precision in which they are stored
         constant, classes = len(np.unique(np.asarray(train.targets, dtype=np.float32))) == 1, None
     elif task.kind == "classification":
         seen = set(train.targets)
+        fraction = next((name for name in train.targets if _is_fraction(name)), None)
+        if fraction is not None and 2 * len(seen) > len(train):
+            raise CorpusError(
+                f'column "{task.target}" has {count(len(seen), "different value")} in {count(len(train), "record")} of '
+                f"train, such as {fraction}: these are numbers and no classes, so use regression."
+            )
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
     else:
         seen = {name for target in train.targets for name in target} - {None}
@@ -271,6 +278,14 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
             "another target."
         )
     return classes
+
+
+def _is_fraction(name: str) -> bool:
+    try:
+        number = float(name)
+    except ValueError:
+        return False
+    return math.isfinite(number) and not number.is_integer()
 
 
 def to_dataset(task: Task, records: SplitRecords, classes: list[str] | None) -> Dataset:

@@ -305,16 +305,18 @@ def parse_recipe(argv: list[str], program: str | None = None) -> Recipe:
 
 
 def _warn_of_no_effect(recipe: Recipe, said: Mapping[str, Any]) -> None:
-    """Name options of the command line that are for a noiser, if there is none."""
-    way = recipe.masking.masking
-    unused = sorted(f"--{name}" for name in said if name.startswith("noiser") or name in _OF_A_NOISER)
-    if way != "adversarial" and unused:
+    """Name options of the command line that are for a noiser, or for one that chooses positions, if there is none."""
+    masking = recipe.masking
+    of_any = () if masking.has_noiser else tuple(name for name in said if name.startswith("noiser"))
+    unused = sorted(f"--{name}" for name in said if name in (*of_any, *_OF_A_NOISER))
+    if not masking.chooses_positions and unused:
         # only a warning, because one command line may be used with several presets
         logger.warning(
-            "%s %s no effect, because masking is %s, without a noiser",
+            "%s %s no effect, because masking is %s, without a noiser%s",
             " and ".join(unused),
             verb(len(unused), "has", "have"),
-            way,
+            masking.masking,
+            " that chooses positions" if masking.has_noiser else "",
         )
 
 

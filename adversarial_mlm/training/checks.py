@@ -247,6 +247,7 @@ def _check_chosen_proteins(args: AdversarialMLMTrainingArguments) -> None:
     for name, value, is_default in (
         ("adversarial_share", " ".join(args.adversarial_share), values == [1.0]),
         ("importance_exponent", f"{args.importance_exponent:g}", not args.importance_exponent),
+        ("reversal_strength", " ".join(args.reversal_strength), Ramp(args.reversal_strength, "").values == [1.0]),
         ("on_collapse", args.on_collapse, args.on_collapse == "warn"),
     ):
         if not is_default:

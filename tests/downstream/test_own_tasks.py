@@ -231,6 +231,13 @@ class TestTargets:
             with pytest.raises(CorpusError, match=rf'all labels of train are the same .*column "{task.target}"'):
                 load_own_task(task, path)
 
+    def test_measured_numbers_are_no_classes(self, tmp_path):
+        rows = [{**row, "kind": 0.37 * index} for index, row in enumerate(rows_of(40))]
+        with pytest.raises(CorpusError, match=r'column "kind" has \d+ different values in .*so use regression'):
+            load_own_task(KIND, write_csv(tmp_path / "a.csv", rows))
+        levels = [{**row, "kind": (0.5, 1.5)[index % 2]} for index, row in enumerate(rows_of(40))]
+        assert load_own_task(KIND, write_csv(tmp_path / "b.csv", levels)).classes == ["0.5", "1.5"]
+
     def test_names_of_classes_are_numbered_by_the_alphabet(self, three_files):
         data = load_own_task(KIND, **three_files)
         assert data.classes == ["membrane", "secreted", "soluble"]

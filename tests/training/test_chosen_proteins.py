@@ -231,6 +231,7 @@ def test_the_noiser_learns_from_which_proteins_there_is_most_to_learn(make, make
         ({"noiser_reward": "credit", "teacher": None}, "needs noiser_reward: learnability, but it is credit"),
         ({"adversarial_share": ["0@0", "1@9"]}, "adversarial_share is 0@0 1@9, but with masking: chosen_proteins all"),
         ({"importance_exponent": 0.5}, "importance_exponent is 0.5, but with masking: chosen_proteins"),
+        ({"reversal_strength": ["-1"]}, "reversal_strength is -1, but with masking: chosen_proteins"),
         ({"on_collapse": "stop"}, "on_collapse is stop, but with masking: chosen_proteins"),
         ({"teacher": None}, "noiser_reward: learnability needs a teacher: set reference_model, or teacher: ema"),
     ],
