@@ -264,8 +264,8 @@ def number_classes(task: Task, train: SplitRecords) -> list[str] | None:
         fraction = next((name for name in train.targets if _is_fraction(name)), None)
         if fraction is not None and 2 * len(seen) > len(train):
             raise CorpusError(
-                f'column "{task.target}" has {count(len(seen), "different value")} in {count(len(train), "record")} of '
-                f"train, such as {fraction}: these are numbers and no classes, so use regression."
+                f'column "{task.target}" has {count(len(seen), "different value")} in {count(len(train), "record")} '
+                f"of train, such as {fraction}: these are numbers and no classes, so use regression."
             )
         constant, classes = len(seen) < 2, list(task.class_names or sorted_classes(seen))
     else:

@@ -63,7 +63,7 @@ def test_a_preset_has_a_noiser_choose_the_proteins(repository, tmp_path):
     options |= {"encoder": "tiny", "max_length": 64, "holdout_random": 0.02, "max_steps": 6, "use_cpu": True}
     options |= {"per_device_train_batch_size": 8, "protein_share": 0.25, "noiser_every": 2, "logging_steps": 2}
     options |= {"cache_dir": str(tmp_path / "cache"), "report": False, "report_to": "none", "disable_tqdm": True}
-    trainer = pretrain(recipe_of(options, [], "test")).trainer
+    trainer = pretrain(recipe_of(options, [], "test"))
     assert trainer.noiser.config.view == "blind" and trainer.data_collator.rules.protein_share == 0.25
     training = [entry for entry in log_of(trainer) if "choice_lift" in entry]
     assert [entry["step"] for entry in training] == [2, 4, 6] and training[-1]["choice_lift"] > 0
@@ -75,7 +75,7 @@ def test_a_preset_has_a_noiser_choose_the_proteins(repository, tmp_path):
     assert "adv-mlm mask" not in card
     # the same run without a noiser: the options of the noiser have no effect
     options |= {"masking": "random", "protein_share": None, "output_dir": str(tmp_path / "random")}
-    trainer = pretrain(recipe_of(options, [], "test")).trainer
+    trainer = pretrain(recipe_of(options, [], "test"))
     assert trainer.noiser is None and trainer.game.teacher is None
 
 
