@@ -12,9 +12,9 @@ GAMES = ("alternate", "reversal", "credit", "stages")
 CHECKPOINTED = ("checkpointed", "checkpointed-reversal")
 # name → processes, and the size of a process's batch in every game
 LAYOUTS = {
-    "2 x 2 accumulated twice, a stream 2 x 4": (2, {**dict.fromkeys(GAMES, 2), "stream": 4}),
-    "2 x 4": (2, dict.fromkeys(GAMES + CHECKPOINTED, 4)),
-    "4 x 2": (4, dict.fromkeys(GAMES, 2)),
+    "2 x 2 accumulated twice, a stream 2 x 4": (2, {**dict.fromkeys(GAMES, 2), "stream": 4, "chosen": 1}),
+    "2 x 4": (2, {**dict.fromkeys(GAMES + CHECKPOINTED, 4), "chosen": 6}),
+    "4 x 2": (4, {**dict.fromkeys(GAMES, 2), "chosen": 3}),
     "2 x 4 compiled": (2, {"compiled": 4}),  # tests/training/test_precision.py compiles on one process
 }
 
@@ -42,7 +42,7 @@ def alone(trained):
     def train(games: list[str]) -> dict[str, str]:
         missing = [game for game in games if game not in folders]
         if missing:
-            folder = trained(1, dict.fromkeys(missing, 8))
+            folder = trained(1, {game: 12 if game == "chosen" else 8 for game in missing})
             folders.update({game: f"{folder}/{game}" for game in missing})
         return folders
 
