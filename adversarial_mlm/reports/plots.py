@@ -68,7 +68,7 @@ def learning_rates(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | No
 
 
 def masks(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
-    """Mask rate, corruption mix, and entropy of the noiser's choice of positions."""
+    """Mask rate, corruption mix, and the noiser's choice: entropy over positions, or lift of the chosen proteins."""
     panels = []
     if has(runs, "mask_rate"):
         panels.append(curves(runs, {"mask_rate": ""}, "mask rate", "% of residues", factor=100, from_zero=True))
@@ -76,6 +76,8 @@ def masks(runs: Sequence[RunLog], theme: Theme = LIGHT) -> "Figure | None":
         panels.append(_corruption_mix(runs))
     if has(runs, "entropy"):
         panels.append(curves(runs, {"entropy": ""}, "entropy of the noiser's choice", "relative to uniform"))
+    if has(runs, "choice_lift"):
+        panels.append(curves(runs, {"choice_lift": ""}, "learnability of the chosen proteins", "relative to all"))
     return figure_of(panels, runs, theme)
 
 
@@ -159,7 +161,8 @@ PICTURES = (
         "masks",
         "How many residues are masked, and how?",
         "The mask rate counts both kinds of masks. The entropy is that of the noiser's choice of positions: 1 if all "
-        "are equally likely.",
+        "are equally likely. If the noiser chooses proteins, the curve shows how much more it expects to be learned "
+        "from them than from all: 1 without any preference.",
         masks,
         "no figures of masks were logged",
     ),

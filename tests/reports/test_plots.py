@@ -51,6 +51,12 @@ def test_a_baseline_has_no_pictures_of_a_noiser(runs):
     assert titles(plots.losses(runs[1:])) == ["training", "held-out families", "held-out members"]
 
 
+def test_a_noiser_that_chooses_proteins_has_a_curve_of_its_choice(write_run):
+    entries = [{**entry, "choice_lift": 1.2} if "grad_norm" in entry else entry for entry in log(noiser=False)]
+    shown = titles(plots.masks([read_run(write_run(entries=entries))]))
+    assert shown == ["mask rate", "corruption mix of random masks", "learnability of the chosen proteins"]
+
+
 def test_an_old_log_has_all_pictures_but_those_of_counts(write_run):
     run = read_run(write_run(entries=log(counts=False)))
     missing = {picture.name for picture in plots.PICTURES if picture.draw([run], LIGHT) is None}

@@ -197,8 +197,10 @@ def _updates(noiser: NoiserFacts) -> str:
         told += count(noiser.encoder_steps, "encoder update")
         told += ", with one counter for both phases" if noiser.shared_phase_counter else ""
         return told + (", with the encoder's dropout in both phases" if noiser.encoder_dropout else "")
-    told = "one-backward updates by gradient reversal, at "
-    told += "every encoder update" if noiser.every == 1 else f"one of {noiser.every} encoder updates"
+    at = "every encoder update" if noiser.every == 1 else f"one of {noiser.every} encoder updates"
+    if noiser.reward == "learnability":
+        return f"updates by what the teacher measures, at {at}"
+    told = f"one-backward updates by gradient reversal, at {at}"
     strength = _ramp(noiser.reversal_strength)
     return told + (f"; reversal strength {strength}" if strength else "")
 
