@@ -35,8 +35,8 @@ COMMON_OPTIONS = (
     (
         "preset",
         "NAME",
-        "A set of options: paper, paper-literal, blind, fast, or recommended (random masks). Options given "
-        "next to it override it.",
+        "A set of options: paper, paper-literal, blind, fast, chosen-proteins, or recommended (random masks). Options "
+        "given next to it override it.",
     ),
     ("model_name_or_path", "MODEL", "Masked language model to start from, with its tokenizer: folder or Hub name."),
     ("encoder", "SIZE", "Size of a new encoder: tape-38m (the default), tape-92m, small or tiny."),

@@ -89,7 +89,7 @@ def test_an_encoder_without_a_head_for_masks_is_refused(make, make_encoder, wron
         ("model", torch.nn.Linear(2, 2), "model must be a PreTrainedModel, got Linear"),
         ("model", BertModel, "model must be a PreTrainedModel, got the class BertModel"),
         ("args", None, "args must be of the class AdversarialMLMTrainingArguments, got NoneType"),
-        ("data_collator", None, "data_collator must be DataCollatorForAdversarialMLM or .*, got NoneType"),
+        ("data_collator", None, "data_collator must be DataCollatorForRandomMLM, .*, got NoneType"),
         ("data_collator", len, "data_collator must be .*, got builtin_function_or_method"),
         ("data_collator", DataCollatorForRandomMLM, "got the class DataCollatorForRandomMLM"),
     ],

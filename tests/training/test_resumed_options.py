@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, training_args
 
+from adversarial_mlm import DataCollatorForChosenProteinsMLM
 from adversarial_mlm.recipes.recipe import parse_recipe
 from adversarial_mlm.recipes.run import pretrain
 from adversarial_mlm.saving.resume_options import RULES, Effect
@@ -235,6 +236,16 @@ def weighted(make_trainer, proteins):
 
 
 @pytest.fixture(scope="module")
+def chosen(make_trainer, make_noiser, tokenizer):
+    def collator(share):
+        noiser = make_noiser(view="blind")
+        return DataCollatorForChosenProteinsMLM(tokenizer, noiser, max_length=64, protein_share=share)
+
+    base = {"folder": "chosen", "collator": collator(0.5), "noiser_update": "none"}
+    return resume(make_trainer, base, {"max_steps": 3, "collator": collator(0.75)}, 3)
+
+
+@pytest.fixture(scope="module")
 def taught(make_trainer):
     base = {"folder": "taught", "masking": "random", "loss_weights": "learnability", "teacher": "ema"}
     changed = {"learnability_share": 0.25, "soft_targets": ["0.5@0", "0.1@100%"], "teacher_decay": 0.25}
@@ -366,6 +377,7 @@ PROBES = {
             for name in ("teacher", "reference_model")
         },
     },
+    "chosen": {"protein_share": (lambda t: t.seen.batches, [[3]])},  # of four that are read
     "spans": {"span_length": (lambda t: t.game.rules_at(2).mean_span_length, 9.0)},
     "weighted": {
         name: (lambda t: t.data_collator.sequence_encoder.mask_inputs.weights.get("3")[-1], 0.0)

@@ -60,7 +60,8 @@ def test_every_reward_says_in_its_flags_what_it_needs(collator, corrupted, make_
     for reward in REWARDS.values():
         built = reward.build(make_encoder(), lambda: torch.zeros(30), 0.9)
         direct = built.direct(corrupted, losses)
-        assert reward.through_encoder == isinstance(direct, float)  # all of it comes through the encoder
+        # all of it comes through the encoder, or is learned from whole updates
+        assert (reward.through_encoder or reward.needs_teacher) == isinstance(direct, float)
         assert reward.has_slow_encoder == hasattr(built, "slow")
         assert reward.needs_background == hasattr(built, "log_shares")
         without = dataclasses.replace(corrupted.choice)
