@@ -459,9 +459,9 @@ def _how_to_read(study: Study) -> str:
         f"- The *selection part* was available for every choice. The *confirmation part* was {read}",
         "- *±* is the standard deviation over pre-training seeds.",
         "- *Differences* are between runs with the same seed, which start from the same weights and see the same "
-        "batches. Intervals and p are by Student's t. p is corrected (Holm) for the number of arms compared under the "
-        "budget; * marks p below 0.05. Neither is defined if all differences are equal. A pair that also belongs to "
-        "an earlier budget is not repeated.",
+        "batches, unless a noiser chooses the proteins. Intervals and p are by Student's t. p is corrected (Holm) for "
+        "the number of arms compared under the budget; * marks p below 0.05. Neither is defined if all differences "
+        "are equal. A pair that also belongs to an earlier budget is not repeated.",
         "- *Intervals* show how much a difference varies with the seed on these held-out proteins. They do not show "
         "how much it varies with the proteins. If a part has few families, the parts can differ by more than an "
         "interval.",

@@ -131,7 +131,7 @@ def _shortest_cycle(recipe: Recipe) -> Recipe:
     """Shorten the noiser-encoder cycle without changing the work per encoder update: 10:10 becomes 1:1."""
     training = copy.deepcopy(recipe.training)
     common = math.gcd(training.noiser_steps, training.encoder_steps)
-    if training.noiser_update == "alternate" and _has_noiser(recipe):
+    if training.noiser_update == "alternate" and recipe.masking.has_noiser:
         training.noiser_steps //= common
         training.encoder_steps //= common
     return dataclasses.replace(recipe, training=training)
@@ -139,13 +139,9 @@ def _shortest_cycle(recipe: Recipe) -> Recipe:
 
 def _cycle(recipe: Recipe) -> int:
     args = recipe.training
-    if not _has_noiser(recipe) or args.noiser_update == "none":
+    if not recipe.masking.has_noiser or args.noiser_update == "none":
         return 1
     return args.encoder_steps if args.noiser_update == "alternate" else args.noiser_every
-
-
-def _has_noiser(recipe: Recipe) -> bool:
-    return recipe.masking.has_noiser
 
 
 @contextlib.contextmanager

@@ -166,7 +166,7 @@ class MaskingArguments:
 
     @property
     def has_noiser(self) -> bool:
-        """Whether a noiser masks."""
+        """Whether there is a noiser."""
         return self.masking in WITH_NOISER
 
     @property
@@ -411,7 +411,7 @@ def _check_adapters(model: ModelArguments) -> None:
 def _check_masks(masking: MaskingArguments) -> None:
     of_one = (("span_length", "span"), ("mask_weights", "weighted"), ("protein_share", "chosen_proteins"))
     for name, of in of_one:
-        if getattr(masking, name) and masking.masking != of:
+        if getattr(masking, name) not in (None, []) and masking.masking != of:
             raise RecipeError(f"{name} only applies to masking: {of}, but masking is {masking.masking}: remove it")
     if masking.masking == "weighted" and not masking.mask_weights:
         raise RecipeError("masking is weighted, but mask_weights is missing: give tables with weights of residues")

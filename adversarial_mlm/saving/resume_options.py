@@ -41,15 +41,8 @@ OF_POSITIONS = ("span_length", "mask_weights", "mask_weights_column")
 
 MASKS = (
     *("adversarial_rate", "random_rate", "mask_options", "learned_options", "sampler", "selection", "gated"),
-    *(
-        "temperature",
-        "candidate_rate",
-        "adversarial_share",
-        "mask_rate",
-        "mask_rate_curve",
-        "protein_share",
-        *OF_POSITIONS,
-    ),
+    *("temperature", "candidate_rate", "adversarial_share", "mask_rate", "mask_rate_curve", "protein_share"),
+    *OF_POSITIONS,
 )
 """Options that change what is masked."""
 

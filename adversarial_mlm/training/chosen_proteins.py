@@ -58,7 +58,8 @@ class ProteinChoice:
         everyone = self._of_all_processes(torch.cat(own)).cpu()
         rows, real = everyone[:, _ROW].long(), everyone[:, _RESIDUES] > 0
         learnable = torch.where(real, everyone[:, _LEARNABLE].exp(), 0)
-        number = max(round(float(rules.protein_share or 1) * int(real.sum())), 1)
+        assert rules.protein_share is not None  # this collator sets it
+        number = max(round(rules.protein_share * int(real.sum())), 1)
         kept = choose_proteins(row_keys(self.seed, ENCODER_PHASE, step, rows), learnable, number)
         lift = float(learnable[kept].mean() / learnable[real].mean()) if real.any() else 1.0
         return self._cut(batches, set(rows[kept].tolist())), lift
