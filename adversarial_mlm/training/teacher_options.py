@@ -91,7 +91,9 @@ class TeacherOptions:
         if not self.has_teacher:
             return
         if self.teacher == "ema" and self.reference_model:
-            raise AdversarialMLMError("teacher is ema, but reference_model is also given: remove one")
+            raise AdversarialMLMError(
+                "teacher is ema, but reference_model is also given: set teacher: reference, or remove one"
+            )
         if self.teacher != "ema" and not self.reference_model:
             used = "soft_targets" if max(values) > 0 else "noiser_reward: learnability"
             used = "loss_weights: learnability" if self.loss_weights != "uniform" else used

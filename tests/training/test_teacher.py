@@ -175,7 +175,10 @@ def test_with_a_noiser_its_reward_is_the_plain_loss(make_trainer):
         ),
         ({**LEARNABILITY, "learnability_share": 2.0}, "learnability_share must be between 0 and 1, got 2.0"),
         ({**LEARNABILITY, "teacher_decay": 1.0}, "teacher_decay must be at least 0 and below 1, got 1.0"),
-        ({**LEARNABILITY, "reference_model": "x"}, "teacher is ema, but reference_model is also given: remove one"),
+        (
+            {**LEARNABILITY, "reference_model": "x"},
+            "teacher is ema, but reference_model is also given: set teacher: reference, or remove one",
+        ),
         ({**LEARNABILITY, "teacher": "me"}, "teacher must be one of reference, ema, got 'me'"),
         ({"loss_weights": "hard"}, "loss_weights must be one of uniform, learnability, got 'hard'"),
     ],
