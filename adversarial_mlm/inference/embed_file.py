@@ -168,7 +168,9 @@ def _check_out(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise RecipeError(f"out is {path}, which is a folder: give the name of a file")
     if os.path.lexists(path) and not overwrite:
-        raise RecipeError(f"out is {path}, which exists: choose another name, or set overwrite to replace it")
+        raise RecipeError(
+            f"out is {path}, which exists: choose another name, or add --overwrite (in Python: overwrite=True)"
+        )
 
 
 def _work_folder(path: Path, attempt: dict) -> Path:

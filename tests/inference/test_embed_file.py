@@ -172,7 +172,7 @@ def test_another_option_starts_anew_and_changed_proteins_are_computed_again(
 def test_a_file_that_exists_is_kept_unless_overwrite_is_set(model, fasta, tmp_path):
     out = tmp_path / "a.npz"
     out.write_text("mine")
-    with pytest.raises(AdversarialMLMError, match="a.npz, which exists: choose another name, or set overwrite"):
+    with pytest.raises(AdversarialMLMError, match="a.npz, which exists: choose another name, or add --overwrite"):
         embed_file(model, fasta, out)
     assert out.read_text() == "mine"
     embed_file(model, fasta, out, overwrite=True)

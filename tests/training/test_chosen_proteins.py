@@ -159,6 +159,22 @@ def test_a_resumed_run_is_bitwise_the_same(make, settings):
     check_resumption(lambda **options: make(**settings, **options), stops=(2, 3))
 
 
+def test_a_resumed_run_on_a_stream_is_bitwise_the_same(make, dataset):
+    settings = {"data": dataset.to_iterable_dataset(), "max_steps": 4, "gradient_accumulation_steps": 2}
+    check_resumption(lambda **options: make(**settings, **options), stops=(2,))
+
+
+def test_a_stream_in_the_order_of_the_file_chooses_what_one_micro_batch_chooses(make, dataset):
+    settings = {"data": dataset.to_iterable_dataset(), "max_steps": 3, "double": True, "cls": Recorder}
+    whole = make(per_device_train_batch_size=8, folder="whole", **settings)
+    split = make(per_device_train_batch_size=2, gradient_accumulation_steps=4, folder="split", **settings)
+    for trainer in (whole, split):
+        trainer.train()
+        assert [len(rows_of(kept)) for kept in trainer.kept] == [4, 4, 4]
+    assert [rows_of(kept) for kept in split.kept] == [rows_of(kept) for kept in whole.kept]
+    assert largest_difference(parameters_of(whole), parameters_of(split)) < 1e-10
+
+
 def test_the_division_into_micro_batches_changes_nothing(make):
     settings = {"max_steps": 3, "double": True, "cls": Recorder, "protein_share": 0.25}
     whole = make(per_device_train_batch_size=12, folder="whole", **settings)
