@@ -6,7 +6,8 @@ from typing import Any
 
 from adversarial_mlm.cli.command_parser import build_parser
 from adversarial_mlm.cli.main import COMMANDS, PROGRAM
-from adversarial_mlm.utils.options import OptionSet, default_of
+from adversarial_mlm.utils.option_sets import OptionSet
+from adversarial_mlm.utils.options import default_of
 from adversarial_mlm.utils.tables import markdown_table
 
 _HEADERS = ("option", "default", "meaning")

@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = os.path.join(temporary_folder.take(), "hf")
 # compiled code is kept from session to session
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "torchinductor"))
+os.fsync = lambda handle: None  # only a machine without power loses what was not synced, and tests kill processes
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.environ["HF_HOME"]
 
 import pytest  # noqa: E402

@@ -1,10 +1,11 @@
 """Held-out proteins in two parts: selection, for every choice, and confirmation, which is evaluated once."""
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from datasets import Dataset
 
 from adversarial_mlm.comparison.recipe import HeldOut
@@ -26,12 +27,14 @@ class ComparisonData:
         confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
         fingerprint (`str`): 16 hexadecimal digits that identify all proteins.
         clusters (`dict[str, str]`): The family of each id; empty without a cluster table.
+        log_shares (`dict`): The background predictor of the training proteins for each vocabulary that was asked for.
     """
 
     proteins: ProteinData
     confirmation: dict[str, Dataset]
     fingerprint: str
     clusters: dict[str, str]
+    log_shares: dict[Hashable, torch.Tensor] = field(default_factory=dict)
 
     @property
     def by_family(self) -> bool:

@@ -359,5 +359,9 @@ def ask(
 
 
 def log_shares_of(data: ComparisonData, collator: DataCollatorForRandomMLM) -> torch.Tensor:
-    """Return the background predictor of the training proteins."""
-    return background_log_shares(data.proteins.train, collator.sequence_encoder)
+    """Return the background predictor of the training proteins, which is counted once for all runs."""
+    encoder = collator.sequence_encoder
+    key = (encoder.vocabulary, encoder.max_length, encoder.seed)
+    if key not in data.log_shares:
+        data.log_shares[key] = background_log_shares(data.proteins.train, encoder)
+    return data.log_shares[key]

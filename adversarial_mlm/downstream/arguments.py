@@ -8,14 +8,8 @@ from adversarial_mlm.downstream.finetune_settings import FinetuneSettings
 from adversarial_mlm.inference.frozen_encoder import AUTO, DTYPES
 from adversarial_mlm.inference.variant_effects import MARGINALS
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.options import (
-    OptionSet,
-    Source,
-    documented,
-    option,
-    read_value,
-    required,
-)
+from adversarial_mlm.utils.option_sets import OptionSet
+from adversarial_mlm.utils.options import Source, documented, option, read_value, required
 from adversarial_mlm.utils.spelling import did_you_mean
 
 MODES = ("probe", "finetune", "zero_shot", "baselines")

@@ -26,7 +26,8 @@ from adversarial_mlm.saving.run_files import RECIPE_FILE
 from adversarial_mlm.training.training_args import AdversarialMLMTrainingArguments
 from adversarial_mlm.utils.counts import verb
 from adversarial_mlm.utils.errors import RecipeError
-from adversarial_mlm.utils.options import OptionSet, Source, option, refuse, required
+from adversarial_mlm.utils.option_sets import OptionSet
+from adversarial_mlm.utils.options import Source, option, refuse, required
 from adversarial_mlm.utils.spelling import nearest
 
 logger = logging.getLogger(__name__)

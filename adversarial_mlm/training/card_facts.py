@@ -1,5 +1,6 @@
 """The facts of a run for its model card."""
 
+import functools
 import platform
 from collections.abc import Sequence, Sized
 from importlib import metadata
@@ -197,7 +198,7 @@ def _environment(trainer: Described, encoder: EncoderFacts) -> EnvironmentFacts:
         versions={
             "Python": platform.python_version(),
             "adversarial-mlm": __version__,
-            **{name: metadata.version(name) for name in packages},
+            **{name: _version(name) for name in packages},
         },
         device=device_name(args.device),
         processes=args.world_size,
@@ -205,6 +206,11 @@ def _environment(trainer: Described, encoder: EncoderFacts) -> EnvironmentFacts:
         launcher_sets_precision=args.mixed_precision != "no" and not (args.bf16 or args.fp16),
         seeds={**seeds, "eval_mask_seed": args.eval_mask_seed},
     )
+
+
+@functools.cache  # a card is written at every checkpoint
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 def _options(trainer: Described) -> dict[str, str]:

@@ -29,7 +29,8 @@ from adversarial_mlm.downstream.arguments import OPTIONS as EVALUATE_OPTIONS
 from adversarial_mlm.recipes.recipe import OPTIONS as TRAIN_OPTIONS
 from adversarial_mlm.recipes.shipped import read_recipe
 from adversarial_mlm.recipes.yaml_file import read_yaml
-from adversarial_mlm.utils.options import OptionSet, Source, read_value
+from adversarial_mlm.utils.option_sets import OptionSet
+from adversarial_mlm.utils.options import Source, read_value
 from benchmarks.__main__ import NAMES as BENCHMARKS
 from benchmarks.gpu import command as gpu_benchmark
 
