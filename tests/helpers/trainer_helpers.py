@@ -28,12 +28,14 @@ def build_trainer(
     cls=None,
     noiser_config=None,
     masking_rules=None,
+    max_length=32,
     **settings,
 ):
     """A trainer of tiny networks that writes into `directory / folder`; `masking="random"` has no noiser.
 
     Args:
         dataset: Held-out set, and training set unless there is other `data`.
+        max_length: Of the rows, in tokens. Longer rows take longer, above all where the noiser is a GRU.
         settings: Training arguments that differ from those of a run of four updates.
     """
     encoder = make_encoder(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
@@ -42,9 +44,10 @@ def build_trainer(
         encoder, noiser = encoder.double(), noiser.double()
     if collator is None:
         if masking == "adversarial":
-            collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, max_length=64, **(masking_rules or {}))
+            rules = {"max_length": max_length, **(masking_rules or {})}
+            collator = DataCollatorForAdversarialMLM(tokenizer, noiser=noiser, **rules)
         else:
-            rules = {"random_rate": 0.2, "max_length": 64, **(masking_rules or {})}
+            rules = {"random_rate": 0.2, "max_length": max_length, **(masking_rules or {})}
             collator = DataCollatorForRandomMLM(tokenizer, **rules)
     arguments = {
         "output_dir": str(directory / folder),

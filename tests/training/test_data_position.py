@@ -81,6 +81,7 @@ def test_a_run_with_stages_resumes_bitwise_before_at_and_after_the_change(make_t
 
 def test_both_networks_read_every_record_once_an_epoch_over_the_change(make_trainer, short_proteins):
     trainer = make_trainer(
+        max_length=64,
         cls=Recorder,
         data=short_proteins,
         max_steps=LAST,

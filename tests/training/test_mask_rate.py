@@ -12,7 +12,7 @@ RANGES = {"mask_rate": ["60%-90%@0", "10%-30%@100%"], "mask_rate_curve": "cosine
 
 
 def test_the_rate_in_force_is_logged_and_followed(make_trainer):
-    trainer = make_trainer("random", masking_rules=FALLING, max_steps=6, logging_steps=1)
+    trainer = make_trainer("random", masking_rules=FALLING, max_length=64, max_steps=6, logging_steps=1)
     trainer.train()
     entries = [entry for entry in log_of(trainer) if "learning_rate" in entry]
     assert [entry["scheduled_mask_rate"] for entry in entries] == pytest.approx([0.75, 0.65, 0.55, 0.45, 0.35, 0.25])

@@ -221,6 +221,7 @@ def test_surprise_is_refused_on_a_stream(make_trainer, dataset):
 def test_a_collapse_is_named_logged_and_can_stop_the_run(make_trainer, caplog):
     # an encoder that forgets, by a learning rate that is far too high, beside a noiser that likes one residue
     trainer = make_trainer(
+        max_length=64,
         max_steps=40, logging_steps=4, learning_rate=0.5, max_grad_norm=0.0, on_collapse="stop",
         noiser_learning_rate=0.0, collapse_margin=0.1, collapse_enrichment=1.2, lr_scheduler_type="constant",
     )  # fmt: skip
@@ -262,6 +263,6 @@ def test_half_batches_that_are_the_same_pull_the_same_way(make_trainer, proteins
             return super().noiser_reward(inputs, keys[: len(noise)], items, step)
 
     # both halves draw the same masks
-    trainer = make_trainer(cls=Same, data=same, max_steps=1, logging_steps=1, noiser_reward="credit")
+    trainer = make_trainer(cls=Same, data=same, max_length=64, max_steps=1, logging_steps=1, noiser_reward="credit")
     trainer.train()
     assert log_of(trainer)[0]["noiser_cosine"] == pytest.approx(1, abs=1e-4)

@@ -59,9 +59,9 @@ def test_a_noiser_that_shares_backward_is_held_back_with_the_encoder(make_traine
 def test_the_log_has_the_means_of_the_updates_that_were_made(make_trainer):
     settings = {"encoder_steps": 1, "noiser_steps": 1, "max_steps": 6, "gradient_accumulation_steps": 2}
     spoiled, bad = {("encoder", 1), ("noiser", 2), ("encoder", 4), ("encoder", 5)}, {1, 4, 5}
-    each = make_trainer(cls=watched(spoiled=spoiled), folder="each", logging_steps=1, **settings)
+    each = make_trainer(max_length=64, cls=watched(spoiled=spoiled), folder="each", logging_steps=1, **settings)
     each.train()
-    some = make_trainer(cls=watched(spoiled=spoiled), folder="some", logging_steps=4, **settings)
+    some = make_trainer(max_length=64, cls=watched(spoiled=spoiled), folder="some", logging_steps=4, **settings)
     result = some.train()
     single = [entry for entry in log_of(each) if "loss" in entry]
     assert [entry["loss"] is None for entry in single] == [step in bad for step in range(6)]

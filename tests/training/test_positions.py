@@ -31,7 +31,9 @@ def few(proteins):
 @pytest.mark.parametrize("masking", ["stratified", "random"])
 def test_over_its_epochs_each_residue_is_masked_equally_often(make_trainer, few, masking):
     rules = {"masking": masking, "random_rate": 0.4}
-    trainer = make_trainer("random", data=few, cls=Counting, masking_rules=rules, max_steps=-1, num_train_epochs=4)
+    trainer = make_trainer(
+        "random", data=few, cls=Counting, masking_rules=rules, max_length=64, max_steps=-1, num_train_epochs=4
+    )
     trainer.train()
     assert len(trainer.counts) == 12
     spread = max(int(counts[1:-1].max() - counts[1:-1].min()) for counts in trainer.counts.values())
@@ -47,11 +49,11 @@ def test_weights_may_be_a_column_of_the_dataset(make_trainer, few):
     weights = [[1.0] + [0.0] * (len(sequence) - 1) for sequence in few["sequence"]]
     rules = {"masking": "weighted", "random_rate": 0.05}
     data = few.add_column("mask_weights", weights)
-    trainer = make_trainer("random", data=data, cls=Counting, masking_rules=rules, max_steps=3)
+    trainer = make_trainer("random", data=data, cls=Counting, masking_rules=rules, max_length=64, max_steps=3)
     trainer.train()
     for counts in trainer.counts.values():
         assert counts[1] >= 1 and counts[2:].sum() <= counts[1]  # a budget of two takes another one
-    without = make_trainer("random", folder="without", data=few, masking_rules=rules, max_steps=1)
+    without = make_trainer("random", folder="without", data=few, masking_rules=rules, max_length=64, max_steps=1)
     with pytest.raises(CorpusError, match="record .*: it has no mask_weights, which masking: weighted needs"):
         without.train()
 

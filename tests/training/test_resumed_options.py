@@ -39,11 +39,11 @@ ALTERNATING = {
     **{"dataloader_drop_last": True, "activation_checkpointing": True},
     **{"activation_checkpointing_kwargs": {"every_n_layers": 2}},
 }
-EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"], "tokens_per_micro_batch": 64}
+EPOCHS = {"max_steps": -1, "num_train_epochs": 2, "global_batch_size": ["8"], "tokens_per_micro_batch": 32}
 MASKS = {
     **{"adversarial_rate": 0.25, "random_rate": 0.15, "mask_options": [1.0, 0.0, 0.0], "learned_options": True},
     **{"sampler": "rss", "selection": "threshold", "gated": False, "temperature": 2.0, "candidate_rate": 0.5},
-    **{"max_length": 32, "mask_rate": ["30%@0", "50%@90%"], "mask_rate_curve": "step"},
+    **{"max_length": 24, "mask_rate": ["30%@0", "50%@90%"], "mask_rate_curve": "step"},
 }
 OTHER_NAMES = {"mask_rate": "rate_schedule", "mask_rate_curve": "rate_curve"}  # of the rules
 # where there is no GPU, `use_cpu: false` computes on the CPU, too
@@ -348,7 +348,7 @@ PROBES = {
     "epochs": {
         "num_train_epochs": (lambda t: t.state.max_steps, 6),
         "global_batch_size": (lambda t: t.seen.batches, [[4], [4, 4]]),  # the third update ends an epoch of 20
-        # three rows of 64 tokens
+        # three rows of 32 tokens
         "tokens_per_micro_batch": (
             lambda t: len(t.game.micro_batches.parts([t.data_collator(list(t.train_dataset)[:3])])),
             3,
@@ -363,7 +363,7 @@ PROBES = {
             }.items()
             if name != "max_length"
         },
-        "max_length": (lambda t: t.data_collator.sequence_encoder.max_length, 32),
+        "max_length": (lambda t: t.data_collator.sequence_encoder.max_length, 24),
     },
     "taught": {
         "learnability_share": (lambda t: t.game.teacher.args.learnability_share, 0.25),

@@ -195,7 +195,7 @@ def test_a_reference_that_does_not_fit_is_named(make_trainer, make_encoder, refe
     make_encoder(max_position_embeddings=40).save_pretrained(short)
     build_protein_tokenizer().save_pretrained(short)
     with pytest.raises(AdversarialMLMError, match="reference_model .* has 40 positions, but max_length is 64"):
-        make_trainer("random", soft_targets=["0.5"], reference_model=short)
+        make_trainer("random", soft_targets=["0.5"], reference_model=short, max_length=64)
 
 
 def test_a_checkpoint_without_the_moving_average_cannot_be_resumed(make_trainer):

@@ -32,7 +32,7 @@ def test_background_loss_is_the_cross_entropy_of_the_letters_shares(make_trainer
     short = datasets.Dataset.from_dict({"sequence": [protein[:60] for protein in proteins]})
     letters = "".join(short["sequence"])
     shares = torch.tensor([letters.count(letter) / len(letters) for letter in set(letters)])
-    trainer = make_trainer(eval_mask_rate=0.5, data=short)
+    trainer = make_trainer(eval_mask_rate=0.5, data=short, max_length=64)
     figures = trainer.evaluate(short)
     assert figures["eval_background_loss"] == pytest.approx(-(shares * shares.log()).sum().item(), abs=0.005)
 
