@@ -1,5 +1,6 @@
 """Rendering the card from its facts and the template."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,7 @@ def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.
     """Return the card that [`write`] writes."""
     history = [entry for entry in facts.log_history if entry["step"] <= facts.step]
     newest = Figures(history if figures is None else [figures], facts.step)
-    environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
-    )
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    text = _template().render(
         card_data=_metadata(facts, newest).to_yaml(),
         name=facts.name,
         version=facts.environment.versions["adversarial-mlm"],
@@ -58,6 +56,14 @@ def render(facts: CardFacts, figures: dict[str, float] | None, folder: str | os.
         **_tables(facts, newest),
     )
     return ModelCard(text)
+
+
+@functools.cache  # a card is written at every checkpoint
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
 
 
 def _picture(folder: str | os.PathLike, name: str) -> str:
