@@ -18,7 +18,7 @@ from .training import (
     stock_trainer,
 )
 
-SIZE, _BATCH = "small", 32
+SIZE, _BATCH = "small", 16
 _MEGA_BATCH = 50  # batches, of transformers
 _WAITING_STEPS = 16
 _TARGETS = {"random order": ">= 1.6", "grouped by length": ">= 1.0"}
@@ -29,7 +29,7 @@ def run(repetitions: int = _MEGA_BATCH, corpus: str | None = None) -> Iterator[R
     """Compare the trainers with and without dropout, and measure the wait for data.
 
     The stock trainer groups by length within mega-batches of 50 batches, but of at most a quarter of the data. So
-    there are 6,400 proteins. A run is as long as a mega-batch, which the stock trainer reads from the longest protein
+    there are 3,200 proteins. A run is as long as a mega-batch, which the stock trainer reads from the longest protein
     to the shortest; a run that is shorter only has the longest ones.
     """
     dataset = _proteins(corpus)

@@ -104,6 +104,7 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
         "",
         js_on_load=(_FOLDER / "track.js").read_text(),
         masked={},
+        answered=0,
         apply_default_css=False,
         elem_id="track",
     )
@@ -130,14 +131,14 @@ def _add_masks(logic: PageLogic, model: Any, protein: Any) -> None:
     def choose(found: Any, newest: int, event: gradio.EventData) -> tuple:
         number = _sent(event, "number")
         if type(number) is not int or number < newest:
-            return gradio.skip(), gradio.skip(), newest
-        return (*logic.mask_chosen(found, _sent(event, "positions")), number)
+            return gradio.skip(), gradio.skip(), gradio.skip(), newest
+        return (*logic.mask_chosen(found, _sent(event, "positions")), gradio.HTML(answered=number), number)
 
     def clear_all(found: Any) -> tuple:
         return write(found, "")
 
     start.click(show, [model, protein], [track, shown, positions, answers], show_progress_on=track, **_PRIVATE)
-    track.choose(choose, [shown, newest], [positions, answers, newest], **_EVERY_CLICK, **_PRIVATE)
+    track.choose(choose, [shown, newest], [positions, answers, track, newest], **_EVERY_CLICK, **_PRIVATE)
     positions.submit(write, [shown, positions], [positions, answers, track], **_QUICK, **_PRIVATE)
     clear.click(clear_all, shown, [positions, answers, track], **_QUICK, **_PRIVATE)
 

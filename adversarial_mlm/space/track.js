@@ -26,15 +26,24 @@ function inNextLine(residue, direction) {
 }
 
 let clicks = 0;
+let answered = 0;
+let patience = 0; // a timer
+
+// Send what is masked. On a busy machine Gradio may lose an answer; then the same is asked again, later each time.
+function choose(seconds = 5) {
+  const positions = residues().filter(isMasked).map((one) => Number(one.dataset.position));
+  trigger("choose", { positions, number: clicks });
+  clearTimeout(patience);
+  patience = setTimeout(() => answered < clicks && choose(2 * seconds), 1000 * seconds);
+}
 
 element.addEventListener("click", (event) => {
   const residue = residueOf(event);
   if (!residue) return;
   residue.setAttribute("aria-pressed", String(!isMasked(residue)));
   makeTabStop(residue);
-  const positions = residues().filter(isMasked).map((one) => Number(one.dataset.position));
   clicks += 1; // a browser may deliver quick clicks in another order
-  trigger("choose", { positions, number: clicks });
+  choose();
 });
 
 element.addEventListener("keydown", (event) => {
@@ -63,6 +72,10 @@ for (const kind of ["focusin", "mouseover"]) {
     if (residue) describe(residue);
   });
 }
+
+watch("answered", () => {
+  answered = props.answered;
+});
 
 // Positions that were written into the text field. Each answer has another number, so that it is seen as new.
 watch("masked", () => {

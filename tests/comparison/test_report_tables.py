@@ -212,7 +212,7 @@ def test_the_report_says_whether_the_confirmation_part_was_evaluated(study):
     assert conclusions(study)["members, selection"].startswith("unclear (+0.055")
 
 
-@pytest.mark.parametrize("name", ["study", "study_stability", "study_tuned", "study_falling", "study_proteins"])
+@pytest.mark.parametrize("name", ["study", "study_stability", "study_tuned", "study_falling", "study_proteins", "study_broad"])
 def test_the_reports_of_this_repository_are_those_of_their_figures(repository, name):
     study = json.loads((repository / "model_cards" / f"{name}.json").read_text())
     computed = {**study, "differences": differences(study), "gains": gains(study)}

@@ -13,7 +13,9 @@ from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source
 
 SINGLE = {"demo", "evotune", "family_study", "oracle_tuned", "pretrain", "quick", "tape-38m"}
-COMPARISONS = {"compare_falling", "compare_proteins", "compare_small", "compare_stability", "compare_tuned"}
+COMPARISONS = {
+    *("compare_broad", "compare_falling", "compare_proteins", "compare_small", "compare_stability", "compare_tuned"),
+}
 
 
 def test_the_recipes_of_the_package_have_a_sentence_each():

@@ -41,9 +41,9 @@ def test_no_event_can_be_called_from_outside_of_the_page(page):
 )
 def test_a_click_without_a_number_changes_nothing(page, sent):
     choose = next(event.fn for event in page.fns.values() if event.name == "choose")
-    assert choose(None, 1, gradio.EventData(None, sent)) == (gradio.skip(), gradio.skip(), 1)
-    assert choose(None, 1, gradio.EventData(None, {"number": 2}))[2] == 2  # positions are missing
-    assert choose(None, 3, gradio.EventData(None, {"number": 2, "positions": [1]}))[2] == 3
+    assert choose(None, 1, gradio.EventData(None, sent)) == (gradio.skip(), gradio.skip(), gradio.skip(), 1)
+    assert choose(None, 1, gradio.EventData(None, {"number": 2}))[-1] == 2  # positions are missing
+    assert choose(None, 3, gradio.EventData(None, {"number": 2, "positions": [1]}))[-1] == 3
 
 
 def test_a_public_page_has_no_field_for_a_model(trained):

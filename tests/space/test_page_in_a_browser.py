@@ -106,6 +106,23 @@ def test_no_click_is_lost_while_an_earlier_one_is_answered(open_page):
     assert page.get_by_role("textbox", name="Residues that you mask").input_value() == "1-32"
 
 
+def test_a_click_whose_answer_was_lost_is_sent_again(open_page):
+    page, sent = open_page(), []
+    show(page, PROTEIN)
+    residue(page, "M1").wait_for()
+
+    def lose_the_first(route):
+        if "number" not in (route.request.post_data or ""):
+            return route.fallback()
+        sent.append(route)
+        return route.fulfill(json={"event_id": "lost"}) if len(sent) == 1 else route.fallback()
+
+    page.route("**/queue/join*", lose_the_first)
+    residue(page, "Y5").click()
+    page.get_by_role("rowheader", name="Y5").wait_for()
+    assert len(sent) == 2
+
+
 def test_positions_can_be_written_and_are_forgotten_with_the_next_protein(open_page):
     page = open_page()
     show(page, PROTEIN)
