@@ -10,6 +10,8 @@ from adversarial_mlm.comparison.report_csv import runs_csv
 from adversarial_mlm.comparison.report_plot import figure_of
 from adversarial_mlm.comparison.report_tables import markdown
 
+STUDIES = ["study", *(f"study_{name}" for name in ("stability", "tuned", "falling", "proteins", "broad"))]
+
 
 def entry(name, budget, seeds, **more):
     told = {
@@ -212,7 +214,7 @@ def test_the_report_says_whether_the_confirmation_part_was_evaluated(study):
     assert conclusions(study)["members, selection"].startswith("unclear (+0.055")
 
 
-@pytest.mark.parametrize("name", ["study", "study_stability", "study_tuned", "study_falling", "study_proteins", "study_broad"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_reports_of_this_repository_are_those_of_their_figures(repository, name):
     study = json.loads((repository / "model_cards" / f"{name}.json").read_text())
     computed = {**study, "differences": differences(study), "gains": gains(study)}

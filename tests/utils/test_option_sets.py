@@ -1,5 +1,4 @@
 import dataclasses
-import enum
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,33 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.option_sets import OptionSet
-from adversarial_mlm.utils.options import Source, documented, option
-
-FILE = Source("x.yaml")
-
-
-class Colour(enum.StrEnum):
-    RED, BLUE, NO = "red", "blue", "no"
-
-
-@dataclass
-class Sizes:
-    """What is large.
-
-    Args:
-        width (`int`, *optional*, defaults to 3): Of the thing, in `mm`
-            or 100 % of it.
-        share (`float`, *optional*): Of all.
-    """
-
-    width: int = 3
-    share: float | None = None
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+from adversarial_mlm.utils.options import documented, option
+from tests.helpers.options_for_tests import FILE, Colour, Sizes, refusal
 
 
 @dataclass
@@ -49,12 +24,6 @@ class Names:
 
 
 OPTIONS = OptionSet(Sizes, Names, helps=documented(Sizes))
-
-
-def refusal(function, *args, **kwargs) -> str:
-    with pytest.raises(RecipeError) as error:
-        function(*args, **kwargs)
-    return str(error.value)
 
 
 def test_sources_are_merged_and_the_rest_has_its_default():

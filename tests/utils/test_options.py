@@ -1,35 +1,10 @@
-import enum
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
 
-from adversarial_mlm.utils.errors import RecipeError
 from adversarial_mlm.utils.options import Source, read_dataclass, read_value
-
-FILE = Source("x.yaml")
-
-
-class Colour(enum.StrEnum):
-    RED, BLUE, NO = "red", "blue", "no"
-
-
-@dataclass
-class Sizes:
-    """What is large.
-
-    Args:
-        width (`int`, *optional*, defaults to 3): Of the thing, in `mm`
-            or 100 % of it.
-        share (`float`, *optional*): Of all.
-    """
-
-    width: int = 3
-    share: float | None = None
-
-    def __post_init__(self):
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
+from tests.helpers.options_for_tests import FILE, Colour, Sizes, refusal
 
 
 @dataclass
@@ -46,12 +21,6 @@ class Outer:
     listed: list[Inner] = field(default_factory=list)
     counts: list[int] | None = None
     verbatim: dict = field(default_factory=dict)
-
-
-def refusal(function, *args, **kwargs) -> str:
-    with pytest.raises(RecipeError) as error:
-        function(*args, **kwargs)
-    return str(error.value)
 
 
 @pytest.mark.parametrize(
