@@ -33,6 +33,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def later_imports_are_not_looked_through_either():
+    """Tests import more of transformers as they run."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def sigint_reaches_the_tests():
     """A job in the background of a shell starts with SIGINT ignored, and so would all that the tests start."""

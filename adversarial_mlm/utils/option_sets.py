@@ -5,7 +5,9 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import re
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -50,6 +52,7 @@ class OptionSet:
         hints = {name: hint for part in parts for name, hint in typing.get_type_hints(part).items()}
         # `dict | str` means a mapping or its JSON for `*_kwargs`, but may also be a path for other options
         self.kinds = {name: dict | None if name.endswith("_kwargs") else hints[name] for name in self.fields}
+        self._parser_of = functools.cache(self._build_parser)
         self.titles = {field.name: _title_of(part, field.name) for part in parts for field in _fields_of(part)}
 
     def default(self, name: str) -> Any:
@@ -94,12 +97,16 @@ class OptionSet:
         return _plain_mapping(found, source, name) if isinstance(found, Mapping) else found
 
     def parser(self, usage: str = "%(prog)s --option value", program: str | None = None) -> "HfArgumentParser":
-        """Return a parser of the command line. It leaves values as text.
+        """Return a parser of the command line, built once for each usage and program. It leaves values as text.
 
         Args:
             usage (`str`, *optional*): The first line of its help.
             program (`str`, *optional*): The program's name; by default that of the script.
         """
+        # a comparison reads words for every arm and run, and building takes much longer than reading
+        return self._parser_of(usage, program or os.path.basename(sys.argv[0]))
+
+    def _build_parser(self, usage: str, program: str) -> "HfArgumentParser":
         from transformers import HfArgumentParser
 
         groups: dict[str, list[tuple[str, Any, Any]]] = {}
@@ -120,11 +127,6 @@ class OptionSet:
                     action.nargs = "+"
         return parser
 
-    @functools.cached_property
-    def _plain_parser(self) -> "HfArgumentParser":
-        # a comparison reads words for every arm and run, and building takes much longer than reading
-        return self.parser()
-
     def _copied(self, field: dataclasses.Field) -> Any:
         metadata = {"help": self.helps.get(field.name), **field.metadata}
         if metadata["help"]:  # argparse formats help texts: a percent sign that is meant must be doubled
@@ -142,7 +144,7 @@ class OptionSet:
         Raises:
             RecipeError: If an option is unknown or its value does not fit.
         """
-        parser = parser or self._plain_parser
+        parser = parser or self.parser()
         nothing = argparse.Namespace(**dict.fromkeys(self.fields, _NOT_SAID))
         try:
             found, rest = parser.parse_known_args(list(words), nothing)

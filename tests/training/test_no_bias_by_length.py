@@ -63,9 +63,17 @@ def trained(make_trainer, chunk_overhead: int, folder: str) -> Noted:
     return trainer
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Noted]:
+    return {}
+
+
 @pytest.fixture
-def in_chunks(make_trainer) -> Noted:
-    return trained(make_trainer, 0, "chunks")
+def in_chunks(make_trainer, kept) -> Noted:
+    """Trained once; tests only read what it noted."""
+    if not kept:
+        kept["in chunks"] = trained(make_trainer, 0, "chunks")
+    return kept["in chunks"]
 
 
 def test_chunks_leave_every_update_its_records_in_their_order(make_trainer, in_chunks):

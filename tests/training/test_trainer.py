@@ -219,7 +219,7 @@ GAMES = {
     # of 5 updates
     [
         ("alternate", (3, 8), 0),
-        ("alternate", (11,), 2),
+        exhaustive("alternate", (11,), 2),  # tests/training/test_data_position.py has workers, too
         ("reversal", (3, 8), 0),
         ("slow copy", (8,), 0),
         ("shared counter", (3,), 0),
