@@ -29,7 +29,7 @@ let clicks = 0;
 let answered = 0;
 let patience = 0; // a timer
 
-// Send what is masked. On a busy machine Gradio may lose an answer; then the same is asked again, later each time.
+// Send what is masked. If no answer comes, the same is asked again, later each time.
 function choose(seconds = 5) {
   const positions = residues().filter(isMasked).map((one) => Number(one.dataset.position));
   trigger("choose", { positions, number: clicks });

@@ -197,6 +197,7 @@ def read_value(kind: Any, value: Any, source: Source, key: str, choices: Iterabl
 
 
 def members_of(kind: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the annotation itself as the only one."""
     return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
 

@@ -85,7 +85,7 @@ def test_a_stopped_benchmark_keeps_the_rows_that_it_has_measured(tmp_path, monke
 
 
 def test_the_grouped_peer_has_enough_proteins_to_group():
-    """So it pads hardly at all: with 512 proteins it would read 1.16 tokens for each that is there."""
+    """So it pads hardly at all."""
     lengths, size = torch.tensor(throughput._proteins(None)["length"]), throughput._BATCH
     assert len(lengths) >= 4 * 50 * size
     random.seed(0)
