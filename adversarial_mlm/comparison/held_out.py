@@ -27,7 +27,7 @@ class ComparisonData:
         confirmation (`dict[str, Dataset]`): The confirmation part of each held-out set.
         fingerprint (`str`): 16 hexadecimal digits that identify all proteins.
         clusters (`dict[str, str]`): The family of each id; empty without a cluster table.
-        log_shares (`dict`): The background predictor of the training proteins, by vocabulary, length and seed of crops.
+        log_shares (`dict`): The background predictor of the training proteins, by vocabulary, length and crop seed.
     """
 
     proteins: ProteinData
